@@ -1,0 +1,170 @@
+"""The command line: flags, config and mode in; one line of JSON and an exit code out."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import json
+import os
+import sys
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.errors import Preempted, RunError, UserError
+
+MODES = ('train', 'eval', 'describe')
+DONE, USER_ERROR, RUN_FAILED, PREEMPTED = 0, 2, 3, 75
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The command line, read."""
+
+  mode: str
+  workdir: str
+  config: ConfigDict
+  checkpoint: str
+  checkpoints: tuple[str, ...]
+  weights: tuple[float, ...]
+
+
+def _take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
+  """Takes `--name=value` or `--name value` out of `argv`; the last one counts."""
+  value, rest, args = '', [], iter(argv)
+  for arg in args:
+    flag, equals, tail = arg.partition('=')
+    if flag not in (f'--{name}', f'-{name}'):
+      rest.append(arg)
+    elif equals:
+      value = tail
+    else:
+      value = next(args, '')
+  return value, rest
+
+
+def _define(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_dict(
+    'config',
+    config,
+    'Any key of the config: --config.key=value.',
+    flag_values=values,
+    sys_argv=argv,
+  )
+  flags.DEFINE_string('workdir', '', 'Folder of the run.', flag_values=values)
+  flags.DEFINE_enum('mode', 'train', MODES, 'What to do.', flag_values=values)
+  flags.DEFINE_string(
+    'checkpoint', 'best', 'Of --mode=eval: best, latest or a step.', flag_values=values
+  )
+  flags.DEFINE_list(
+    'checkpoints', [], 'Of --mode=eval: workdirs whose softmax is averaged.', flag_values=values
+  )
+  flags.DEFINE_list('weights', [], 'Of --checkpoints: one a workdir.', flag_values=values)
+  flags.DEFINE_bool('help', False, 'Show this help.', flag_values=values, short_name='h')
+  flags.DEFINE_bool('helpfull', False, 'Show this help.', flag_values=values)
+  return values
+
+
+def parse(argv: Sequence[str]) -> Options:
+  """Reads the command line (without the program's name).
+
+  Raises:
+    UserError: an unknown flag, key or mode, a value of the wrong type, a missing config or workdir.
+    SystemExit: after --help.
+  """
+  spec, rest = _take(argv, 'config')
+  workdirs, _ = _take(rest, 'checkpoints')
+  workdir = workdirs.split(',')[0] or _take(rest, 'workdir')[0]
+  mode = _take(rest, 'mode')[0] or 'train'
+  helping = {'--help', '-h', '--helpfull'} & set(rest)
+  if mode not in MODES:
+    raise UserError(f'--mode={mode}: choose one of {", ".join(MODES)}')
+  if spec or helping:
+    config = config_lib.load_file(spec or _default_config())
+  elif mode == 'train':
+    raise UserError('--config is missing: give one, as in --config=configs/quickstart.py')
+  elif workdir:
+    config = config_lib.load_workdir(workdir)
+  elif mode == 'describe':
+    config = config_lib.load_file(_default_config())
+  else:
+    raise UserError(f'--mode={mode} needs --workdir, the folder of a run')
+  argv = ['main.py', *rest]
+  try:
+    values = _define(config, argv)
+    extra = values(argv)[1:]
+  except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+    raise UserError(_one_line(error)) from None
+  if helping:
+    print(
+      f'Usage: python main.py --config=configs/NAME.py --workdir=DIR\n{values}', file=sys.stderr
+    )
+    raise SystemExit(DONE)
+  if extra:
+    raise UserError(f'{extra[0]!r} is not a flag: flags are written --name=value')
+  if mode == 'train' and not values.workdir:
+    raise UserError('--workdir is missing: name the folder for checkpoints and logs')
+  try:
+    weights = tuple(float(weight) for weight in values.weights)
+  except ValueError:
+    raise UserError(f'--weights={",".join(values.weights)}: write numbers, as in 1,0.5') from None
+  return Options(
+    mode, values.workdir, values.config, values.checkpoint, tuple(values.checkpoints), weights
+  )
+
+
+def _default_config() -> str:
+  here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+  return os.path.join(here, 'configs', 'alexnet.py')
+
+
+def _one_line(error: Exception) -> str:
+  """An error of the flag library in one line, with the key it is about."""
+  text = ' '.join(str(error.args[0] if error.args else error).split())
+  if isinstance(error, (KeyError, AttributeError)):
+    return f'unknown config key {text.replace(chr(92), "").strip(chr(34))}'
+  return text
+
+
+def run(options: Options) -> dict[str, object]:
+  """Does what the mode says and returns its JSON. Imports late, so that --help and errors are quick."""
+  if options.mode == 'describe':
+    from alexnet_jax.describe import describe
+
+    return describe(options.config)
+  if options.mode == 'eval':
+    from alexnet_jax.evaluate import evaluate
+
+    workdirs = options.checkpoints or (options.workdir,)
+    return evaluate(options.config, workdirs, options.checkpoint, options.weights)
+  from alexnet_jax.train import train
+
+  return train(options.config, options.workdir)
+
+
+def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run) -> int:
+  """Runs a command line; the exit code is that of DESIGN section 5.
+
+  0 done, 2 the user's mistake (one line on stderr), 3 the run failed, 75 preempted and resumable. A bug
+  is left to Python: a traceback and 1.
+  """
+  from alexnet_jax import logging
+
+  logging.setup()
+  try:
+    print(json.dumps(work(parse(argv))))
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return USER_ERROR
+  except RunError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return RUN_FAILED
+  except Preempted as error:
+    print(str(error), file=sys.stderr)
+    return PREEMPTED
+  return DONE
+
+
+def entry_point() -> None:
+  """The installed command `alexnet-jax`, equal to main.py."""
+  sys.exit(main(sys.argv[1:]))

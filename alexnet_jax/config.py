@@ -1,0 +1,153 @@
+"""Configs: reading them from files and workdirs, checking them, and telling two apart."""
+
+import importlib.util
+import json
+import math
+import os
+import pathlib
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from alexnet_jax import augment, models, optim
+from alexnet_jax.errors import UserError
+
+FILE = 'config.json'
+
+# What a resumed run may change; anything else would make it another run (see `check_same_run`).
+_FREE = (
+    'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every', 'eval.',
+    'data.data_dir', 'data.threads', 'data.cache_mib', 'log.',
+)  # fmt: skip
+
+
+def load_file(spec: str) -> ConfigDict:
+  """The config of `PATH.py` or `PATH.py:VARIANT`: calls its `get_config(VARIANT)`.
+
+  Raises:
+    UserError: no such file, or it does not give a config.
+  """
+  path, _, variant = spec.partition(':')
+  if not os.path.isfile(path):
+    raise UserError(f'--config={spec}: there is no file {path}; see the files in configs/')
+  module_spec = importlib.util.spec_from_file_location('experiment_config', path)
+  if module_spec is None:
+    raise UserError(f'--config={spec}: {path} is not a Python file')
+  module = importlib.util.module_from_spec(module_spec)
+  try:
+    module_spec.loader.exec_module(module)
+    config = module.get_config(variant) if variant else module.get_config()
+  except UserError as error:
+    raise UserError(f'--config={spec}: {error}') from error
+  except Exception as error:
+    raise UserError(f'--config={spec} failed: {type(error).__name__}: {error}') from error
+  if not isinstance(config, ConfigDict):
+    raise UserError(f'--config={spec}: get_config must return a ConfigDict')
+  return config
+
+
+def _tuples(value):
+  """JSON has no tuples; configs have no lists."""
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def from_json(text: str) -> ConfigDict:
+  """A config from the JSON that `to_json` wrote."""
+  return ConfigDict(_tuples(json.loads(text)))
+
+
+def to_json(config: ConfigDict | FrozenConfigDict) -> str:
+  """A config as indented JSON."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def load_workdir(workdir: str | os.PathLike) -> ConfigDict:
+  """The config of the run in `workdir`.
+
+  Raises:
+    UserError: there is none.
+  """
+  path = pathlib.Path(workdir) / FILE
+  try:
+    return from_json(path.read_text())
+  except FileNotFoundError:
+    raise UserError(
+      f'--workdir={workdir} holds no {FILE}: name the folder of a run, or give --config'
+    ) from None
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'{path} cannot be read: {error}; restore it or start another workdir'
+    ) from None
+
+
+def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, object]:
+  """`{'model.width': 1.0, ...}`."""
+  flat = {}
+
+  def walk(prefix, value):
+    if isinstance(value, dict):
+      for key, item in value.items():
+        walk(f'{prefix}.{key}' if prefix else key, item)
+    else:
+      flat[prefix] = value
+
+  walk('', config.to_dict())
+  return flat
+
+
+def _kind(source: str) -> str:
+  return source.partition(':')[0]
+
+
+def check_same_run(old: ConfigDict, new: ConfigDict | FrozenConfigDict, workdir) -> None:
+  """Raises UserError where `new` cannot continue the run that `old` started in `workdir`.
+
+  It may differ in mesh, train.{epochs, steps, log_every, checkpoint_every}, eval, the place of the data,
+  threads and loggers.
+  """
+  old, new = flatten(old), flatten(new)
+  differences = []
+  for key in sorted(old.keys() | new.keys()):
+    before, after = old.get(key, 'absent'), new.get(key, 'absent')
+    if before == after or key.startswith(_FREE):
+      continue
+    if key == 'data.source' and _kind(before) == _kind(after) == 'folder':
+      continue  # the same images may have moved; classes and counts are compared on restore
+    differences.append(f'{key}: {before!r} there, {after!r} here')
+  if differences:
+    raise UserError(
+      f'--workdir={workdir} holds a run of another config ({"; ".join(differences)}): '
+      'choose another workdir, or make them equal to resume it'
+    )
+
+
+def validate(config: ConfigDict | FrozenConfigDict) -> None:
+  """Raises UserError for the first thing in `config` that cannot be."""
+  try:
+    models.validate(config.model)
+    optim.validate(config.optim)
+    augment.validate(config)
+    positive = (
+        'model.input_size', 'data.canvas.size', 'data.canvas.max_pixels', 'train.batch_size',
+        'train.log_every', 'train.checkpoint_every', 'train.keep', 'eval.batch_size',
+    )  # fmt: skip
+    flat = flatten(config)
+    for key in positive:
+      if flat[key] < 1:
+        raise UserError(f'config.{key}={flat[key]}: must be at least 1')
+    if config.train.steps < 0 or (not config.train.steps and config.train.epochs <= 0):
+      raise UserError('config.train: set epochs, or steps, to more than 0')
+    if not 0 <= config.data.holdout < 1:
+      raise UserError(f'config.data.holdout={config.data.holdout}: must be in [0, 1)')
+    for key, value in flat.items():
+      if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f'config.{key}={value}: must be finite')
+  except (KeyError, AttributeError) as error:
+    raise UserError(f'the config lacks a key: {error}; start from alexnet_jax.recipes') from None
+
+
+def total_steps(config: ConfigDict | FrozenConfigDict, num_train: int) -> int:
+  """Steps of the whole run over `num_train` images: `train.steps`, else enough for `train.epochs`."""
+  examples = config.train.epochs * num_train
+  return config.train.steps or max(1, math.ceil(examples / config.train.batch_size))

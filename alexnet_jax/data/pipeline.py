@@ -1,0 +1,360 @@
+"""Batches of uint8 canvases as a function of (seed, step) alone (DESIGN §1).
+
+Training reads the endless concatenation of one permutation of the training images per epoch; batch
+s is rows [sB, (s+1)B) of it. Sets whose canvases fit into memory are decoded once; larger ones
+stream through tf.data. Both give the same batches, bit for bit.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+import functools
+import itertools
+import os
+import threading
+from typing import Any
+import weakref
+
+from absl import logging
+import numpy as np
+from tqdm import tqdm
+
+from alexnet_jax.data import statistics as stats
+from alexnet_jax.data.canvas import Canvas, decode_canvas
+from alexnet_jax.data.prefetch import prefetch
+from alexnet_jax.data.sources import Source, Split, generator, import_tensorflow, open_source
+from alexnet_jax.errors import RunError, UserError
+
+Batch = dict[str, np.ndarray]
+
+_AHEAD = 2  # batches made ahead of the consumer
+_CHUNK = 16  # at most so many images a tf.data call: one image a call costs about 8 % more CPU
+_STATISTICS_BATCH = 64
+
+
+def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+  """The order of the training images in an epoch: a permutation of 0..n-1, int64 [n]."""
+  return generator(seed, epoch, purpose=0).permutation(n)
+
+
+_recent_permutation = functools.lru_cache(maxsize=4)(epoch_permutation)
+
+
+def batch_indices(
+  seed: int, step: int, batch_size: int, n: int, shuffle: bool = True
+) -> np.ndarray:
+  """Rows [step * B, (step + 1) * B) of the concatenation of all epochs.
+
+  Args:
+    seed: `config.seed`.
+    step: the batch to make, 0 being the first; any can be made without the ones before it.
+    batch_size: B, the global batch; it may be larger than n.
+    n: number of training images.
+    shuffle: if False, every epoch is 0..n-1.
+
+  Returns:
+    Indices of training images, int64 [B].
+  """
+  rows = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+  if not shuffle:
+    return rows % n
+  epochs = range(int(rows[0]) // n, int(rows[-1]) // n + 1)
+  order = np.concatenate([_recent_permutation(seed, epoch, n) for epoch in epochs])
+  return order[rows - epochs.start * n]
+
+
+class _Images:
+  """The canvases of one split, decoded on demand or once and for all.
+
+  Args:
+    split: the encoded images, N of them.
+    canvas: how they become canvases of S x S.
+    skip: called with (index, reason) for an image that cannot be decoded; may raise.
+  """
+
+  def __init__(self, split: Split, canvas: Canvas, skip: Callable[[int, str], None]):
+    self.split = split
+    self._shape = (canvas.size, canvas.size, 3)
+    self._canvas = canvas
+    self._skip = skip
+    self._lock = threading.Lock()
+    self._kept: tuple[np.ndarray, np.ndarray] | None = None
+
+  def keep(self, threads: int) -> None:
+    """Decodes the whole split into memory, unless that has been done."""
+    with self._lock:
+      if self._kept is not None:
+        return
+      n = len(self.split)
+      images, good = np.zeros((n, *self._shape), np.uint8), np.zeros(n, bool)
+
+      def decode(i: int) -> None:
+        good[i] = self._decode(i, images[i])
+
+      with ThreadPoolExecutor(threads) as pool:
+        decoded = pool.map(decode, range(n))
+        for _ in tqdm(decoded, total=n, desc='decoding', unit='image', disable=None):
+          pass
+      self._kept = images, good
+
+  def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Canvases of `indices` (int64 [b]; -1 is padding).
+
+    Returns:
+      uint8 [b, S, S, 3] and a mask, bool [b]; canvases are zero where the mask is False.
+    """
+    if self._kept is not None:
+      images, good = self._kept
+      mask = good[indices] & (indices >= 0)
+      result = np.take(images, indices, axis=0, mode='wrap')
+      result[~mask] = 0
+      return result, mask
+    result = np.zeros((len(indices), *self._shape), np.uint8)
+    mask = [i >= 0 and self._decode(int(i), out) for i, out in zip(indices, result, strict=True)]
+    return result, np.asarray(mask, bool)
+
+  def _decode(self, i: int, out: np.ndarray) -> bool:
+    """Writes canvas i to `out`, uint8 [S, S, 3]; False and no change if it cannot be decoded."""
+    try:
+      out[...] = decode_canvas(self.split.read(i), self._canvas)
+    except (ValueError, OSError) as error:
+      self._skip(i, str(error))
+      return False
+    return True
+
+
+class Dataset:
+  """Batches of a source; made by `open_dataset`.
+
+  A batch is a dict of `image` uint8 [b, S, S, 3] (RGB), `label` int32 [b], `mask` bool [b] and
+  `index` int32 [b], the number of the image in its split. An image that cannot be
+  decoded is zero with mask False and keeps its label and index; padding has label 0, index -1.
+
+  Attributes:
+    class_names: names in the order of the labels.
+    train_labels: int32 [num_train].
+    validation_labels: int32 [num_validation], or None without a validation split.
+    num_train, num_validation: numbers of images.
+    train_counts: training images of each class, int64 [classes].
+    cached: whether the canvases are kept in memory.
+  """
+
+  def __init__(self, source: Source, config_data: Any, seed: int):
+    self._canvas = Canvas.from_config(config_data.canvas)
+    self._seed = seed
+    self._source_name = config_data.source
+    self._max_bad_share = config_data.max_bad_share
+    self._threads = config_data.threads
+    self._lock = threading.Lock()
+    self._skipped: dict[tuple[str, int], str] = {}
+    self._iterators: weakref.WeakSet[Iterator[Batch]] = weakref.WeakSet()
+    splits = {'train': source.train, 'validation': source.validation}
+    self._images = {
+      name: _Images(split, self._canvas, functools.partial(self._skip, name))
+      for name, split in splits.items()
+      if split is not None
+    }
+    self.class_names = source.class_names
+    self.train_labels = source.train.labels
+    self.validation_labels = source.validation.labels if source.validation else None
+    self.num_train = len(source.train)
+    self.num_validation = len(source.validation) if source.validation else 0
+    self.train_counts = np.bincount(self.train_labels, minlength=len(self.class_names))
+    canvas_bytes = (self.num_train + self.num_validation) * self._canvas.size**2 * 3
+    self.cached = canvas_bytes <= config_data.cache_mib * 2**20
+
+  @property
+  def skipped(self) -> tuple[tuple[str, str, str], ...]:
+    """(split, name of the image, reason) of each image that could not be decoded so far."""
+    with self._lock:
+      found = sorted(self._skipped.items())
+    return tuple((split, self._images[split].split.name(i), why) for (split, i), why in found)
+
+  def train_batches(
+    self, start_step: int, batch_size: int, shard: tuple[int, int] = (0, 1)
+  ) -> Iterator[Batch]:
+    """Endless training batches, from `start_step` on.
+
+    Args:
+      start_step: step of the first batch.
+      batch_size: B, the global batch.
+      shard: (i, n) for rows [i * B / n, (i + 1) * B / n) of each batch, the share of host i of n.
+
+    Raises:
+      UserError: B is not a multiple of n.
+      RunError: while iterating, more images than `config.data.max_bad_share` are undecodable.
+    """
+    rows = _shard_rows(batch_size, shard)
+
+    def plan(step: int) -> np.ndarray:
+      return batch_indices(self._seed, step, batch_size, self.num_train)[rows]
+
+    return self._batches('train', plan, start_step, None)
+
+  def eval_batches(
+    self, batch_size: int, shard: tuple[int, int] = (0, 1), split: str = 'validation'
+  ) -> Iterator[Batch]:
+    """Every image of a split exactly once, in order; the last batch is padded.
+
+    Args:
+      batch_size: the global batch.
+      shard: as in `train_batches`; all hosts get the same number of batches.
+      split: 'validation' or 'train'.
+
+    Raises:
+      UserError: as `train_batches`, or there is no such split.
+      RunError: as `train_batches`.
+    """
+    rows = _shard_rows(batch_size, shard)
+    if split not in self._images:
+      raise UserError(f'{self._source_name} has no {split} images; see config.data.holdout')
+    n = len(self._images[split].split)
+
+    def plan(step: int) -> np.ndarray:
+      indices = np.arange(step * batch_size, (step + 1) * batch_size)[rows]
+      return np.where(indices < n, indices, -1)
+
+    return self._batches(split, plan, 0, -(-n // batch_size))
+
+  def statistics(self, cache_dir: str | None = None) -> stats.Statistics:
+    """Mean image and colour statistics of the training images; undecodable ones are left out.
+
+    Args:
+      cache_dir: where the result is kept for the next run; None or '' keeps it nowhere.
+
+    Raises:
+      RunError: as `train_batches`, or no image could be decoded.
+    """
+    path = None
+    if cache_dir:
+      train = self._images['train'].split
+      key = stats.fingerprint(self._source_name, self._canvas, train)
+      path = os.path.join(cache_dir, f'statistics-{key}.npz')
+      if (known := stats.load(path)) is not None:
+        return known
+    batches = self.eval_batches(_STATISTICS_BATCH, split='train')
+    images = (image for batch in batches for image in batch['image'][batch['mask']])
+    bar = tqdm(images, total=self.num_train, desc='mean image', unit='image', disable=None)
+    result = stats.compute(bar)
+    if path:
+      stats.save(path, result)
+    return result
+
+  def close(self) -> None:
+    """Stops the threads of all iterators and frees the canvases."""
+    for iterator in list(self._iterators):
+      iterator.close()
+    for images in self._images.values():
+      images._kept = None
+
+  def _batches(
+    self, split: str, plan: Callable[[int], np.ndarray], start: int, stop: int | None
+  ) -> Iterator[Batch]:
+    """Batches of the steps start..stop-1 (None: for ever); plan(step) gives their indices."""
+    iterator = (self._gather if self.cached else self._stream)(split, plan, start, stop)
+    self._iterators.add(iterator)
+    return iterator
+
+  def _gather(self, split: str, plan: Callable, start: int, stop: int | None) -> Iterator[Batch]:
+    """Batches from memory; the first call of next() decodes the split."""
+    images = self._images[split]
+    images.keep(self._threads or _cores())
+    steps: Iterable[int] = itertools.count(start) if stop is None else range(start, stop)
+
+    def make(step: int) -> Batch:
+      indices = plan(step)
+      return _batch(*images.take(indices), indices, images.split.labels)
+
+    yield from prefetch(map(make, steps), _AHEAD)
+
+  def _stream(self, split: str, plan: Callable, start: int, stop: int | None) -> Iterator[Batch]:
+    """Batches through tf.data, decoded in parallel in chunks of a batch."""
+    tf = import_tensorflow(f'config.data.source={self._source_name}, too large for memory,')
+    images = self._images[split]
+    size, b = self._canvas.size, len(plan(start))
+    chunk = max(c for c in range(1, _CHUNK + 1) if b % c == 0)
+    failures: list[Exception] = []
+
+    def take(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+      try:
+        return images.take(indices)
+      except (
+        Exception
+      ) as error:  # raised here it would reach the consumer as a text of TensorFlow's
+        failures.append(error)
+        return np.zeros((chunk, size, size, 3), np.uint8), np.zeros(chunk, bool)
+
+    def indices_of(step: Any) -> Any:
+      numbers = tf.numpy_function(lambda s: plan(int(s)).reshape(-1, chunk), [step], tf.int64)
+      return tf.ensure_shape(numbers, [b // chunk, chunk])
+
+    def decode(indices: Any) -> Any:
+      canvases, mask = tf.numpy_function(take, [indices], [tf.uint8, tf.bool])
+      canvases = tf.ensure_shape(canvases, [chunk, size, size, 3])
+      return canvases, tf.ensure_shape(mask, [chunk]), indices
+
+    steps = tf.data.Dataset.range(start, tf.int64.max if stop is None else stop)
+    chunks = steps.map(indices_of).unbatch()
+    parallel = self._threads or tf.data.AUTOTUNE
+    canvases = chunks.map(decode, num_parallel_calls=parallel, deterministic=True)
+    batches = canvases.batch(b // chunk, drop_remainder=True).prefetch(_AHEAD)
+    for image, mask, indices in batches.as_numpy_iterator():
+      if failures:
+        raise failures[0]
+      image = image.reshape(b, size, size, 3)
+      yield _batch(image, mask.reshape(b), indices.reshape(b), images.split.labels)
+
+  def _skip(self, split: str, index: int, reason: str) -> None:
+    """Notes an undecodable image; stops the run when there are too many in training.
+
+    One bad file never stops a run that has others, however small the set.
+    """
+    with self._lock:
+      known = (split, index) in self._skipped
+      self._skipped[split, index] = reason
+      bad = sorted(i for s, i in self._skipped if s == 'train')
+    name = self._images[split].split.name
+    if not known:
+      logging.warning('skipping %s image %s: %s', split, name(index), reason)
+    n = self.num_train
+    if split == 'train' and len(bad) > min(max(1, self._max_bad_share * n), n - 1):
+      raise RunError(
+        f'{len(bad)} of {n} training images ({100 * len(bad) / n:.2g} %) cannot be decoded, among'
+        f' them {", ".join(map(name, bad[:3]))}; repair or remove them, or raise'
+        f' config.data.max_bad_share={self._max_bad_share}'
+      )
+
+
+def open_dataset(config_data: Any, seed: int) -> Dataset:
+  """Opens the data set of `config.data`.
+
+  Args:
+    config_data: `config.data`, with the keys source, task, holdout, data_dir, canvas, threads,
+      cache_mib, max_bad_share and synthetic.
+    seed: `config.seed`; it draws the held-out images and the order of training.
+
+  Raises:
+    UserError: a value cannot be meant, or the source is missing or malformed.
+  """
+  for key, low, high in (('threads', 0, 1024), ('cache_mib', 0, np.inf), ('max_bad_share', 0, 1)):
+    if not low <= config_data[key] <= high:
+      raise UserError(f'config.data.{key}={config_data[key]}: use a value from {low} to {high}')
+  Canvas.from_config(config_data.canvas)  # before the source, which may have to be downloaded
+  return Dataset(open_source(config_data, seed), config_data, seed)
+
+
+def _cores() -> int:
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def _shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
+  """Rows of a batch that belong to host i of n."""
+  i, n = shard
+  if batch_size < 1 or batch_size % n:
+    raise UserError(f'batch size {batch_size} cannot be shared out evenly over {n} hosts')
+  return slice(i * batch_size // n, (i + 1) * batch_size // n)
+
+
+def _batch(image: np.ndarray, mask: np.ndarray, indices: np.ndarray, labels: np.ndarray) -> Batch:
+  """Puts a batch together; `labels` are those of the whole split."""
+  label = np.where(indices >= 0, labels[indices], 0).astype(np.int32)
+  return {'image': image, 'label': label, 'mask': mask, 'index': indices.astype(np.int32)}

@@ -1,0 +1,256 @@
+"""Where images come from: `config.data.source` as encoded images with labels (DESIGN §5).
+
+A source knows names, labels and how to read the bytes of image i; it decodes nothing. Known forms
+are `folder:PATH`, `tfds:NAME`, `elpv` and `synthetic`.
+"""
+
+from collections.abc import Callable, Sequence
+import contextlib
+import dataclasses
+import importlib
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.errors import UserError
+
+FORMS = 'folder:PATH, tfds:NAME, elpv, synthetic'
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')
+_ELPV_SEED = 2012  # fixed, so that all runs on elpv are measured on the same images
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """The images of one split.
+
+  Attributes:
+    labels: class of each image, int32 [N].
+    read: image i as encoded bytes or as uint8 pixels [H, W(, 3)]; safe to call from many threads.
+      Raises OSError if it cannot be read.
+    name: what to call image i in messages; together the names stand for the content of the split.
+  """
+
+  labels: np.ndarray
+  read: Callable[[int], bytes | np.ndarray]
+  name: Callable[[int], str]
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def select(self, rows: np.ndarray) -> 'Split':
+    """The split of the images `rows` (int [M]) alone, in that order."""
+    return Split(
+      self.labels[rows], lambda i: self.read(int(rows[i])), lambda i: self.name(int(rows[i]))
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A training split, a validation split unless nothing could be held out, and the class names."""
+
+  train: Split
+  validation: Split | None
+  class_names: tuple[str, ...]
+
+
+def open_source(config_data: Any, seed: int) -> Source:
+  """Opens the source that `config.data.source` names.
+
+  Args:
+    config_data: `config.data`, a ConfigDict.
+    seed: `config.seed`; it draws the held-out images and the synthetic ones.
+
+  Raises:
+    UserError: the form is unknown, or what it names is missing, empty or not of the right shape.
+  """
+  form, _, place = config_data.source.partition(':')
+  if not 0 <= config_data.holdout < 1:
+    raise UserError(f'config.data.holdout={config_data.holdout}: use a share, 0 <= share < 1')
+  if form == 'folder' and place:
+    return _open_folder(pathlib.Path(place).expanduser(), config_data.holdout, seed)
+  if form == 'tfds' and place:
+    # Lazily, as it imports tensorflow, which must not be needed where no TFDS set is read.
+    from alexnet_jax.data.tfds_source import open_tfds
+
+    return open_tfds(place, config_data.data_dir, config_data.holdout, seed)
+  if config_data.source == 'elpv':
+    return _open_elpv(config_data.task, config_data.holdout)
+  if config_data.source == 'synthetic':
+    return _open_synthetic(config_data.synthetic, config_data.canvas.size, seed)
+  raise UserError(f'config.data.source={config_data.source!r} is not known; use one of {FORMS}')
+
+
+def generator(seed: int, index: int, purpose: int) -> np.random.Generator:
+  """Random numbers of their own for each (seed, index, purpose), the same on every machine."""
+  key = np.array([seed % 2**64, index], np.uint64)
+  return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, purpose]))
+
+
+def hold_out(strata: np.ndarray, share: float, seed: int) -> np.ndarray:
+  """Draws a stratified share of the images.
+
+  About share * N images in all (rounded half up, at least one if the share is not 0), shared out
+  over the strata by largest remainder; ties are broken by the seed. Each stratum keeps at least one
+  image, so a stratum of one gives none.
+
+  Args:
+    strata: stratum of each image, int [N].
+    share: the share to hold out, 0 <= share < 1.
+    seed: any integer.
+
+  Returns:
+    bool [N], True for the images that are held out.
+  """
+  held = np.zeros(len(strata), bool)
+  if not share:
+    return held
+  rng = generator(seed, 0, purpose=1)
+  values, counts = np.unique(strata, return_counts=True)
+  quotas = np.minimum(share * counts, counts - 1)
+  wanted = np.floor(quotas).astype(int)
+  missing = max(1, int(share * len(strata) + 0.5)) - wanted.sum()
+  order = np.lexsort((rng.random(len(values)), wanted - quotas))
+  wanted[[k for k in order if wanted[k] < counts[k] - 1][: max(0, missing)]] += 1
+  for value, number in zip(values, wanted, strict=True):
+    held[rng.permutation(np.flatnonzero(strata == value))[:number]] = True
+  return held
+
+
+def split_off(
+  images: Split, strata: np.ndarray, share: float, seed: int
+) -> tuple[Split, Split | None]:
+  """`images` as (training, held out or None); see `hold_out`."""
+  held = hold_out(strata, share, seed)
+  validation = images.select(np.flatnonzero(held)) if held.any() else None
+  return images.select(np.flatnonzero(~held)), validation
+
+
+def import_module(name: str, package: str, need: str) -> Any:
+  """Imports an optional module.
+
+  Raises:
+    UserError: it is not installed; the message names `need`, and `package` to install.
+  """
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise UserError(f'{need} needs {name} ({error}): pip install {package}') from error
+
+
+def import_tensorflow(need: str) -> Any:
+  """Imports tensorflow and keeps it off the GPU, which is JAX's; raises as `import_module`."""
+  tf = import_module('tensorflow', 'tensorflow-cpu', need)
+  with contextlib.suppress(RuntimeError):  # initialised by somebody else: too late to change
+    tf.config.set_visible_devices([], 'GPU')
+  return tf
+
+
+def _open_folder(root: pathlib.Path, share: float, seed: int) -> Source:
+  """PATH/{train, val|validation, test}/class/* or PATH/class/*; `test` is left alone."""
+  if not root.is_dir():
+    raise UserError(f'config.data.source=folder:{root}: there is no such folder')
+  folders = _visible(root, folders=True)
+  if 'train' not in folders:
+    if folders and set(folders) <= {'val', 'validation', 'test'}:
+      raise UserError(f'config.data.source=folder:{root}: it has {", ".join(folders)} but no train')
+    images, names = _read_folder(root)
+    return Source(*split_off(images, images.labels, share, seed), names)
+  train, names = _read_folder(root / 'train')
+  validation = [name for name in ('val', 'validation') if name in folders]
+  if len(validation) == 2:
+    raise UserError(f'config.data.source=folder:{root}: it has val and validation; keep one')
+  if validation:
+    return Source(train, _read_folder(root / validation[0], names)[0], names)
+  return Source(*split_off(train, train.labels, share, seed), names)
+
+
+def _read_folder(
+  root: pathlib.Path, names: tuple[str, ...] | None = None
+) -> tuple[Split, tuple[str, ...]]:
+  """The images of root/class/*, in the order of their names, and the names of the classes.
+
+  Args:
+    root: the folder of class folders.
+    names: the classes that are allowed, in the order of the labels; by default what is there.
+
+  Raises:
+    UserError: no class folders, one without images, or one that is not in `names`.
+  """
+  folders = _visible(root, folders=True)
+  if not folders:
+    raise UserError(f'{root} holds no class folders; images are expected as {root}/CLASS/IMAGE')
+  names = names or tuple(folders)
+  if unknown := [folder for folder in folders if folder not in names]:
+    raise UserError(f'{root} has classes that training has not: {", ".join(unknown)}')
+  paths, labels = [], []
+  for folder in folders:
+    files = [f for f in _visible(root / folder, folders=False) if f.lower().endswith(_SUFFIXES)]
+    if not files:
+      raise UserError(f'class folder {root / folder} holds no images ({" ".join(_SUFFIXES)})')
+    paths += [os.path.join(folder, file) for file in files]
+    labels += [names.index(folder)] * len(files)
+
+  def read(i: int) -> bytes:
+    return (root / paths[i]).read_bytes()
+
+  return Split(np.asarray(labels, np.int32), read, lambda i: str(root / paths[i])), names
+
+
+def _visible(root: pathlib.Path, folders: bool) -> list[str]:
+  """Sorted names of the folders, or of the files, of `root` that are not hidden."""
+  with os.scandir(root) as entries:
+    return sorted(e.name for e in entries if e.name[0] != '.' and e.is_dir() == folders)
+
+
+def _open_elpv(task: str, share: float) -> Source:
+  """Solar cells: 2,624 gray 300x300 electroluminescence images (the PyPI package elpv-dataset).
+
+  `type` tells mono- from polycrystalline cells; `defect` calls a cell defective whose probability
+  of a defect (0, 1/3, 2/3 or 1, by experts) is at least 0.5. The held-out images are the same for
+  both tasks and all seeds: a share of each pair of type and probability.
+  """
+  if task not in ('type', 'defect'):
+    raise UserError(f'config.data.task={task!r}: the tasks of elpv are type and defect')
+  package = import_module('elpv_dataset', 'elpv-dataset', 'config.data.source=elpv')
+  root = pathlib.Path(package.__file__).parent / 'data'
+  rows = [line.split() for line in (root / 'labels.csv').read_text().splitlines() if line.strip()]
+  paths = [path for path, _, _ in rows]
+  defect = np.asarray([float(probability) for _, probability, _ in rows])
+  poly = np.asarray([kind == 'poly' for _, _, kind in rows])
+  labels = poly if task == 'type' else defect >= 0.5
+  names = ('mono', 'poly') if task == 'type' else ('functional', 'defective')
+  labels = labels.astype(np.int32)
+  images = Split(labels, lambda i: (root / paths[i]).read_bytes(), paths.__getitem__)
+  strata = 4 * poly + np.round(3 * defect).astype(int)
+  return Source(*split_off(images, strata, share, _ELPV_SEED), names)
+
+
+def _open_synthetic(config: Any, size: int, seed: int) -> Source:
+  """Coloured gratings in noise, made on the fly: a set to test with, learnt in a few steps."""
+  if min(config.classes, config.train) < 1 or config.validation < 0:
+    raise UserError(f'config.data.synthetic={dict(config)}: classes and train must be at least 1')
+
+  def split(name: str, first: int, number: int) -> Split:
+    def read(i: int) -> np.ndarray:
+      return _grating(seed, first + i, i % config.classes, config.classes, size)
+
+    labels = np.arange(number, dtype=np.int32) % config.classes
+    return Split(labels, read, lambda i: f'synthetic/{seed}/{config.classes}/{name}/{i}')
+
+  validation = split('validation', config.train, config.validation) if config.validation else None
+  names: Sequence[str] = [f'class{c}' for c in range(config.classes)]
+  return Source(split('train', 0, config.train), validation, tuple(names))
+
+
+def _grating(seed: int, index: int, label: int, classes: int, size: int) -> np.ndarray:
+  """uint8 [S, S, 3]: the class sets hue and frequency; direction, phase and noise are random."""
+  rng = generator(seed, index, purpose=2)
+  direction, phase = rng.uniform(0, 2 * np.pi, 2)
+  frequency = 2 * np.pi * (2 + label % 7) / size
+  along = np.arange(size, dtype=np.float32) * np.float32(frequency)
+  wave = np.cos(np.sin(direction) * along[:, None] + np.cos(direction) * along + phase)
+  hue = np.cos(2 * np.pi * (label / classes + np.arange(3) / 3))
+  image = 128 + (30 + 30 * wave[:, :, None]) * hue
+  return (image + rng.integers(-40, 41, (size, size, 3), np.int8)).astype(np.uint8)

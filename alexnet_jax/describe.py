@@ -1,0 +1,153 @@
+"""`--mode=describe`: the layer table, what each device holds, and what the step says between devices."""
+
+import math
+import re
+import sys
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict, FrozenConfigDict
+import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import models, optim, parallel, steps
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.models.alexnet import DEFAULT_CLASSES
+
+_COLLECTIVE = re.compile(
+  r'= (?P<shape>.+?) (?P<kind>all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)'
+  r'(?:-start)?\('
+)
+_ARRAY = re.compile(r'\b(?:f|bf|s|u|pred)(\d*)\[([\d,]*)\]')
+
+
+def describe(config: ConfigDict) -> dict[str, object]:
+  """Describes the network of `config` on the mesh in force; prints the layer table to stderr.
+
+  Returns:
+    `parameters`, `macs` (multiply-adds, one image forward), `mesh` [data, tower], `bytes_per_device` and
+    `bytes_total` (parameters and momentum, of the live state), `collectives` of the compiled training
+    step: `[{'kind', 'axis', 'bytes'}]`, bytes of the result on one device.
+  """
+  config = ConfigDict(config)
+  config.model.num_classes = config.model.num_classes or DEFAULT_CLASSES
+  config_lib.validate(config)
+  config = FrozenConfigDict(config)
+  rows = models.layer_table(config.model)
+  print_table(rows)
+  mesh = parallel.make_mesh(config)
+  state = steps.init_state(config, mesh)
+  per_device, total = parallel.bytes_per_device((state.params, state.opt_state))
+  return {
+    'parameters': sum(row['parameters'] for row in rows),
+    'macs': sum(row['macs'] for row in rows),
+    'mesh': list(mesh.shape.values()),
+    'bytes_per_device': per_device,
+    'bytes_total': total,
+    'collectives': collectives(compiled_step(config, mesh, state).as_text(), mesh),
+  }
+
+
+def print_table(rows: list[dict[str, object]]) -> None:
+  """Prints `models.layer_table` for people, to stderr."""
+  line = '{:<12} {:>14} {:>12} {:>14}'
+  print(line.format('layer', 'output', 'parameters', 'macs'), file=sys.stderr)
+  for row in rows:
+    shape = 'x'.join(map(str, row['output']))
+    print(
+      line.format(row['layer'], shape, f'{row["parameters"]:,}', f'{row["macs"]:,}'),
+      file=sys.stderr,
+    )
+  totals = (f'{sum(row[key] for row in rows):,}' for key in ('parameters', 'macs'))
+  print(line.format('total', '', *totals), file=sys.stderr)
+
+
+def compiled_step(
+  config: FrozenConfigDict, mesh: Mesh, state: steps.TrainState
+) -> jax.stages.Compiled:
+  """The training step of `config` on `mesh`, compiled as `train` runs it."""
+  batch, side = config.train.batch_size, config.data.canvas.size
+  arrays = {
+    'image': np.zeros((batch, side, side, 3), np.uint8),
+    'label': np.zeros(batch, np.int32),
+    'mask': np.ones(batch, bool),
+    'index': np.zeros(batch, np.int32),
+  }
+  shapes = Statistics((side, side, 3), (3, 3), (3,))
+  statistics = Statistics(*(np.zeros(shape, np.float32) for shape in shapes))
+  rates = optim.rate_tree(config.optim, state.params, 0.0, 0.0, 0.0)
+  inputs = parallel.replicate(
+    mesh, jax.tree.map(np.asarray, (jax.tree.map(np.float32, (rates, 0.0)), statistics))
+  )
+  (rates, colour), statistics = inputs
+  step = steps.make_train_step(config, mesh)
+  return step.lower(state, parallel.shard_batch(mesh, arrays), rates, colour, statistics).compile()
+
+
+def _replica_groups(line: str) -> list[list[int]]:
+  """The groups of devices that talk to each other, from either way HLO writes them."""
+  listed = re.search(r'replica_groups=\{(\{[\d,{} ]*\})\}', line)
+  if listed:
+    return [
+      [int(n) for n in group.split(',') if n.strip()]
+      for group in re.findall(r'\{([\d, ]*)\}', listed.group(1))
+    ]
+  iota = re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line)
+  if not iota:
+    pairs = re.search(r'source_target_pairs=\{(.*?)\}\}', line)
+    return [[int(n) for n in re.findall(r'\d+', pairs.group(1))]] if pairs else []
+  shape, source, order = (
+    [int(n) for n in part.split(',')] if part else None for part in iota.groups()
+  )
+  ids = np.arange(math.prod(source)).reshape(source)
+  return (ids.transpose(order) if order else ids).reshape(shape).tolist()
+
+
+def _axis(groups: list[list[int]], mesh: Mesh) -> str:
+  """The mesh axis, or axes joined by '+', along which groups of device places run."""
+  data, tower = mesh.shape.values()
+  places = np.arange(data * tower).reshape(data, tower)
+  found = sorted(sorted(group) for group in groups)
+  for name, rows in (
+    (parallel.TOWER, places.tolist()),
+    (parallel.DATA, places.T.tolist()),
+  ):
+    if found == sorted(rows):
+      return name
+  return f'{parallel.DATA}+{parallel.TOWER}'
+
+
+def _bytes(shape: str, started: bool) -> int:
+  """Bytes of an HLO shape, of an array or a tuple; a -start form lists operands before results."""
+  arrays = _ARRAY.findall(shape)
+  if started and len(arrays) > 1:
+    arrays = arrays[len(arrays) // 2 :]
+  return sum(
+    math.prod(int(n) for n in dims.split(',') if n) * int(bits or 8) // 8 for bits, dims in arrays
+  )
+
+
+def collectives(hlo: str, mesh: Mesh) -> list[dict[str, object]]:
+  """The collectives of a compiled program: `[{'kind', 'axis', 'bytes'}]`.
+
+  Groups of one device are left out; tuple and -start forms count once. Device places in HLO are places
+  in the mesh, row by row.
+  """
+  found = []
+  for line in hlo.splitlines():
+    match = _COLLECTIVE.search(line)
+    if not match:
+      continue
+    groups = _replica_groups(line)
+    if all(len(group) < 2 for group in groups):
+      continue
+    # all-reduce-start has the shape of its result; the others list their operands first.
+    started = '-start(' in match.group(0) and match['kind'] != 'all-reduce'
+    found.append(
+      {
+        'kind': match['kind'],
+        'axis': _axis(groups, mesh),
+        'bytes': _bytes(match['shape'], started),
+      }
+    )
+  return found

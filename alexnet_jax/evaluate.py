@@ -1,0 +1,186 @@
+"""Evaluation: one centre view or the paper's ten, one network or a weighted ensemble, each image once."""
+
+from collections.abc import Callable, Sequence
+import contextlib
+import pathlib
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from alexnet_jax import baseline, parallel, steps
+from alexnet_jax import config as config_lib
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data import Dataset, open_dataset
+from alexnet_jax.errors import UserError
+
+_WITH_TOP5 = 6  # fewest classes for which a top-5 error says anything
+
+
+class Model(NamedTuple):
+  """A network ready to predict.
+
+  Attributes:
+    predict: of `steps.make_predict_step`.
+    params, batch_stats: of a train state.
+    mean_image: float32 `[C, C, 3]`, of the network's own training images.
+    weight: of its probabilities in an ensemble; the weights add up to 1.
+  """
+
+  predict: Callable
+  params: dict
+  batch_stats: dict
+  mean_image: jax.Array
+  weight: float
+
+
+class Trained(NamedTuple):
+  """A checkpoint read back: its model, what it knows of its data, and where it is."""
+
+  model: Model
+  config: FrozenConfigDict
+  meta: dict
+  step: int
+
+
+def errors_of(
+  models: Sequence[Model], dataset: Dataset, config: FrozenConfigDict, mesh: jax.sharding.Mesh
+) -> dict[str, float | int | None]:
+  """Errors over the whole validation split, every image exactly once.
+
+  Args:
+    models: whose probabilities are averaged by weight.
+    dataset: whose `validation` split is read.
+    config: `eval.batch_size` is used.
+    mesh: of the models.
+
+  Returns:
+    `top1_error` and `top5_error` in per cent (the latter None for 5 classes or fewer), `loss` (mean
+    negative log of the averaged probability) and `examples`. A tie with the label counts as wrong.
+  """
+  data = mesh.shape[parallel.DATA]
+  batch_size = -(-config.eval.batch_size // data) * data
+  sums = []
+  for batch in dataset.eval_batches(batch_size):
+    batch = parallel.shard_batch(mesh, batch)
+    probabilities = sum(
+      m.weight * m.predict(m.params, m.batch_stats, batch['image'], m.mean_image) for m in models
+    )
+    sums.append(steps.score(probabilities, batch['label'], batch['mask']))
+  total = {name: float(sum(s[name] for s in jax.device_get(sums))) for name in sums[0]}
+  examples = int(total['examples'])
+  if not examples:
+    raise UserError('no validation image could be decoded: nothing to evaluate')
+  classes = config.model.num_classes
+  return {
+    'top1_error': 100 * total['top1'] / examples,
+    'top5_error': 100 * total['top5'] / examples if classes >= _WITH_TOP5 else None,
+    'loss': total['loss'] / examples,
+    'examples': examples,
+  }
+
+
+def load(
+  workdir: str | pathlib.Path, which: str, overrides: ConfigDict, weight: float = 1.0
+) -> Trained:
+  """Reads a trained network back from its workdir.
+
+  Args:
+    workdir: of the run.
+    which: best, latest or a step.
+    overrides: the config in force; its mesh and `eval` are used, the rest is the checkpoint's own.
+    weight: in an ensemble.
+
+  Raises:
+    UserError: there is no such checkpoint.
+  """
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    step = checkpoints.choose(which)
+    meta = checkpoints.meta(step)
+    own = ConfigDict(meta['config'].to_dict())
+    own.mesh, own.eval = overrides.mesh, overrides.eval
+    config = FrozenConfigDict(own)
+    mesh = parallel.make_mesh(config)
+    abstract = steps.abstract_state(config, mesh)
+    params, batch_stats = checkpoints.restore_params(step, abstract)
+    statistics = checkpoints.restore_statistics(step, mesh, config.data.canvas.size)
+  predict = steps.make_predict_step(config, mesh, config.eval.views)
+  model = Model(predict, params, batch_stats, statistics.mean_image, weight)
+  return Trained(model, config, meta, step)
+
+
+def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
+  """Raises UserError where the networks cannot share images and classes."""
+  first = trained[0]
+  for other, workdir in zip(trained[1:], workdirs[1:]):
+    differing = [
+      f'{name}: {ours} and {theirs}'
+      for name, ours, theirs in (
+        ('classes', first.meta['class_names'], other.meta['class_names']),
+        ('config.data.canvas', first.config.data.canvas, other.config.data.canvas),
+      )
+      if ours != theirs
+    ]
+    if differing:
+      raise UserError(f'{workdirs[0]} and {workdir} cannot be averaged: {"; ".join(differing)}')
+
+
+def evaluate(
+  config: ConfigDict,
+  workdirs: Sequence[str | pathlib.Path],
+  which: str = 'best',
+  weights: Sequence[float] = (),
+) -> dict[str, object]:
+  """Evaluates the run of one workdir, or the weighted average of several.
+
+  Args:
+    config: names the data (`data`), the `eval` choices and the mesh.
+    workdirs: of the runs.
+    which: checkpoint of each: best, latest or a step.
+    weights: one a workdir; equal if empty. They are scaled to add up to 1.
+
+  Returns:
+    `errors_of`, with `views`, `checkpoint` (step or steps), `majority_error` (of always saying the
+    training split's most frequent class) and, with `config.eval.baseline`, `baseline_error`
+    (`baseline.ridge_error`).
+
+  Raises:
+    UserError: no checkpoint, no validation images, or networks that do not go together.
+  """
+  weights = list(weights) or [1.0] * len(workdirs)
+  if len(weights) != len(workdirs) or min(weights) < 0 or not sum(weights):
+    raise UserError(
+      f'--weights has {len(weights)} numbers for {len(workdirs)} runs: give each run one, 0 or more'
+    )
+  config_lib.validate(config)
+  trained = [
+    load(workdir, which, config, weight / sum(weights))
+    for workdir, weight in zip(workdirs, weights)
+  ]
+  _check_ensemble(trained, workdirs)
+  first = trained[0]
+  with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
+    if list(dataset.class_names) != first.meta['class_names']:
+      raise UserError(
+        f'{config.data.source} has classes {_some(dataset.class_names)}, the checkpoint '
+        f'{_some(first.meta["class_names"])}: evaluate on the classes it was trained on'
+      )
+    if not dataset.num_validation:
+      raise UserError(f'{config.data.source} has no validation images: add PATH/val or a holdout')
+    result = errors_of(
+      [t.model for t in trained], dataset, first.config, parallel.make_mesh(first.config)
+    )
+    result['views'] = config.eval.views
+    result['majority_error'] = baseline.majority_error(
+      first.meta['class_counts'], dataset.validation_labels
+    )
+    if config.eval.baseline:
+      result['baseline_error'] = baseline.ridge_error(dataset)
+    result['skipped_images'] = len(dataset.skipped)
+  checkpoints = [t.step for t in trained]
+  return result | {'checkpoint': checkpoints[0] if len(checkpoints) == 1 else checkpoints}
+
+
+def _some(names: Sequence[str]) -> str:
+  shown = ', '.join(names[:5])
+  return f'{len(names)} ({shown}{", ..." if len(names) > 5 else ""})'

@@ -1,0 +1,136 @@
+"""What a run says: metrics.jsonl, TensorBoard events, and one line of progress on stderr."""
+
+from collections.abc import Mapping
+import json
+import math
+import pathlib
+import sys
+import time
+
+from absl import flags, logging as absl_logging
+
+FILE = 'metrics.jsonl'
+
+
+def setup() -> None:
+  """Sends our log messages to stderr as plain lines, and of other libraries' only the errors."""
+  flags.FLAGS.mark_as_parsed()  # ours are in cli.py; absl's own keep their defaults
+  absl_logging.use_absl_handler()
+  absl_logging.set_verbosity(absl_logging.INFO)
+  absl_logging.set_stderrthreshold('info')
+  handler = absl_logging.get_absl_handler()
+  handler.setFormatter(None)  # no prefix of time and file
+  ours = pathlib.Path(__file__).parent
+  handler.addFilter(lambda r: r.levelno >= 40 or pathlib.Path(r.pathname).is_relative_to(ours))
+
+
+class Metrics:
+  """Appends to metrics.jsonl, and to TensorBoard events where asked to.
+
+  Args:
+    workdir: of the run.
+    step: the step it starts from; what lies beyond it in the files is cut, so that a resumed run leaves
+      the same files as one that was never stopped.
+    tensorboard: whether to write events.
+  """
+
+  def __init__(self, workdir: str | pathlib.Path, step: int, tensorboard: bool):
+    path = pathlib.Path(workdir) / FILE
+    lines = _lines_until(path, step) if path.exists() else []
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(''.join(lines))
+    temporary.replace(path)
+    self._file = path.open('a')
+    self._writer = None
+    if tensorboard:
+      from tensorboardX import SummaryWriter  # imported late: it takes a second
+
+      self._writer = SummaryWriter(str(pathlib.Path(workdir) / 'tensorboard'), purge_step=step + 1)
+
+  def write(self, step: int, values: Mapping[str, float | int]) -> None:
+    """Writes one line, `{"step": step, **values}`, and flushes it."""
+    self._file.write(json.dumps({'step': step, **values}) + '\n')
+    self._file.flush()
+    if self._writer:
+      for name, value in values.items():
+        self._writer.add_scalar(name, value, step)
+      self._writer.flush()
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._file.close()
+    if self._writer:
+      self._writer.close()
+
+
+def _lines_until(path: pathlib.Path, step: int) -> list[str]:
+  """The lines of metrics.jsonl up to `step`; a line torn by a kill ends them."""
+  kept = []
+  for line in path.read_text().splitlines(keepends=True):
+    try:
+      if json.loads(line)['step'] > step:
+        break
+    except (ValueError, KeyError, TypeError):
+      break
+    kept.append(line)
+  return kept
+
+
+class Timer:
+  """Images a second and the share of time spent waiting for data, since the last `lap`."""
+
+  def __init__(self):
+    self._start = time.perf_counter()
+    self._paused = self._waited = 0.0
+
+  def waited(self, seconds: float) -> None:
+    """Counts time that the loop stood still for want of data."""
+    self._waited += seconds
+
+  def paused(self, seconds: float) -> None:
+    """Leaves time out that was spent on evaluation or checkpoints."""
+    self._paused += seconds
+
+  def lap(self, images: int) -> tuple[float, float]:
+    """Returns (images/s, share of time waiting) for `images` since the last call."""
+    now = time.perf_counter()
+    seconds = max(now - self._start - self._paused, 1e-9)
+    result = images / seconds, self._waited / seconds
+    self._start, self._paused, self._waited = now, 0.0, 0.0
+    return result
+
+
+class Progress:
+  """One line of progress on stderr: rewritten in place on a terminal, a line each time in a log."""
+
+  def __init__(self, total_steps: int, step: int):
+    self._total, self._first = total_steps, step
+    self._start = time.perf_counter()
+    self._live = sys.stderr.isatty()
+
+  def show(self, step: int, values: Mapping[str, float]) -> None:
+    """Shows where the run is; `values` as written to metrics.jsonl."""
+    done = step - self._first
+    left = (time.perf_counter() - self._start) / max(done, 1) * (self._total - step)
+    line = (
+      f'step {step}/{self._total}  epoch {values["epoch"]:.2f}  loss {values["loss"]:.4f}  '
+      f'lr {values["lr"]:.3g}  {values["images_per_s"]:.1f} images/s  '
+      f'waiting for data {values["data_wait_frac"]:.1%}  left {_duration(left)}'
+    )
+    print(
+      f'\r{line}\x1b[K' if self._live else line, end='' if self._live else '\n', file=sys.stderr
+    )
+    sys.stderr.flush()
+
+  def end(self) -> None:
+    """Leaves the line standing, so that other output starts on its own."""
+    if self._live:
+      print(file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+  if not math.isfinite(seconds):
+    return '?'
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}'

@@ -1,0 +1,5 @@
+"""The networks: pure functions of parameters and images; no data, no optimizer, no TensorFlow."""
+
+from alexnet_jax.models.alexnet import AlexNet, create, layer_table, validate
+
+__all__ = ['AlexNet', 'create', 'layer_table', 'validate']

@@ -1,0 +1,356 @@
+"""AlexNet: two towers of convolutions that meet only where the paper lets its two GPUs talk.
+
+The network is written over the towers that live on this device: `xs` is a list with one array a
+local tower. On one device both towers are local; under `shard_map` over a mesh axis of size two each
+device holds one, and the very same lines then communicate (see `exchange`).
+
+Parameters: `params[layer]['kernel' | 'bias']`. Every one but the last layer's bias carries a leading
+tower axis: conv2 kernel `[2, 5, 5, 48, 128]`, conv3 `[2, 3, 3, 256, 192]`, fc6 `[2, 9216, 2048]`, fc8
+`[2, 2048, classes]`, biases `[2, C]`, fc8's bias `[classes]`. All are float32.
+"""
+
+from collections.abc import Callable
+import functools
+import math
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.models import layers
+
+Array = jax.Array
+Towers = list[Array]
+Initializer = Callable[..., Array]
+
+ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh}
+OPERATIONS = ('act', 'norm', 'map_norm', 'pool', 'dropout')
+DEFAULT_CLASSES = 1000
+
+
+def exchange(xs: Towers, towers: int, axis: str | None) -> Towers:
+  """Gives every tower the maps of all towers, joined on channels in tower order.
+
+  This is the paper's communication between GPUs: a concatenation where all `towers` are local, an
+  all-gather over mesh axis `axis` where each device holds some of them.
+  """
+  x = jnp.concatenate(xs, axis=-1)
+  if len(xs) < towers:
+    x = lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
+  return [x] * len(xs)
+
+
+class TowerConv(nn.Module):
+  """A convolution in each local tower, `features` maps a tower."""
+
+  features: int
+  size: int
+  stride: int
+  padding: layers.Padding
+  kernel_init: Initializer
+  bias_init: Initializer
+
+  @nn.compact
+  def __call__(self, xs: Towers) -> Towers:
+    shape = (len(xs), self.size, self.size, xs[0].shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, math.prod(shape[1:4]))
+    bias = self.param('bias', self.bias_init, (len(xs), self.features), math.prod(shape[1:4]))
+    return [layers.conv(x, kernel[t], bias[t], self.stride, self.padding) for t, x in enumerate(xs)]
+
+
+class TowerDense(nn.Module):
+  """A fully connected layer in each local tower, `features` units a tower."""
+
+  features: int
+  kernel_init: Initializer
+  bias_init: Initializer
+
+  @nn.compact
+  def __call__(self, xs: Towers) -> Towers:
+    fan_in = xs[0].shape[-1]
+    kernel = self.param('kernel', self.kernel_init, (len(xs), fan_in, self.features), fan_in)
+    bias = self.param('bias', self.bias_init, (len(xs), self.features), fan_in)
+    return [layers.dense(x, kernel[t]) + bias[t].astype(x.dtype) for t, x in enumerate(xs)]
+
+
+class Head(nn.Module):
+  """The last layer: each tower gives partial logits, which are summed; one bias for all."""
+
+  features: int
+  towers: int
+  axis: str | None
+  kernel_init: Initializer
+  bias_init: Initializer
+
+  @nn.compact
+  def __call__(self, xs: Towers) -> Array:
+    width = xs[0].shape[-1]
+    shape = (len(xs), width, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, self.towers * width)
+    bias = self.param('bias', self.bias_init, (self.features,), self.towers * width)
+    logits = sum(layers.dense(x, kernel[t]).astype(jnp.float32) for t, x in enumerate(xs))
+    if self.axis:
+      logits = lax.psum(logits, self.axis)
+    return logits + bias
+
+
+class TowerBatchNorm(nn.Module):
+  """Batch normalisation in each local tower, over the global batch."""
+
+  momentum: float
+  epsilon: float
+  data_axis: str | None
+
+  @nn.compact
+  def __call__(self, xs: Towers, train: bool) -> Towers:
+    shape = (len(xs), xs[0].shape[-1])
+    scale = self.param('scale', nn.initializers.ones, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
+    var = self.variable('batch_stats', 'var', jnp.ones, shape)
+    if not train:
+      moments = [(mean.value[t], var.value[t]) for t in range(len(xs))]
+    else:
+      moments = [layers.batch_moments(x, self.data_axis) for x in xs]
+      if not self.is_initializing():
+        for running, new in zip((mean, var), map(jnp.stack, zip(*moments))):
+          running.value = self.momentum * running.value + (1 - self.momentum) * new
+    return [
+      layers.batch_norm(x, *moments[t], scale[t], bias[t], self.epsilon) for t, x in enumerate(xs)
+    ]
+
+
+class AlexNet(nn.Module):
+  """The network of a recipe (`alexnet_jax.recipes`), on all towers or on those of one device.
+
+  Attributes:
+    config: `config.model` of a recipe, frozen.
+    local_towers: how many towers this device holds; 0 means all.
+    tower_axis: the mesh axis over which the towers are spread, under `shard_map`; None without a mesh.
+    data_axis: the mesh axis over which the batch is split, under `shard_map`; None without a mesh.
+  """
+
+  config: FrozenConfigDict
+  local_towers: int = 0
+  tower_axis: str | None = None
+  data_axis: str | None = None
+
+  @nn.compact
+  def __call__(self, images: Array, *, train: bool = False, rows: Array | None = None) -> Array:
+    """Returns the logits, float32 `[B, classes]`.
+
+    Args:
+      images: float `[B, S, S, 3]` NHWC RGB, already preprocessed as the recipe says
+        (mean-subtracted, in grey levels, for all recipes but torchvision).
+      train: whether dropout is on and batch statistics are updated. Needs `rngs={'dropout': key}`.
+      rows: int32 `[B]`, the place of each row in the global batch, which keys its dropout masks;
+        0 ... B-1 if left out.
+    """
+    c = self.config
+    size = c.input_size
+    if images.shape[1:] != (size, size, 3):
+      raise UserError(
+        f'images have shape {images.shape}; this network takes [B, {size}, {size}, 3]'
+      )
+    keys = self._row_keys(images.shape[0] if rows is None else rows) if train else None
+    xs = [images.astype(c.dtype)] * (self.local_towers or c.towers)
+    for name in c.layers[:-1]:
+      xs = self._layer(name, xs)
+      index = c.layers.index(name)
+      for place, operation in enumerate(c[name].then):
+        xs = self._operation(operation, name, xs, keys, (index, place), train)
+    name = c.layers[-1]
+    kernel_init, bias_init = self._initializers(c[name])
+    return Head(
+      c.num_classes or DEFAULT_CLASSES,
+      c.towers,
+      self.tower_axis,
+      kernel_init,
+      bias_init,
+      name=name,
+    )([x.reshape(len(x), -1) for x in xs])
+
+  def _row_keys(self, rows: Array | int) -> Array:
+    if isinstance(rows, int):
+      rows = jnp.arange(rows)
+    return jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), rows)
+
+  def _initializers(self, layer: FrozenConfigDict) -> tuple[Initializer, Initializer]:
+    """Initialisers called as `(key, shape, fan_in)`; FACTS section 1.5."""
+    if self.config.init == 'torch':  # U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for kernels and biases
+
+      def uniform(key, shape, fan_in):
+        return jax.random.uniform(key, shape, jnp.float32, -1, 1) / math.sqrt(fan_in)
+
+      return uniform, uniform
+    return (
+      lambda key, shape, fan_in: layer.std * jax.random.normal(key, shape, jnp.float32),
+      lambda key, shape, fan_in: jnp.full(shape, layer.bias, jnp.float32),
+    )
+
+  def _layer(self, name: str, xs: Towers) -> Towers:
+    layer = self.config[name]
+    features = scaled(layer.features, self.config.width, self.config.towers)
+    initializers = self._initializers(layer)
+    if layer.exchange:
+      xs = exchange(xs, self.config.towers, self.tower_axis)
+    if name.startswith('fc'):
+      # After the exchange, so the order is (H, W, tower, C); importers permute to match.
+      return TowerDense(features, *initializers, name=name)([x.reshape(len(x), -1) for x in xs])
+    return TowerConv(features, layer.size, layer.stride, layer.padding, *initializers, name=name)(
+      xs
+    )
+
+  def _operation(
+    self,
+    operation: str,
+    layer: str,
+    xs: Towers,
+    keys: Array | None,
+    place: tuple[int, int],
+    train: bool,
+  ) -> Towers:
+    c = self.config
+    if operation == 'act':
+      xs = [ACTIVATIONS[c.activation](x) for x in xs]
+    elif operation == 'pool':
+      xs = [layers.max_pool(x, **c.pool) for x in xs]
+    elif operation == 'norm' and c.norm == 'lrn':
+      xs = self._local_response_norm(xs)
+    elif operation == 'norm' and c.norm == 'batch':
+      name = layer.replace('conv', 'batch_norm')
+      xs = TowerBatchNorm(**c.batch_norm, data_axis=self.data_axis, name=name)(xs, train)
+    elif operation == 'map_norm' and c.norm == 'lrn':
+      xs = [layers.map_response_norm(x, **c.map_norm) for x in xs]
+    elif operation == 'dropout' and c.dropout.rate > 0:
+      xs = [
+        layers.dropout(x, self._dropout_keys(keys, place, t), **c.dropout) for t, x in enumerate(xs)
+      ]
+    self.sow('intermediates', operation + layer.lstrip('convf'), xs)
+    return xs
+
+  def _first_tower(self) -> Array | int:
+    """The number of the first tower on this device."""
+    local = self.local_towers or self.config.towers
+    return lax.axis_index(self.tower_axis) * local if self.tower_axis else 0
+
+  def _local_response_norm(self, xs: Towers) -> Towers:
+    c = self.config.lrn
+    constants = {'size': c.size, 'k': c.k, 'beta': c.beta}
+    constants['alpha'] = c.alpha / c.size if c.divide else c.alpha
+    if c.scope == 'tower':
+      return [layers.local_response_norm(x, **constants) for x in xs]
+    # Over all maps of the layer: this reaches across the tower border and so costs a gather.
+    width = xs[0].shape[-1]
+    x = layers.local_response_norm(
+      exchange(xs, self.config.towers, self.tower_axis)[0], **constants
+    )
+    first = self._first_tower()
+    return [
+      lax.dynamic_slice_in_dim(x, (first + t) * width, width, axis=-1) for t in range(len(xs))
+    ]
+
+  def _dropout_keys(self, keys: Array | None, place: tuple[int, int], tower: int) -> Array | None:
+    if keys is None:
+      return None
+    index, operation = place
+    purpose = (index * len(OPERATIONS) + operation) * self.config.towers
+    purpose = purpose + self._first_tower() + tower
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
+
+
+def scaled(features: int, width: float, towers: int) -> int:
+  """Features a tower of a layer with `features` in all, at width multiplier `width`; at least 1."""
+  return max(1, round(features * width / towers))
+
+
+def validate(config: ConfigDict | FrozenConfigDict) -> None:
+  """Raises UserError where `config.model` asks for what the network cannot do."""
+  choices = {
+    'name': ('alexnet',),
+    'activation': tuple(ACTIVATIONS),
+    'norm': ('lrn', 'batch', 'none'),
+    'init': ('normal', 'torch'),
+    'dtype': ('float32', 'bfloat16'),
+    'pool.rounding': ('ceil', 'floor'),
+    'lrn.scope': ('tower', 'all'),
+    'towers': (1, 2),
+  }
+  for key, allowed in choices.items():
+    value = config
+    for part in key.split('.'):
+      value = value[part]
+    if value not in allowed:
+      raise UserError(f'config.model.{key}={value!r}: choose one of {", ".join(map(str, allowed))}')
+  for name in config.layers:
+    if name not in config:
+      raise UserError(f'config.model.layers names {name!r}, which config.model does not describe')
+    bad = set(config[name].get('then', ())) - set(OPERATIONS)
+    if bad:
+      raise UserError(
+        f'config.model.{name}.then has {", ".join(sorted(bad))}; known: {", ".join(OPERATIONS)}'
+      )
+  if config.num_classes < 0 or config.num_classes == 1:
+    raise UserError(
+      'config.model.num_classes must be 2 or more, or 0 for as many as the source has'
+    )
+  if not 0 <= config.dropout.rate < 1:
+    raise UserError(f'config.model.dropout.rate={config.dropout.rate}: must be in [0, 1)')
+  if config.width <= 0:
+    raise UserError(f'config.model.width={config.width}: must be positive')
+
+
+def create(config: ConfigDict | FrozenConfigDict) -> AlexNet:
+  """Makes the Flax module of `config.model`, for one device and no mesh.
+
+  Example:
+    `module = create(config.model); logits = module.apply({'params': params}, images, train=False)`.
+
+  Raises:
+    UserError: the config asks for what the network cannot do.
+  """
+  validate(config)
+  return AlexNet(FrozenConfigDict(config))
+
+
+def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, object]]:
+  """Describes each layer of `config.model` without computing anything.
+
+  Returns:
+    A row a layer with parameters, and a row a pooling layer: `{'layer', 'output' (H, W, C or C, over
+    all towers), 'parameters', 'macs' (multiply-adds of one image, forward)}`.
+  """
+  module = create(config)
+  config = module.config
+  image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
+  variables = jax.eval_shape(module.init, jax.random.key(0), image)
+  capture = functools.partial(module.apply, capture_intermediates=True, mutable=['intermediates'])
+  _, state = jax.eval_shape(capture, variables, image)
+  outputs, params = state['intermediates'], variables['params']
+
+  def row(name, towers, *tensors):
+    *space, maps = towers[0].shape[1:]
+    kernel = tensors[0].shape if tensors else (0,)
+    return {
+      'layer': name,
+      'output': (*space, maps * len(towers)),
+      'parameters': sum(math.prod(p.shape) for p in tensors),
+      'macs': math.prod(kernel) * math.prod(space),
+    }
+
+  rows = []
+  for name in config.layers:
+    out = outputs[name]['__call__'][0]
+    towers = out if isinstance(out, (list, tuple)) else [out]
+    rows.append(row(name, towers, params[name]['kernel'], params[name]['bias']))
+    number = name.lstrip('convf')
+    norm = params.get(f'batch_norm{number}')
+    if norm:
+      rows.append(row(f'batch_norm{number}', outputs[f'norm{number}'][0], *norm.values()))
+      rows[-1]['macs'] = 0
+    if 'pool' in config[name].get('then', ()):
+      rows.append(row(f'pool{number}', outputs[f'pool{number}'][0]))
+  return rows

@@ -1,0 +1,190 @@
+"""The paper's SGD, its rate schedules, and the late freezing of conv1 that the paper leaves out.
+
+    v <- momentum * v - decay * rate * w - rate * gradient;    w <- w + v        (paper section 5)
+
+The rate stands inside the velocity, so after a drop the old, larger steps fade over ~10 steps;
+`optax.sgd` multiplies by it outside, which shrinks them at once (FACTS section 2).
+"""
+
+from collections.abc import Mapping
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+import optax
+
+from alexnet_jax.errors import UserError
+
+Rates = dict[str, dict[str, jax.Array]]
+
+
+class ScheduleState(NamedTuple):
+  """What the plateau rule remembers between evaluations; part of every checkpoint.
+
+  Attributes:
+    best_error: lowest validation top-1 error so far, in per cent.
+    bad_epochs: evaluations since then without improvement.
+    drops: how often the rate has been divided.
+  """
+
+  best_error: float = math.inf
+  bad_epochs: int = 0
+  drops: int = 0
+
+
+def validate(config: ConfigDict | FrozenConfigDict) -> None:
+  """Raises UserError where `config.optim` cannot be."""
+  choices = {'schedule': ('steps', 'plateau', 'dexp', 'constant'), 'unit': ('epoch', 'step')}
+  for key, allowed in choices.items():
+    if config[key] not in allowed:
+      raise UserError(f'config.optim.{key}={config[key]!r}: choose one of {", ".join(allowed)}')
+  for key in ('rate', 'bias_rate', 'decay', 'bias_decay'):
+    if config[key] < 0:
+      raise UserError(f'config.optim.{key}={config[key]}: must not be negative')
+  if not 0 <= config.momentum < 1:
+    raise UserError(f'config.optim.momentum={config.momentum}: must be in [0, 1)')
+  for event in config.layer_rates:
+    if len(event) != 3:
+      raise UserError(f'config.optim.layer_rates: {event!r} is not (layer, epoch, factor)')
+
+
+def _is_weight(path: tuple) -> bool:
+  """By name: biases are two-dimensional here, so the number of dimensions tells nothing."""
+  return path[-1].key == 'kernel'
+
+
+def _scale_by_rates() -> optax.GradientTransformationExtraArgs:
+  """Multiplies each gradient by minus its own rate, `rates[layer][name]`."""
+
+  def update(updates, state, params=None, *, rates: Rates, **_):
+    return jax.tree.map(lambda g, rate: -rate * g, updates, rates), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _skip_frozen(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+  """Leaves parameters of rate 0 alone, and their velocity with them (O, src/weights.cu)."""
+
+  def update(updates, state, params=None, *, rates: Rates, **_):
+    new_updates, new_state = inner.update(updates, state, params)
+    frozen = jax.tree.map(lambda rate: rate == 0, rates)
+    hold = lambda old, new: jax.tree.map(jnp.where, frozen, old, new)
+    zeros = jax.tree.map(jnp.zeros_like, updates)
+    return hold(zeros, new_updates), optax.TraceState(hold(state.trace, new_state.trace))
+
+  return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def paper_sgd(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransformationExtraArgs:
+  """The update above as a chain of Optax parts.
+
+  Args:
+    config: `config.optim`: `momentum`, `decay` (weights) and `bias_decay` are used.
+
+  Returns:
+    A transformation whose `update(gradients, state, params, rates=...)` takes the rates of the step, a
+    tree of scalars shaped like the parameters (`rate_tree`).
+  """
+  weights = lambda params: jax.tree.map_with_path(lambda path, _: _is_weight(path), params)
+  others = lambda params: jax.tree.map_with_path(lambda path, _: not _is_weight(path), params)
+  return optax.chain(
+    optax.add_decayed_weights(config.decay, weights),
+    optax.add_decayed_weights(config.bias_decay, others),
+    _scale_by_rates(),
+    _skip_frozen(optax.trace(config.momentum)),
+  )
+
+
+def _steps_factor(config, boundaries, now: float) -> float:
+  return config.factor ** sum(now >= boundary for boundary in boundaries)
+
+
+def _dexp_factor(factor: float, levels: int, progress: float) -> float:
+  """The original's discretised exponential: `levels` equal parts, falling by `factor` in all.
+
+  At a boundary the old rate still holds (O, src/lr.cu): with 4 levels, progress 0.25 is in the first.
+  """
+  level = min(levels - 1, max(0, math.ceil(progress * levels) - 1))
+  return factor ** (-level / (levels - 1))
+
+
+def rates(
+  config: ConfigDict | FrozenConfigDict,
+  step: int,
+  epoch: float,
+  progress: float,
+  state: ScheduleState,
+) -> tuple[float, float]:
+  """The rates of weights and of biases at a step, before any factor of a single layer.
+
+  Args:
+    config: `config.optim`.
+    step: steps done.
+    epoch: epochs done, fractional.
+    progress: share of the whole run done, 0 ... 1.
+    state: of the plateau rule.
+  """
+  if config.schedule == 'constant':
+    factors = 1.0, 1.0
+  elif config.schedule == 'plateau':
+    factors = (config.factor**state.drops,) * 2
+  elif config.schedule == 'dexp':
+    d = config.dexp
+    factors = (
+      _dexp_factor(d.factor, d.levels, progress),
+      _dexp_factor(d.bias_factor, d.bias_levels, progress),
+    )
+  else:
+    now = epoch if config.unit == 'epoch' else step
+    factors = (
+      _steps_factor(config, config.boundaries, now),
+      _steps_factor(config, config.bias_boundaries, now),
+    )
+  return config.rate * factors[0], config.bias_rate * factors[1]
+
+
+def rate_tree(
+  config: ConfigDict | FrozenConfigDict,
+  params: Mapping,
+  weight_rate: float,
+  bias_rate: float,
+  epoch: float,
+) -> dict[str, dict[str, float]]:
+  """A rate for every parameter, as `paper_sgd` takes them, with `layer_rates` applied at `epoch`.
+
+  Raises:
+    UserError: `config.layer_rates` names a layer that the network lacks.
+  """
+  factors = {}
+  for layer, start, factor in config.layer_rates:
+    if layer not in params:
+      raise UserError(f'config.optim.layer_rates names {layer!r}; layers here: {", ".join(params)}')
+    if epoch >= start:
+      factors[layer] = factor
+  return {
+    layer: {
+      name: (weight_rate if name == 'kernel' else bias_rate) * factors.get(layer, 1.0)
+      for name in names
+    }
+    for layer, names in params.items()
+  }
+
+
+def after_evaluation(
+  config: ConfigDict | FrozenConfigDict, state: ScheduleState, error: float
+) -> ScheduleState:
+  """The paper's rule: divide the rate when the validation error stops improving.
+
+  `plateau.patience` evaluations in a row without an improvement by more than `plateau.min_delta`
+  points drop the rate; `plateau.drops` is the most often that may happen (three times in P).
+  """
+  if error < state.best_error - config.plateau.min_delta:
+    return state._replace(best_error=error, bad_epochs=0)
+  bad = state.bad_epochs + 1
+  if bad < config.plateau.patience or state.drops >= config.plateau.drops:
+    return state._replace(bad_epochs=bad)
+  return state._replace(bad_epochs=0, drops=state.drops + 1)

@@ -1,0 +1,307 @@
+"""Recipes: every choice of a run as data, with the five networks people call AlexNet.
+
+`get('paper')` returns a whole config. `get('original+no_norm+one_gpu')` starts from a recipe and applies
+choices from `CHOICES` in turn. Sources: P = the 2012 paper, O = the original 2012 code (net 145),
+C2 = cuda-convnet2, K = Caffe, T = torchvision; DESIGN section 4 and FACTS sections 1, 2, 9.
+"""
+
+from ml_collections import ConfigDict
+
+from alexnet_jax.errors import UserError
+
+NO_PADDING = ((0, 0), (0, 0))
+RELU_POOL = ('act', 'norm', 'pool')
+
+
+def _conv(features, size, padding, then=('act',), stride=1, exchange=False, std=0.01, bias=0.0):
+  """A convolutional layer; `features` counts the maps of all towers together."""
+  return ConfigDict(
+    {
+      'features': features,
+      'size': size,  # side of the kernel, in pixels
+      'stride': stride,
+      'padding': ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding,
+      'exchange': exchange,  # whether each tower sees the maps of all towers
+      'then': then,  # what follows, in order: act, norm, map_norm, pool, dropout
+      'std': std,  # standard deviation of the initial weights
+      'bias': bias,  # initial biases
+    }
+  )
+
+
+def _fc(features=4096, std=0.01, bias=1.0, then=('act', 'dropout')):
+  """A fully connected layer that sees all towers; `features` counts the units of all towers."""
+  return ConfigDict(
+    {'features': features, 'exchange': True, 'then': then, 'std': std, 'bias': bias}
+  )
+
+
+def _model() -> ConfigDict:
+  """The network of the paper, taken literally."""
+  return ConfigDict(
+    {
+      'name': 'alexnet',
+      'num_classes': 0,  # 0: as many as the source has (1000 in create and describe)
+      'input_size': 224,  # side of the image the network sees, in pixels
+      'towers': 2,
+      'width': 1.0,  # multiplies the features of every layer but the last
+      'dtype': 'float32',  # of the computation; parameters are always float32
+      'activation': 'relu',  # or tanh
+      'norm': 'lrn',  # what 'norm' in `then` means: lrn, batch or none (which drops map_norm too)
+      'init': 'normal',  # `std` and `bias` of each layer, or 'torch': PyTorch's defaults
+      'layers': ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8'),
+      # 3 zero rows and columns at the bottom and right make 55x55 of 224x224, as O did.
+      'conv1': _conv(96, 11, ((0, 3), (0, 3)), stride=4, then=RELU_POOL),
+      'conv2': _conv(256, 5, 2, bias=1.0, then=RELU_POOL),
+      'conv3': _conv(384, 3, 1, exchange=True),
+      'conv4': _conv(384, 3, 1, bias=1.0),
+      'conv5': _conv(256, 3, 1, bias=1.0, then=('act', 'pool')),
+      # In the tree for the nets that have it (FACTS section 4): named in `layers` by choice conv6.
+      'conv6': _conv(256, 3, 1, bias=1.0, exchange=True, std=0.03),
+      'fc6': _fc(),
+      'fc7': _fc(),
+      'fc8': ConfigDict({'std': 0.01, 'bias': 0.0}),
+      'pool': {'window': 3, 'stride': 2, 'rounding': 'ceil'},
+      # x / (k + alpha * sum x^2)^beta over `size` neighbouring maps of one tower or of all;
+      # divide: alpha is divided by size first.
+      'lrn': {'size': 5, 'k': 2.0, 'alpha': 1e-4, 'beta': 0.75, 'divide': False, 'scope': 'tower'},
+      # The original's norm within a map over size x size pixels; 4e-5 is its 1e-3 / 25.
+      'map_norm': {'size': 5, 'k': 1.0, 'alpha': 4e-5, 'beta': 0.75},
+      'batch_norm': {'momentum': 0.9, 'epsilon': 1e-5},
+      'dropout': {'rate': 0.5, 'inverted': False},
+    }
+  )
+
+
+def paper() -> ConfigDict:
+  """The whole config of recipe `paper`; every other recipe is a few overrides of it."""
+  return ConfigDict(
+    {
+      'recipe': 'paper',
+      'seed': 0,  # of initial weights, order of images, crops, flips, colour noise and dropout
+      'mesh': (0, 0),  # (data, tower) devices; (0, 0): from the number of devices and of towers
+      'model': _model(),
+      'data': {
+        'source': 'tfds:imagenet2012',  # tfds:NAME, folder:PATH, elpv or synthetic
+        'data_dir': '',  # of TFDS; '': its own default
+        'task': 'type',  # of source elpv: type (mono- or polycrystalline) or defect
+        'holdout': 0.1,  # share held out for validation where the source has no such split
+        'canvas': {
+          'size': 256,  # side of the stored image, in pixels
+          'fit': 'crop',  # crop: short side to size, centre; warp: K's; pad: whole image inside
+          'filter': 'bicubic',  # antialiased: bicubic, bilinear, box, hamming or lanczos
+          'max_pixels': 100_000_000,  # a larger image counts as undecodable
+        },
+        'threads': 0,  # that decode images; 0: one a core
+        'cache_mib': 2048,  # sets whose canvases fit are decoded once and kept in memory
+        'max_bad_share': 0.01,  # of undecodable training images before the run stops
+        'synthetic': {'classes': 10, 'train': 512, 'validation': 128},
+      },
+      'augment': {
+        'crop': 'random',  # random: a square of input_size; resized: T's RandomResizedCrop; centre
+        'flip': True,
+        'mean': 'image',  # image: a value a pixel; channel: a value a channel; none
+        'mean_at': 'crop',  # where the crop was cut (and mirrored with it), or centre (O)
+        'std': (1.0, 1.0, 1.0),  # the channels are divided by this, in grey levels
+        'colour': 0.1,  # noise along the eigenvectors: this x their deviation x N(0, 1)
+        'colour_divisor': 1.0,  # O divides the noised image by 1.1
+        'colour_until': 0.0,  # epoch from which there is no colour noise; 0: never
+      },
+      'optim': {
+        'momentum': 0.9,
+        'rate': 0.01,  # of weights
+        'bias_rate': 0.01,
+        'decay': 5e-4,  # of weights
+        'bias_decay': 0.0,
+        # steps: divided at `boundaries`; plateau: divided when the validation error stops
+        # improving, P's rule; dexp: O's discretised exponential; constant.
+        'schedule': 'steps',
+        'unit': 'epoch',  # of the boundaries: epoch or step
+        'boundaries': (25.0, 51.0, 79.0),
+        'bias_boundaries': (25.0, 51.0, 79.0),
+        'factor': 0.1,  # at each boundary or plateau
+        'plateau': {'patience': 3, 'min_delta': 0.1, 'drops': 3},  # evaluations; points of error
+        'dexp': {'factor': 250.0, 'levels': 4, 'bias_factor': 10.0, 'bias_levels': 2},
+        # (layer, epoch, factor): from that epoch on, both rates of the layer are this share of
+        # the others'; 0 freezes it, momentum and decay too.
+        'layer_rates': (),
+      },
+      'train': {
+        'epochs': 90.0,
+        'steps': 0,  # where set, overrides epochs
+        'batch_size': 128,
+        'log_every': 20,  # steps
+        'checkpoint_every': 1000,  # steps; there is one at each evaluation too
+        'keep': 2,  # latest checkpoints kept, beside the best one
+        'evaluate': True,  # on the validation split, at the end of each epoch
+        'stall_steps': 2000,  # warn if the loss is still ln(classes) after as many; 0: never
+      },
+      'eval': {
+        'views': 10,  # of --mode=eval: 1 (centre) or 10 (corners, centre and their mirrors)
+        'train_views': 1,  # of the evaluations while training
+        'batch_size': 128,
+        'baseline': False,  # also ridge regression on 16x16 pixel means
+      },
+      'log': {'tensorboard': True},
+    }
+  )
+
+
+ORIGINAL = {
+  'model.lrn.divide': True,
+  'model.conv1.then': ('norm', 'pool', 'act'),
+  'model.conv2.then': ('act', 'norm', 'map_norm', 'pool'),
+  'model.conv3.std': 0.03,
+  'model.conv4.std': 0.03,
+  'model.conv5.std': 0.03,
+  'model.conv5.then': ('pool', 'act'),
+  'augment.mean_at': 'centre',
+  'augment.colour_divisor': 1.1,
+  'augment.colour_until': 67.0,
+  'optim.bias_rate': 0.02,
+  'optim.bias_boundaries': (),  # net 145's biases kept their rate (FACTS section 2)
+  'optim.layer_rates': (('conv1', 67.0, 0.1), ('conv1', 72.0, 0.0)),
+  'train.epochs': 91.0,
+}
+
+# One tower, widths 64-192-384-256-256: C2's single-GPU net, from which torchvision's descends.
+ONE_TOWER = {
+  'model.towers': 1,
+  'model.conv1.features': 64,
+  'model.conv2.features': 192,
+}
+
+RECIPES = {
+  'paper': {},
+  'original': ORIGINAL,
+  'caffe': {
+    'model.input_size': 227,
+    'model.conv1.padding': NO_PADDING,
+    'model.lrn.k': 1.0,
+    'model.lrn.divide': True,
+    'model.lrn.scope': 'all',
+    'model.conv2.bias': 0.1,
+    'model.conv4.bias': 0.1,
+    'model.conv5.bias': 0.1,
+    'model.fc6.std': 0.005,
+    'model.fc6.bias': 0.1,
+    'model.fc7.std': 0.005,
+    'model.fc7.bias': 0.1,
+    'model.dropout.inverted': True,
+    'data.canvas.fit': 'warp',
+    'augment.colour': 0.0,
+    'optim.bias_rate': 0.02,
+    'optim.unit': 'step',
+    'optim.boundaries': (100_000.0, 200_000.0, 300_000.0, 400_000.0),
+    'optim.bias_boundaries': (100_000.0, 200_000.0, 300_000.0, 400_000.0),
+    'train.steps': 450_000,
+    'train.batch_size': 256,
+  },
+  'owt': {
+    **ORIGINAL,
+    **ONE_TOWER,
+    'model.conv2.then': ('act', 'norm', 'pool'),
+    'model.conv4.features': 256,
+    'model.fc8.bias': -7.0,
+    'augment.colour_divisor': 1.1,
+    'augment.colour_until': 0.0,
+    'optim.schedule': 'dexp',
+    'optim.layer_rates': (),
+    'train.epochs': 90.0,
+  },
+  'torchvision': {
+    **ONE_TOWER,
+    'model.conv4.features': 256,
+    'model.conv1.padding': ((2, 2), (2, 2)),
+    'model.norm': 'none',
+    'model.init': 'torch',
+    'model.pool.rounding': 'floor',
+    'model.dropout.inverted': True,
+    'model.conv5.then': ('act', 'pool', 'dropout'),
+    'model.fc6.then': ('act', 'dropout'),
+    'model.fc7.then': ('act',),
+    'data.canvas.filter': 'bilinear',
+    'augment.crop': 'resized',
+    'augment.mean': 'channel',
+    'augment.std': (58.395, 57.12, 57.375),  # 255 x (0.229, 0.224, 0.225)
+    'augment.colour': 0.0,
+    'optim.bias_decay': 1e-4,
+    'optim.decay': 1e-4,
+    'optim.boundaries': (30.0, 60.0),
+    'optim.bias_boundaries': (30.0, 60.0),
+    'train.batch_size': 256,
+  },
+}
+
+# Plain choices of the same config, for the paper's ablations and a few questions readers ask.
+CHOICES = {
+  # The control of P section 3.2: half the kernels in conv1-conv4, conv5 and fc as they were.
+  'one_gpu': {
+    'model.towers': 1,
+    'model.conv1.features': 48,
+    'model.conv2.features': 128,
+    'model.conv3.features': 192,
+    'model.conv4.features': 192,
+  },
+  # A sixth convolution on pool5, the second that crosses towers (FACTS section 4).
+  'conv6': {
+    'model.layers': (
+      'conv1',
+      'conv2',
+      'conv3',
+      'conv4',
+      'conv5',
+      'conv6',
+      'fc6',
+      'fc7',
+      'fc8',
+    )
+  },
+  'no_norm': {'model.norm': 'none'},
+  'batch_norm': {'model.norm': 'batch'},
+  # O's net 147: 2x2 pools, and paddings that keep fc6 at 6x6 pixels (FACTS section 1.2).
+  'no_overlap': {
+    'model.pool.window': 2,
+    'model.conv2.padding': ((1, 1), (1, 1)),
+    'model.conv5.padding': NO_PADDING,
+  },
+  'tanh': {'model.activation': 'tanh'},
+  # Without a middle layer the next one inherits its pooling or its exchange.
+  'no_conv3': {
+    'model.layers': ('conv1', 'conv2', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8'),
+    'model.conv4.exchange': True,
+  },
+  'no_conv4': {'model.layers': ('conv1', 'conv2', 'conv3', 'conv5', 'fc6', 'fc7', 'fc8')},
+  'no_conv5': {
+    'model.layers': ('conv1', 'conv2', 'conv3', 'conv4', 'fc6', 'fc7', 'fc8'),
+    'model.conv4.then': ('act', 'pool'),
+  },
+  'no_dropout': {'model.dropout.rate': 0.0},
+  'no_colour': {'augment.colour': 0.0},
+  'plateau': {'optim.schedule': 'plateau'},
+  'bfloat16': {'model.dtype': 'bfloat16'},
+}
+
+
+def apply(config: ConfigDict, overrides: dict[str, object]) -> ConfigDict:
+  """Sets dotted keys, `{'model.width': 0.5}`, of `config` in place and returns it."""
+  config.update_from_flattened_dict(overrides)
+  return config
+
+
+def get(variant: str = 'paper') -> ConfigDict:
+  """The config of `RECIPE` or `RECIPE+CHOICE+...`.
+
+  Raises:
+    UserError: an unknown recipe or choice.
+  """
+  recipe, *choices = variant.split('+')
+  if recipe not in RECIPES:
+    raise UserError(f'unknown recipe {recipe!r}: choose one of {", ".join(RECIPES)}')
+  config = apply(paper(), RECIPES[recipe])
+  config.recipe = variant
+  for choice in choices:
+    if choice not in CHOICES:
+      raise UserError(f'unknown choice {choice!r} in {variant!r}: known are {", ".join(CHOICES)}')
+    apply(config, CHOICES[choice])
+  return config

@@ -1,0 +1,184 @@
+"""The train state and the compiled steps: one code path for one device, two towers or a cluster."""
+
+from collections.abc import Callable, Mapping
+
+from flax import struct
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from ml_collections import FrozenConfigDict
+import numpy as np
+import optax
+
+from alexnet_jax import augment, models, optim, parallel, rng
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+
+
+@struct.dataclass
+class TrainState:
+  """Everything a step changes; donated to the step and saved in every checkpoint.
+
+  Attributes:
+    step: int32 scalar, steps done.
+    params: float32, `params[layer]['kernel' | 'bias']`.
+    batch_stats: running moments of batch normalisation; empty without it.
+    opt_state: the velocity, in optax's containers.
+    sums: running sums since the last log line, float32 scalars: `loss` (of steps), `steps`, `correct`
+      and `examples`.
+  """
+
+  step: Array
+  params: dict
+  batch_stats: dict
+  opt_state: optax.OptState
+  sums: dict[str, Array]
+
+
+def zero_sums() -> dict[str, np.ndarray]:
+  """Running sums at their start."""
+  return {name: np.zeros((), np.float32) for name in ('loss', 'steps', 'correct', 'examples')}
+
+
+def _fresh_state(config: FrozenConfigDict) -> TrainState:
+  module = models.create(config.model)
+  size = config.model.input_size
+  key = rng.step_key(rng.seed_key(config.seed), 0, rng.INIT)
+  variables = module.init(key, jnp.zeros((1, size, size, 3)))
+  params = variables['params']
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats=variables.get('batch_stats', {}),
+    opt_state=optim.paper_sgd(config.optim).init(params),
+    sums=jax.tree.map(jnp.asarray, zero_sums()),
+  )
+
+
+def abstract_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
+  """The shapes, dtypes and shardings of the train state, without computing it."""
+  state = jax.eval_shape(lambda: _fresh_state(config))
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+    state,
+    parallel.shardings(mesh, state),
+  )
+
+
+def init_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
+  """A fresh train state on `mesh`; the same numbers on every mesh.
+
+  `config.model.num_classes` must be set: the whole network is drawn outside `shard_map`.
+  """
+  out = parallel.shardings(mesh, jax.eval_shape(lambda: _fresh_state(config)))
+  return jax.jit(lambda: _fresh_state(config), out_shardings=out)()
+
+
+def _counts(logits: Array, labels: Array) -> Array:
+  """How many other classes score at least as high as the label: int32 `[B]`; a tie counts against."""
+  own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+  return (logits >= own).sum(-1) - 1
+
+
+def make_train_step(
+  config: FrozenConfigDict, mesh: Mesh
+) -> Callable[..., tuple[TrainState, Array]]:
+  """Compiles the training step for `mesh`.
+
+  Returns:
+    `step(state, batch, rates, colour, statistics) -> (state, loss)`, with `state` donated; `rates` is a tree of
+    scalars like the parameters, `colour` the strength of the colour noise, both float32. The loss is
+    the mean cross-entropy over the rows of the global batch whose mask is set.
+  """
+  module = parallel.local_module(config.model, mesh)
+  transform = optim.paper_sgd(config.optim)
+  seed_key = rng.seed_key(config.seed)
+
+  def step(state, batch, rates, colour, statistics):
+    labels, mask = batch['label'], batch['mask']
+    first = lax.axis_index(parallel.DATA) * len(labels)
+    rows = first + jnp.arange(len(labels))
+    images = augment.train_images(
+      batch['image'], rows, seed_key, state.step, colour, statistics, config
+    )
+    examples = lax.psum(mask.sum(), parallel.DATA)
+
+    def loss_of(params):
+      logits, updated = module.apply(
+        {'params': params, 'batch_stats': state.batch_stats},
+        images,
+        train=True,
+        rows=rows,
+        rngs={'dropout': rng.step_key(seed_key, state.step, rng.DROPOUT)},
+        mutable=['batch_stats'],
+      )
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      loss = jnp.where(mask, losses, 0.0).sum() / jnp.maximum(examples, 1)
+      return loss, (logits, updated.get('batch_stats', {}))
+
+    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, opt_state = transform.update(grads, state.opt_state, state.params, rates=rates)
+    correct = (mask & (_counts(logits, labels) == 0)).sum()
+    loss, correct = lax.psum((loss, correct), parallel.DATA)
+    new = {'loss': loss, 'steps': 1.0, 'correct': correct, 'examples': examples}
+    new_state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+      sums={name: total + new[name] for name, total in state.sums.items()},
+    )
+    return new_state, loss
+
+  state_specs = parallel.specs(jax.eval_shape(lambda: _fresh_state(config)))
+  in_specs = (state_specs, P(parallel.DATA), P(), P(), P())
+  sharded = parallel.shard_map(step, mesh, in_specs, (state_specs, P()))
+  return jax.jit(sharded, donate_argnums=0)
+
+
+def make_predict_step(
+  config: FrozenConfigDict, mesh: Mesh, views: int
+) -> Callable[[dict, dict, Array, Array], Array]:
+  """Compiles the prediction of one model.
+
+  Returns:
+    `predict(params, batch_stats, images, mean_image) -> probabilities`: uint8 canvases `[B, C, C, 3]`
+    to float32 `[B, classes]`, the softmax averaged over the `views` (1 or 10) of `augment.VIEWS`.
+  """
+  module = parallel.local_module(config.model, mesh)
+  table = jnp.asarray(augment.VIEWS[views], jnp.float32)
+
+  def predict(params, batch_stats, canvases, mean_image):
+    def one(view):
+      images = augment.test_images(canvases, view, mean_image, config)
+      logits = module.apply({'params': params, 'batch_stats': batch_stats}, images, train=False)
+      return jax.nn.softmax(logits)
+
+    return lax.map(one, table).mean(0)
+
+  state = jax.eval_shape(lambda: _fresh_state(config))
+  in_specs = (*map(parallel.specs, (state.params, state.batch_stats)), P(parallel.DATA), P())
+  return jax.jit(parallel.shard_map(predict, mesh, in_specs, P(parallel.DATA)))
+
+
+@jax.jit
+def score(probabilities: Array, labels: Array, mask: Array) -> dict[str, Array]:
+  """Sums over the rows that `mask` names, float32 scalars.
+
+  Args:
+    probabilities: float32 `[B, classes]`.
+    labels: int32 `[B]`.
+    mask: bool `[B]`.
+
+  Returns:
+    `top1` and `top5`: errors, a tie with the label counting as wrong; `loss`: negative log of the
+    (averaged) probability of the label; `examples`.
+  """
+  above = _counts(probabilities, labels)
+  own = jnp.take_along_axis(probabilities, labels[:, None], axis=-1)[:, 0]
+  loss = -jnp.log(jnp.maximum(own, jnp.finfo(jnp.float32).tiny))
+  rows = {'top1': above >= 1, 'top5': above >= 5, 'loss': loss, 'examples': jnp.ones_like(loss)}
+  return {name: jnp.where(mask, value, 0).sum(dtype=jnp.float32) for name, value in rows.items()}

@@ -1,0 +1,297 @@
+"""The training loop: from a config and a workdir to a trained network, resumable at any moment."""
+
+from collections import deque
+from collections.abc import Iterator
+import contextlib
+import math
+import pathlib
+import signal
+import time
+
+from absl import logging
+import jax
+from ml_collections import ConfigDict, FrozenConfigDict
+import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import evaluate, optim, parallel, steps
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.data import Dataset, open_dataset
+from alexnet_jax.errors import Preempted, RunError, UserError
+from alexnet_jax.logging import Metrics, Progress, Timer
+
+_IN_FLIGHT = 2  # steps the host may run ahead of the devices
+
+_STALLED = (
+  'the loss is still at ln(classes) = %.3f after %d steps: the network has not begun to learn. Known '
+  'remedies: recipe `original` (wider initial weights in conv3-conv5), smaller biases as in `caffe` '
+  '(0.1), a lower rate (--config.optim.rate=), another seed, and labels that match the images.'
+)
+
+
+def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
+  """Trains, or goes on training, the run of `config` in `workdir`.
+
+  Returns:
+    `{'step', 'epoch', 'loss', 'top1_error', 'checkpoint', ...}`: the last ones logged; errors in %.
+
+  Raises:
+    UserError: the config or the data cannot be used, or the workdir holds another run.
+    RunError: the loss is not finite, or too many images cannot be decoded.
+    Preempted: SIGTERM came; a checkpoint has been written.
+  """
+  workdir = pathlib.Path(workdir)
+  with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
+    config = _resolve(config, dataset)
+    mesh = parallel.make_mesh(config)
+    _claim(workdir, config)
+    with Checkpoints(workdir, config.train.keep) as checkpoints:
+      return _Run(config, workdir, dataset, mesh, checkpoints).run()
+
+
+def _resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
+  """Fills in what the data decide and checks the rest."""
+  config = config.copy_and_resolve_references()
+  classes = len(dataset.class_names)
+  if config.model.num_classes not in (0, classes):
+    raise UserError(
+      f'config.model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} '
+      'classes: leave it at 0'
+    )
+  config.model.num_classes = classes
+  config_lib.validate(config)
+  return FrozenConfigDict(config)
+
+
+def _claim(workdir: pathlib.Path, config: FrozenConfigDict) -> None:
+  """Makes `workdir` this run's, or checks that it is already."""
+  path = workdir / config_lib.FILE
+  if path.exists():
+    config_lib.check_same_run(config_lib.load_workdir(workdir), config, workdir)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(config_lib.to_json(config))
+    temporary.replace(path)
+  except OSError as error:
+    raise UserError(f'--workdir={workdir} cannot be written: {error.strerror}') from None
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[list]:
+  """Yields a list that SIGTERM makes non-empty, so that the loop can stop after a step."""
+  received = []
+  try:
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+  except ValueError:  # not the main thread, as in a notebook's worker
+    yield received
+    return
+  try:
+    yield received
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+class _Run:
+  """One call of `train`: the pieces that the loop's phases share."""
+
+  def __init__(self, config, workdir, dataset, mesh, checkpoints):
+    self.config, self.workdir, self.dataset, self.mesh = config, workdir, dataset, mesh
+    self.checkpoints = checkpoints
+    self.total = config_lib.total_steps(config, dataset.num_train)
+    self.schedule = optim.ScheduleState()
+    self.last = {}  # the latest validation errors, as logged
+    self.last_loss = math.nan
+    self.rates_now = (None, None)
+    self.evaluating = config.train.evaluate and dataset.num_validation > 0
+    if config.train.evaluate and not self.evaluating:
+      logging.warning('no validation images: evaluation is skipped')
+
+  def epoch(self, step: int) -> float:
+    """Epochs done after `step` steps."""
+    return step * self.config.train.batch_size / self.dataset.num_train
+
+  def run(self) -> dict[str, object]:
+    """Restores or starts, loops, and returns the summary."""
+    state = self.start()
+    first = int(state.step)
+    if first >= self.total:
+      logging.info('nothing to do: the run has its %d steps already', self.total)
+      return self.summary(first)
+    self.train_step = steps.make_train_step(self.config, self.mesh)
+    self.predict = steps.make_predict_step(self.config, self.mesh, self.config.eval.train_views)
+    self.metrics = Metrics(self.workdir, first, self.config.log.tensorboard)
+    self.progress = Progress(self.total, first)
+    self.timer = Timer()
+    batches = self.dataset.train_batches(first, self.config.train.batch_size)
+    try:
+      with _sigterm() as terminated, contextlib.closing(batches):
+        self.loop(state, batches, terminated)
+    finally:
+      self.progress.end()
+      self.metrics.close()
+    return self.summary(self.total)
+
+  def start(self) -> steps.TrainState:
+    """The state to go on from: the newest checkpoint's, or a fresh one."""
+    step = self.checkpoints.latest()
+    if step is None:
+      if self.config.get('note'):
+        logging.warning(self.config.note)
+      statistics = self.dataset.statistics(self.workdir)
+      self.statistics = parallel.replicate(self.mesh, statistics)
+      return steps.init_state(self.config, self.mesh)
+    meta = self.checkpoints.meta(step)
+    self.check_same_data(meta)
+    self.schedule = optim.ScheduleState(**meta['schedule'])
+    self.last, self.last_loss = meta['validation'], meta['loss']
+    self.statistics = self.checkpoints.restore_statistics(
+      step, self.mesh, self.config.data.canvas.size
+    )
+    logging.info('resuming %s at step %d of %d', self.workdir, step, self.total)
+    return self.checkpoints.restore(step, steps.abstract_state(self.config, self.mesh))
+
+  def check_same_data(self, meta: dict) -> None:
+    """Raises UserError where the data are not those that the checkpoint was trained on."""
+    here = {
+      'classes': list(self.dataset.class_names),
+      'training images': self.dataset.num_train,
+      'validation images': self.dataset.num_validation,
+    }
+    there = {
+      'classes': meta['class_names'],
+      'training images': meta['num_train'],
+      'validation images': meta['num_validation'],
+    }
+    changed = [
+      f'{key}: {there[key]} there, {here[key]} here' for key in here if here[key] != there[key]
+    ]
+    if changed:
+      raise UserError(
+        f'the images of {self.config.data.source} are not those that {self.workdir} was trained on '
+        f'({"; ".join(changed)}): restore them, or choose another workdir'
+      )
+
+  def loop(self, state: steps.TrainState, batches: Iterator, terminated: list) -> None:
+    """Steps from `state.step` to the last, with logs, evaluations and checkpoints between."""
+    choices, step = self.config.train, int(state.step)
+    pending = deque()
+    while step < self.total:
+      waiting = time.perf_counter()
+      batch = next(batches)
+      self.timer.waited(time.perf_counter() - waiting)
+      batch = parallel.shard_batch(self.mesh, batch)
+      state, loss = self.train_step(state, batch, *self.step_inputs(step, state), self.statistics)
+      step += 1
+      pending.append(loss)
+      if len(pending) > _IN_FLIGHT:
+        pending.popleft().block_until_ready()
+      done = step == self.total
+      evaluate_now = self.evaluating and (
+        done or math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
+      )
+      if step % choices.log_every == 0 or done:
+        state = self.log(state, step)
+      errors = self.evaluate(state, step) if evaluate_now else None
+      if evaluate_now or done or terminated or step % choices.checkpoint_every == 0:
+        self.save(state, step, errors)
+      if terminated and not done:
+        raise Preempted(
+          f'stopped by SIGTERM at step {step}; a checkpoint is written: the same command resumes'
+        )
+
+  def step_inputs(self, step: int, state: steps.TrainState) -> tuple:
+    """The rates of every parameter and the strength of the colour noise at `step`, on the devices."""
+    epoch, optimizer, augment = self.epoch(step), self.config.optim, self.config.augment
+    self.lr, bias_rate = optim.rates(optimizer, step, epoch, step / self.total, self.schedule)
+    tree = optim.rate_tree(optimizer, state.params, self.lr, bias_rate, epoch)
+    off = augment.colour_until and epoch >= augment.colour_until
+    inputs = tree, 0.0 if off else augment.colour
+    if inputs != self.rates_now[0]:  # they change a few times a run; a transfer a step is waste
+      device = parallel.replicate(self.mesh, jax.tree.map(np.float32, inputs))
+      self.rates_now = inputs, device
+    return self.rates_now[1]
+
+  def log(self, state: steps.TrainState, step: int) -> steps.TrainState:
+    """Writes and resets the running sums; stops the run where they are not finite."""
+    sums = {name: float(value) for name, value in jax.device_get(state.sums).items()}
+    self.last_loss = sums['loss'] / sums['steps']
+    if not math.isfinite(self.last_loss):
+      self.fail(step)
+    speed, waited = self.timer.lap(int(sums['steps']) * self.config.train.batch_size)
+    values = {
+      'epoch': round(self.epoch(step), 4),
+      'loss': self.last_loss,
+      'train/top1_error': 100 * (1 - sums['correct'] / max(sums['examples'], 1)),
+      'lr': self.lr,
+      'images_per_s': round(speed, 2),
+      'data_wait_frac': round(waited, 4),
+    }
+    self.metrics.write(step, values)
+    self.progress.show(step, values)
+    self.warn_if_stalled(step)
+    return state.replace(sums=parallel.replicate(self.mesh, steps.zero_sums()))
+
+  def warn_if_stalled(self, step: int) -> None:
+    """Warns, once, when `stall_steps` have passed and the loss is still that of guessing."""
+    chance, limit = math.log(self.config.model.num_classes), self.config.train.stall_steps
+    if limit and limit <= step < limit + self.config.train.log_every:
+      if self.last_loss > 0.98 * chance:
+        logging.warning(_STALLED, chance, step)
+
+  def evaluate(self, state: steps.TrainState, step: int) -> dict[str, float]:
+    """Evaluates on the validation split, and lets the schedule see the error."""
+    began = time.perf_counter()
+    model = evaluate.Model(
+      self.predict, state.params, state.batch_stats, self.statistics.mean_image, 1.0
+    )
+    errors = evaluate.errors_of([model], self.dataset, self.config, self.mesh)
+    self.schedule = optim.after_evaluation(self.config.optim, self.schedule, errors['top1_error'])
+    self.last = {f'val/{name}': value for name, value in errors.items() if value is not None}
+    self.metrics.write(step, {'epoch': round(self.epoch(step), 4), **self.last})
+    self.progress.end()
+    logging.info(
+      'epoch %.2f: validation top-1 error %.2f %%', self.epoch(step), errors['top1_error']
+    )
+    self.timer.paused(time.perf_counter() - began)
+    return self.last
+
+  def save(self, state: steps.TrainState, step: int, errors: dict[str, float] | None) -> None:
+    """Writes a checkpoint, once its numbers are known to be finite."""
+    began = time.perf_counter()
+    meta = {
+      'config': config_lib.to_json(self.config),
+      'class_names': list(self.dataset.class_names),
+      'class_counts': [int(count) for count in self.dataset.train_counts],
+      'num_train': self.dataset.num_train,
+      'num_validation': self.dataset.num_validation,
+      'epoch': self.epoch(step),
+      'loss': None if math.isnan(self.last_loss) else self.last_loss,
+      'schedule': self.schedule._asdict(),
+      'validation': self.last,
+    }
+    if not self.checkpoints.save(state, self.statistics, meta, errors):
+      self.fail(step)
+    self.timer.paused(time.perf_counter() - began)
+
+  def fail(self, step: int) -> None:
+    """Raises the error of a run whose numbers are no longer finite."""
+    last = self.checkpoints.latest()
+    kept = (
+      'there is no checkpoint yet' if last is None else f'the checkpoint of step {last} is good'
+    )
+    raise RunError(
+      f'the loss is not finite at step {step}: {kept}. Lower the rate (--config.optim.rate=) in a new '
+      'workdir, or look for damaged images'
+    )
+
+  def summary(self, step: int) -> dict[str, object]:
+    """The JSON that the mode ends with."""
+    return {
+      'step': step,
+      'epoch': round(self.epoch(step), 4),
+      'loss': self.last_loss,
+      'top1_error': self.last.get('val/top1_error'),
+      'checkpoint': str(self.checkpoints.folder / str(self.checkpoints.latest())),
+      'skipped_images': len(self.dataset.skipped),
+    }

@@ -1,0 +1,42 @@
+"""A data configuration and small images for the tests of alexnet_jax.data."""
+
+import io
+from typing import Any
+
+import ml_collections
+import numpy as np
+from PIL import Image
+
+
+def photo(seed: int, width: int = 40, height: int = 32) -> np.ndarray:
+  """A smooth random image, uint8 [height, width, 3]."""
+  rng = np.random.default_rng(seed)
+  small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
+  return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encode(pixels: np.ndarray | Image.Image, form: str = 'JPEG', **options: Any) -> bytes:
+  """The bytes of an image file."""
+  image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+  file = io.BytesIO()
+  image.save(file, form, **options)
+  return file.getvalue()
+
+
+def make_config(source: str = 'synthetic', **changes: Any) -> ml_collections.ConfigDict:
+  """`config.data` with a canvas of 24 pixels."""
+  config = ml_collections.ConfigDict(
+    {
+      'source': source,
+      'task': 'type',
+      'holdout': 0.1,
+      'data_dir': '',
+      'canvas': {'size': 24, 'fit': 'crop', 'filter': 'bicubic', 'max_pixels': 10**6},
+      'threads': 2,
+      'cache_mib': 64,
+      'max_bad_share': 0.01,
+      'synthetic': {'classes': 3, 'train': 21, 'validation': 7},
+    }
+  )
+  config.update(changes)
+  return config

@@ -1,0 +1,238 @@
+"""Batches: what they hold, that they depend on (seed, step) alone, and bad images."""
+
+import itertools
+import subprocess
+import sys
+import threading
+
+import chex
+from data_helpers import make_config
+import numpy as np
+import pytest
+
+from alexnet_jax.data import batch_indices, decode_canvas, epoch_permutation, open_dataset
+from alexnet_jax.data.pipeline import Dataset
+from alexnet_jax.data.prefetch import prefetch
+from alexnet_jax.errors import RunError, UserError
+
+CACHED_OR_STREAMED = pytest.mark.parametrize('cache_mib', [64, 0])
+
+
+def take(iterator, number):
+  batches = list(itertools.islice(iterator, number))
+  iterator.close()
+  return batches
+
+
+@pytest.mark.parametrize(
+  ('batch_size', 'n'), [(4, 12), (5, 12), (12, 12), (50, 12), (3, 1), (7, 2)]
+)
+def test_every_epoch_holds_every_image_once(batch_size, n):
+  steps = 3 * n  # any number of whole epochs
+  order = np.concatenate([batch_indices(7, s, batch_size, n) for s in range(steps)])
+  assert order.dtype == np.int64
+  for epoch, rows in enumerate(order.reshape(-1, n)):
+    chex.assert_trees_all_equal(np.sort(rows), np.arange(n))
+    chex.assert_trees_all_equal(rows, epoch_permutation(7, epoch, n))
+  plain = np.concatenate([batch_indices(7, s, batch_size, n, False) for s in range(steps)])
+  chex.assert_trees_all_equal(plain, np.arange(steps * batch_size) % n)
+
+
+def test_seeds_and_epochs_differ():
+  orders = [epoch_permutation(s, e, 50) for s in (-1, 0, 1) for e in (0, 1)]
+  assert len({tuple(order) for order in orders}) == 6
+
+
+@CACHED_OR_STREAMED
+def test_training_batches_are_a_function_of_the_step(cache_mib):
+  data = open_dataset(make_config(cache_mib=cache_mib), 5)
+  assert data.cached == bool(cache_mib)
+  batches = take(data.train_batches(0, 8), 6)
+  for step, batch in enumerate(batches):
+    chex.assert_shape(batch['image'], (8, 24, 24, 3))
+    types = {key: value.dtype for key, value in batch.items()}
+    assert types == {'image': np.uint8, 'label': np.int32, 'mask': bool, 'index': np.int32}
+    chex.assert_trees_all_equal(batch['index'], batch_indices(5, step, 8, 21).astype(np.int32))
+    chex.assert_trees_all_equal(batch['label'], data.train_labels[batch['index']])
+    assert batch['mask'].all()
+  chex.assert_trees_all_equal(take(data.train_batches(4, 8), 2), batches[4:])
+  halves = [take(data.train_batches(4, 8, (i, 2)), 2) for i in range(2)]
+  whole = [
+    {key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)
+  ]
+  chex.assert_trees_all_equal(whole, batches[4:])
+  data.close()
+
+
+def test_streamed_batches_are_the_cached_ones(make_folder):
+  root = make_folder({'train/a': 9, 'train/b': 7, 'val/a': 3, 'val/b': 2})
+  (root / 'train/a/003.jpg').write_bytes(b'no image')
+  config = make_config(f'folder:{root}')
+  cached = open_dataset(config, 1)
+  config.cache_mib, config.threads = 0, 0
+  streamed = open_dataset(config, 1)
+  for batch_size in (7, 32, 40):  # chunks of 7, 16 and 10
+    expected = take(cached.train_batches(2, batch_size), 3)
+    chex.assert_trees_all_equal(take(streamed.train_batches(2, batch_size), 3), expected)
+  for split in ('train', 'validation'):
+    expected = list(cached.eval_batches(6, split=split))
+    chex.assert_trees_all_equal(list(streamed.eval_batches(6, split=split)), expected)
+  assert cached.skipped == streamed.skipped
+  path = root / 'train/b/002.jpg'
+  first = next(cached.eval_batches(16, split='train'))
+  chex.assert_trees_all_equal(first['image'][11], decode_canvas(path.read_bytes(), cached._canvas))
+
+
+@CACHED_OR_STREAMED
+@pytest.mark.parametrize('batch_size', [2, 4, 14])
+def test_evaluation_sees_every_image_once(cache_mib, batch_size):
+  data = open_dataset(make_config(cache_mib=cache_mib), 0)
+  shards = [list(data.eval_batches(batch_size, (i, 2))) for i in range(2)]
+  assert len(shards[0]) == len(shards[1]) == -(-7 // batch_size)
+  seen = []
+  for batch in itertools.chain(*shards):
+    chex.assert_shape(batch['image'], (batch_size // 2, 24, 24, 3))
+    pad = ~batch['mask']
+    assert (batch['index'][pad] == -1).all() and (batch['label'][pad] == 0).all()
+    assert not batch['image'][pad].any()
+    seen += batch['index'][batch['mask']].tolist()
+    real = batch['index'][batch['mask']]
+    chex.assert_trees_all_equal(batch['label'][batch['mask']], data.validation_labels[real])
+  assert sorted(seen) == list(range(7))
+
+
+def test_counts(make_folder):
+  data = open_dataset(make_config(f'folder:{make_folder({"a": 1, "b": 1})}'), 0)
+  assert (data.num_train, data.num_validation, data.validation_labels) == (2, 0, None)
+  chex.assert_trees_all_equal(data.train_counts, np.array([1, 1]))
+  with pytest.raises(UserError, match='no validation images'):
+    data.eval_batches(4)
+  with pytest.raises(UserError, match='evenly over 3 hosts'):
+    data.train_batches(0, 4, (0, 3))
+
+
+@CACHED_OR_STREAMED
+def test_one_bad_image_is_skipped_and_named(make_folder, cache_mib):
+  root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 2})
+  for name in ('train/a/001.jpg', 'val/a/000.jpg'):
+    (root / name).write_bytes(b'no image')
+  data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
+  for batch in take(data.train_batches(0, 6), 3):
+    bad = batch['index'] == 1
+    chex.assert_trees_all_equal(batch['mask'], ~bad)
+    assert not batch['image'][bad].any()
+  (batch,) = data.eval_batches(2)
+  chex.assert_trees_all_equal(batch['mask'], np.array([False, True]))
+  chex.assert_trees_all_equal(batch['index'], np.int32([0, 1]))
+  (train, validation) = data.skipped
+  assert train[:2] == ('train', str(root / 'train/a/001.jpg')) and train[2]
+  assert validation[:2] == ('validation', str(root / 'val/a/000.jpg'))
+
+
+@CACHED_OR_STREAMED
+def test_too_many_bad_images_stop_the_run(make_folder, cache_mib):
+  root = make_folder({'train/a': 10, 'train/b': 10, 'val/a': 1})
+  for i in range(4):
+    (root / f'train/b/00{i}.jpg').write_bytes(b'no image')
+  (root / 'val/a/000.jpg').unlink()
+  (root / 'val/a/x.jpg').symlink_to(root / 'gone')  # unreadable counts as undecodable
+  config = make_config(f'folder:{root}', cache_mib=cache_mib, max_bad_share=0.1)
+  for _ in range(2):  # starting over on the same data set does not help
+    data = open_dataset(config, 0)
+    with pytest.raises(RunError, match=r'[34] of 20 .* train/b/00|max_bad_share=0\.1'):
+      take(data.train_batches(0, 20), 2)
+  (batch,) = data.eval_batches(1)
+  assert not batch['mask'].any()
+  config.max_bad_share = 0.2
+  assert take(open_dataset(config, 0).train_batches(0, 20), 1)[0]['mask'].sum() == 16
+
+
+def test_all_images_bad(make_folder):
+  root = make_folder({'a': 1})
+  (root / 'a/000.jpg').write_bytes(b'')
+  with pytest.raises(RunError, match='1 of 1'):
+    next(open_dataset(make_config(f'folder:{root}'), 0).train_batches(0, 1))
+
+
+@CACHED_OR_STREAMED
+def test_a_bug_in_reading_reaches_the_consumer(cache_mib, capfd):
+  data = open_dataset(make_config(cache_mib=cache_mib), 0)
+
+  def fail(_):
+    raise KeyError('a bug')
+
+  object.__setattr__(data._images['train'].split, 'read', fail)
+  with pytest.raises(KeyError, match='a bug'):
+    next(data.train_batches(0, 4))
+  assert 'Traceback' not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize('change', [{'threads': -1}, {'cache_mib': -1}, {'max_bad_share': 2.0}])
+def test_bad_settings(change):
+  with pytest.raises(UserError, match=f'config.data.{next(iter(change))}'):
+    open_dataset(make_config(**change), 0)
+
+
+def test_prefetch_stops_and_passes_errors_on():
+  iterator = prefetch(itertools.count(), 2)
+  assert [next(iterator) for _ in range(3)] == [0, 1, 2]
+  iterator.close()
+  assert list(prefetch(iter(range(5)), 2)) == list(range(5))
+  found = []
+  with pytest.raises(ZeroDivisionError):
+    for x in prefetch((1 // (2 - i) for i in range(9)), 2):
+      found.append(x)
+  assert found == [0, 1]
+  assert not prefetch_threads()
+
+
+def test_close_stops_forgotten_iterators():
+  data = open_dataset(make_config(), 0)
+  iterator = data.train_batches(0, 4)
+  next(iterator)
+  assert len(prefetch_threads()) == 1
+  data.close()
+  assert not prefetch_threads()
+  assert isinstance(data, Dataset) and next(iterator, None) is None
+
+
+ALONE = """
+import importlib.util, sys, types
+sys.path[:0] = {path!r}
+sys.modules['tensorflow'] = sys.modules['jax'] = None  # to import them is an error
+package = types.ModuleType('alexnet_jax')  # without its __init__, which imports the models
+package.__path__ = importlib.util.find_spec('alexnet_jax').submodule_search_locations
+sys.modules['alexnet_jax'] = package
+from alexnet_jax.data import open_dataset
+from data_helpers import make_config
+for source in ('synthetic', 'folder:{root}'):
+  data = open_dataset(make_config(source), 0)
+  next(data.train_batches(0, 4))
+  next(data.eval_batches(4))
+  data.statistics()
+"""
+
+STREAM_AND_LEAVE = """
+import sys
+sys.path[:0] = {path!r}
+from data_helpers import make_config
+from alexnet_jax.data import open_dataset
+batches = open_dataset(make_config(cache_mib=0), 0).train_batches(0, 4)
+next(batches)
+print('left')
+"""
+
+
+def run(script, **values):
+  code = script.format(path=[p for p in sys.path if p], **values)
+  return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+
+
+def test_memory_needs_neither_tensorflow_nor_jax(make_folder):
+  done = run(ALONE, root=make_folder({'a': 4, 'b': 4}))
+  assert done.returncode == 0, done.stderr
+
+
+def test_leaving_in_the_middle_of_a_stream():
+  done = run(STREAM_AND_LEAVE)
+  assert (done.returncode, done.stdout.strip()) == (0, 'left'), done.stderr

@@ -1,0 +1,70 @@
+"""Statistics against numpy's float64, and their file."""
+
+import chex
+from data_helpers import encode, make_config
+import numpy as np
+import pytest
+
+from alexnet_jax.data import Statistics, open_dataset
+from alexnet_jax.data import statistics as stats
+from alexnet_jax.errors import RunError
+
+
+def direct(images: np.ndarray) -> Statistics:
+  """The definition: images uint8 [N, S, S, 3]."""
+  pixels = images.reshape(-1, 3).astype(np.float64)
+  variances, vectors = np.linalg.eigh(np.cov(pixels.T, bias=True))
+  vectors *= [np.sign(v[np.argmax(np.abs(v))]) for v in vectors.T]
+  return Statistics(images.mean(0), vectors, np.sqrt(variances))
+
+
+def test_against_the_definition():
+  images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
+  images[..., 1] = images[..., 0] // 2 + images[..., 1] // 3
+  images[..., 2] //= 4
+  found = stats.compute(iter(images))
+  chex.assert_trees_all_close(found, direct(images), rtol=1e-5, atol=1e-4)
+  chex.assert_trees_all_equal_shapes(found, direct(images))
+  assert all(x.dtype == np.float32 for x in found)
+  assert (np.diff(found.deviations) > 0).all()
+
+
+def test_gray_and_constant_images():
+  gray = np.repeat(np.random.default_rng(1).integers(0, 256, (5, 8, 8, 1), np.uint8), 3, 3)
+  found = stats.compute(gray)
+  chex.assert_trees_all_close(found.deviations[:2], np.zeros(2, np.float32), atol=1e-4)
+  chex.assert_trees_all_close(found.eigenvectors[:, 2], np.full(3, 3**-0.5, np.float32), atol=1e-6)
+  chex.assert_tree_all_finite(stats.compute(np.full((2, 4, 4, 3), 255, np.uint8)))
+
+
+def test_no_images():
+  with pytest.raises(RunError, match='no training image'):
+    stats.compute([])
+
+
+@pytest.mark.parametrize('cache_mib', [64, 0])
+def test_of_a_data_set_without_its_bad_file(make_folder, tmp_path, cache_mib):
+  root = make_folder({'train/a': 4, 'train/b': 3, 'val/a': 1})
+  bad = root / 'train/a/001.jpg'
+  bad.write_bytes(encode(np.zeros((9, 9), np.uint8))[:50])
+  data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
+  batch = next(data.eval_batches(8, split='train'))
+  found = data.statistics(tmp_path / 'cache')
+  chex.assert_trees_all_close(found, direct(batch['image'][batch['mask']]), rtol=1e-5, atol=1e-4)
+  assert batch['mask'].sum() == 6
+
+
+def test_file(make_folder, tmp_path, monkeypatch):
+  root, cache = make_folder({'a': 4, 'b': 4}), tmp_path / 'cache'
+  config = make_config(f'folder:{root}')
+  first = open_dataset(config, 0).statistics(cache)
+  (path,) = cache.iterdir()
+  with monkeypatch.context() as patch:
+    patch.setattr(stats, 'compute', None)  # it must not be needed
+    chex.assert_trees_all_equal(open_dataset(config, 0).statistics(cache), first)
+  path.write_bytes(path.read_bytes()[:300])
+  chex.assert_trees_all_equal(open_dataset(config, 0).statistics(cache), first)
+  assert list(cache.iterdir()) == [path]
+  config.canvas.fit = 'warp'
+  open_dataset(config, 0).statistics(cache)
+  assert len(list(cache.iterdir())) == 2
