@@ -17,12 +17,13 @@ def majority_error(class_counts: Sequence[int], labels: np.ndarray) -> float:
   return float(100 * np.mean(labels != int(np.argmax(class_counts))))
 
 
-def _pixel_means(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """Block means of every readable image of a split, float64 `[N, 768]`, and labels `[N]`."""
+def _pixel_means(dataset: Dataset, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Block means of the centre view of every readable image: float64 `[N, 768]`, and labels `[N]`."""
   features, labels = [], []
   for batch in dataset.eval_batches(_BATCH, split=split):
-    images = batch['image'][batch['mask']]
-    # Block borders are rounded, so that any canvas of 16 pixels or more will do.
+    margin = (batch['image'].shape[1] - size) // 2
+    images = batch['image'][batch['mask'], margin : margin + size, margin : margin + size]
+    # Block borders are rounded, so that any view of 16 pixels or more will do.
     edges = np.linspace(0, images.shape[1], _SIDE + 1).round().astype(int)
     sums = np.add.reduceat(images, edges[:-1], axis=1, dtype=np.float64)
     sums = np.add.reduceat(sums, edges[:-1], axis=2)
@@ -44,13 +45,15 @@ def _fit(x: np.ndarray, y: np.ndarray, penalties: np.ndarray) -> list[np.ndarray
   return [vectors @ (projected / (values + p * scale)[:, None]) for p in penalties]
 
 
-def ridge_error(dataset: Dataset) -> float:
-  """Validation error, in per cent, of ridge regression on 16x16 pixel means.
+def ridge_error(dataset: Dataset, size: int) -> float:
+  """Validation error, in per cent, of ridge regression on 16x16 pixel means of the centre view.
+
+  It sees what a network sees in one view: the central `size` x `size` pixels of each canvas.
 
   One-hot targets on standardised features; the penalty is chosen by 5-fold cross-validation inside the
   training split, so the validation images are seen once.
   """
-  x, labels = _pixel_means(dataset, 'train')
+  x, labels = _pixel_means(dataset, 'train', size)
   center, spread = x.mean(0), x.std(0) + 1e-9
   x = (x - center) / spread
   targets = np.eye(len(dataset.class_names))[labels]
@@ -63,6 +66,6 @@ def ridge_error(dataset: Dataset) -> float:
     for i, weights in enumerate(_fit(x[inside], targets[inside], _PENALTIES)):
       wrong[i] += (np.argmax(x[outside] @ weights + offset, 1) != labels[outside]).sum()
   (weights,) = _fit(x, targets, _PENALTIES[[np.argmin(wrong)]])
-  test, test_labels = _pixel_means(dataset, 'validation')
+  test, test_labels = _pixel_means(dataset, 'validation', size)
   predicted = np.argmax((test - center) / spread @ weights + offset, 1)
   return float(100 * np.mean(predicted != test_labels))

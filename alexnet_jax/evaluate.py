@@ -112,7 +112,7 @@ def load(
 def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
   """Raises UserError where the networks cannot share images and classes."""
   first = trained[0]
-  for other, workdir in zip(trained[1:], workdirs[1:]):
+  for other, workdir in zip(trained[1:], workdirs[1:], strict=True):
     differing = [
       f'{name}: {ours} and {theirs}'
       for name, ours, theirs in (
@@ -155,7 +155,7 @@ def evaluate(
   config_lib.validate(config)
   trained = [
     load(workdir, which, config, weight / sum(weights))
-    for workdir, weight in zip(workdirs, weights)
+    for workdir, weight in zip(workdirs, weights, strict=True)
   ]
   _check_ensemble(trained, workdirs)
   first = trained[0]
@@ -175,7 +175,7 @@ def evaluate(
       first.meta['class_counts'], dataset.validation_labels
     )
     if config.eval.baseline:
-      result['baseline_error'] = baseline.ridge_error(dataset)
+      result['baseline_error'] = baseline.ridge_error(dataset, first.config.model.input_size)
     result['skipped_images'] = len(dataset.skipped)
   checkpoints = [t.step for t in trained]
   return result | {'checkpoint': checkpoints[0] if len(checkpoints) == 1 else checkpoints}

@@ -89,12 +89,12 @@ def decode_canvas(source: bytes | np.ndarray, canvas: Any = _DEFAULT) -> np.ndar
   try:
     image = _from_array(source) if isinstance(source, np.ndarray) else _decode(source, canvas)
     _check_pixels(*image.size, canvas)
-    pixels = np.asarray(_fit(image, canvas))
+    image = _fit(image, canvas)
+    return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
   except ValueError:
     raise
   except Exception as error:  # Pillow's readers raise anything at all on broken files.
     raise ValueError(f'{type(error).__name__}: {error}') from error
-  return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
 
 
 def _check_pixels(width: int, height: int, canvas: Any) -> None:

@@ -5,8 +5,10 @@ s is rows [sB, (s+1)B) of it. Sets whose canvases fit into memory are decoded on
 stream through tf.data. Both give the same batches, bit for bit.
 """
 
+import atexit
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import functools
 import itertools
 import os
@@ -102,8 +104,9 @@ class _Images:
     Returns:
       uint8 [b, S, S, 3] and a mask, bool [b]; canvases are zero where the mask is False.
     """
-    if self._kept is not None:
-      images, good = self._kept
+    kept = self._kept
+    if kept is not None:
+      images, good = kept
       mask = good[indices] & (indices >= 0)
       result = np.take(images, indices, axis=0, mode='wrap')
       result[~mask] = 0
@@ -161,6 +164,7 @@ class Dataset:
     self.train_counts = np.bincount(self.train_labels, minlength=len(self.class_names))
     canvas_bytes = (self.num_train + self.num_validation) * self._canvas.size**2 * 3
     self.cached = canvas_bytes <= config_data.cache_mib * 2**20
+    _open.add(self)
 
   @property
   def skipped(self) -> tuple[tuple[str, str, str], ...]:
@@ -242,7 +246,8 @@ class Dataset:
   def close(self) -> None:
     """Stops the threads of all iterators and frees the canvases."""
     for iterator in list(self._iterators):
-      iterator.close()
+      with contextlib.suppress(ValueError):  # it is at work in another thread, whose affair it is
+        iterator.close()
     for images in self._images.values():
       images._kept = None
 
@@ -277,10 +282,8 @@ class Dataset:
     def take(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       try:
         return images.take(indices)
-      except (
-        Exception
-      ) as error:  # raised here it would reach the consumer as a text of TensorFlow's
-        failures.append(error)
+      except Exception as error:
+        failures.append(error)  # raised here, it would reach the consumer as TensorFlow's own text
         return np.zeros((chunk, size, size, 3), np.uint8), np.zeros(chunk, bool)
 
     def indices_of(step: Any) -> Any:
@@ -322,6 +325,16 @@ class Dataset:
         f' them {", ".join(map(name, bad[:3]))}; repair or remove them, or raise'
         f' config.data.max_bad_share={self._max_bad_share}'
       )
+
+
+_open: weakref.WeakSet[Dataset] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+  """Python cannot leave while tf.data waits for it to decode an image, so streams end first."""
+  for dataset in list(_open):
+    dataset.close()
 
 
 def open_dataset(config_data: Any, seed: int) -> Dataset:

@@ -25,12 +25,12 @@ def open_tfds(name: str, data_dir: str, share: float, seed: int) -> Source:
   Args:
     name: a name as `tfds.builder` takes it: `mnist`, `imagenet2012:5.1.0`, `name/config`.
     data_dir: where TFDS keeps its sets; '' means its default.
-    share: share of `train` to hold out if there is neither `validation` nor `test`.
+    share: share of `train` to hold out if neither `validation` nor `test` has labels.
     seed: draws what is held out.
 
   Raises:
-    UserError: unknown name, it cannot be prepared, no train split, no image or no class label, or
-      a TFRecord set that is too large.
+    UserError: unknown name, it cannot be prepared, no train split, no image or no class label,
+      or a TFRecord set that is too large.
   """
   need = f'config.data.source=tfds:{name}'
   import_tensorflow(need)
@@ -42,9 +42,13 @@ def open_tfds(name: str, data_dir: str, share: float, seed: int) -> Source:
   label = _feature(builder, tfds.features.ClassLabel, 'label', need)
   names = tuple(builder.info.features[label].names)
   train = _open_split(tfds, builder, 'train', image, label, need)
+  if train.labels.min(initial=0) < 0 or not len(train):
+    raise UserError(f'{need} has no labels, or no images, in its split train')
   for split in ('validation', 'test'):
     if split in builder.info.splits:
-      return Source(train, _open_split(tfds, builder, split, image, label, need), names)
+      validation = _open_split(tfds, builder, split, image, label, need)
+      if len(validation) and validation.labels.min() >= 0:  # -1 where the labels are secret
+        return Source(train, validation, names)
   return Source(*split_off(train, train.labels, share, seed), names)
 
 

@@ -18,6 +18,10 @@ from alexnet_jax.errors import RunError, UserError
 CACHED_OR_STREAMED = pytest.mark.parametrize('cache_mib', [64, 0])
 
 
+def prefetch_threads():
+  return [thread for thread in threading.enumerate() if thread.name == 'prefetch']
+
+
 def take(iterator, number):
   batches = list(itertools.islice(iterator, number))
   iterator.close()

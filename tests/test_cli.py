@@ -1,0 +1,112 @@
+"""The command line as a user meets it: one line of JSON, exit codes, and one-line errors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tiny import ROOT, main, write_config
+
+from alexnet_jax import cli
+from alexnet_jax.errors import Preempted, RunError, UserError
+
+PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    ([PAPER, '--workdir=w', '--config.modell.width=2'], r"config key 'modell' Did you mean"),
+    ([PAPER, '--workdir=w', '--config.model.widht=2'], 'Did you mean "width"'),
+    ([PAPER, '--workdir=w', '--config.train.batch_size=many'], 'config.train.batch_size=many'),
+    ([PAPER, '--workdir=w', '--wrokdir=w'], 'wrokdir'),
+    ([PAPER, '--workdir=w', 'stray'], "'stray' is not a flag"),
+    ([f'{PAPER}:papre', '--workdir=w'], "unknown recipe 'papre': choose one of paper, original"),
+    ([f'{PAPER}:paper+sigmoid', '--workdir=w'], "unknown choice 'sigmoid'"),
+    ([PAPER, '--workdir=w', '--mode=trian'], '--mode=trian: choose one of train'),
+    ([PAPER], '--workdir is missing'),
+    (['--workdir=w'], '--config is missing'),
+    (['--config=configs/nope.py', '--workdir=w'], 'there is no file configs/nope.py'),
+    (['--mode=eval'], '--mode=eval needs --workdir'),
+    (['--mode=eval', '--workdir=/nonexistent'], 'holds no config.json'),
+    ([PAPER, '--workdir=w', '--config.data.source=imagenet'], 'folder:PATH'),
+    ([PAPER, '--workdir=w', '--config.data.source=folder:/nonexistent'], '/nonexistent'),
+    ([PAPER, '--workdir=w', '--config.data.source=synthetic', '--config.mesh=2x1'], '2x1'),
+    (
+      [PAPER, '--workdir=w', '--config.data.source=synthetic', '--config.model.norm=x'],
+      'lrn, batch',
+    ),
+    (['--mode=eval', '--checkpoints=a,b', '--weights=1,x', PAPER], 'write numbers'),
+  ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(args, message, capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert cli.main(args) == 2
+  out, err = capsys.readouterr()
+  lines = [line for line in err.splitlines() if line.startswith('error: ')]
+  assert out == '' and len(lines) == 1 and 'Traceback' not in err
+  assert message in lines[0]
+  assert not list(tmp_path.glob('w/checkpoints/*'))
+
+
+@pytest.mark.parametrize(('error', 'code'), [(UserError, 2), (RunError, 3), (Preempted, 75)])
+def test_exit_codes(error, code, tmp_path):
+  def work(options):
+    raise error('told in one line')
+
+  assert cli.main([PAPER, f'--workdir={tmp_path}'], work) == code
+
+
+def test_overrides_reach_the_config():
+  options = cli.parse(
+    [
+      PAPER,
+      '--workdir',
+      'w',
+      '--config.mesh=1,2',
+      '--config.optim.boundaries=(1.0,)',
+      '--config.seed=7',
+    ]
+  )
+  assert options.mode == 'train' and options.workdir == 'w'
+  assert options.config.mesh == (1, 2) and options.config.seed == 7
+  assert options.config.optim.boundaries == (1.0,)
+
+
+def test_train_then_eval_in_fresh_processes(tmp_path):
+  """The public commands, one after the other; without tensorflow, as the images are synthetic."""
+  config = write_config(tmp_path, train__steps=5)
+  workdir = tmp_path / 'run'
+  result = main(f'--config={config}', f'--workdir={workdir}')
+  assert result.returncode == 0, result.stderr
+  assert json.loads(result.stdout)['step'] == 5
+  result = main('--mode=eval', f'--workdir={workdir}', '--config.eval.views=10')
+  assert result.returncode == 0, result.stderr
+  (line,) = result.stdout.splitlines()
+  assert json.loads(line)['examples'] == 18 and json.loads(line)['views'] == 10
+
+
+def test_describe_without_config_is_the_papers_net(capsys):
+  assert cli.main(['--mode=describe', '--config.mesh=1,1', '--config.train.batch_size=1']) == 0
+  out, err = capsys.readouterr()
+  described = json.loads(out)
+  assert described['parameters'] == 60_965_224 and described['macs'] == 724_406_816
+  assert described['mesh'] == [1, 1] and described['collectives'] == []
+  assert described['bytes_per_device'] == described['bytes_total'] == 2 * 4 * 60_965_224
+  assert 'conv5' in err and '13x13x256' in err
+
+
+def test_help_explains_and_exits_0():
+  result = main('--help')
+  assert result.returncode == 0 and '--config.key=value' in result.stderr
+
+
+def test_the_core_does_not_import_tensorflow(tmp_path):
+  config = write_config(tmp_path, train__steps=2)
+  code = (
+    'import sys, alexnet_jax\nfrom alexnet_jax import cli\n'
+    f'assert cli.main(["--config={config}", "--workdir={tmp_path / "run"}"]) == 0\n'
+    'assert not {"tensorflow", "tensorflow_datasets"} & set(sys.modules)'
+  )
+  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert result.returncode == 0, result.stderr

@@ -1,0 +1,186 @@
+"""The loop: it learns, resumes bit for bit, stops on bad numbers, and guards its workdir."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import chex
+import jax
+import numpy as np
+import pytest
+from tiny import command, main, read_metrics, tiny_config, write_config
+
+from alexnet_jax import config as config_lib, parallel, steps, train as train_lib
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import RunError, UserError
+from alexnet_jax.train import train
+
+
+def final_state(config, workdir):
+  """The train state of the newest checkpoint, on the host."""
+  config = train_lib.FrozenConfigDict(config_lib.load_workdir(workdir))
+  mesh = parallel.make_mesh(config)
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    state = checkpoints.restore(checkpoints.latest(), steps.abstract_state(config, mesh))
+  return jax.device_get(state)
+
+
+def test_a_real_run_learns(tmp_path):
+  config = tiny_config(train__epochs=30.0, optim__rate=0.005, optim__schedule='constant')
+  config.augment.colour = 0.02
+  config.train.checkpoint_every = 1000
+  summary = train(config, tmp_path)
+  rows = read_metrics(tmp_path)
+  last = [row for row in rows if 'train/top1_error' in row][-3:]
+  assert np.mean([row['train/top1_error'] for row in last]) < 10
+  assert summary['top1_error'] < 25  # of 75 % by guessing
+  assert summary['step'] == 150 and summary['epoch'] == 30
+
+
+@pytest.mark.parametrize('stop', [3, 10])
+def test_resume_continues_the_very_same_run(tmp_path, stop):
+  """Stopped at a checkpoint or at an epoch's end, then resumed: bit for bit the same run."""
+  config = tiny_config(optim__schedule='plateau', optim__plateau__patience=1)
+  train(config, tmp_path / 'whole')
+  train(
+    tiny_config(
+      **{'optim__schedule': 'plateau', 'optim__plateau__patience': 1, 'train__steps': stop}
+    ),
+    tmp_path / 'parts',
+  )
+  rows = (tmp_path / 'parts' / 'metrics.jsonl').read_text()
+  (tmp_path / 'parts' / 'metrics.jsonl').write_text(rows + '{"step": 999, "loss": 1}\n{"torn')
+  train(config, tmp_path / 'parts')
+  chex.assert_trees_all_equal(
+    final_state(config, tmp_path / 'whole'), final_state(config, tmp_path / 'parts')
+  )
+  whole, parts = read_metrics(tmp_path / 'whole'), read_metrics(tmp_path / 'parts')
+  after = lambda rows: [row for row in rows if row['step'] > stop + 2]
+  assert after(whole) == after(parts) and len(after(whole)) > 3
+  assert all(row['step'] != 999 for row in parts)
+
+
+def test_training_twice_gives_the_same_bits(tmp_path):
+  for name in ('a', 'b'):
+    train(tiny_config(train__steps=4), tmp_path / name)
+  assert read_metrics(tmp_path / 'a') == read_metrics(tmp_path / 'b')
+  chex.assert_trees_all_equal(final_state(None, tmp_path / 'a'), final_state(None, tmp_path / 'b'))
+
+
+def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path):
+  config = write_config(tmp_path, train__epochs=6.0)
+  args = (f'--config={config}', f'--workdir={tmp_path / "killed"}')
+  assert main(f'--config={config}', f'--workdir={tmp_path / "whole"}').returncode == 0
+  log = tmp_path / 'killed' / 'metrics.jsonl'
+  line, env = command(*args)
+  for lines in (3, 9):  # kill it when so many metrics are written
+    process = subprocess.Popen(line, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (
+      log.exists() and len(log.read_text().splitlines()) >= lines
+    ):
+      time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  result = main(*args)
+  assert result.returncode == 0, result.stderr
+  assert 'resuming' in result.stderr
+  assert read_metrics(tmp_path / 'killed') == read_metrics(tmp_path / 'whole')
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_75(tmp_path):
+  config = write_config(tmp_path, train__epochs=400.0, train__checkpoint_every=100000)
+  line, env = command(f'--config={config}', f'--workdir={tmp_path / "run"}')
+  process = subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True)
+  log = tmp_path / 'run' / 'metrics.jsonl'
+  while not (log.exists() and log.read_text()):
+    assert process.poll() is None
+    time.sleep(0.01)
+  process.terminate()
+  _, stderr = process.communicate(timeout=120)
+  assert process.returncode == 75
+  assert 'resumes' in stderr.splitlines()[-1]
+  with Checkpoints(tmp_path / 'run', read_only=True) as checkpoints:
+    assert checkpoints.latest() > 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
+  train(tiny_config(train__steps=3), tmp_path)
+  config = config_lib.load_workdir(tmp_path)
+  config.train.steps, config.optim.rate = 40, 1e30
+  (tmp_path / 'config.json').write_text(config_lib.to_json(config))
+  with pytest.raises(RunError, match=r'not finite.*step 3 is good'):
+    train(config, tmp_path)
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    assert checkpoints.latest() == 3
+
+
+def test_latest_and_best_checkpoints_are_kept(tmp_path):
+  train(tiny_config(train__epochs=6.0, train__checkpoint_every=2), tmp_path)
+  evaluations = [row for row in read_metrics(tmp_path) if 'val/top1_error' in row]
+  best = min(evaluations, key=lambda row: (row['val/top1_error'], -row['step']))
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    assert checkpoints.best() == best['step']
+    assert checkpoints.latest() == 30
+    kept = {int(p.name) for p in checkpoints.folder.iterdir() if p.name.isdigit()}
+  assert kept == {28, 30, best['step']}
+
+
+def test_a_checkpoint_holds_what_evaluation_needs(tmp_path):
+  train(tiny_config(train__steps=2), tmp_path)
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    meta = checkpoints.meta(2)
+    config = meta['config']
+    statistics = checkpoints.restore_statistics(2, parallel.make_mesh(config), 72)
+  assert len(meta['class_names']) == config.model.num_classes == 4
+  assert sum(meta['class_counts']) == 40
+  assert config.seed == 0 and meta['schedule'].keys() == {'best_error', 'bad_epochs', 'drops'}
+  chex.assert_shape(statistics.mean_image, (72, 72, 3))
+  assert 0 < float(statistics.mean_image.mean()) < 255
+
+
+def test_another_config_is_refused_key_by_key(tmp_path):
+  train(tiny_config(train__steps=1), tmp_path)
+  with pytest.raises(UserError, match=r'optim\.rate: 0\.01 there, 0\.5 here'):
+    train(tiny_config(train__steps=1, optim__rate=0.5), tmp_path)
+  free = tiny_config(train__steps=2, train__log_every=1, eval__views=10)
+  assert train(free, tmp_path)['step'] == 2
+
+
+def test_other_images_are_refused(tmp_path):
+  config = tiny_config(train__steps=1)
+  train(config, tmp_path)
+  config = config_lib.load_workdir(tmp_path)
+  config.train.steps, config.data.synthetic.train = 2, 41
+  (tmp_path / 'config.json').write_text(config_lib.to_json(config))
+  with pytest.raises(UserError, match='training images: 40 there, 41 here'):
+    train(config, tmp_path)
+
+
+def test_without_validation_images_training_goes_on(tmp_path):
+  summary = train(tiny_config(train__steps=6, data__synthetic__validation=0), tmp_path)
+  assert summary['top1_error'] is None and summary['step'] == 6
+
+
+def test_a_stalled_loss_is_named_with_its_remedies(tmp_path, caplog):
+  frozen = tiny_config(train__steps=4, train__stall_steps=2, optim__rate=0.0, optim__bias_rate=0.0)
+  train(frozen, tmp_path)
+  assert 'remedies' in caplog.text
+
+
+def test_the_workdir_must_be_writable(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='cannot be written'):
+    train(tiny_config(train__steps=1), tmp_path / 'file' / 'run')
+
+
+def test_tensorboard_events_are_written(tmp_path):
+  train(tiny_config(train__steps=2, log__tensorboard=True), tmp_path)
+  assert any(name.startswith('events') for name in os.listdir(tmp_path / 'tensorboard'))
+
+
+def test_the_summary_is_json(tmp_path):
+  summary = train(tiny_config(train__steps=5), tmp_path)
+  assert json.loads(json.dumps(summary)) == summary
+  assert set(summary) >= {'step', 'epoch', 'loss', 'top1_error', 'checkpoint'}
