@@ -187,12 +187,15 @@ class _Run:
       if len(pending) > _IN_FLIGHT:
         pending.popleft().block_until_ready()
       done = step == self.total
-      evaluate_now = self.evaluating and (
-        done or math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
-      )
+      crossed = math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
+      evaluate_now = self.evaluating and (crossed or done)
       if step % choices.log_every == 0 or done:
         state = self.log(state, step)
       errors = self.evaluate(state, step) if evaluate_now else None
+      if errors and crossed:  # an early end is no epoch: a longer run would not have looked then
+        self.schedule = optim.after_evaluation(
+          self.config.optim, self.schedule, errors['val/top1_error']
+        )
       if evaluate_now or done or terminated or step % choices.checkpoint_every == 0:
         self.save(state, step, errors)
       if terminated and not done:
@@ -240,13 +243,12 @@ class _Run:
         logging.warning(_STALLED, chance, step)
 
   def evaluate(self, state: steps.TrainState, step: int) -> dict[str, float]:
-    """Evaluates on the validation split, and lets the schedule see the error."""
+    """Evaluates on the validation split; returns the values logged."""
     began = time.perf_counter()
     model = evaluate.Model(
       self.predict, state.params, state.batch_stats, self.statistics.mean_image, 1.0
     )
     errors = evaluate.errors_of([model], self.dataset, self.config, self.mesh)
-    self.schedule = optim.after_evaluation(self.config.optim, self.schedule, errors['top1_error'])
     self.last = {f'val/{name}': value for name, value in errors.items() if value is not None}
     self.metrics.write(step, {'epoch': round(self.epoch(step), 4), **self.last})
     self.progress.end()

@@ -19,10 +19,12 @@ def get_config(variant='original'):
     config,
     {
       'model.width': 0.125,
+      # The original's constants are for full widths and 1000 classes; this init scales with them.
+      'model.init': 'torch',
       'data.source': 'elpv',
       'data.task': 'type',
-      'optim.rate': 0.003,
-      'optim.bias_rate': 0.006,
+      'optim.rate': 0.01,
+      'optim.bias_rate': 0.01,
       'optim.schedule': 'steps',
       'optim.unit': 'epoch',
       'optim.boundaries': (6.0,),

@@ -183,11 +183,14 @@ class AlexNet(nn.Module):
     if self.config.init == 'torch':  # U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for kernels and biases
 
       def uniform(key, shape, fan_in):
-        return jax.random.uniform(key, shape, jnp.float32, -1, 1) / math.sqrt(fan_in)
+        flat = jax.random.uniform(key, (math.prod(shape),), jnp.float32, -1, 1)
+        return flat.reshape(shape) / math.sqrt(fan_in)
 
       return uniform, uniform
+    # Drawn flat: the same numbers, which XLA on CPUs compiles several times faster.
+    draw = lambda key, shape: jax.random.normal(key, (math.prod(shape),)).reshape(shape)
     return (
-      lambda key, shape, fan_in: layer.std * jax.random.normal(key, shape, jnp.float32),
+      lambda key, shape, fan_in: layer.std * draw(key, shape),
       lambda key, shape, fan_in: jnp.full(shape, layer.bias, jnp.float32),
     )
 

@@ -1,0 +1,38 @@
+"""Defective solar cells: the harder task on the embedded photographs, a longer run.
+
+The same 2,624 electroluminescence images as the quickstart; the task is to tell cells that are
+probably defective (probability >= 0.5 in the annotation) from the others.
+
+Command:  python main.py --config=configs/elpv_defect.py --workdir=DIR
+          python main.py --mode=eval --workdir=DIR --checkpoint=latest
+Expected: see RESULTS.md.
+"""
+
+from alexnet_jax import recipes
+
+
+def get_config(variant='original'):
+  """The task with the network of `RECIPE` or `RECIPE+CHOICE+...`."""
+  config = recipes.get(variant)
+  return recipes.apply(
+    config,
+    {
+      'model.width': 0.5,
+      'model.init': 'torch',
+      'data.source': 'elpv',
+      'data.task': 'defect',
+      'optim.rate': 0.01,
+      'optim.bias_rate': 0.01,
+      'optim.schedule': 'steps',
+      'optim.unit': 'epoch',
+      'optim.boundaries': (60.0, 80.0),
+      'optim.bias_boundaries': (60.0, 80.0),
+      'optim.layer_rates': (),
+      'augment.colour_until': 0.0,
+      'train.epochs': 90.0,
+      'train.steps': 0,
+      'train.batch_size': 64,
+      'train.stall_steps': 0,
+      'eval.baseline': True,
+    },
+  )

@@ -1,0 +1,88 @@
+"""Small configs, and weights under which every choice of the network shows."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+import numpy as np
+
+from alexnet_jax import models, recipes
+
+# Grey levels: about what mean-subtracted photographs have.
+PIXEL_DEVIATION = 60.0
+# The maps of conv1 and conv2 reach some hundred grey levels, as those of trained nets do; with a
+# recipe's fresh weights LRN over a tower or over all maps differ by 2e-7 only (FACTS section 9).
+GAINS = {'conv1': 5.0, 'conv2': 6.0}
+BIAS_DEVIATIONS = {'conv1': 40.0, 'conv2': 40.0}
+
+
+def get(variant: str = 'paper', **overrides) -> ConfigDict:
+  """A recipe with dotted keys set, `get('paper', model__width=0.5)`."""
+  return recipes.apply(
+    recipes.get(variant), {key.replace('__', '.'): value for key, value in overrides.items()}
+  )
+
+
+def narrow(variant: str = 'paper', width: float = 1 / 8, **overrides) -> FrozenConfigDict:
+  """`config.model` of a recipe with fewer maps and 10 classes."""
+  changes = {f'model__{key}': value for key, value in overrides.items()}
+  config = get(variant, **{'model__width': width, 'model__num_classes': 10, **changes})
+  return FrozenConfigDict(config.model)
+
+
+def shapes(model: FrozenConfigDict) -> dict:
+  """The variables of a network as ShapeDtypeStructs; computes nothing."""
+  image = jax.ShapeDtypeStruct((1, model.input_size, model.input_size, 3), jnp.float32)
+  return jax.eval_shape(models.create(model).init, jax.random.key(0), image)
+
+
+def visible_params(model: FrozenConfigDict, seed: int = 0) -> dict:
+  """Weights large enough for LRN to matter, and uneven biases; float32 NumPy arrays."""
+  rng = np.random.default_rng(seed)
+
+  def draw(layer, name, shape):
+    if name == 'kernel':
+      deviation = GAINS.get(layer, 1.5) / math.sqrt(math.prod(shape[1:-1]))
+    else:
+      deviation = BIAS_DEVIATIONS.get(layer, 5.0)
+    return rng.normal(0, deviation, shape).astype(np.float32)
+
+  return {
+    layer: {name: draw(layer, name, leaf.shape) for name, leaf in sorted(leaves.items())}
+    for layer, leaves in sorted(shapes(model)['params'].items())
+  }
+
+
+def images(model: FrozenConfigDict, batch: int = 2, seed: int = 1) -> np.ndarray:
+  """Preprocessed images, float32 `[B, S, S, 3]`."""
+  rng = np.random.default_rng(seed)
+  shape = (batch, model.input_size, model.input_size, 3)
+  return rng.normal(0, PIXEL_DEVIATION, shape).astype(np.float32)
+
+
+def relative_error(actual, expected) -> float:
+  """Largest difference, as a share of the largest entry of `expected`."""
+  actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
+  assert actual.shape == expected.shape
+  return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+@functools.cache
+def forward(model: FrozenConfigDict, capture: bool = False):
+  """The compiled test-time network: `f(params, images)`; with `capture`, also every layer's output."""
+  module = models.create(model)
+  options = {'capture_intermediates': True, 'mutable': ['intermediates']} if capture else {}
+  return jax.jit(lambda params, x: module.apply({'params': params}, x, **options))
+
+
+def layer_outputs(model: FrozenConfigDict, params: dict, x: np.ndarray) -> dict:
+  """What every layer and operation gives: `{'conv1': [tower 0, tower 1], 'norm1': ..., ...}`."""
+  _, state = forward(model, capture=True)(params, x)
+  outputs = state['intermediates']
+  return {
+    name: (out['__call__'] if isinstance(out, dict) else out)[0]
+    for name, out in outputs.items()
+    if name != '__call__'
+  }

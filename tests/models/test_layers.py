@@ -1,0 +1,279 @@
+"""Layers against TensorFlow's own operations and NumPy loops, forwards and backwards."""
+
+import functools
+
+from helpers import relative_error
+import jax
+import jax.numpy as jnp
+from jax.test_util import check_grads
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from alexnet_jax.models import layers
+
+ROUNDING = 2e-5  # float32, relative to the largest entry
+
+
+def normal(*shape, seed=0, scale=1.0):
+  """Random float32 numbers."""
+  return (np.random.default_rng(seed).normal(0, scale, shape)).astype(np.float32)
+
+
+def untied(*shape, seed=0):
+  """Random float32 numbers of which no two are equal."""
+  order = np.random.default_rng(seed).permutation(np.prod(shape))
+  return (order.reshape(shape) / np.prod(shape) - 0.5).astype(np.float32)
+
+
+def assert_same(ours, reference, *arguments, tolerance=ROUNDING):
+  """Compares values, and gradients of a random weighting of them, with those of TensorFlow."""
+  value, pull = jax.vjp(jax.jit(ours), *map(jnp.asarray, arguments))
+  tensors = [tf.constant(x) for x in arguments]
+  with tf.GradientTape() as tape:
+    tape.watch(tensors)
+    expected = reference(*tensors)
+  assert relative_error(value, expected) < tolerance
+  weights = normal(*value.shape, seed=99)
+  gradients = tape.gradient(expected, tensors, tf.constant(weights))
+  for actual, gradient in zip(pull(jnp.asarray(weights)), gradients, strict=True):
+    assert relative_error(actual, gradient) < tolerance
+
+
+@pytest.mark.parametrize(
+  ('size', 'kernel', 'stride', 'padding'),
+  [
+    (24, 11, 4, ((0, 3), (0, 3))),  # conv1 of the paper: 0 before, 3 after
+    (27, 11, 4, ((0, 0), (0, 0))),  # Caffe
+    (24, 11, 4, ((2, 2), (2, 2))),  # torchvision
+    (9, 5, 1, ((2, 2), (2, 2))),
+    (8, 3, 1, ((1, 1), (1, 1))),
+    (10, 3, 2, ((0, 3), (1, 0))),  # height and width are not mixed up
+  ],
+)
+def test_conv(size, kernel, stride, padding):
+  def reference(x, w, b):
+    pads = [[0, 0], *map(list, padding), [0, 0]]
+    return tf.nn.conv2d(x, w, stride, pads) + b
+
+  ours = functools.partial(layers.conv, stride=stride, padding=padding)
+  arguments = normal(2, size, size, 3), normal(kernel, kernel, 3, 4, seed=1), normal(4, seed=2)
+  assert_same(ours, reference, *arguments)
+
+
+def test_dense():
+  assert_same(layers.dense, tf.matmul, normal(3, 7), normal(7, 5, seed=1))
+
+
+@pytest.mark.parametrize(
+  ('scale', 'k', 'alpha', 'beta'),
+  [
+    (100, 2, 1e-4, 0.75),  # the paper, on responses of the size that conv1 gives
+    (100, 1, 2e-5, 0.75),  # Caffe
+    (1, 2, 0.3, 0.75),  # constants so large that any slip shows
+    (1, 1, 0.3, 0.5),
+  ],
+)
+@pytest.mark.parametrize('maps', [3, 16])
+def test_local_response_norm(scale, k, alpha, beta, maps):
+  """TensorFlow's `alpha` multiplies the sum itself; the window is clipped at both ends."""
+  reference = functools.partial(
+    tf.nn.local_response_normalization, depth_radius=2, bias=k, alpha=alpha, beta=beta
+  )
+  ours = functools.partial(layers.local_response_norm, size=5, k=k, alpha=alpha, beta=beta)
+  assert_same(ours, reference, normal(2, 3, 3, maps, scale=scale))
+
+
+@pytest.mark.parametrize('size', [1, 2, 4, 5, 9])
+def test_local_response_norm_window(size):
+  """The window of map i starts at i - size//2, for even sizes too (FACTS section 1.3)."""
+  x = normal(2, 8)
+  expected = np.empty_like(x)
+  for i in range(8):
+    first = i - size // 2
+    window = x[:, max(0, first) : max(0, first + size)]
+    expected[:, i] = x[:, i] / (1.5 + 0.3 * (window**2).sum(-1)) ** 0.75
+  actual = layers.local_response_norm(jnp.asarray(x), size=size, k=1.5, alpha=0.3, beta=0.75)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def reference_map_norm(x, size, k, alpha, beta):
+  """`map_response_norm` written as loops over pixels, in float64."""
+  x = x.astype(np.float64)
+  out = np.empty_like(x)
+  for i, j in np.ndindex(*x.shape[1:3]):
+    top, left = i - size // 2, j - size // 2
+    window = x[:, max(0, top) : max(0, top + size), max(0, left) : max(0, left + size)]
+    out[:, i, j] = x[:, i, j] / (k + alpha * (window**2).sum((1, 2))) ** beta
+  return out
+
+
+@pytest.mark.parametrize('size', [3, 4, 5])
+def test_map_response_norm(size):
+  """Windows are clipped at the border, and the maps do not see each other."""
+  x = normal(2, 6, 7, 3)
+  constants = {'size': size, 'k': 1.0, 'alpha': 0.2, 'beta': 0.75}
+  actual = layers.map_response_norm(jnp.asarray(x), **constants)
+  np.testing.assert_allclose(actual, reference_map_norm(x, **constants), rtol=1e-5)
+
+
+def test_map_response_norm_gradient():
+  ours = functools.partial(layers.map_response_norm, size=5, k=1.0, alpha=0.2, beta=0.75)
+  check_grads(ours, (normal(1, 6, 6, 2),), order=1, modes=['rev'], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+  ('size', 'window', 'stride', 'ceil', 'floor'),
+  [
+    (55, 3, 2, 27, 27),
+    (27, 3, 2, 13, 13),
+    (13, 3, 2, 6, 6),
+    (32, 3, 2, 16, 15),  # CIFAR: 32 - 16 - 8 - 4, or 32 - 15 - 7 - 3 (FACTS section 1.2)
+    (16, 3, 2, 8, 7),
+    (8, 3, 2, 4, 3),
+    (55, 2, 2, 28, 27),  # net 147
+    (11, 2, 2, 6, 5),
+  ],
+)
+def test_pooled_size(size, window, stride, ceil, floor):
+  assert layers.pooled_size(size, window, stride, 'ceil') == ceil
+  assert layers.pooled_size(size, window, stride, 'floor') == floor
+
+
+def reference_max_pool(x, weights, window, stride, rounding):
+  """Clipped windows in loops; the gradient goes to the first maximum, row by row."""
+  side = {'ceil': np.ceil, 'floor': np.floor}[rounding]
+  height, width = (1 + int(side((n - window) / stride)) for n in x.shape[1:3])
+  value = np.empty((len(x), height, width, x.shape[3]), x.dtype)
+  gradient = np.zeros_like(x)
+  for b, i, j, c in np.ndindex(*value.shape):
+    corner = x[b, i * stride : i * stride + window, j * stride : j * stride + window, c]
+    value[b, i, j, c] = corner.max()
+    row, column = np.unravel_index(corner.argmax(), corner.shape)
+    gradient[b, i * stride + row, j * stride + column, c] += weights[b, i, j, c]
+  return value, gradient
+
+
+@pytest.mark.parametrize('rounding', ['ceil', 'floor'])
+@pytest.mark.parametrize(('size', 'window'), [(9, 3), (8, 3), (7, 2)])
+@pytest.mark.parametrize('tied', [False, True])
+def test_max_pool(rounding, size, window, tied):
+  """All values below zero, so that a padding of zeros would win; ties go to the first pixel."""
+  x = untied(2, size, size, 3) - 1
+  if tied:
+    x = np.round(2 * x)
+    assert len(np.unique(x)) < 5
+  ours = functools.partial(layers.max_pool, window=window, stride=2, rounding=rounding)
+  value, pull = jax.vjp(ours, jnp.asarray(x))
+  weights = normal(*value.shape)
+  expected, gradient = reference_max_pool(x, weights, window, 2, rounding)
+  np.testing.assert_array_equal(value, expected)
+  np.testing.assert_allclose(pull(jnp.asarray(weights))[0], gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(('size', 'window'), [(13, 3), (32, 3), (11, 2)])
+def test_max_pool_floor_is_tensorflows(size, window):
+  ours = functools.partial(layers.max_pool, window=window, stride=2, rounding='floor')
+  reference = functools.partial(tf.nn.max_pool2d, ksize=window, strides=2, padding='VALID')
+  assert_same(ours, reference, untied(2, size, size, 3))
+
+
+def row_keys(rows, seed=0):
+  """One key for each of `rows`."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
+
+
+@pytest.mark.parametrize('rate', [0.5, 0.2])
+def test_dropout_forms(rate):
+  """Training: x or 0, over 1 - rate if inverted. Test: x times 1 - rate, or x if inverted."""
+  x = jnp.asarray(untied(64, 1000) + 1)
+  paper = layers.dropout(x, row_keys(range(64)), rate=rate, inverted=False)
+  mask = paper != 0
+  # Four standard deviations of the share kept.
+  assert abs(mask.mean() - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / x.size)
+  np.testing.assert_array_equal(paper, np.where(mask, x, 0))
+  inverted = layers.dropout(x, row_keys(range(64)), rate=rate, inverted=True)
+  np.testing.assert_allclose(inverted, np.where(mask, x, 0) / (1 - rate), rtol=1e-6)
+  at_test = layers.dropout(x, None, rate=rate, inverted=False)
+  np.testing.assert_allclose(at_test, x * (1 - rate), rtol=1e-6)
+  np.testing.assert_array_equal(layers.dropout(x, None, rate=rate, inverted=True), x)
+
+
+@pytest.mark.parametrize('inverted', [False, True])
+def test_dropout_expectation(inverted):
+  """Both forms give at test what they give in training on average."""
+  x = jnp.asarray(normal(1, 50))
+  many = jnp.broadcast_to(x, (20_000, 50))
+  trained = layers.dropout(many, row_keys(range(20_000)), rate=0.3, inverted=inverted)
+  expected = layers.dropout(x, None, rate=0.3, inverted=inverted)
+  assert relative_error(trained.mean(0, keepdims=True), expected) < 0.03
+
+
+def test_dropout_rows():
+  """A row's mask depends on its key alone: not on the batch, nor on its place in it."""
+  drop = functools.partial(layers.dropout, rate=0.5, inverted=False)
+  x = jnp.asarray(untied(8, 100) + 1)
+  whole = drop(x, row_keys(range(8)))
+  some = np.array([6, 2])
+  np.testing.assert_array_equal(drop(x[some], row_keys(some)), whole[some])
+  masks = {tuple(row) for row in np.asarray(whole != 0).tolist()}
+  assert len(masks) == 8
+  assert not np.array_equal(drop(x, row_keys(range(8), seed=1)), whole)
+
+
+def test_dropout_gradient():
+  """What was dropped gets no gradient."""
+  x = jnp.asarray(untied(4, 100) + 1)
+  drop = functools.partial(layers.dropout, keys=row_keys(range(4)), rate=0.5, inverted=True)
+  gradient = jax.grad(lambda x: drop(x).sum())(x)
+  np.testing.assert_array_equal(gradient, np.where(drop(x) != 0, 2.0, 0.0))
+
+
+def test_batch_norm():
+  """With moments of the batch the gradient goes through them too."""
+
+  def reference(x, scale, bias):
+    mean, variance = tf.nn.moments(x, [0, 1, 2])
+    return tf.nn.batch_normalization(x, mean, variance, bias, scale, 1e-3)
+
+  def ours(x, scale, bias):
+    mean, variance = layers.batch_moments(x, None)
+    return layers.batch_norm(x, mean, variance, scale, bias, 1e-3)
+
+  arguments = normal(4, 5, 5, 3) * [1, 2, 3] + [0, 1, -2], normal(3, seed=1), normal(3, seed=2)
+  assert_same(ours, reference, *(x.astype(np.float32) for x in arguments), tolerance=1e-4)
+
+
+def test_batch_moments_over_devices():
+  """Over a mesh axis they are those of the whole batch."""
+  x = jnp.asarray(normal(6, 4, 4, 3) + 1)
+  parts = jax.vmap(lambda part: layers.batch_moments(part, 'data'), axis_name='data')(
+    x.reshape(3, 2, 4, 4, 3)
+  )
+  for whole, part in zip(layers.batch_moments(x, None), parts, strict=True):
+    np.testing.assert_allclose(part, np.broadcast_to(whole, part.shape), rtol=1e-5)
+
+
+BFLOAT16 = {
+  'conv': lambda x: layers.conv(
+    x, jnp.asarray(normal(3, 3, 4, 5)), jnp.ones(5), 1, ((1, 1), (1, 1))
+  ),
+  'dense': lambda x: layers.dense(x.reshape(2, -1), jnp.asarray(normal(144, 5))),
+  'lrn': lambda x: layers.local_response_norm(x, size=5, k=1.0, alpha=0.3, beta=0.75),
+  'map_norm': lambda x: layers.map_response_norm(x, size=5, k=1.0, alpha=0.3, beta=0.75),
+  'max_pool': lambda x: layers.max_pool(x, window=3, stride=2, rounding='ceil'),
+  'dropout': lambda x: layers.dropout(x, row_keys(range(2)), rate=0.5, inverted=True),
+  'dropout_test': lambda x: layers.dropout(x, None, rate=0.5, inverted=False),
+  'batch_norm': lambda x: layers.batch_norm(
+    x, *layers.batch_moments(x, None), jnp.ones(4), jnp.zeros(4), 1e-5
+  ),
+}
+
+
+@pytest.mark.parametrize('layer', BFLOAT16)
+def test_bfloat16(layer):
+  """A bfloat16 input stays bfloat16, and its result is close to the float32 one."""
+  x = jnp.asarray(normal(2, 6, 6, 4))
+  half = BFLOAT16[layer](x.astype(jnp.bfloat16))
+  assert half.dtype == jnp.bfloat16
+  assert relative_error(half, BFLOAT16[layer](x)) < 0.02  # bfloat16 has 8 bits of mantissa
