@@ -147,10 +147,9 @@ def train_images(
   def keys(purpose):
     return rng.row_keys(rng.step_key(seed_key, step, purpose), rows)
 
+  mirrored = jnp.zeros(rows.shape, bool)
   if choices.flip:
     mirrored = jax.vmap(jax.random.bernoulli)(keys(rng.FLIP))
-  else:
-    mirrored = jnp.zeros(rows.shape, bool)
   if choices.crop == 'random':
     draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, margin + 1))
     tops, lefts = draw(keys(rng.CROP)).T

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -13,7 +14,8 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.errors import Preempted, RunError, UserError
 
 MODES = ('train', 'eval', 'describe')
-DONE, USER_ERROR, RUN_FAILED, PREEMPTED = 0, 2, 3, 75
+DONE, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 2, 3, 75, 130
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +164,14 @@ def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run
   except Preempted as error:
     print(str(error), file=sys.stderr)
     return PREEMPTED
+  except KeyboardInterrupt:
+    print('interrupted: the same command goes on from the newest checkpoint', file=sys.stderr)
+    return INTERRUPTED
+  except OSError as error:
+    if error.errno not in _DISK:
+      raise
+    print(f'error: {error}: free the disk, then run the same command again', file=sys.stderr)
+    return RUN_FAILED
   return DONE
 
 

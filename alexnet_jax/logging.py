@@ -7,7 +7,8 @@ import pathlib
 import sys
 import time
 
-from absl import flags, logging as absl_logging
+from absl import flags
+from absl import logging as absl_logging
 
 FILE = 'metrics.jsonl'
 

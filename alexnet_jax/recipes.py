@@ -78,6 +78,7 @@ def paper() -> ConfigDict:
   return ConfigDict(
     {
       'recipe': 'paper',
+      'note': '',  # said when training starts
       'seed': 0,  # of initial weights, order of images, crops, flips, colour noise and dropout
       'mesh': (0, 0),  # (data, tower) devices; (0, 0): from the number of devices and of towers
       'model': _model(),
@@ -172,7 +173,12 @@ ONE_TOWER = {
 }
 
 RECIPES = {
-  'paper': {},
+  'paper': {
+    'note': (
+      'recipe `paper` takes the text to the letter, initial weights of 0.01 everywhere and biases of 1 '
+      'too; the loss may stay at ln(classes) for long. `original` is what the authors ran'
+    )
+  },
   'original': ORIGINAL,
   'caffe': {
     'model.input_size': 227,

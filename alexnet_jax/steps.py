@@ -89,8 +89,8 @@ def make_train_step(
   """Compiles the training step for `mesh`.
 
   Returns:
-    `step(state, batch, rates, colour, statistics) -> (state, loss)`, with `state` donated; `rates` is a tree of
-    scalars like the parameters, `colour` the strength of the colour noise, both float32. The loss is
+    `step(state, batch, rates, colour, statistics) -> (state, loss)`, with `state` donated; `rates` is a
+    tree of scalars like the parameters, `colour` the strength of the colour noise, both float32. The loss is
     the mean cross-entropy over the rows of the global batch whose mask is set.
   """
   module = parallel.local_module(config.model, mesh)

@@ -136,7 +136,7 @@ class _Run:
     """The state to go on from: the newest checkpoint's, or a fresh one."""
     step = self.checkpoints.latest()
     if step is None:
-      if self.config.get('note'):
+      if self.config.note:
         logging.warning(self.config.note)
       statistics = self.dataset.statistics(self.workdir)
       self.statistics = parallel.replicate(self.mesh, statistics)
@@ -238,9 +238,9 @@ class _Run:
   def warn_if_stalled(self, step: int) -> None:
     """Warns, once, when `stall_steps` have passed and the loss is still that of guessing."""
     chance, limit = math.log(self.config.model.num_classes), self.config.train.stall_steps
-    if limit and limit <= step < limit + self.config.train.log_every:
-      if self.last_loss > 0.98 * chance:
-        logging.warning(_STALLED, chance, step)
+    due = limit and limit <= step < limit + self.config.train.log_every
+    if due and self.last_loss > 0.98 * chance:
+      logging.warning(_STALLED, chance, step)
 
   def evaluate(self, state: steps.TrainState, step: int) -> dict[str, float]:
     """Evaluates on the validation split; returns the values logged."""

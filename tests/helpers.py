@@ -14,8 +14,9 @@ from alexnet_jax import models, recipes
 PIXEL_DEVIATION = 60.0
 # The maps of conv1 and conv2 reach some hundred grey levels, as those of trained nets do; with a
 # recipe's fresh weights LRN over a tower or over all maps differ by 2e-7 only (FACTS section 9).
-GAINS = {'conv1': 5.0, 'conv2': 6.0}
-BIAS_DEVIATIONS = {'conv1': 40.0, 'conv2': 40.0}
+# The logits come to a few units, so that no softmax is saturated.
+GAINS = {'conv1': 5.0, 'conv2': 6.0, 'fc8': 0.05}
+BIAS_DEVIATIONS = {'conv1': 40.0, 'conv2': 40.0, 'fc8': 0.2}
 
 
 def get(variant: str = 'paper', **overrides) -> ConfigDict:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from alexnet_jax import augment, baseline, config as config_lib, evaluate, models, steps
+from alexnet_jax import augment, baseline, evaluate, models, steps
+from alexnet_jax import config as config_lib
 from alexnet_jax.data import open_dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.train import train

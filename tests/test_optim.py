@@ -213,7 +213,7 @@ def test_original_rates_by_layer(epoch, conv1, others):
 
 def test_unknown_layer():
   config = get(optim__layer_rates=(('conv9', 1.0, 0.5),)).optim
-  with pytest.raises(UserError, match='conv9.*conv1'):
+  with pytest.raises(UserError, match=r'conv9.*conv1'):
     optim.rate_tree(config, {'conv1': {'kernel': 0}}, 0.01, 0.01, 0.0)
 
 

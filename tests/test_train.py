@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from tiny import command, main, read_metrics, tiny_config, write_config
 
-from alexnet_jax import config as config_lib, parallel, steps, train as train_lib
+from alexnet_jax import config as config_lib
+from alexnet_jax import parallel, steps
+from alexnet_jax import train as train_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.train import train

@@ -116,7 +116,8 @@ class TowerBatchNorm(nn.Module):
     else:
       moments = [layers.batch_moments(x, self.data_axis) for x in xs]
       if not self.is_initializing():
-        for running, new in zip((mean, var), map(jnp.stack, zip(*moments))):
+        for i, running in enumerate((mean, var)):
+          new = jnp.stack([moment[i] for moment in moments])
           running.value = self.momentum * running.value + (1 - self.momentum) * new
     return [
       layers.batch_norm(x, *moments[t], scale[t], bias[t], self.epsilon) for t, x in enumerate(xs)

@@ -354,9 +354,8 @@ def train_function(model):
   )
 
 
-@pytest.mark.parametrize('recipe', ['paper', 'torchvision'])
-def test_training_is_repeatable_row_by_row(recipe):
-  model = narrow(recipe, width=1 / 16)
+def test_training_is_repeatable_row_by_row():
+  model = narrow('paper', width=1 / 16)
   params, x = visible_params(model), images(model, batch=6)
   train = train_function(model)
   logits = train(params, x, np.arange(6), 0)
@@ -365,7 +364,6 @@ def test_training_is_repeatable_row_by_row(recipe):
   assert relative_error(train(params, x[some], some, 0), logits[some]) < 1e-5
   assert relative_error(train(params, x[some], some - 1, 0), logits[some]) > 1e-2
   assert relative_error(train(params, x, np.arange(6), 1), logits) > 1e-2
-  assert relative_error(forward(model)(params, x), logits) > 1e-2
   assert relative_error(train(params, x, None, 0), logits) < 1e-5  # rows 0 ... B-1
 
 

@@ -1,0 +1,261 @@
+"""One step on every mesh: the same numbers, and only the messages that the paper lets its GPUs send."""
+
+import collections
+import functools
+
+from helpers import get, relative_error, visible_params
+import jax
+from ml_collections import FrozenConfigDict
+import numpy as np
+import pytest
+
+from alexnet_jax import describe, optim, parallel, steps
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import UserError
+
+BATCH = 8
+# 99 pixels give 23, 11, 11, 5, 5, 5, 5, 2: small, and no side is 1.
+SIZE, CANVAS = 99, 104
+
+
+def configure(variant, mesh, **overrides):
+  """A narrow net with dropout and augmentation on; no decay, so the velocity is the gradient."""
+  return FrozenConfigDict(
+    get(
+      variant,
+      mesh=mesh,
+      model__width=1 / 8,
+      model__num_classes=10,
+      model__input_size=SIZE,
+      data__canvas__size=CANVAS,
+      train__batch_size=BATCH,
+      optim__decay=0.0,
+      **overrides,
+    )
+  )
+
+
+def inputs(seed=0):
+  """A batch of smooth canvases, one row masked out, and the statistics."""
+  rng = np.random.default_rng(seed)
+  coarse = rng.integers(0, 256, (BATCH, CANVAS // 8, CANVAS // 8, 3), np.uint8)
+  mask = np.ones(BATCH, bool)
+  mask[5] = False
+  batch = {
+    'image': coarse.repeat(8, 1).repeat(8, 2),
+    'label': rng.integers(0, 10, BATCH).astype(np.int32),
+    'mask': mask,
+    'index': np.arange(BATCH, dtype=np.int32),
+  }
+  mean = rng.uniform(100, 150, (CANVAS, CANVAS, 3)).astype(np.float32)
+  vectors = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
+  return batch, Statistics(mean, vectors, np.array([20, 37, 122], np.float32))
+
+
+def visible_state(config, mesh):
+  """A train state whose weights are large enough for every choice to show."""
+  params = visible_params(config.model)
+
+  def put(path, leaf):
+    names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+    is_param = isinstance(path[0], jax.tree_util.GetAttrKey) and path[0].name == 'params'
+    value = params[names[0]][names[1]] if is_param else np.zeros(leaf.shape, leaf.dtype)
+    return jax.device_put(value, leaf.sharding)
+
+  return jax.tree.map_with_path(put, steps.abstract_state(config, mesh))
+
+
+@functools.cache
+def step_on(variant, mesh_shape):
+  """(loss, velocity, running sums, HLO, mesh) of one compiled step, as `train` runs it."""
+  config = configure(variant, mesh_shape)
+  mesh = parallel.make_mesh(config)
+  state = visible_state(config, mesh)
+  compiled = describe.compiled_step(config, mesh, state)
+  batch, statistics = inputs()
+  tree = optim.rate_tree(config.optim, state.params, 0.01, 0.02, epoch=0.0)
+  rates, colour, statistics = parallel.replicate(
+    mesh, (*jax.tree.map(np.float32, (tree, 0.1)), statistics)
+  )
+  state, loss = compiled(state, parallel.shard_batch(mesh, batch), rates, colour, statistics)
+  velocity = {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree.leaves_with_path(state.opt_state)
+  }
+  return (
+    float(loss),
+    velocity,
+    {k: float(v) for k, v in state.sums.items()},
+    compiled.as_text(),
+    mesh,
+  )
+
+
+VARIANTS = ('paper', 'original')
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_two_towers_on_two_devices_bit_for_bit(variant):
+  """The split is exact: every gradient of the two-device step is that of the one-device step."""
+  loss, velocity, *_ = step_on(variant, (1, 1))
+  split_loss, split_velocity, *_ = step_on(variant, (1, 2))
+  assert split_loss == pytest.approx(loss, rel=1e-6)
+  assert len(velocity) == 16
+  for name, value in velocity.items():
+    assert np.abs(value).max() > 0, name
+    np.testing.assert_array_equal(split_velocity[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('mesh', [(2, 1), (2, 2), (4, 1), (4, 2)])
+def test_any_mesh(variant, mesh):
+  """The same crops, colours and masks on any mesh: equal but for the order of sums."""
+  loss, velocity, sums, *_ = step_on(variant, (1, 1))
+  other_loss, other_velocity, other_sums, *_ = step_on(variant, mesh)
+  assert other_loss == pytest.approx(loss, rel=1e-6)
+  for name, value in velocity.items():
+    assert relative_error(other_velocity[name], value) < 1e-5, name
+  assert sums['examples'] == BATCH - 1 and sums['steps'] == 1
+  assert other_sums == pytest.approx(sums, rel=1e-6)
+
+
+def messages(hlo, mesh):
+  """How many collectives of each kind there are over each axis."""
+  return collections.Counter(
+    (found['kind'], found['axis']) for found in describe.collectives(hlo, mesh)
+  )
+
+
+# Towers meet at conv3, fc6 and fc7; their logits are summed (DESIGN section 3).
+PAPER_MESSAGES = {
+  ('all-gather', 'tower'): 3,
+  ('reduce-scatter', 'tower'): 3,
+  ('all-reduce', 'tower'): 1,
+}
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('mesh', [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_messages(variant, mesh):
+  *_, hlo, devices = step_on(variant, mesh)
+  found = messages(hlo, devices)
+  over_data = {key: count for key, count in found.items() if key[1] == 'data'}
+  over_tower = {key: count for key, count in found.items() if key[1] == 'tower'}
+  assert len(over_data) + len(over_tower) == len(found)
+  assert over_tower == (PAPER_MESSAGES if mesh[1] == 2 else {})
+  assert set(over_data) == ({('all-reduce', 'data')} if mesh[0] == 2 else set())
+
+
+def test_message_bytes():
+  """What is sent are activations, of pool2, pool5 and fc6 (float32, all rows of the device)."""
+  *_, hlo, mesh = step_on('paper', (1, 2))
+  found = describe.collectives(hlo, mesh)
+  gathered = sorted(item['bytes'] for item in found if item['kind'] == 'all-gather')
+  # width 1/8: 5x5x32 maps into conv3, 2x2x32 into fc6, 512 units into fc7
+  assert gathered == sorted(4 * BATCH * n for n in (5 * 5 * 32, 2 * 2 * 32, 512))
+  scattered = sorted(item['bytes'] for item in found if item['kind'] == 'reduce-scatter')
+  assert scattered == [n // 2 for n in gathered]  # each device keeps the half of its tower
+  assert [item['bytes'] for item in found if item['kind'] == 'all-reduce'] == [4 * BATCH * 10]
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'extra'),
+  [
+    ({'model__lrn__scope': 'all'}, 2),  # both norms reach across the border
+    ({'model__conv4__exchange': True}, 1),
+  ],
+)
+def test_other_nets_send_more(overrides, extra):
+  """So a step that talks where the paper's does not would be found."""
+  config = configure('paper', (1, 2), **overrides)
+  mesh = parallel.make_mesh(config)
+  state = visible_state(config, mesh)
+  found = messages(describe.compiled_step(config, mesh, state).as_text(), mesh)
+  for kind in ('all-gather', 'reduce-scatter'):
+    assert found[kind, 'tower'] == 3 + extra
+
+
+def test_fresh_state_is_the_same_on_every_mesh():
+  """Initial weights do not depend on the devices, and each holds its towers only."""
+  config = configure('original', (1, 1))
+  whole = steps.init_state(config, parallel.make_mesh(config))
+  config = configure('original', (2, 2))
+  mesh = parallel.make_mesh(config)
+  split = steps.init_state(config, mesh)
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(split), strict=True):
+    np.testing.assert_array_equal(a, b)
+  shard = split.params['conv2']['kernel'].addressable_shards[0]
+  assert shard.data.shape == (1, *split.params['conv2']['kernel'].shape[1:])
+  shapes = jax.tree.map(
+    lambda a, b: (a.shape, a.dtype, a.sharding) == (b.shape, b.dtype, b.sharding),
+    split,
+    steps.abstract_state(config, mesh),
+  )
+  assert jax.tree.all(shapes)
+
+
+@pytest.mark.parametrize(('mesh', 'most'), [((1, 1), 1.0), ((1, 2), 0.51), ((4, 2), 0.51)])
+def test_bytes_a_device_holds(mesh, most):
+  """Half of the net each, as on the paper's two GPUs of 3 GB."""
+  config = configure('paper', mesh)
+  devices = parallel.make_mesh(config)
+  state = visible_state(config, devices)
+  held, total = parallel.bytes_per_device((state.params, state.opt_state))
+  params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  assert total == 2 * 4 * params  # weights and velocity, float32
+  assert 0.5 <= held / total <= most
+  assert mesh != (1, 1) or held == total
+
+
+def test_bytes_of_the_full_net():
+  """All of 60,965,224 parameters but the 1000 last biases are split."""
+  config = FrozenConfigDict(get('paper', mesh=(1, 2), model__num_classes=1000))
+  state = steps.abstract_state(config, parallel.make_mesh(config))
+  leaves = jax.tree.leaves(state.params)
+  held = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+  assert held == (60_965_224 - 1000) // 2 + 1000
+
+
+@pytest.mark.parametrize(
+  ('variant', 'batch', 'expected'),
+  [
+    ('paper', 8, (4, 2)),
+    ('paper', 6, (3, 2)),  # a small batch cannot use all devices
+    ('paper', 128, (4, 2)),
+    ('torchvision', 8, (8, 1)),
+    ('paper+one_gpu', 4, (4, 1)),
+  ],
+)
+def test_default_mesh(variant, batch, expected):
+  """(n/2, 2) for two towers, (n, 1) for one, of the eight devices of the tests."""
+  mesh = parallel.make_mesh(get(variant, train__batch_size=batch))
+  assert tuple(mesh.shape.items()) == (('data', expected[0]), ('tower', expected[1]))
+
+
+def test_a_smaller_mesh_uses_the_first_devices():
+  mesh = parallel.make_mesh(get(mesh=(2, 2)))
+  assert mesh.devices.flatten().tolist() == jax.devices()[:4]
+
+
+@pytest.mark.parametrize(
+  ('variant', 'mesh', 'batch', 'message'),
+  [
+    ('paper', (8, 2), 128, 'needs 16 devices; there are 8'),
+    ('paper', (9, 1), 9, 'needs 9 devices; there are 8'),
+    ('paper', (3, 2), 128, 'not divisible'),
+    ('torchvision', (1, 2), 128, r'1 tower\(s\)'),
+    ('paper', (2, 4), 128, r'2 tower\(s\)'),
+    ('paper', (0, 2), 128, 'at least 1'),
+    ('paper', (-1, 1), 128, 'two whole numbers'),
+    ('paper', ('2x1',), 128, 'two whole numbers'),  # what --config.mesh=2x1 becomes
+    ('paper', (2,), 128, 'two whole numbers'),
+    ('paper', (2, 1, 1), 128, 'two whole numbers'),
+    ('paper', (1.0, 2.0), 128, 'two whole numbers'),
+  ],
+)
+def test_bad_meshes(variant, mesh, batch, message):
+  config = get(variant, train__batch_size=batch)
+  with config.ignore_type():
+    config.mesh = mesh
+  with pytest.raises(UserError, match=message):
+    parallel.make_mesh(config)
