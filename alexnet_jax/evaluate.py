@@ -134,7 +134,7 @@ def evaluate(
   """Evaluates the run of one workdir, or the weighted average of several.
 
   Args:
-    config: names the data (`data`), the `eval` choices and the mesh.
+    config: names the data (`data`; the canvas is the networks' own), the `eval` choices and the mesh.
     workdirs: of the runs.
     which: checkpoint of each: best, latest or a step.
     weights: one a workdir; equal if empty. They are scaled to add up to 1.
@@ -159,7 +159,8 @@ def evaluate(
   ]
   _check_ensemble(trained, workdirs)
   first = trained[0]
-  with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
+  data = ConfigDict(config.data.to_dict() | {'canvas': first.config.data.canvas.to_dict()})
+  with contextlib.closing(open_dataset(data, config.seed)) as dataset:
     if list(dataset.class_names) != first.meta['class_names']:
       raise UserError(
         f'{config.data.source} has classes {_some(dataset.class_names)}, the checkpoint '

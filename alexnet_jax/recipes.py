@@ -87,6 +87,7 @@ def paper() -> ConfigDict:
         'data_dir': '',  # of TFDS; '': its own default
         'task': 'type',  # of source elpv: type (mono- or polycrystalline) or defect
         'holdout': 0.1,  # share held out for validation where the source has no such split
+        'split_seed': 0,  # draws the images held out; apart from `seed`, so that runs compare
         'canvas': {
           'size': 256,  # side of the stored image, in pixels
           'fit': 'crop',  # crop: short side to size, centre; warp: K's; pad: whole image inside

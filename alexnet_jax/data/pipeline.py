@@ -342,8 +342,8 @@ def open_dataset(config_data: Any, seed: int) -> Dataset:
 
   Args:
     config_data: `config.data`, with the keys source, task, holdout, data_dir, canvas, threads,
-      cache_mib, max_bad_share and synthetic.
-    seed: `config.seed`; it draws the held-out images and the order of training.
+      cache_mib, max_bad_share, split_seed and synthetic.
+    seed: `config.seed`; it draws the order of training.
 
   Raises:
     UserError: a value cannot be meant, or the source is missing or malformed.
@@ -352,7 +352,7 @@ def open_dataset(config_data: Any, seed: int) -> Dataset:
     if not low <= config_data[key] <= high:
       raise UserError(f'config.data.{key}={config_data[key]}: use a value from {low} to {high}')
   Canvas.from_config(config_data.canvas)  # before the source, which may have to be downloaded
-  return Dataset(open_source(config_data, seed), config_data, seed)
+  return Dataset(open_source(config_data), config_data, seed)
 
 
 def _cores() -> int:

@@ -55,17 +55,19 @@ class Source:
   class_names: tuple[str, ...]
 
 
-def open_source(config_data: Any, seed: int) -> Source:
+def open_source(config_data: Any) -> Source:
   """Opens the source that `config.data.source` names.
 
   Args:
-    config_data: `config.data`, a ConfigDict.
-    seed: `config.seed`; it draws the held-out images and the synthetic ones.
+    config_data: `config.data`, a ConfigDict. Its `split_seed` draws the held-out images and the
+      synthetic ones: not the run's own seed, so that runs with other seeds are measured on the same
+      images and can be averaged.
 
   Raises:
     UserError: the form is unknown, or what it names is missing, empty or not of the right shape.
   """
   form, _, place = config_data.source.partition(':')
+  seed = config_data.split_seed
   if not 0 <= config_data.holdout < 1:
     raise UserError(f'config.data.holdout={config_data.holdout}: use a share, 0 <= share < 1')
   if form == 'folder' and place:

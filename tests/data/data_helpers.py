@@ -30,6 +30,7 @@ def make_config(source: str = 'synthetic', **changes: Any) -> ml_collections.Con
       'source': source,
       'task': 'type',
       'holdout': 0.1,
+      'split_seed': 0,
       'data_dir': '',
       'canvas': {'size': 24, 'fit': 'crop', 'filter': 'bicubic', 'max_pixels': 10**6},
       'threads': 2,

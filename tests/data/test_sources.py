@@ -21,7 +21,7 @@ def test_folder_with_validation(make_folder, validation):
   (root / 'train/cat/notes.txt').write_bytes(b'')
   (root / 'train/.cache').mkdir()
   (root / 'train/cat/999.PNG').write_bytes(encode(photo(1), 'PNG'))
-  source = open_source(make_config(f'folder:{root}'), 0)
+  source = open_source(make_config(f'folder:{root}'))
   assert source.class_names == ('cat', 'dog')
   chex.assert_trees_all_equal(source.train.labels, np.int32([0, 0, 0, 1, 1, 1]))
   chex.assert_trees_all_equal(source.validation.labels, np.int32([1]))
@@ -32,21 +32,21 @@ def test_folder_with_validation(make_folder, validation):
 @pytest.mark.parametrize('prefix', ['', 'train/'])
 def test_folder_without_validation_holds_some_out(make_folder, prefix):
   root = make_folder({f'{prefix}{c}': n for c, n in (('a', 20), ('b', 10), ('c', 1))})
-  source = open_source(make_config(f'folder:{root}'), 3)
+  source = open_source(make_config(f'folder:{root}', split_seed=3))
   assert len(source.train) + len(source.validation) == 31
   chex.assert_trees_all_equal(np.bincount(source.validation.labels), np.array([2, 1]))
   assert not names(source.train) & names(source.validation)
-  again = open_source(make_config(f'folder:{root}'), 3)
+  again = open_source(make_config(f'folder:{root}', split_seed=3))
   assert names(again.validation) == names(source.validation)
-  other = open_source(make_config(f'folder:{root}'), 4)
+  other = open_source(make_config(f'folder:{root}', split_seed=4))
   assert names(other.validation) != names(source.validation)
 
 
 def test_nothing_to_hold_out(make_folder):
   root = make_folder({'a': 1, 'b': 1})
-  assert open_source(make_config(f'folder:{root}'), 0).validation is None
+  assert open_source(make_config(f'folder:{root}')).validation is None
   root = make_folder({'a': 9}, 'other')
-  assert open_source(make_config(f'folder:{root}', holdout=0.0), 0).validation is None
+  assert open_source(make_config(f'folder:{root}', holdout=0.0)).validation is None
 
 
 def test_hold_out_properties():
@@ -66,7 +66,7 @@ def test_hold_out_properties():
 def test_bad_folders(make_folder, tmp_path):
   def message(root):
     with pytest.raises(UserError) as raised:
-      open_source(make_config(f'folder:{root}'), 0)
+      open_source(make_config(f'folder:{root}'))
     assert '\n' not in str(raised.value)
     return str(raised.value)
 
@@ -85,17 +85,17 @@ def test_bad_folders(make_folder, tmp_path):
 @pytest.mark.parametrize('form', ['', 'folder', 'folder:', 'tfds:', 'store', 'imagenet', 'elpv:x'])
 def test_unknown_forms(form):
   with pytest.raises(UserError, match='folder:PATH, tfds:NAME, elpv, synthetic'):
-    open_source(make_config(form), 0)
+    open_source(make_config(form))
 
 
 @pytest.mark.parametrize('share', [-0.1, 1.0])
 def test_bad_holdout(share):
   with pytest.raises(UserError, match=r'config\.data\.holdout'):
-    open_source(make_config(holdout=share), 0)
+    open_source(make_config(holdout=share))
 
 
 def test_elpv():
-  kind, defect = (open_source(make_config('elpv', task=task), 0) for task in ('type', 'defect'))
+  kind, defect = (open_source(make_config('elpv', task=task)) for task in ('type', 'defect'))
   assert kind.class_names == ('mono', 'poly')
   assert defect.class_names == ('functional', 'defective')
   for source, share in ((kind, 1550 / 2624), (defect, 821 / 2624)):
@@ -105,25 +105,25 @@ def test_elpv():
       assert abs(split.labels.mean() - share) < 0.005
   assert not names(kind.train) & names(kind.validation)
   assert names(kind.validation) == names(defect.validation)
-  other_seed = open_source(make_config('elpv'), 5)
+  other_seed = open_source(make_config('elpv', split_seed=5))
   assert names(other_seed.validation) == names(kind.validation)
   chex.assert_shape(decode_canvas(kind.validation.read(0)), (256, 256, 3))
   with pytest.raises(UserError, match='type and defect'):
-    open_source(make_config('elpv', task='age'), 0)
+    open_source(make_config('elpv', task='age'))
 
 
 def test_missing_package_names_the_remedy(monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'elpv_dataset', None)
   with pytest.raises(UserError, match='pip install elpv-dataset'):
-    open_source(make_config('elpv'), 0)
+    open_source(make_config('elpv'))
 
 
 def test_synthetic():
-  first, second = (open_source(make_config(), seed) for seed in (0, 0))
+  first, second = (open_source(make_config()) for _ in range(2))
   assert (len(first.train), len(first.validation), len(first.class_names)) == (21, 7, 3)
   chex.assert_trees_all_equal(first.train.read(5), second.train.read(5))
   assert (first.train.read(0) != first.validation.read(0)).any()
-  assert (first.train.read(0) != open_source(make_config(), 1).train.read(0)).any()
+  assert (first.train.read(0) != open_source(make_config(split_seed=1)).train.read(0)).any()
   chex.assert_shape(first.train.read(0), (24, 24, 3))
   assert first.train.read(0).dtype == np.uint8
   # Learnable: the mean colour of an image tells its class.
@@ -163,7 +163,7 @@ def tfds_dir(tmp_path_factory):
 @pytest.mark.parametrize('name', ['records_array', 'records_array:1.0.0', 'records_tf'])
 def test_tfds(tfds_dir, name):
   for _ in range(2):  # the second time the labels come from the file that the first one left
-    source = open_source(make_config(f'tfds:{name}', data_dir=str(tfds_dir)), 0)
+    source = open_source(make_config(f'tfds:{name}', data_dir=str(tfds_dir)))
     assert source.class_names == ('ant', 'bee')
     held_out = 1 if name == 'records_tf' else 0
     assert len(source.train) == 12 - held_out
@@ -176,10 +176,10 @@ def test_tfds(tfds_dir, name):
 
 def test_bad_tfds(tfds_dir, monkeypatch):
   with pytest.raises(UserError, match='does not know it'):
-    open_source(make_config('tfds:no_such_set', data_dir=str(tfds_dir)), 0)
+    open_source(make_config('tfds:no_such_set', data_dir=str(tfds_dir)))
   with pytest.raises(UserError, match=r'could not be prepared.*config\.data\.data_dir') as raised:
-    open_source(make_config('tfds:imagenet2012', data_dir=str(tfds_dir)), 0)
+    open_source(make_config('tfds:imagenet2012', data_dir=str(tfds_dir)))
   assert '\n' not in str(raised.value)
   monkeypatch.setattr('alexnet_jax.data.tfds_source._MEMORY_LIMIT', 1000)
   with pytest.raises(UserError, match='file_format=array_record'):
-    open_source(make_config('tfds:records_tf', data_dir=str(tfds_dir)), 0)
+    open_source(make_config('tfds:records_tf', data_dir=str(tfds_dir)))
