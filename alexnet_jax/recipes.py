@@ -240,6 +240,11 @@ RECIPES = {
   },
 }
 
+
+def _without(config, layer):
+  return tuple(name for name in config.model.layers if name != layer)
+
+
 # Plain choices of the same config, for the paper's ablations and a few questions readers ask.
 CHOICES = {
   # The control of P section 3.2: half the kernels in conv1-conv4, conv5 and fc as they were.
@@ -251,17 +256,11 @@ CHOICES = {
     'model.conv4.features': 192,
   },
   # A sixth convolution on pool5, the second that crosses towers (FACTS section 4).
-  'conv6': {
-    'model.layers': (
-      'conv1',
-      'conv2',
-      'conv3',
-      'conv4',
-      'conv5',
-      'conv6',
-      'fc6',
-      'fc7',
-      'fc8',
+  'conv6': lambda config: {
+    'model.layers': tuple(
+      part
+      for name in config.model.layers
+      for part in (('conv6', 'fc6') if name == 'fc6' else (name,))
     )
   },
   'no_norm': {'model.norm': 'none'},
@@ -273,15 +272,29 @@ CHOICES = {
     'model.conv5.padding': NO_PADDING,
   },
   'tanh': {'model.activation': 'tanh'},
-  # Without a middle layer the next one inherits its pooling or its exchange.
-  'no_conv3': {
-    'model.layers': ('conv1', 'conv2', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8'),
+  # Without a middle layer the one before it takes over its pooling, the one after it its exchange.
+  'no_conv2': lambda config: {
+    'model.layers': _without(config, 'conv2'),
+    'model.conv1.then': (*config.model.conv1.then, 'pool'),
+  },
+  'no_conv3': lambda config: {
+    'model.layers': _without(config, 'conv3'),
     'model.conv4.exchange': True,
   },
-  'no_conv4': {'model.layers': ('conv1', 'conv2', 'conv3', 'conv5', 'fc6', 'fc7', 'fc8')},
-  'no_conv5': {
-    'model.layers': ('conv1', 'conv2', 'conv3', 'conv4', 'fc6', 'fc7', 'fc8'),
-    'model.conv4.then': ('act', 'pool'),
+  'no_conv4': lambda config: {'model.layers': _without(config, 'conv4')},
+  'no_conv5': lambda config: {
+    'model.layers': _without(config, 'conv5'),
+    'model.conv4.then': config.model.conv5.then,
+  },
+  # The towers talk less, or elsewhere: the original's nets 127a, 132 and 150 (FACTS sections 0 and 7).
+  'no_exchange': {'model.conv3.exchange': False},
+  'exchange_conv4': {'model.conv3.exchange': False, 'model.conv4.exchange': True},
+  'no_communication': {
+    'model.conv3.exchange': False,
+    'model.conv2.features': 320,
+    'model.fc6.exchange': False,
+    'model.fc6.features': 8192,
+    'model.fc7.exchange': False,
   },
   'no_dropout': {'model.dropout.rate': 0.0},
   'no_colour': {'augment.colour': 0.0},
@@ -310,5 +323,6 @@ def get(variant: str = 'paper') -> ConfigDict:
   for choice in choices:
     if choice not in CHOICES:
       raise UserError(f'unknown choice {choice!r} in {variant!r}: known are {", ".join(CHOICES)}')
-    apply(config, CHOICES[choice])
+    overrides = CHOICES[choice]
+    apply(config, overrides(config) if callable(overrides) else overrides)
   return config

@@ -106,8 +106,16 @@ def test_two_towers_on_two_devices_bit_for_bit(variant):
     np.testing.assert_array_equal(split_velocity[name], value, err_msg=name)
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
-@pytest.mark.parametrize('mesh', [(2, 1), (2, 2), (4, 1), (4, 2)])
+@pytest.mark.parametrize(
+  ('variant', 'mesh'),
+  [
+    ('paper', (2, 2)),
+    ('original', (2, 1)),
+    ('original', (2, 2)),
+    ('original', (4, 1)),
+    ('original', (4, 2)),
+  ],
+)
 def test_any_mesh(variant, mesh):
   """The same crops, colours and masks on any mesh: equal but for the order of sums."""
   loss, velocity, sums, *_ = step_on(variant, (1, 1))
@@ -134,8 +142,17 @@ PAPER_MESSAGES = {
 }
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
-@pytest.mark.parametrize('mesh', [(1, 1), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+  ('variant', 'mesh'),
+  [
+    ('paper', (1, 1)),
+    ('paper', (1, 2)),
+    ('paper', (2, 2)),
+    ('original', (1, 2)),
+    ('original', (2, 1)),
+    ('original', (2, 2)),
+  ],
+)
 def test_messages(variant, mesh):
   *_, hlo, devices = step_on(variant, mesh)
   found = messages(hlo, devices)

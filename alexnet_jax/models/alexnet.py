@@ -356,5 +356,5 @@ def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, object]
       rows.append(row(f'batch_norm{number}', outputs[f'norm{number}'][0], *norm.values()))
       rows[-1]['macs'] = 0
     if 'pool' in config[name].get('then', ()):
-      rows.append(row(f'pool{number}', outputs[f'pool{number}'][0]))
+      rows.extend(row(f'pool{number}', pooled) for pooled in outputs[f'pool{number}'])
   return rows

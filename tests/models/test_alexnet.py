@@ -387,16 +387,21 @@ def test_dropout_places(variant, places):
   outputs = {name: out[0] for name, out in state['intermediates'].items()}
   assert {name for name in outputs if name.startswith('dropout')} == places.keys()
   scale = 2.0 if model.dropout.inverted else 1.0
-  masks = []
+  masks = []  # of each layer, tower and row
   for after, before in places.items():
     for x, y in zip(outputs[before], outputs[after], strict=True):
       live = np.asarray(x) > 0
       mask = np.asarray(y) > 0
       assert 0.4 < mask[live].mean() < 0.6
       np.testing.assert_allclose(y, np.where(mask, scale * x, 0), rtol=1e-6)
-      masks += [row.reshape(-1)[:200] for row in mask]
-  alike = [(a == b).all() for i, a in enumerate(masks) for b in masks[:i]]
-  assert not any(alike)
+      masks += [
+        (on.reshape(-1)[:500], kept.reshape(-1)[:500]) for on, kept in zip(live, mask, strict=True)
+      ]
+  for i, (live, mask) in enumerate(masks):
+    for other_live, other_mask in masks[:i]:  # two draws agree on about half of the live units
+      both = live & other_live
+      assert both.sum() > 60
+      assert 0.2 < (mask == other_mask)[both].mean() < 0.8
 
 
 def test_no_dropout():
