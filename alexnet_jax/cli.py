@@ -10,7 +10,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import config as config_lib
+from alexnet_jax import config as config_lib, memory
 from alexnet_jax.errors import Preempted, RunError, UserError
 
 MODES = ('train', 'eval', 'describe')
@@ -152,6 +152,7 @@ def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run
   """
   from alexnet_jax import logging
 
+  memory.keep_freed_memory()
   logging.setup()
   try:
     print(json.dumps(work(parse(argv))))
