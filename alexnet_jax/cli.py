@@ -10,7 +10,8 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from alexnet_jax import config as config_lib, memory
+from alexnet_jax import config as config_lib
+from alexnet_jax import memory
 from alexnet_jax.errors import Preempted, RunError, UserError
 
 MODES = ('train', 'eval', 'describe')
