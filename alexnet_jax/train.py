@@ -101,7 +101,7 @@ class _Run:
     self.total = config_lib.total_steps(config, dataset.num_train)
     self.schedule = optim.ScheduleState()
     self.last = {}  # the latest validation errors, as logged
-    self.last_loss = math.nan
+    self.last_loss = None
     self.rates_now = (None, None)
     self.evaluating = config.train.evaluate and dataset.num_validation > 0
     if config.train.evaluate and not self.evaluating:
@@ -268,7 +268,7 @@ class _Run:
       'num_train': self.dataset.num_train,
       'num_validation': self.dataset.num_validation,
       'epoch': self.epoch(step),
-      'loss': None if math.isnan(self.last_loss) else self.last_loss,
+      'loss': self.last_loss,
       'schedule': self.schedule._asdict(),
       'validation': self.last,
     }

@@ -150,6 +150,25 @@ def test_another_config_is_refused_key_by_key(tmp_path):
   assert train(free, tmp_path)['step'] == 2
 
 
+@pytest.mark.parametrize('stop', [2, 4])
+def test_resumed_from_a_checkpoint_between_log_lines(tmp_path, monkeypatch, stop):
+  """The running sums are part of the state: the next log line is that of the whole run."""
+  config = tiny_config(train__steps=9, train__log_every=6, train__checkpoint_every=2)
+  train(config, tmp_path / 'whole')
+  save = train_lib._Run.save
+
+  def save_and_die(self, state, step, errors):
+    save(self, state, step, errors)
+    if step == stop:
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(train_lib._Run, 'save', save_and_die)
+    train(config, tmp_path / 'parts')
+  train(config, tmp_path / 'parts')
+  assert read_metrics(tmp_path / 'whole') == read_metrics(tmp_path / 'parts')
+
+
 def test_other_images_are_refused(tmp_path):
   config = tiny_config(train__steps=1)
   train(config, tmp_path)
