@@ -1,0 +1,152 @@
+"""Sizes of the networks: outputs, parameters, multiply-adds and shapes of kernels."""
+
+from helpers import get, shapes
+import jax
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
+import pytest
+
+from alexnet_jax import models
+
+RECIPES = ('paper', 'original', 'caffe', 'owt', 'torchvision')
+TWO_TOWERS = ('paper', 'original', 'caffe')
+
+
+def table(variant, **overrides):
+  """`layer_table` by layer."""
+  return {row['layer']: row for row in models.layer_table(get(variant, **overrides).model)}
+
+
+def total(variant, key, **overrides):
+  return sum(row[key] for row in table(variant, **overrides).values())
+
+
+@pytest.mark.parametrize(
+  ('variant', 'parameters', 'macs'),
+  [
+    ('paper', 60_965_224, 724_406_816),
+    ('original', 60_965_224, 724_406_816),
+    ('caffe', 60_965_224, 724_406_816),
+    ('owt', 61_100_840, 714_188_480),
+    ('torchvision', 61_100_840, 714_188_480),
+    ('paper+one_gpu', 59_798_312, 391_514_384),
+    ('original+one_gpu', 59_798_312, 391_514_384),
+    ('original+conv6', 61_555_304, 745_640_480),
+    ('paper+no_norm', 60_965_224, 724_406_816),
+  ],
+)
+def test_totals(variant, parameters, macs):
+  assert total(variant, 'parameters') == parameters
+  assert total(variant, 'macs') == macs
+
+
+def test_totals_of_the_2009_net():
+  """The net of 10,184 classes with six convolutions."""
+  assert total('original+conv6', 'parameters', model__num_classes=10_184) == 99_182_152
+  assert total('original+conv6', 'macs', model__num_classes=10_184) == 783_258_144
+
+
+PAPER_LAYERS = {
+  'conv1': (34_944, 105_415_200),
+  'conv2': (307_456, 223_948_800),
+  'conv3': (885_120, 149_520_384),
+  'conv4': (663_936, 112_140_288),
+  'conv5': (442_624, 74_760_192),
+  'fc6': (37_752_832, 37_748_736),
+  'fc7': (16_781_312, 16_777_216),
+  'fc8': (4_097_000, 4_096_000),
+}
+
+
+@pytest.mark.parametrize('variant', TWO_TOWERS)
+def test_layers(variant):
+  rows = table(variant)
+  found = {name: (rows[name]['parameters'], rows[name]['macs']) for name in PAPER_LAYERS}
+  assert found == PAPER_LAYERS
+  sides = {name: row['output'] for name, row in rows.items() if len(row['output']) == 3}
+  assert sides == {
+    'conv1': (55, 55, 96),
+    'pool1': (27, 27, 96),
+    'conv2': (27, 27, 256),
+    'pool2': (13, 13, 256),
+    'conv3': (13, 13, 384),
+    'conv4': (13, 13, 384),
+    'conv5': (13, 13, 256),
+    'pool5': (6, 6, 256),
+  }
+
+
+@pytest.mark.parametrize('variant', ['owt', 'torchvision'])
+def test_layers_of_one_tower(variant):
+  expected = (23_296, 307_392, 663_936, 884_992, 590_080, 37_752_832, 16_781_312, 4_097_000)
+  rows = table(variant)
+  assert tuple(rows[name]['parameters'] for name in PAPER_LAYERS) == expected
+  sides = [row['output'][0] for row in rows.values() if len(row['output']) == 3]
+  assert sides == [55, 27, 27, 13, 13, 13, 13, 6]
+
+
+def test_one_gpu_layers():
+  """Only conv1 to conv4 are halved, so that the parameters stay comparable (P footnote 2)."""
+  expected = (17_472, 153_728, 221_376, 331_968, 442_624, 37_752_832, 16_781_312, 4_097_000)
+  rows = table('paper+one_gpu')
+  assert tuple(rows[name]['parameters'] for name in PAPER_LAYERS) == expected
+
+
+def test_parameter_shapes():
+  """DESIGN section 3: a leading tower axis on all but the last bias."""
+  params = shapes(FrozenConfigDict(get().model))['params']
+  assert jax.tree.map(lambda leaf: leaf.shape, params) == {
+    'conv1': {'kernel': (2, 11, 11, 3, 48), 'bias': (2, 48)},
+    'conv2': {'kernel': (2, 5, 5, 48, 128), 'bias': (2, 128)},
+    'conv3': {'kernel': (2, 3, 3, 256, 192), 'bias': (2, 192)},
+    'conv4': {'kernel': (2, 3, 3, 192, 192), 'bias': (2, 192)},
+    'conv5': {'kernel': (2, 3, 3, 192, 128), 'bias': (2, 128)},
+    'fc6': {'kernel': (2, 9216, 2048), 'bias': (2, 2048)},
+    'fc7': {'kernel': (2, 4096, 2048), 'bias': (2, 2048)},
+    'fc8': {'kernel': (2, 2048, 1000), 'bias': (1000,)},
+  }
+  assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize(
+  ('variant', 'layer', 'kernel'),
+  [
+    ('paper+one_gpu', 'conv3', (1, 3, 3, 128, 192)),
+    ('torchvision', 'conv2', (1, 5, 5, 64, 192)),
+    ('paper+conv6', 'conv6', (2, 3, 3, 256, 128)),  # the second to see both towers
+    ('paper+no_conv3', 'conv4', (2, 3, 3, 256, 192)),  # sees both towers in conv3's stead
+    ('paper+no_conv4', 'conv5', (2, 3, 3, 192, 128)),
+    ('paper+no_conv5', 'fc6', (2, 13_824, 2048)),  # 6 x 6 x 384, pooled after conv4
+    ('paper+no_overlap', 'fc6', (2, 9216, 2048)),
+  ],
+)
+def test_kernel_shapes_of_choices(variant, layer, kernel):
+  params = shapes(FrozenConfigDict(get(variant).model))['params']
+  assert params[layer]['kernel'].shape == kernel
+  assert ('conv6' in params) == ('conv6' in variant)
+  removed = {f'conv{n}' for n in '345' if f'no_conv{n}' in variant}
+  assert not removed & params.keys()
+
+
+def test_no_overlap_geometry():
+  """Net 147: pools 2/2, conv2 pad 1, conv5 pad 0 keep 6x6 (FACTS section 1.2)."""
+  sides = [
+    row['output'][0] for row in table('paper+no_overlap').values() if len(row['output']) == 3
+  ]
+  names = [name for name, row in table('paper+no_overlap').items() if len(row['output']) == 3]
+  assert dict(zip(names, sides, strict=True)) == {
+    'conv1': 55,
+    'pool1': 28,
+    'conv2': 26,
+    'pool2': 13,
+    'conv3': 13,
+    'conv4': 13,
+    'conv5': 11,
+    'pool5': 6,
+  }
+
+
+def test_width():
+  """Halves the features of every layer but the last."""
+  outputs = {name: row['output'][-1] for name, row in table('paper', model__width=0.5).items()}
+  assert [outputs[name] for name in PAPER_LAYERS] == [48, 128, 192, 192, 128, 2048, 2048, 1000]
