@@ -322,9 +322,10 @@ def initial_params(model, seed=0):
 @pytest.mark.parametrize('recipe', NORMAL_INIT)
 def test_normal_init(recipe):
   params = initial_params(narrow(recipe, width=1 / 4, num_classes=1000))
-  assert set(params) == set(PAPER_LAYERS)
+  layers = get(recipe).model.layers
+  assert set(params) == set(layers)
   deviations, biases = NORMAL_INIT[recipe]
-  for layer, deviation, bias in zip(PAPER_LAYERS, deviations, biases, strict=True):
+  for layer, deviation, bias in zip(layers, deviations, biases, strict=True):
     kernel = params[layer]['kernel']
     error = 4 / np.sqrt(2 * kernel.size)  # four standard deviations of a sample's deviation
     np.testing.assert_allclose(kernel.std(), deviation, rtol=error, err_msg=layer)
