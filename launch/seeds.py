@@ -17,7 +17,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ('jax', 'flax', 'optax', 'numpy')
@@ -41,7 +40,7 @@ def hardware() -> str:
   lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
   names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
   kinds = ', '.join(sorted({device.device_kind for device in jax.devices()}))
-  return f'{names[0] if names else platform.processor()}, {os.cpu_count()} cores; JAX on {kinds}'
+  return f'{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores; JAX on {kinds}'
 
 
 def main() -> None:
@@ -53,14 +52,10 @@ def main() -> None:
   runs = []
   for seed in options.seeds.split(','):
     workdir = f'--workdir={options.workdir}/seed{seed}'
-    start = time.time()
     trained = main_py(f'--config={options.config}', workdir, f'--config.seed={seed}', *overrides)
-    seconds = time.time() - start
     evaluated = main_py('--mode=eval', workdir, '--checkpoint=latest')
     trained.pop('checkpoint')
-    runs.append(
-      {'seed': int(seed), 'train': trained, 'eval': evaluated, 'train_seconds': round(seconds)}
-    )
+    runs.append({'seed': int(seed), 'train': trained, 'eval': evaluated})
     errors = [run['eval']['top1_error'] for run in runs]
     result = {
       'command': f'python launch/seeds.py {" ".join(sys.argv[1:])}',
