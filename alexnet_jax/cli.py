@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import difflib
 import errno
 import json
 import os
@@ -15,6 +16,7 @@ from alexnet_jax import memory
 from alexnet_jax.errors import Preempted, RunError, UserError
 
 MODES = ('train', 'eval', 'describe')
+FLAGS = ('config', 'workdir', 'mode', 'checkpoint', 'checkpoints', 'weights', 'help', 'helpfull')
 DONE, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 2, 3, 75, 130
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -43,6 +45,34 @@ def _take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
     else:
       value = next(args, '')
   return value, rest
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+  """`; did you mean X?`, or the names there are."""
+  near = difflib.get_close_matches(name, known, 1)
+  return f'did you mean {near[0]}?' if near else f'known are {", ".join(known)}'
+
+
+def _check_names(argv: Sequence[str]) -> None:
+  """Raises UserError for a flag that there is not."""
+  for arg in argv:
+    name = arg.lstrip('-').partition('=')[0].partition('.')[0]
+    if arg.startswith('--') and name not in FLAGS:
+      raise UserError(f'unknown flag --{name}: {_suggest(name, FLAGS)}')
+
+
+def _check_keys(config: ConfigDict, argv: Sequence[str]) -> None:
+  """Raises UserError for `--config.KEY` where the config has no such key."""
+  for arg in argv:
+    prefix, _, path = arg.partition('=')[0].partition('.')
+    if prefix != '--config':
+      continue
+    room = config
+    for key in path.split('.'):
+      if not isinstance(room, ConfigDict) or key not in room:
+        known = sorted(room) if isinstance(room, ConfigDict) else ()
+        raise UserError(f'unknown config key config.{path}: {_suggest(key, known)}')
+      room = room[key]
 
 
 def _define(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
@@ -75,6 +105,7 @@ def parse(argv: Sequence[str]) -> Options:
     UserError: an unknown flag, key or mode, a value of the wrong type, a missing config or workdir.
     SystemExit: after --help.
   """
+  _check_names(argv)
   spec, rest = _take(argv, 'config')
   workdirs, _ = _take(rest, 'checkpoints')
   workdir = workdirs.split(',')[0] or _take(rest, 'workdir')[0]
@@ -82,22 +113,23 @@ def parse(argv: Sequence[str]) -> Options:
   helping = {'--help', '-h', '--helpfull'} & set(rest)
   if mode not in MODES:
     raise UserError(f'--mode={mode}: choose one of {", ".join(MODES)}')
+  if mode == 'eval' and not workdir and not helping:
+    raise UserError('--mode=eval needs --workdir, the folder of a run, or --checkpoints')
   if spec or helping:
     config = config_lib.load_file(spec or _default_config())
   elif mode == 'train':
     raise UserError('--config is missing: give one, as in --config=configs/quickstart.py')
   elif workdir:
     config = config_lib.load_workdir(workdir)
-  elif mode == 'describe':
-    config = config_lib.load_file(_default_config())
   else:
-    raise UserError(f'--mode={mode} needs --workdir, the folder of a run')
+    config = config_lib.load_file(_default_config())
+  _check_keys(config, rest)
   argv = ['main.py', *rest]
   try:
     values = _define(config, argv)
     extra = values(argv)[1:]
   except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-    raise UserError(_one_line(error)) from None
+    raise UserError(' '.join(str(error).split())) from None
   if helping:
     print(
       f'Usage: python main.py --config=configs/NAME.py --workdir=DIR\n{values}', file=sys.stderr
@@ -119,14 +151,6 @@ def parse(argv: Sequence[str]) -> Options:
 def _default_config() -> str:
   here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
   return os.path.join(here, 'configs', 'alexnet.py')
-
-
-def _one_line(error: Exception) -> str:
-  """An error of the flag library in one line, with the key it is about."""
-  text = ' '.join(str(error.args[0] if error.args else error).split())
-  if isinstance(error, (KeyError, AttributeError)):
-    return f'unknown config key {text.replace(chr(92), "").strip(chr(34))}'
-  return text
 
 
 def run(options: Options) -> dict[str, object]:

@@ -16,7 +16,7 @@ FILE = 'config.json'
 # What a resumed run may change; anything else would make it another run (see `check_same_run`).
 _FREE = (
     'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every', 'eval.',
-    'data.data_dir', 'data.threads', 'data.cache_mib', 'log.',
+    'data.data_dir', 'data.threads', 'data.cache_mib', 'log.', 'note',
 )  # fmt: skip
 
 
@@ -39,7 +39,8 @@ def load_file(spec: str) -> ConfigDict:
   except UserError as error:
     raise UserError(f'--config={spec}: {error}') from error
   except Exception as error:
-    raise UserError(f'--config={spec} failed: {type(error).__name__}: {error}') from error
+    message = ' '.join(str(error).split())
+    raise UserError(f'--config={spec} failed: {type(error).__name__}: {message}') from error
   if not isinstance(config, ConfigDict):
     raise UserError(f'--config={spec}: get_config must return a ConfigDict')
   return config
@@ -53,8 +54,11 @@ def _tuples(value):
 
 
 def from_json(text: str) -> ConfigDict:
-  """A config from the JSON that `to_json` wrote."""
-  return ConfigDict(_tuples(json.loads(text)))
+  """A config from the JSON that `to_json` wrote; raises ValueError for anything else."""
+  values = json.loads(text)
+  if not isinstance(values, dict):
+    raise ValueError('it holds no config')
+  return ConfigDict(_tuples(values))
 
 
 def to_json(config: ConfigDict | FrozenConfigDict) -> str:
@@ -125,17 +129,18 @@ def check_same_run(old: ConfigDict, new: ConfigDict | FrozenConfigDict, workdir)
 def validate(config: ConfigDict | FrozenConfigDict) -> None:
   """Raises UserError for the first thing in `config` that cannot be."""
   try:
-    models.validate(config.model)
-    optim.validate(config.optim)
-    augment.validate(config)
     positive = (
-        'model.input_size', 'data.canvas.size', 'data.canvas.max_pixels', 'train.batch_size',
+        'model.input_size', 'model.pool.window', 'model.pool.stride', 'model.lrn.size',
+      'model.map_norm.size', 'data.canvas.size', 'data.canvas.max_pixels', 'train.batch_size',
         'train.log_every', 'train.checkpoint_every', 'train.keep', 'eval.batch_size',
     )  # fmt: skip
     flat = flatten(config)
     for key in positive:
       if flat[key] < 1:
         raise UserError(f'config.{key}={flat[key]}: must be at least 1')
+    models.validate(config.model)
+    optim.validate(config.optim)
+    augment.validate(config)
     if config.train.steps < 0 or (not config.train.steps and config.train.epochs <= 0):
       raise UserError('config.train: set epochs, or steps, to more than 0')
     if not 0 <= config.data.holdout < 1:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import contextlib
+import math
 import pathlib
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from alexnet_jax import baseline, parallel, steps
 from alexnet_jax import config as config_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, open_dataset
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import RunError, UserError
 
 _WITH_TOP5 = 6  # fewest classes for which a top-5 error says anything
 
@@ -43,6 +44,21 @@ class Trained(NamedTuple):
   step: int
 
 
+def _batch_size(config: ConfigDict | FrozenConfigDict, data: int) -> int:
+  """`eval.batch_size`, rounded up to a multiple of the mesh's data axis."""
+  return -(-config.eval.batch_size // data) * data
+
+
+def _mesh(config: ConfigDict | FrozenConfigDict) -> jax.sharding.Mesh:
+  """The mesh of an evaluation: without `config.mesh`, whole networks on as many devices as fit.
+
+  So networks of one and of two towers share it in an ensemble.
+  """
+  shape = config.mesh if any(config.mesh) else (parallel.most_devices(config.eval.batch_size), 1)
+  chosen = ConfigDict(config.to_dict() | {'mesh': shape})
+  return parallel.make_mesh(chosen, _batch_size(config, max(shape[0], 1)))
+
+
 def errors_of(
   models: Sequence[Model], dataset: Dataset, config: FrozenConfigDict, mesh: jax.sharding.Mesh
 ) -> dict[str, float | int | None]:
@@ -58,8 +74,7 @@ def errors_of(
     `top1_error` and `top5_error` in per cent (the latter None for 5 classes or fewer), `loss` (mean
     negative log of the averaged probability) and `examples`. A tie with the label counts as wrong.
   """
-  data = mesh.shape[parallel.DATA]
-  batch_size = -(-config.eval.batch_size // data) * data
+  batch_size = _batch_size(config, mesh.shape[parallel.DATA])
   sums = []
   for batch in dataset.eval_batches(batch_size):
     batch = parallel.shard_batch(mesh, batch)
@@ -100,7 +115,7 @@ def load(
     own = ConfigDict(meta['config'].to_dict())
     own.mesh, own.eval = overrides.mesh, overrides.eval
     config = FrozenConfigDict(own)
-    mesh = parallel.make_mesh(config)
+    mesh = _mesh(config)
     abstract = steps.abstract_state(config, mesh)
     params, batch_stats = checkpoints.restore_params(step, abstract)
     statistics = checkpoints.restore_statistics(step, mesh, config.data.canvas.size)
@@ -125,6 +140,19 @@ def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
       raise UserError(f'{workdirs[0]} and {workdir} cannot be averaged: {"; ".join(differing)}')
 
 
+def _check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
+  """Raises UserError where `config` asks for another network than the checkpoint holds."""
+  asked, there = config_lib.flatten(config), config_lib.flatten(own)
+  for key, value in asked.items():
+    if (
+      key.startswith(('model.', 'augment.')) and key != 'model.num_classes' and value != there[key]
+    ):
+      raise UserError(
+        f'config.{key}={value!r}, but the checkpoint was trained with {there[key]!r}: evaluation '
+        'takes data, eval and mesh from the command line, the rest from the checkpoint'
+      )
+
+
 def evaluate(
   config: ConfigDict,
   workdirs: Sequence[str | pathlib.Path],
@@ -146,9 +174,10 @@ def evaluate(
 
   Raises:
     UserError: no checkpoint, no validation images, or networks that do not go together.
+    RunError: a network predicts numbers that are not finite.
   """
   weights = list(weights) or [1.0] * len(workdirs)
-  if len(weights) != len(workdirs) or min(weights) < 0 or not sum(weights):
+  if len(weights) != len(workdirs) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
     raise UserError(
       f'--weights has {len(weights)} numbers for {len(workdirs)} runs: give each run one, 0 or more'
     )
@@ -159,6 +188,7 @@ def evaluate(
   ]
   _check_ensemble(trained, workdirs)
   first = trained[0]
+  _check_overrides(config, first.config)
   data = ConfigDict(config.data.to_dict() | {'canvas': first.config.data.canvas.to_dict()})
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
     if list(dataset.class_names) != first.meta['class_names']:
@@ -168,9 +198,9 @@ def evaluate(
       )
     if not dataset.num_validation:
       raise UserError(f'{config.data.source} has no validation images: add PATH/val or a holdout')
-    result = errors_of(
-      [t.model for t in trained], dataset, first.config, parallel.make_mesh(first.config)
-    )
+    result = errors_of([t.model for t in trained], dataset, first.config, _mesh(first.config))
+    if not math.isfinite(result['loss']):
+      raise RunError('the network predicts numbers that are not finite: use an earlier checkpoint')
     result['views'] = config.eval.views
     result['majority_error'] = baseline.majority_error(
       first.meta['class_counts'], dataset.validation_labels

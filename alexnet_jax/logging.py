@@ -83,6 +83,11 @@ class Timer:
   def __init__(self):
     self._start = time.perf_counter()
     self._paused = self._waited = 0.0
+    self._images = 0
+
+  def trained(self, images: int) -> None:
+    """Counts the images of a step."""
+    self._images += images
 
   def waited(self, seconds: float) -> None:
     """Counts time that the loop stood still for want of data."""
@@ -92,12 +97,12 @@ class Timer:
     """Leaves time out that was spent on evaluation or checkpoints."""
     self._paused += seconds
 
-  def lap(self, images: int) -> tuple[float, float]:
-    """Returns (images/s, share of time waiting) for `images` since the last call."""
+  def lap(self) -> tuple[float, float]:
+    """Returns (images/s, share of time waiting) since the last call."""
     now = time.perf_counter()
     seconds = max(now - self._start - self._paused, 1e-9)
-    result = images / seconds, self._waited / seconds
-    self._start, self._paused, self._waited = now, 0.0, 0.0
+    result = self._images / seconds, self._waited / seconds
+    self._start, self._paused, self._waited, self._images = now, 0.0, 0.0, 0
     return result
 
 

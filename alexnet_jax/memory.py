@@ -4,7 +4,7 @@ import ctypes
 import sys
 
 # Of glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 _NEVER = 2**31 - 1  # the largest int mallopt takes
 
 
@@ -22,5 +22,5 @@ def keep_freed_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
   except (OSError, AttributeError):
     return
-  for parameter, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _NEVER), (_TRIM_THRESHOLD, _NEVER)):
+  for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER)):
     mallopt(parameter, value)

@@ -45,6 +45,9 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
       raise UserError(f'config.optim.{key}={config[key]}: must not be negative')
   if not 0 <= config.momentum < 1:
     raise UserError(f'config.optim.momentum={config.momentum}: must be in [0, 1)')
+  for key in ('levels', 'bias_levels'):
+    if config.dexp[key] < 2:
+      raise UserError(f'config.optim.dexp.{key}={config.dexp[key]}: must be at least 2')
   for event in config.layer_rates:
     if len(event) != 3:
       raise UserError(f'config.optim.layer_rates: {event!r} is not (layer, epoch, factor)')
@@ -99,10 +102,6 @@ def paper_sgd(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransforma
   )
 
 
-def _steps_factor(config, boundaries, now: float) -> float:
-  return config.factor ** sum(now >= boundary for boundary in boundaries)
-
-
 def _dexp_factor(factor: float, levels: int, progress: float) -> float:
   """The original's discretised exponential: `levels` equal parts, falling by `factor` in all.
 
@@ -131,7 +130,7 @@ def rates(
   if config.schedule == 'constant':
     factors = 1.0, 1.0
   elif config.schedule == 'plateau':
-    factors = (config.factor**state.drops,) * 2
+    factors = config.factor**state.drops, config.bias_factor**state.drops
   elif config.schedule == 'dexp':
     d = config.dexp
     factors = (
@@ -140,10 +139,8 @@ def rates(
     )
   else:
     now = epoch if config.unit == 'epoch' else step
-    factors = (
-      _steps_factor(config, config.boundaries, now),
-      _steps_factor(config, config.bias_boundaries, now),
-    )
+    passed = sum(now >= boundary for boundary in config.boundaries)
+    factors = config.factor**passed, config.bias_factor**passed
   return config.rate * factors[0], config.bias_rate * factors[1]
 
 

@@ -21,8 +21,15 @@ from alexnet_jax.models.alexnet import AlexNet
 DATA, TOWER = 'data', 'tower'
 
 
-def make_mesh(config: ConfigDict | FrozenConfigDict) -> Mesh:
+def most_devices(batch_size: int) -> int:
+  """The most devices among which a batch can be split evenly."""
+  return max(n for n in range(1, len(jax.devices()) + 1) if batch_size % n == 0)
+
+
+def make_mesh(config: ConfigDict | FrozenConfigDict, batch_size: int = 0) -> Mesh:
   """The mesh of `config.mesh`, `(data, tower)`; `(0, 0)` asks for the default.
+
+  The data axis must divide `batch_size`, which is `config.train.batch_size` where left out.
 
   The default is (n/2, 2) for an even number n of devices and two towers, else (n, 1). A mesh smaller
   than the machine uses the first devices.
@@ -37,10 +44,11 @@ def make_mesh(config: ConfigDict | FrozenConfigDict) -> Mesh:
   data, tower = shape
   devices = jax.devices()
   towers = config.model.towers
+  batch_size = batch_size or config.train.batch_size
   if (data, tower) == (0, 0):
     tower = 2 if towers == 2 and len(devices) % 2 == 0 else 1
     data = len(devices) // tower
-    while config.train.batch_size % data:  # a small batch cannot use them all
+    while batch_size % data:  # a small batch cannot use them all
       data -= 1
   if data < 1 or tower not in (1, towers):
     raise UserError(
@@ -52,9 +60,9 @@ def make_mesh(config: ConfigDict | FrozenConfigDict) -> Mesh:
       f'config.mesh={data},{tower} needs {data * tower} devices; there are {len(devices)}: '
       'choose a smaller mesh'
     )
-  if config.train.batch_size % data:
+  if batch_size % data:
     raise UserError(
-      f'config.train.batch_size={config.train.batch_size} is not divisible by the data axis of '
+      f'config.train.batch_size={batch_size} is not divisible by the data axis of '
       f'config.mesh={data},{tower}'
     )
   return jax.make_mesh(

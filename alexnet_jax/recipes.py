@@ -92,7 +92,7 @@ def paper() -> ConfigDict:
           'size': 256,  # side of the stored image, in pixels
           'fit': 'crop',  # crop: short side to size, centre; warp: K's; pad: whole image inside
           'filter': 'bicubic',  # antialiased: bicubic, bilinear, box, hamming or lanczos
-          'max_pixels': 100_000_000,  # a larger image counts as undecodable
+          'max_pixels': 89_478_485,  # Pillow's own limit; a larger image counts as undecodable
         },
         'threads': 0,  # that decode images; 0: one a core
         'cache_mib': 2048,  # sets whose canvases fit are decoded once and kept in memory
@@ -120,8 +120,8 @@ def paper() -> ConfigDict:
         'schedule': 'steps',
         'unit': 'epoch',  # of the boundaries: epoch or step
         'boundaries': (25.0, 51.0, 79.0),
-        'bias_boundaries': (25.0, 51.0, 79.0),
-        'factor': 0.1,  # at each boundary or plateau
+        'factor': 0.1,  # of the rate at each boundary or plateau
+        'bias_factor': 0.1,  # the same for biases
         'plateau': {'patience': 3, 'min_delta': 0.1, 'drops': 3},  # evaluations; points of error
         'dexp': {'factor': 250.0, 'levels': 4, 'bias_factor': 10.0, 'bias_levels': 2},
         # (layer, epoch, factor): from that epoch on, both rates of the layer are this share of
@@ -161,7 +161,7 @@ ORIGINAL = {
   'augment.colour_divisor': 1.1,
   'augment.colour_until': 67.0,
   'optim.bias_rate': 0.02,
-  'optim.bias_boundaries': (),  # net 145's biases kept their rate (FACTS section 2)
+  'optim.bias_factor': 1.0,  # net 145's biases kept their rate (FACTS section 2)
   'optim.layer_rates': (('conv1', 67.0, 0.1), ('conv1', 72.0, 0.0)),
   'train.epochs': 91.0,
 }
@@ -200,8 +200,7 @@ RECIPES = {
     'optim.bias_rate': 0.02,
     'optim.unit': 'step',
     'optim.boundaries': (100_000.0, 200_000.0, 300_000.0, 400_000.0),
-    'optim.bias_boundaries': (100_000.0, 200_000.0, 300_000.0, 400_000.0),
-    'train.steps': 450_000,
+    'train.epochs': 89.918,  # 450,000 steps on ILSVRC-2012
     'train.batch_size': 256,
   },
   'owt': {
@@ -235,7 +234,6 @@ RECIPES = {
     'optim.bias_decay': 1e-4,
     'optim.decay': 1e-4,
     'optim.boundaries': (30.0, 60.0),
-    'optim.bias_boundaries': (30.0, 60.0),
     'train.batch_size': 256,
   },
 }

@@ -78,9 +78,12 @@ def init_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
 
 
 def _counts(logits: Array, labels: Array) -> Array:
-  """How many other classes score at least as high as the label: int32 `[B]`; a tie counts against."""
+  """How many other classes score at least as high as the label: int32 `[B]`.
+
+  A tie counts against the label, and so does a score that is not a number.
+  """
   own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-  return (logits >= own).sum(-1) - 1
+  return (~(logits < own)).sum(-1) - 1
 
 
 def make_train_step(

@@ -3,7 +3,9 @@
 from collections import deque
 from collections.abc import Iterator
 import contextlib
+import errno
 import math
+import os
 import pathlib
 import signal
 import time
@@ -14,7 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import evaluate, optim, parallel, steps
+from alexnet_jax import evaluate, models, optim, parallel, steps
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.errors import Preempted, RunError, UserError
@@ -24,8 +26,9 @@ _IN_FLIGHT = 2  # steps the host may run ahead of the devices
 
 _STALLED = (
   'the loss is still at ln(classes) = %.3f after %d steps: the network has not begun to learn. Known '
-  'remedies: recipe `original` (wider initial weights in conv3-conv5), smaller biases as in `caffe` '
-  '(0.1), a lower rate (--config.optim.rate=), another seed, and labels that match the images.'
+  'remedies: recipe `original` (wider initial weights in conv3-conv5), --config.model.init=torch, '
+  'smaller biases as in `caffe` (0.1), a lower rate (--config.optim.rate=), another seed, labels that '
+  'match the images, and patience: with 1000 classes 5,000 to 15,000 steps were seen.'
 )
 
 
@@ -41,11 +44,15 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
     Preempted: SIGTERM came; a checkpoint has been written.
   """
   workdir = pathlib.Path(workdir)
+  config_lib.validate(config)
+  models.layer_table(config.model)  # a config that no network can be made of fails before the data
+  mesh = parallel.make_mesh(config)
   with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
     config = _resolve(config, dataset)
-    mesh = parallel.make_mesh(config)
-    _claim(workdir, config)
+    _make(workdir)
     with Checkpoints(workdir, config.train.keep) as checkpoints:
+      _claim(workdir, config, checkpoints)
+      dataset.preload()
       return _Run(config, workdir, dataset, mesh, checkpoints).run()
 
 
@@ -53,6 +60,10 @@ def _resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
   """Fills in what the data decide and checks the rest."""
   config = config.copy_and_resolve_references()
   classes = len(dataset.class_names)
+  if classes < 2:
+    raise UserError(
+      f'{config.data.source} has one class, {dataset.class_names[0]!r}: to learn takes two or more'
+    )
   if config.model.num_classes not in (0, classes):
     raise UserError(
       f'config.model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} '
@@ -63,18 +74,25 @@ def _resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
   return FrozenConfigDict(config)
 
 
-def _claim(workdir: pathlib.Path, config: FrozenConfigDict) -> None:
-  """Makes `workdir` this run's, or checks that it is already."""
-  path = workdir / config_lib.FILE
-  if path.exists():
-    config_lib.check_same_run(config_lib.load_workdir(workdir), config, workdir)
+def _make(workdir: pathlib.Path) -> None:
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(config_lib.to_json(config))
-    temporary.replace(path)
+    if not os.access(workdir, os.W_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
   except OSError as error:
-    raise UserError(f'--workdir={workdir} cannot be written: {error.strerror}') from None
+    raise UserError(
+      f'--workdir={workdir} cannot be written ({error.strerror}): choose another folder'
+    ) from None
+
+
+def _claim(workdir: pathlib.Path, config: FrozenConfigDict, checkpoints: Checkpoints) -> None:
+  """Makes `workdir` this run's, or checks that it is already; without a checkpoint there is no run."""
+  path = workdir / config_lib.FILE
+  if path.exists() and checkpoints.latest() is not None:
+    config_lib.check_same_run(config_lib.load_workdir(workdir), config, workdir)
+  temporary = path.with_suffix('.tmp')
+  temporary.write_text(config_lib.to_json(config))
+  temporary.replace(path)
 
 
 @contextlib.contextmanager
@@ -115,12 +133,13 @@ class _Run:
     """Restores or starts, loops, and returns the summary."""
     state = self.start()
     first = int(state.step)
+    self.metrics = Metrics(self.workdir, first, self.config.log.tensorboard)
     if first >= self.total:
+      self.metrics.close()
       logging.info('nothing to do: the run has its %d steps already', self.total)
       return self.summary(first)
     self.train_step = steps.make_train_step(self.config, self.mesh)
     self.predict = steps.make_predict_step(self.config, self.mesh, self.config.eval.train_views)
-    self.metrics = Metrics(self.workdir, first, self.config.log.tensorboard)
     self.progress = Progress(self.total, first)
     self.timer = Timer()
     batches = self.dataset.train_batches(first, self.config.train.batch_size)
@@ -183,6 +202,7 @@ class _Run:
       batch = parallel.shard_batch(self.mesh, batch)
       state, loss = self.train_step(state, batch, *self.step_inputs(step, state), self.statistics)
       step += 1
+      self.timer.trained(choices.batch_size)
       pending.append(loss)
       if len(pending) > _IN_FLIGHT:
         pending.popleft().block_until_ready()
@@ -221,7 +241,7 @@ class _Run:
     self.last_loss = sums['loss'] / sums['steps']
     if not math.isfinite(self.last_loss):
       self.fail(step)
-    speed, waited = self.timer.lap(int(sums['steps']) * self.config.train.batch_size)
+    speed, waited = self.timer.lap()
     values = {
       'epoch': round(self.epoch(step), 4),
       'loss': self.last_loss,
@@ -249,6 +269,8 @@ class _Run:
       self.predict, state.params, state.batch_stats, self.statistics.mean_image, 1.0
     )
     errors = evaluate.errors_of([model], self.dataset, self.config, self.mesh)
+    if not math.isfinite(errors['loss']):
+      self.fail(step)
     self.last = {f'val/{name}': value for name, value in errors.items() if value is not None}
     self.metrics.write(step, {'epoch': round(self.epoch(step), 4), **self.last})
     self.progress.end()

@@ -28,7 +28,7 @@ def get_config(variant='original'):
       'optim.schedule': 'steps',
       'optim.unit': 'epoch',
       'optim.boundaries': (14.0, 18.0),
-      'optim.bias_boundaries': (14.0, 18.0),
+      'optim.bias_factor': 0.1,
       'optim.layer_rates': (),
       'augment.colour_until': 0.0,
       'train.epochs': 20.0,

@@ -40,7 +40,8 @@ def hardware() -> str:
   lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
   names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
   kinds = ', '.join(sorted({device.device_kind for device in jax.devices()}))
-  return f'{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores; JAX on {kinds}'
+  cpu = names[0] if names else platform.processor()
+  return f'{cpu}, {len(os.sched_getaffinity(0))} cores; JAX on {kinds}'
 
 
 def main() -> None:

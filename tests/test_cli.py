@@ -16,10 +16,25 @@ PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
-    ([PAPER, '--workdir=w', '--config.modell.width=2'], r"config key 'modell' Did you mean"),
-    ([PAPER, '--workdir=w', '--config.model.widht=2'], 'Did you mean "width"'),
+    (
+      [PAPER, '--workdir=w', '--config.modell.width=2'],
+      'key config.modell.width: did you mean model?',
+    ),
+    (
+      [PAPER, '--workdir=w', '--config.model.widht=2'],
+      'key config.model.widht: did you mean width?',
+    ),
     ([PAPER, '--workdir=w', '--config.train.batch_size=many'], 'config.train.batch_size=many'),
-    ([PAPER, '--workdir=w', '--wrokdir=w'], 'wrokdir'),
+    (
+      [PAPER, '--workdir=w', '--config.model.conv1.foo=2'],
+      'config.model.conv1.foo: known are bias, ',
+    ),
+    ([PAPER, '--wrokdir=w'], 'unknown flag --wrokdir: did you mean workdir?'),
+    (['--confg=x.py', '--workdir=w'], 'unknown flag --confg: did you mean config?'),
+    ([PAPER, '--mode=eval'], '--mode=eval needs --workdir'),
+    ([PAPER, '--workdir=w', '--config.model.input_size=16'], 'input_size=16 is too small'),
+    ([PAPER, '--workdir=w', '--config.model.lrn.size=0'], 'config.model.lrn.size=0'),
+    ([PAPER, '--workdir=w', '--config.optim.dexp.levels=1'], 'config.optim.dexp.levels=1'),
     ([PAPER, '--workdir=w', 'stray'], "'stray' is not a flag"),
     ([f'{PAPER}:papre', '--workdir=w'], "unknown recipe 'papre': choose one of paper, original"),
     ([f'{PAPER}:paper+sigmoid', '--workdir=w'], "unknown choice 'sigmoid'"),

@@ -82,6 +82,14 @@ def test_the_padding_of_the_last_batch_changes_nothing(runs, batch_size):
   assert result['loss'] == pytest.approx(expected['loss'], rel=1e-5)
 
 
+def test_networks_of_one_and_two_towers_share_a_mesh(runs, tmp_path):
+  """On 8 devices their default meshes in training differ; an odd batch fits none."""
+  train(tiny_config('owt', train__steps=2), tmp_path / 'one')
+  config = config_lib.load_workdir(runs[0])
+  config.mesh, config.eval.batch_size = (0, 0), 7
+  assert evaluate.evaluate(config, [runs[0], tmp_path / 'one'])['examples'] == 18
+
+
 def test_score_counts_ties_and_padding():
   probabilities = np.array(
     [
@@ -98,6 +106,9 @@ def test_score_counts_ties_and_padding():
   sums = jax.device_get(steps.score(probabilities, labels, mask))
   assert (sums['top1'], sums['top5'], sums['examples']) == (3, 1, 4)
   assert np.isfinite(sums['loss'])
+  not_numbers = np.full((2, 7), np.nan, np.float32)
+  sums = jax.device_get(steps.score(not_numbers, labels[:2], mask[:2]))
+  assert (sums['top1'], sums['top5']) == (2, 2)
 
 
 def test_baselines():
@@ -125,9 +136,17 @@ def test_bad_input(runs, tmp_path):
     evaluate.evaluate(config, [tmp_path])
   with pytest.raises(UserError, match='1 numbers for 2 runs'):
     evaluate.evaluate(config, runs, 'best', [1.0])
+  with pytest.raises(UserError, match='numbers for 2 runs'):
+    evaluate.evaluate(config, runs, 'best', [1.0, float('nan')])
+  wider = config_lib.load_workdir(runs[0])
+  wider.model.width = 0.5
+  with pytest.raises(UserError, match=r'model\.width=0\.5, but the checkpoint was trained with'):
+    evaluate.evaluate(wider, runs[:1])
   other = tiny_config(train__steps=1, data__synthetic__classes=3)
   train(other, tmp_path / 'three')
   with pytest.raises(UserError, match='cannot be averaged: classes'):
     evaluate.evaluate(config, [runs[0], tmp_path / 'three'])
+  other = config_lib.load_workdir(runs[0])
+  other.data.synthetic.classes = 3
   with pytest.raises(UserError, match='has classes 3'):
     evaluate.evaluate(other, runs[:1])

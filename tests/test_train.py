@@ -9,6 +9,7 @@ import time
 import chex
 import jax
 import numpy as np
+from PIL import Image
 import pytest
 from tiny import command, main, read_metrics, tiny_config, write_config
 
@@ -188,6 +189,51 @@ def test_a_stalled_loss_is_named_with_its_remedies(tmp_path, caplog):
   frozen = tiny_config(train__steps=4, train__stall_steps=2, optim__rate=0.0, optim__bias_rate=0.0)
   train(frozen, tmp_path)
   assert 'remedies' in caplog.text
+
+
+def test_a_workdir_without_a_checkpoint_holds_no_run(tmp_path):
+  (tmp_path / 'config.json').write_text(config_lib.to_json(tiny_config(optim__rate=0.5)))
+  assert train(tiny_config(train__steps=1), tmp_path)['step'] == 1
+  assert config_lib.load_workdir(tmp_path).optim.rate == 0.01
+
+
+def test_a_finished_run_has_nothing_to_do(tmp_path):
+  summary = train(tiny_config(train__steps=3), tmp_path)
+  log = tmp_path / 'metrics.jsonl'
+  before = log.read_text()
+  log.write_text(before + '{"step": 9, "loss": 1.0}\n')
+  assert train(tiny_config(train__steps=3), tmp_path) == summary
+  assert log.read_text() == before
+
+
+def test_images_that_cannot_be_decoded(tmp_path):
+  """In training one is skipped, counted and named; in validation it stops the run at once."""
+  rng = np.random.default_rng(0)
+  for split, number in (('train', 6), ('val', 2)):
+    for name in ('a', 'b'):
+      folder = tmp_path / 'images' / split / name
+      folder.mkdir(parents=True)
+      for i in range(number):
+        pixels = rng.integers(0, 255, (80, 80, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+  (tmp_path / 'images' / 'train' / 'a' / '3.png').write_bytes(b'no picture')
+  config = tiny_config(
+    data__source=f'folder:{tmp_path / "images"}', train__steps=2, data__max_bad_share=0.1
+  )
+  summary = train(config, tmp_path / 'run')
+  assert summary['skipped_images'] == 1 and np.isfinite(summary['loss'])
+  (tmp_path / 'images' / 'val' / 'b' / '0.png').write_bytes(b'no picture')
+  with pytest.raises(UserError, match=r'0\.png cannot be decoded'):
+    train(config, tmp_path / 'run2')
+  assert not list((tmp_path / 'run2' / 'checkpoints').iterdir())
+
+
+def test_one_class_is_no_task(tmp_path):
+  folder = tmp_path / 'images' / 'only'
+  folder.mkdir(parents=True)
+  Image.new('RGB', (80, 80)).save(folder / '0.png')
+  with pytest.raises(UserError, match="has one class, 'only'"):
+    train(tiny_config(data__source=f'folder:{tmp_path / "images"}'), tmp_path / 'run')
 
 
 def test_the_workdir_must_be_writable(tmp_path):

@@ -219,6 +219,17 @@ class Dataset:
 
     return self._batches(split, plan, 0, -(-n // batch_size))
 
+  def preload(self) -> None:
+    """Decodes every split of a set that is kept in memory, so that bad images are found at once.
+
+    Raises:
+      UserError: a validation image cannot be decoded.
+      RunError: as `train_batches`.
+    """
+    if self.cached:
+      for images in self._images.values():
+        images.keep(self._threads or _cores())
+
   def statistics(self, cache_dir: str | None = None) -> stats.Statistics:
     """Mean image and colour statistics of the training images; undecodable ones are left out.
 
@@ -307,7 +318,7 @@ class Dataset:
       yield _batch(image, mask.reshape(b), indices.reshape(b), images.split.labels)
 
   def _skip(self, split: str, index: int, reason: str) -> None:
-    """Notes an undecodable image; stops the run when there are too many in training.
+    """Notes an undecodable image; stops the run when there are too many in training, or one elsewhere.
 
     One bad file never stops a run that has others, however small the set.
     """
@@ -318,8 +329,13 @@ class Dataset:
     name = self._images[split].split.name
     if not known:
       logging.warning('skipping %s image %s: %s', split, name(index), reason)
+    if split != 'train':
+      raise UserError(
+        f'the {split} image {name(index)} cannot be decoded ({reason}): repair it, or remove it and '
+        'start in another workdir'
+      )
     n = self.num_train
-    if split == 'train' and len(bad) > min(max(1, self._max_bad_share * n), n - 1):
+    if len(bad) > min(max(1, self._max_bad_share * n), n - 1):
       raise RunError(
         f'{len(bad)} of {n} training images ({100 * len(bad) / n:.2g} %) cannot be decoded, among'
         f' them {", ".join(map(name, bad[:3]))}; repair or remove them, or raise'

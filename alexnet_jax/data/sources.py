@@ -152,7 +152,9 @@ def import_tensorflow(need: str) -> Any:
 def _open_folder(root: pathlib.Path, share: float, seed: int) -> Source:
   """PATH/{train, val|validation, test}/class/* or PATH/class/*; `test` is left alone."""
   if not root.is_dir():
-    raise UserError(f'config.data.source=folder:{root}: there is no such folder')
+    raise UserError(
+      f'config.data.source=folder:{root}: there is no such folder; name PATH of PATH/CLASS/*.jpg'
+    )
   folders = _visible(root, folders=True)
   if 'train' not in folders:
     if folders and set(folders) <= {'val', 'validation', 'test'}:
@@ -190,7 +192,9 @@ def _read_folder(
   for folder in folders:
     files = [f for f in _visible(root / folder, folders=False) if f.lower().endswith(_SUFFIXES)]
     if not files:
-      raise UserError(f'class folder {root / folder} holds no images ({" ".join(_SUFFIXES)})')
+      raise UserError(
+        f'class folder {root / folder} holds no images ({" ".join(_SUFFIXES)}): remove or fill it'
+      )
     paths += [os.path.join(folder, file) for file in files]
     labels += [names.index(folder)] * len(files)
 

@@ -97,7 +97,8 @@ def _open_split(tfds: Any, builder: Any, split: str, image: str, label: str, nee
   if builder.info.splits[split].num_bytes > _MEMORY_LIMIT:
     raise UserError(
       f'{need} is prepared as {builder.info.file_format.value}, which has no random access, and is'
-      f' too large for memory; prepare it again with file_format=array_record'
+      f' too large for memory; prepare it again, in another data_dir, with'
+      f' tfds.builder({builder.name!r}, file_format="array_record").download_and_prepare()'
     )
   logging.info('reading the encoded images of %s, split %s, into memory', need, split)
   order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)

@@ -98,7 +98,10 @@ class Head(nn.Module):
 
 
 class TowerBatchNorm(nn.Module):
-  """Batch normalisation in each local tower, over the global batch."""
+  """Batch normalisation in each local tower, over the global batch.
+
+  Rows that the mask leaves out of the loss (undecodable images, all zeros) count in the moments.
+  """
 
   momentum: float
   epsilon: float
@@ -323,6 +326,9 @@ def create(config: ConfigDict | FrozenConfigDict) -> AlexNet:
 def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, object]]:
   """Describes each layer of `config.model` without computing anything.
 
+  Raises:
+    UserError: the config asks for what the network cannot do, or its input is too small.
+
   Returns:
     A row a layer with parameters, and a row a pooling layer: `{'layer', 'output' (H, W, C or C, over
     all towers), 'parameters', 'macs' (multiply-adds of one image, forward)}`.
@@ -349,6 +355,10 @@ def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, object]
   for name in config.layers:
     out = outputs[name]['__call__'][0]
     towers = out if isinstance(out, (list, tuple)) else [out]
+    if 0 in towers[0].shape:
+      raise UserError(
+        f'config.model.input_size={config.input_size} is too small: nothing is left of it at {name}'
+      )
     rows.append(row(name, towers, params[name]['kernel'], params[name]['bias']))
     number = name.lstrip('convf')
     norm = params.get(f'batch_norm{number}')

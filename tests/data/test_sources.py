@@ -181,5 +181,5 @@ def test_bad_tfds(tfds_dir, monkeypatch):
     open_source(make_config('tfds:imagenet2012', data_dir=str(tfds_dir)))
   assert '\n' not in str(raised.value)
   monkeypatch.setattr('alexnet_jax.data.tfds_source._MEMORY_LIMIT', 1000)
-  with pytest.raises(UserError, match='file_format=array_record'):
+  with pytest.raises(UserError, match='file_format="array_record"'):
     open_source(make_config('tfds:records_tf', data_dir=str(tfds_dir)))
