@@ -23,7 +23,8 @@ from tqdm import tqdm
 from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.canvas import Canvas, decode_canvas
 from alexnet_jax.data.prefetch import prefetch
-from alexnet_jax.data.sources import Source, Split, generator, import_tensorflow, open_source
+from alexnet_jax.data.sources import open_source
+from alexnet_jax.data.splits import Source, Split, generator, import_tensorflow
 from alexnet_jax.errors import RunError, UserError
 
 Batch = dict[str, np.ndarray]

@@ -4,55 +4,20 @@ A source knows names, labels and how to read the bytes of image i; it decodes no
 are `folder:PATH`, `tfds:NAME`, `elpv` and `synthetic`.
 """
 
-from collections.abc import Callable, Sequence
-import contextlib
-import dataclasses
-import importlib
+from collections.abc import Sequence
 import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from alexnet_jax.data.splits import Source, Split, generator, import_module, split_off
+from alexnet_jax.data.tfds_source import open_tfds
 from alexnet_jax.errors import UserError
 
 FORMS = 'folder:PATH, tfds:NAME, elpv, synthetic'
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')
 _ELPV_SEED = 2012  # fixed, so that all runs on elpv are measured on the same images
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-  """The images of one split.
-
-  Attributes:
-    labels: class of each image, int32 [N].
-    read: image i as encoded bytes or as uint8 pixels [H, W(, 3)]; safe to call from many threads.
-      Raises OSError if it cannot be read.
-    name: what to call image i in messages; together the names stand for the content of the split.
-  """
-
-  labels: np.ndarray
-  read: Callable[[int], bytes | np.ndarray]
-  name: Callable[[int], str]
-
-  def __len__(self) -> int:
-    return len(self.labels)
-
-  def select(self, rows: np.ndarray) -> 'Split':
-    """The split of the images `rows` (int [M]) alone, in that order."""
-    return Split(
-      self.labels[rows], lambda i: self.read(int(rows[i])), lambda i: self.name(int(rows[i]))
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """A training split, a validation split unless nothing could be held out, and the class names."""
-
-  train: Split
-  validation: Split | None
-  class_names: tuple[str, ...]
 
 
 def open_source(config_data: Any) -> Source:
@@ -73,80 +38,12 @@ def open_source(config_data: Any) -> Source:
   if form == 'folder' and place:
     return _open_folder(pathlib.Path(place).expanduser(), config_data.holdout, seed)
   if form == 'tfds' and place:
-    # Lazily, as it imports tensorflow, which must not be needed where no TFDS set is read.
-    from alexnet_jax.data.tfds_source import open_tfds
-
     return open_tfds(place, config_data.data_dir, config_data.holdout, seed)
   if config_data.source == 'elpv':
     return _open_elpv(config_data.task, config_data.holdout)
   if config_data.source == 'synthetic':
     return _open_synthetic(config_data.synthetic, config_data.canvas.size, seed)
   raise UserError(f'config.data.source={config_data.source!r} is not known; use one of {FORMS}')
-
-
-def generator(seed: int, index: int, purpose: int) -> np.random.Generator:
-  """Random numbers of their own for each (seed, index, purpose), the same on every machine."""
-  key = np.array([seed % 2**64, index], np.uint64)
-  return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, purpose]))
-
-
-def hold_out(strata: np.ndarray, share: float, seed: int) -> np.ndarray:
-  """Draws a stratified share of the images.
-
-  About share * N images in all (rounded half up, at least one if the share is not 0), shared out
-  over the strata by largest remainder; ties are broken by the seed. Each stratum keeps at least one
-  image, so a stratum of one gives none.
-
-  Args:
-    strata: stratum of each image, int [N].
-    share: the share to hold out, 0 <= share < 1.
-    seed: any integer.
-
-  Returns:
-    bool [N], True for the images that are held out.
-  """
-  held = np.zeros(len(strata), bool)
-  if not share:
-    return held
-  rng = generator(seed, 0, purpose=1)
-  values, counts = np.unique(strata, return_counts=True)
-  quotas = np.minimum(share * counts, counts - 1)
-  wanted = np.floor(quotas).astype(int)
-  missing = max(1, int(share * len(strata) + 0.5)) - wanted.sum()
-  order = np.lexsort((rng.random(len(values)), wanted - quotas))
-  wanted[[k for k in order if wanted[k] < counts[k] - 1][: max(0, missing)]] += 1
-  for value, number in zip(values, wanted, strict=True):
-    held[rng.permutation(np.flatnonzero(strata == value))[:number]] = True
-  return held
-
-
-def split_off(
-  images: Split, strata: np.ndarray, share: float, seed: int
-) -> tuple[Split, Split | None]:
-  """`images` as (training, held out or None); see `hold_out`."""
-  held = hold_out(strata, share, seed)
-  validation = images.select(np.flatnonzero(held)) if held.any() else None
-  return images.select(np.flatnonzero(~held)), validation
-
-
-def import_module(name: str, package: str, need: str) -> Any:
-  """Imports an optional module.
-
-  Raises:
-    UserError: it is not installed; the message names `need`, and `package` to install.
-  """
-  try:
-    return importlib.import_module(name)
-  except ImportError as error:
-    raise UserError(f'{need} needs {name} ({error}): pip install {package}') from error
-
-
-def import_tensorflow(need: str) -> Any:
-  """Imports tensorflow and keeps it off the GPU, which is JAX's; raises as `import_module`."""
-  tf = import_module('tensorflow', 'tensorflow-cpu', need)
-  with contextlib.suppress(RuntimeError):  # initialised by somebody else: too late to change
-    tf.config.set_visible_devices([], 'GPU')
-  return tf
 
 
 def _open_folder(root: pathlib.Path, share: float, seed: int) -> Source:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from absl import logging
 import numpy as np
 
-from alexnet_jax.data.sources import Split
+from alexnet_jax.data.splits import Split
 from alexnet_jax.errors import RunError
 
 

@@ -12,7 +12,7 @@ from absl import logging
 import numpy as np
 from tqdm import tqdm
 
-from alexnet_jax.data.sources import Source, Split, import_module, import_tensorflow, split_off
+from alexnet_jax.data.splits import Source, Split, import_module, import_tensorflow, split_off
 from alexnet_jax.errors import UserError
 
 _MEMORY_LIMIT = 2 * 2**30  # bytes of encoded images of a TFRecord set

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data import decode_canvas
-from alexnet_jax.data.sources import hold_out, open_source
+from alexnet_jax.data.sources import open_source
+from alexnet_jax.data.splits import hold_out
 from alexnet_jax.errors import UserError
 
 
