@@ -133,6 +133,16 @@ class _Run:
     """Restores or starts, loops, and returns the summary."""
     state = self.start()
     first = int(state.step)
+    logging.info(
+      '%s: %d training and %d validation images of %d classes; %d parameters; %d steps on mesh %s',
+      self.config.data.source,
+      self.dataset.num_train,
+      self.dataset.num_validation,
+      len(self.dataset.class_names),
+      sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+      self.total,
+      tuple(self.mesh.shape.values()),
+    )
     self.metrics = Metrics(self.workdir, first, self.config.log.tensorboard)
     if first >= self.total:
       self.metrics.close()
