@@ -1,8 +1,10 @@
-"""Entry point: `python main.py --config=configs/NAME.py --workdir=DIR [--mode=MODE] [--config.key=value]`."""
+"""Entry point: `python main.py --config=configs/NAME.py --workdir=DIR [--mode=MODE] ...`; see README.md."""
 
 import sys
 
-from alexnet_jax import cli
-
 if __name__ == '__main__':
+  try:
+    from alexnet_jax import cli
+  except KeyboardInterrupt:
+    sys.exit(130)
   sys.exit(cli.main(sys.argv[1:]))

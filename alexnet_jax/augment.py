@@ -45,6 +45,8 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
       raise UserError(
         f'config.{room}.{key}={config[room][key]!r}: choose one of {", ".join(map(str, allowed))}'
       )
+  if len(config.augment.std) != 3 or min(config.augment.std) <= 0:
+    raise UserError(f'config.augment.std={config.augment.std!r}: write three positive numbers')
   if config.model.input_size > config.data.canvas.size:
     raise UserError(
       f'config.model.input_size={config.model.input_size} is larger than '

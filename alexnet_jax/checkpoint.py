@@ -162,4 +162,10 @@ class Checkpoints:
     return Statistics(**parallel.replicate(mesh, item))
 
   def _restore(self, step: int, **items) -> dict:
-    return self._manager.restore(step, args=ocp.args.Composite(**items))
+    try:
+      return self._manager.restore(step, args=ocp.args.Composite(**items))
+    except (KeyError, FileNotFoundError) as error:
+      raise UserError(
+        f'the checkpoint {self.folder / str(step)} is damaged ({" ".join(str(error).split())[:200]}): '
+        'remove it, or choose another one with --checkpoint='
+      ) from None

@@ -170,7 +170,7 @@ def run(options: Options) -> dict[str, object]:
 
 
 def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run) -> int:
-  """Runs a command line; the exit code is that of DESIGN section 5.
+  """Runs a command line and returns its exit code.
 
   0 done, 2 the user's mistake (one line on stderr), 3 the run failed, 75 preempted and resumable. A bug
   is left to Python: a traceback and 1.
@@ -191,7 +191,9 @@ def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run
     print(str(error), file=sys.stderr)
     return PREEMPTED
   except KeyboardInterrupt:
-    print('interrupted: the same command goes on from the newest checkpoint', file=sys.stderr)
+    print(
+      'interrupted: training goes on from its newest checkpoint when run again', file=sys.stderr
+    )
     return INTERRUPTED
   except OSError as error:
     if error.errno not in _DISK:

@@ -34,8 +34,8 @@ def describe(config: ConfigDict) -> dict[str, object]:
   config_lib.validate(config)
   config = FrozenConfigDict(config)
   rows = models.layer_table(config.model)
-  print_table(rows)
   mesh = parallel.make_mesh(config)
+  print_table(rows)
   state = steps.init_state(config, mesh)
   per_device, total = parallel.bytes_per_device((state.params, state.opt_state))
   return {

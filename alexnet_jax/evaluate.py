@@ -197,7 +197,9 @@ def evaluate(
         f'{_some(first.meta["class_names"])}: evaluate on the classes it was trained on'
       )
     if not dataset.num_validation:
-      raise UserError(f'{config.data.source} has no validation images: add PATH/val or a holdout')
+      raise UserError(
+        f'{config.data.source} has no validation images, and nothing to hold out: add PATH/val'
+      )
     result = errors_of([t.model for t in trained], dataset, first.config, _mesh(first.config))
     if not math.isfinite(result['loss']):
       raise RunError('the network predicts numbers that are not finite: use an earlier checkpoint')

@@ -48,6 +48,11 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
   for key in ('levels', 'bias_levels'):
     if config.dexp[key] < 2:
       raise UserError(f'config.optim.dexp.{key}={config.dexp[key]}: must be at least 2')
+  numbers = all(isinstance(b, int | float) for b in config.boundaries)
+  if not numbers or list(config.boundaries) != sorted(config.boundaries):
+    raise UserError(
+      f'config.optim.boundaries={config.boundaries!r}: write ascending numbers, as in "(25.,51.)"'
+    )
   for event in config.layer_rates:
     if len(event) != 3:
       raise UserError(f'config.optim.layer_rates: {event!r} is not (layer, epoch, factor)')

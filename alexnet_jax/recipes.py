@@ -2,7 +2,7 @@
 
 `get('paper')` returns a whole config. `get('original+no_norm+one_gpu')` starts from a recipe and applies
 choices from `CHOICES` in turn. Sources: P = the 2012 paper, O = the original 2012 code (net 145),
-C2 = cuda-convnet2, K = Caffe, T = torchvision; DESIGN section 4 and FACTS sections 1, 2, 9.
+C2 = cuda-convnet2, K = Caffe, T = torchvision; docs/FACTS.md sections 1, 2, 9.
 """
 
 from ml_collections import ConfigDict
@@ -96,7 +96,7 @@ def paper() -> ConfigDict:
         },
         'threads': 0,  # that decode images; 0: one a core
         'cache_mib': 2048,  # sets whose canvases fit are decoded once and kept in memory
-        'max_bad_share': 0.01,  # of undecodable training images before the run stops
+        'max_bad_share': 0.01,  # of undecodable training images before the run stops; one never does
         'synthetic': {'classes': 10, 'train': 512, 'validation': 128},
       },
       'augment': {

@@ -4,11 +4,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [ -z "${VIRTUAL_ENV:-}" ]; then
   python=${PYTHON:-python3}
-  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    echo "error: $python is $("$python" --version 2>&1); name Python 3.11 or newer: PYTHON=python3.12 bash ..." >&2
+  if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    echo "error: $python is not Python 3.11 or newer; name one: PYTHON=python3.12 bash ..." >&2
     exit 2
   fi
-  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  # --clear: a .venv whose making was stopped half-way has no pip.
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
   # shellcheck disable=SC1091
   source .venv/bin/activate
 fi

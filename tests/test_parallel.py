@@ -134,7 +134,7 @@ def messages(hlo, mesh):
   )
 
 
-# Towers meet at conv3, fc6 and fc7; their logits are summed (DESIGN section 3).
+# Towers meet at conv3, fc6 and fc7; their logits are summed.
 PAPER_MESSAGES = {
   ('all-gather', 'tower'): 3,
   ('reduce-scatter', 'tower'): 3,

@@ -1,4 +1,4 @@
-"""Every recipe builds, with every choice, and holds what DESIGN section 4 says of it."""
+"""Every recipe builds, with every choice, and holds its constants."""
 
 from helpers import get
 import pytest
@@ -82,7 +82,7 @@ NETWORKS = {
   },
 }
 
-# Everything else (DESIGN section 4).
+# Everything else.
 THE_REST = {
   'augment.crop': {
     'paper': 'random',

@@ -1,4 +1,4 @@
-"""Images from their source to uint8 batches on the host (DESIGN §1).
+"""Images from their source to uint8 batches on the host.
 
 The only package that imports tensorflow, and only to stream sets that do not fit into memory and
 to read TFDS; importing it imports neither tensorflow nor jax.

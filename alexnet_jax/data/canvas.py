@@ -1,4 +1,4 @@
-"""From the bytes of an image to the uint8 canvas that the device crops (DESIGN §1, FACTS §3).
+"""From the bytes of an image to the uint8 canvas that the device crops (FACTS §3).
 
 The paper scales the short side to 256 and keeps the central 256x256; Caffe warps the whole image
 to 256x256; the "no_crop" data of the original code pastes the whole image into the canvas. All

@@ -1,4 +1,4 @@
-"""Batches of uint8 canvases as a function of (seed, step) alone (DESIGN §1).
+"""Batches of uint8 canvases as a function of (seed, step) alone.
 
 Training reads the endless concatenation of one permutation of the training images per epoch; batch
 s is rows [sB, (s+1)B) of it. Sets whose canvases fit into memory are decoded once; larger ones
@@ -328,13 +328,13 @@ class Dataset:
       self._skipped[split, index] = reason
       bad = sorted(i for s, i in self._skipped if s == 'train')
     name = self._images[split].split.name
-    if not known:
-      logging.warning('skipping %s image %s: %s', split, name(index), reason)
     if split != 'train':
       raise UserError(
-        f'the {split} image {name(index)} cannot be decoded ({reason}): repair it, or remove it and '
-        'start in another workdir'
+        f'the {split} image {name(index)} cannot be decoded ({reason}): repair or remove it; a run that '
+        'has begun can go on only with as many validation images as it had'
       )
+    if not known:
+      logging.warning('skipping %s image %s: %s', split, name(index), reason)
     n = self.num_train
     if len(bad) > min(max(1, self._max_bad_share * n), n - 1):
       raise RunError(

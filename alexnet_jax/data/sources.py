@@ -1,4 +1,4 @@
-"""Where images come from: `config.data.source` as encoded images with labels (DESIGN §5).
+"""Where images come from: `config.data.source` as encoded images with labels.
 
 A source knows names, labels and how to read the bytes of image i; it decodes nothing. Known forms
 are `folder:PATH`, `tfds:NAME`, `elpv` and `synthetic`.
@@ -103,8 +103,13 @@ def _read_folder(
 
 def _visible(root: pathlib.Path, folders: bool) -> list[str]:
   """Sorted names of the folders, or of the files, of `root` that are not hidden."""
-  with os.scandir(root) as entries:
-    return sorted(e.name for e in entries if e.name[0] != '.' and e.is_dir() == folders)
+  try:
+    with os.scandir(root) as entries:
+      return sorted(e.name for e in entries if e.name[0] != '.' and e.is_dir() == folders)
+  except OSError as error:
+    raise UserError(
+      f'{root} cannot be read ({error.strerror}): give yourself the right to'
+    ) from None
 
 
 def _open_elpv(task: str, share: float) -> Source:

@@ -295,6 +295,11 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
   for name in config.layers:
     if name not in config:
       raise UserError(f'config.model.layers names {name!r}, which config.model does not describe')
+    padding = config[name].get('padding', ((0, 0), (0, 0)))
+    if not (len(padding) == 2 and all(isinstance(p, tuple) and len(p) == 2 for p in padding)):
+      raise UserError(
+        f'config.model.{name}.padding={padding!r}: write ((top, bottom), (left, right))'
+      )
     bad = set(config[name].get('then', ())) - set(OPERATIONS)
     if bad:
       raise UserError(
@@ -355,7 +360,7 @@ def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, object]
   for name in config.layers:
     out = outputs[name]['__call__'][0]
     towers = out if isinstance(out, (list, tuple)) else [out]
-    if 0 in towers[0].shape:
+    if 0 in towers[0].shape or 0 in params[name]['kernel'].shape:
       raise UserError(
         f'config.model.input_size={config.input_size} is too small: nothing is left of it at {name}'
       )

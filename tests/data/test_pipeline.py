@@ -137,7 +137,7 @@ def test_a_bad_validation_image_is_an_error(make_folder, cache_mib):
   (root / 'val/a/000.jpg').unlink()
   (root / 'val/a/000.jpg').symlink_to(root / 'gone')  # unreadable counts as undecodable
   data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
-  with pytest.raises(UserError, match=r'val/a/000\.jpg cannot be decoded .*: repair it'):
+  with pytest.raises(UserError, match=r'val/a/000\.jpg cannot be decoded .*: repair or remove it'):
     list(data.eval_batches(2))
 
 

@@ -168,7 +168,7 @@ def test_network_against_tensorflow(recipe):
 
 
 def test_create_of_a_plain_config():
-  """The interface of DESIGN section 5: a ConfigDict in, logits `[B, classes]` out, no mesh."""
+  """The public interface: a ConfigDict in, logits `[B, classes]` out, no mesh."""
   config = get('torchvision', model__width=1 / 16)
   module = create(config.model)
   params = visible_params(FrozenConfigDict(config.model))

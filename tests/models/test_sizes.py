@@ -93,7 +93,7 @@ def test_one_gpu_layers():
 
 
 def test_parameter_shapes():
-  """DESIGN section 3: a leading tower axis on all but the last bias."""
+  """A leading tower axis on all but the last bias."""
   params = shapes(FrozenConfigDict(get().model))['params']
   assert jax.tree.map(lambda leaf: leaf.shape, params) == {
     'conv1': {'kernel': (2, 11, 11, 3, 48), 'bias': (2, 48)},
