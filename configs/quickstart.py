@@ -6,7 +6,7 @@ Every layer and the whole code path are the paper's; only the widths are an eigh
 Command:  bash launch/quickstart.sh
           (which runs python main.py --config=configs/quickstart.py --workdir=DIR, then --mode=eval)
 Expected: top-1 error of at most 6 % over all validation images, ten views.
-Hardware: 2 CPU cores; about 3 minutes of training with both to itself (see RESULTS.md).
+Hardware: 2 CPU cores; under 4 minutes of training with both to itself (see RESULTS.md).
 """
 
 from alexnet_jax import recipes
