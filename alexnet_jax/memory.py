@@ -12,8 +12,8 @@ def keep_freed_memory() -> None:
   """Makes glibc reuse large blocks in place of handing them back to the kernel after every step.
 
   XLA's CPU backend allocates a step's activations afresh, and glibc maps blocks over 32 MiB anew each
-  time, so that every page faults again. Without this a gradient took 1.2 to 1.4 times as long for the
-  quickstart's net and 1.3 times for the full one (batch 32, 2 cores, alternating runs of one session).
+  time, so that every page faults again. Without this a gradient took 1.05 to 1.6 times as long
+  for the quickstart's net, 1.15 and 1.3 times for the full one (batch 32, 2 cores, alternating runs).
   Call it before the first array is made; where there is no glibc it does nothing.
   """
   if not sys.platform.startswith('linux'):
