@@ -175,20 +175,20 @@ class Dataset:
     return tuple((split, self._images[split].split.name(i), why) for (split, i), why in found)
 
   def train_batches(
-    self, start_step: int, batch_size: int, shard: tuple[int, int] = (0, 1)
+    self, start_step: int, batch_size: int, rows: np.ndarray | None = None
   ) -> Iterator[Batch]:
     """Endless training batches, from `start_step` on.
 
     Args:
       start_step: step of the first batch.
       batch_size: B, the global batch.
-      shard: (i, n) for rows [i * B / n, (i + 1) * B / n) of each batch, the share of host i of n.
+      rows: the places of the global batch to make, int [b], as `parallel.local_rows` gives a process
+        of several; None for all of them.
 
     Raises:
-      UserError: B is not a multiple of n.
       RunError: while iterating, more images than `config.data.max_bad_share` are undecodable.
     """
-    rows = _shard_rows(batch_size, shard)
+    rows = _places(batch_size, rows)
 
     def plan(step: int) -> np.ndarray:
       return batch_indices(self._seed, step, batch_size, self.num_train)[rows]
@@ -196,20 +196,20 @@ class Dataset:
     return self._batches('train', plan, start_step, None)
 
   def eval_batches(
-    self, batch_size: int, shard: tuple[int, int] = (0, 1), split: str = 'validation'
+    self, batch_size: int, rows: np.ndarray | None = None, split: str = 'validation'
   ) -> Iterator[Batch]:
     """Every image of a split exactly once, in order; the last batch is padded.
 
     Args:
       batch_size: the global batch.
-      shard: as in `train_batches`; all hosts get the same number of batches.
+      rows: as in `train_batches`; all processes get the same number of batches.
       split: 'validation' or 'train'.
 
     Raises:
-      UserError: as `train_batches`, or there is no such split.
+      UserError: there is no such split.
       RunError: as `train_batches`.
     """
-    rows = _shard_rows(batch_size, shard)
+    rows = _places(batch_size, rows)
     if split not in self._images:
       raise UserError(f'{self._source_name} has no {split} images; see config.data.holdout')
     n = len(self._images[split].split)
@@ -231,11 +231,18 @@ class Dataset:
       for images in self._images.values():
         images.keep(self._threads or _cores())
 
-  def statistics(self, cache_dir: str | None = None) -> stats.Statistics:
+  def statistics(
+    self,
+    cache_dir: str | None = None,
+    share: tuple[int, int] = (0, 1),
+    add_up: Callable[[stats.Sums], stats.Sums] | None = None,
+  ) -> stats.Statistics:
     """Mean image and colour statistics of the training images; undecodable ones are left out.
 
     Args:
       cache_dir: where the result is kept for the next run; None or '' keeps it nowhere.
+      share: (i, n), read only images i, i + n, i + 2n, ...: the share of process i of n.
+      add_up: gives the sums over all processes for those of this one.
 
     Raises:
       RunError: as `train_batches`, or no image could be decoded.
@@ -247,10 +254,13 @@ class Dataset:
       path = os.path.join(cache_dir, f'statistics-{key}.npz')
       if (known := stats.load(path)) is not None:
         return known
-    batches = self.eval_batches(_STATISTICS_BATCH, split='train')
+    rows = np.arange(share[0], _STATISTICS_BATCH * share[1], share[1])
+    batches = self.eval_batches(_STATISTICS_BATCH * share[1], rows, 'train')
     images = (image for batch in batches for image in batch['image'][batch['mask']])
-    bar = tqdm(images, total=self.num_train, desc='mean image', unit='image', disable=None)
-    result = stats.compute(bar)
+    total = -(-self.num_train // share[1])
+    bar = tqdm(images, total=total, desc='mean image', unit='image', disable=share[0] > 0 or None)
+    sums = stats.add(bar, self._canvas.size)
+    result = stats.from_sums(add_up(sums) if add_up else sums)
     if path:
       stats.save(path, result)
     return result
@@ -376,12 +386,9 @@ def _cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
-def _shard_rows(batch_size: int, shard: tuple[int, int]) -> slice:
-  """Rows of a batch that belong to host i of n."""
-  i, n = shard
-  if batch_size < 1 or batch_size % n:
-    raise UserError(f'batch size {batch_size} cannot be shared out evenly over {n} hosts')
-  return slice(i * batch_size // n, (i + 1) * batch_size // n)
+def _places(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
+  """`rows`, or all places of a batch, int64 [b]."""
+  return np.arange(batch_size) if rows is None else np.asarray(rows)
 
 
 def _batch(image: np.ndarray, mask: np.ndarray, indices: np.ndarray, labels: np.ndarray) -> Batch:

@@ -28,30 +28,44 @@ class Statistics(NamedTuple):
   deviations: np.ndarray
 
 
-def compute(images: Iterable[np.ndarray]) -> Statistics:
-  """Statistics of canvases, in one pass.
+class Sums(NamedTuple):
+  """Exact sums over canvases: all are integers, and float64 holds those of two million 256x256 ones.
 
-  The sums are exact: all are integers, and float64 holds those of 2**53 / 255**2 pixels, which is
-  two million canvases of 256x256.
+  Sums of several processes add up to the very sums that one would have made.
 
-  Args:
-    images: canvases, each uint8 [S, S, 3].
+  Attributes:
+    count: canvases, float64 scalar.
+    total: float64 [S, S, 3].
+    moments: of the products of two channels over all pixels, float64 [3, 3].
+  """
+
+  count: np.ndarray
+  total: np.ndarray
+  moments: np.ndarray
+
+
+def add(images: Iterable[np.ndarray], size: int) -> Sums:
+  """Adds up canvases, each uint8 [size, size, 3], in one pass."""
+  sums = Sums(np.zeros(()), np.zeros((size, size, 3)), np.zeros((3, 3)))
+  for image in images:
+    pixels = image.reshape(-1, 3).astype(np.float64)
+    for total, more in zip(sums, (1, image, pixels.T @ pixels), strict=True):
+      np.add(total, more, out=total)
+  return sums
+
+
+def from_sums(sums: Sums) -> Statistics:
+  """The statistics of the canvases that were added up.
 
   Raises:
     RunError: there are none.
   """
-  count, total, moments = 0, 0, np.zeros((3, 3))
-  for image in images:
-    pixels = image.reshape(-1, 3).astype(np.float64)
-    moments += pixels.T @ pixels
-    total = total + image.astype(np.int64) if count == 0 else np.add(total, image, out=total)
-    count += 1
-  if not count:
+  if not sums.count:
     raise RunError('no training image could be decoded, so there is no mean image')
-  mean_image = total / count
+  mean_image = sums.total / sums.count
   mean = mean_image.mean(axis=(0, 1))
-  covariance = moments / (count * total[:, :, 0].size) - np.outer(mean, mean)
-  variances, vectors = np.linalg.eigh(covariance)
+  pixels = sums.count * sums.total[:, :, 0].size
+  variances, vectors = np.linalg.eigh(sums.moments / pixels - np.outer(mean, mean))
   vectors *= np.sign(vectors[np.argmax(np.abs(vectors), axis=0), range(3)])
   deviations = np.sqrt(np.maximum(variances, 0))  # a gray set has variances of 0, give or take
   return Statistics(*(x.astype(np.float32) for x in (mean_image, vectors, deviations)))

@@ -22,7 +22,7 @@ def test_against_the_definition():
   images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
   images[..., 1] = images[..., 0] // 2 + images[..., 1] // 3
   images[..., 2] //= 4
-  found = stats.compute(iter(images))
+  found = stats.from_sums(stats.add(iter(images), 8))
   chex.assert_trees_all_close(found, direct(images), rtol=1e-5, atol=1e-4)
   chex.assert_trees_all_equal_shapes(found, direct(images))
   assert all(x.dtype == np.float32 for x in found)
@@ -31,15 +31,16 @@ def test_against_the_definition():
 
 def test_gray_and_constant_images():
   gray = np.repeat(np.random.default_rng(1).integers(0, 256, (5, 8, 8, 1), np.uint8), 3, 3)
-  found = stats.compute(gray)
+  found = stats.from_sums(stats.add(gray, 8))
   chex.assert_trees_all_close(found.deviations[:2], np.zeros(2, np.float32), atol=1e-4)
   chex.assert_trees_all_close(found.eigenvectors[:, 2], np.full(3, 3**-0.5, np.float32), atol=1e-6)
-  chex.assert_tree_all_finite(stats.compute(np.full((2, 4, 4, 3), 255, np.uint8)))
+  white = np.full((2, 4, 4, 3), 255, np.uint8)
+  chex.assert_tree_all_finite(stats.from_sums(stats.add(white, 4)))
 
 
 def test_no_images():
   with pytest.raises(RunError, match='no training image'):
-    stats.compute([])
+    stats.from_sums(stats.add([], 8))
 
 
 @pytest.mark.parametrize('cache_mib', [64, 0])
@@ -54,13 +55,30 @@ def test_of_a_data_set_without_its_bad_file(make_folder, tmp_path, cache_mib):
   assert batch['mask'].sum() == 6
 
 
+@pytest.mark.parametrize('processes', [2, 3])
+def test_shares_add_up_to_the_very_same(make_folder, processes):
+  """Each of several processes reads its share; the sums are exact, so nothing is left of the split."""
+  data = open_dataset(make_config(f'folder:{make_folder({"a": 9, "b": 5})}'), 0)
+  parts = []
+
+  def add_up(sums):
+    parts.append(sums)
+    return stats.Sums(*(sum(part) for part in zip(*parts, strict=True)))
+
+  for i in range(processes):
+    found = data.statistics(share=(i, processes), add_up=add_up)
+  assert sum(int(part.count) for part in parts) == data.num_train
+  assert max(part.count for part in parts) - min(part.count for part in parts) <= 1
+  chex.assert_trees_all_equal(found, data.statistics())
+
+
 def test_file(make_folder, tmp_path, monkeypatch):
   root, cache = make_folder({'a': 4, 'b': 4}), tmp_path / 'cache'
   config = make_config(f'folder:{root}')
   first = open_dataset(config, 0).statistics(cache)
   (path,) = cache.iterdir()
   with monkeypatch.context() as patch:
-    patch.setattr(stats, 'compute', None)  # it must not be needed
+    patch.setattr(stats, 'add', None)  # it must not be needed
     chex.assert_trees_all_equal(open_dataset(config, 0).statistics(cache), first)
   path.write_bytes(path.read_bytes()[:300])
   chex.assert_trees_all_equal(open_dataset(config, 0).statistics(cache), first)
