@@ -206,7 +206,7 @@ def test_what_fails_in_one_process_only_is_found(tmp_path):
   args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={tmp_path}', PEER_TIMEOUT
   with Together(*args, own={1: ('--config.seed=5',)}) as run:
     survivor, failed = run.wait()
-  assert failed.returncode == 2 and 'not the same on every process' in failed.stderr
+  assert failed.returncode == 2 and 'or the command line not the same' in failed.stderr
   assert survivor.returncode == 3 and 'process 1 of 2' in survivor.stderr.splitlines()[-1]
   with Together(*args, '--config.data.source=folder:/no/such/folder') as run:
     results = run.wait()
