@@ -115,6 +115,9 @@ UNHEALTHY = 'UNAVAILABLE: The following tasks are unhealthy (stopped sending hea
   ],
 )
 def test_last_line(process, code, verdict, message):
+  assert supervisor._what_happened(Cluster('a:1', 3, 2), -6, 'DEADLINE_EXCEEDED', []).startswith(
+    'process 2 of 3 did not meet the others at a:1'
+  )
   cluster = Cluster('a:1', 3, process)
   line = supervisor._what_happened(cluster, code, verdict, ['a', 'b', 'c'])
   assert line.startswith(message) and 'the same command resumes' in line
