@@ -240,7 +240,7 @@ def _work_with_others(options: Options, work: Callable[[Options], dict[str, obje
   """Does the work as one process of several; process 0 prints the result."""
   stdout = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for what C++ libraries print there
-  distributed.join(options.cluster, options.peer_timeout)
+  distributed.join(options.cluster, options.peer_timeout, stops_at_a_step=options.mode == 'train')
   if not distributed.is_primary():
     from absl import logging
 

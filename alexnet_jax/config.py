@@ -54,24 +54,28 @@ def _tuples(value):
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _fill_in(values: dict, defaults: dict) -> dict:
+def _fill_in(values, defaults):
   """`values`, with those of `defaults` for keys that it lacks, at every depth."""
-  both = {
-    key: _fill_in(value, defaults[key]) if isinstance(value, dict) and key in defaults else value
-    for key, value in values.items()
-  }
-  return defaults | both
+  both = isinstance(values, dict) and isinstance(defaults, dict)
+  if not both:
+    return values
+  return defaults | {key: _fill_in(value, defaults.get(key)) for key, value in values.items()}
 
 
 def from_json(text: str) -> ConfigDict:
   """A config from the JSON that `to_json` wrote; raises ValueError for anything else.
 
-  Keys that came after it was written take their defaults, which do what was done before there was a choice.
+  Keys that came after it was written take their values in its recipe, which do what was done before there
+  was a choice.
   """
   values = json.loads(text)
   if not isinstance(values, dict):
     raise ValueError('it holds no config')
-  return ConfigDict(_fill_in(_tuples(values), recipes.paper().to_dict()))
+  try:
+    defaults = recipes.get(str(values.get('recipe')))
+  except UserError:  # of a config file that names its own
+    defaults = recipes.paper()
+  return ConfigDict(_fill_in(_tuples(values), defaults.to_dict()))
 
 
 def to_json(config: ConfigDict | FrozenConfigDict) -> str:
@@ -120,8 +124,8 @@ def _kind(source: str) -> str:
 def check_same_run(old: ConfigDict, new: ConfigDict | FrozenConfigDict, workdir) -> None:
   """Raises UserError where `new` cannot continue the run that `old` started in `workdir`.
 
-  It may differ in mesh, train.{epochs, steps, log_every, checkpoint_every}, eval, the place of the data,
-  threads and loggers.
+  It may differ in mesh, train.{epochs, steps, log_every, checkpoint_every, diagnose_every}, eval, the place
+  of the data, threads and loggers.
   """
   old, new = flatten(old), flatten(new)
   differences = []

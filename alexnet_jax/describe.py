@@ -1,16 +1,18 @@
 """`--mode=describe`: the layer table, what each device holds, and what the step says between devices."""
 
+import functools
 import math
 import re
 import sys
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import models, optim, parallel, steps
+from alexnet_jax import distributed, models, optim, parallel, steps
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.models.alexnet import DEFAULT_CLASSES
 
@@ -35,7 +37,8 @@ def describe(config: ConfigDict) -> dict[str, object]:
   config = FrozenConfigDict(config)
   rows = models.layer_table(config.model)
   mesh = parallel.make_mesh(config)
-  print_table(rows)
+  if distributed.is_primary():
+    print_table(rows)
   state = steps.init_state(config, mesh)
   per_device, total = parallel.bytes_per_device((state.params, state.opt_state))
   return {
@@ -67,21 +70,21 @@ def compiled_step(
 ) -> jax.stages.Compiled:
   """The training step of `config` on `mesh`, compiled as `train` runs it."""
   batch, side = config.train.batch_size, config.data.canvas.size
-  arrays = {
-    'image': np.zeros((batch, side, side, 3), np.uint8),
-    'label': np.zeros(batch, np.int32),
-    'mask': np.ones(batch, bool),
-    'index': np.zeros(batch, np.int32),
-  }
-  shapes = Statistics((side, side, 3), (3, 3), (3,))
-  statistics = Statistics(*(np.zeros(shape, np.float32) for shape in shapes))
-  rates = optim.rate_tree(config.optim, state.params, 0.0, 0.0, 0.0)
-  inputs = parallel.replicate(
-    mesh, jax.tree.map(np.asarray, (jax.tree.map(np.float32, (rates, 0.0)), statistics))
+  rows = functools.partial(jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, P(parallel.DATA)))
+  everywhere = functools.partial(
+    jax.ShapeDtypeStruct, dtype=np.float32, sharding=NamedSharding(mesh, P())
   )
-  (rates, colour), statistics = inputs
+  arrays = {
+    'image': rows((batch, side, side, 3), np.uint8),
+    'label': rows((batch,), np.int32),
+    'mask': rows((batch,), bool),
+    'index': rows((batch,), np.int32),
+  }
+  statistics = Statistics(*map(everywhere, ((side, side, 3), (3, 3), (3,))))
+  rates = optim.rate_tree(config.optim, state.params, 0.0, 0.0, 0.0)
+  rates, colour = jax.tree.map(lambda _: everywhere(()), (rates, 0.0))
   step = steps.make_train_step(config, mesh)
-  return step.lower(state, parallel.shard_batch(mesh, arrays), rates, colour, statistics).compile()
+  return step.lower(state, arrays, rates, colour, statistics).compile()
 
 
 def _replica_groups(line: str) -> list[list[int]]:

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import FrozenConfigDict
 
 from alexnet_jax import parallel, steps
+from alexnet_jax.models import alexnet
 
 Array = jax.Array
 
@@ -42,7 +43,7 @@ def make_diagnostics_step(
     for layer in config.model.layers:
       found = variables['intermediates'].get(f'act{layer.lstrip("convf")}')
       if found:
-        spread = config.parallelism == 'owt' and layer.startswith('fc')
+        spread = config.parallelism == 'owt' and alexnet.is_dense(layer)
         activations[layer] = _activation_statistics(jnp.stack(found[0]), spread)
     return grads, activations
 

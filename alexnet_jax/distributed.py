@@ -7,6 +7,7 @@ plain thing, so that callers need not ask how many there are.
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import os
@@ -50,8 +51,12 @@ class Cluster:
   local_devices: tuple[int, ...] | None = None
 
 
-def _with_port(host: str, port: int = PORT) -> str:
-  return host if re.search(r':\d+$', host) else f'{host}:{port}'
+def _with_port(address: str) -> str:
+  """`HOST:PORT` of `HOST[:PORT]`."""
+  host, _, port = address.partition(':')
+  if not host or not re.fullmatch(r'\d{0,5}', port) or int(port or PORT) > 65535:
+    raise UserError(f'the coordinator {address!r} is not HOST:PORT, as in node1:{PORT}')
+  return f'{host}:{port or PORT}'
 
 
 def _number(name: str, text: str) -> int:
@@ -72,9 +77,12 @@ def _all_or_none(names: tuple[str, ...], environment: Mapping[str, str], remedy:
 
 def _first_host(nodes: str) -> str:
   """The first host of SLURM's list: of `a,b`, `node[001-015],other` or `node[3,7]`."""
-  match = re.match(r'([^,\[]+)(?:\[(\d+))?', nodes)
+  match = re.match(r'([^,\[]+)(?:\[(\d+)[\d,-]*\])?(?:,|$)', nodes)
   if not match:
-    raise UserError(f'SLURM_STEP_NODELIST={nodes!r} names no host: start with srun')
+    raise UserError(
+      f'SLURM_STEP_NODELIST={nodes!r}: its first host is not clear; give --coordinator=HOST:PORT '
+      '--num_processes=$SLURM_NTASKS --process_id=$SLURM_PROCID'
+    )
   return match[1] + (match[2] or '')
 
 
@@ -85,10 +93,12 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
   a_node = environment.get(
     'SLURM_STEP_TASKS_PER_NODE', environment.get('SLURM_TASKS_PER_NODE', '1')
   )
+  if environment.get('SLURM_GPUS_PER_TASK', '1') != '1':
+    raise UserError('SLURM_GPUS_PER_TASK is not 1: start one task a GPU, or one a node without it')
   alone = set(re.findall(r'(\d+)(?:\(x\d+\))?', a_node)) == {'1'}
-  bound = ',' not in environment.get(
-    'CUDA_VISIBLE_DEVICES', ','
-  )  # SLURM gave each task its own GPU
+  # SLURM may have given each task a GPU of its own; without that, each takes its own of all.
+  bound = len(environment.get('CUDA_VISIBLE_DEVICES', '').split(',')) == 1
+  bound = bound and 'CUDA_VISIBLE_DEVICES' in environment
   return Cluster(
     f'{_first_host(nodes)}:{port}',
     _number('SLURM_NTASKS', tasks),
@@ -142,16 +152,18 @@ def find(
   return cluster
 
 
-def join(cluster: Cluster, peer_timeout: int) -> None:
+def join(cluster: Cluster, peer_timeout: int, stops_at_a_step: bool) -> None:
   """Connects this process with the others; to be called before JAX is asked for a device.
 
   Args:
     cluster: from `find`.
     peer_timeout: seconds without a sign of life after which a process counts as lost.
+    stops_at_a_step: whether SIGTERM is left to `stop_signal`; else it ends the process.
 
   Raises:
-    UserError: the others did not come.
+    UserError: the others did not come, or have another number of devices.
   """
+  jax.config.update('jax_enable_preemption_service', stops_at_a_step)
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   where = {}
   if cluster.coordinator:
@@ -166,15 +178,19 @@ def join(cluster: Cluster, peer_timeout: int) -> None:
     jax.distributed.initialize(
       **where, initialization_timeout=START_TIMEOUT, heartbeat_timeout_seconds=peer_timeout
     )
+    hosts = _hosts()
   except (RuntimeError, ValueError) as error:
-    raise UserError(
-      f'the processes did not find each other ({" ".join(str(error).split())[:200]}): start all of them '
-      f'within {START_TIMEOUT} s, and let them reach {cluster.coordinator or "the coordinator"}'
-    ) from None
-  hosts = _hosts()
-  print(HOSTS + json.dumps(hosts), file=sys.stderr, flush=True)
+    remedy = (
+      f'start all of them within {START_TIMEOUT} s, with as many devices each, and let them reach '
+      f'{cluster.coordinator}'
+    )
+    if not cluster.coordinator:
+      remedy = 'no Cloud TPU was found; elsewhere give --coordinator, --num_processes, --process_id'
+    text = ' '.join(str(error).split())[:200]
+    raise UserError(f'the processes did not find each other ({text}): {remedy}') from None
+  print(HOSTS + json.dumps([jax.process_index(), hosts]), file=sys.stderr, flush=True)
   if is_primary():
-    logging.info('%d processes, on %s', len(hosts), ', '.join(dict.fromkeys(hosts)))
+    logging.info('%d process(es), on %s', len(hosts), ', '.join(dict.fromkeys(hosts)))
 
 
 def _hosts() -> list[str]:
@@ -191,6 +207,27 @@ def is_primary() -> bool:
 def share() -> tuple[int, int]:
   """(i, n): this is process i of n."""
   return jax.process_index(), jax.process_count()
+
+
+def same_everywhere(text: str) -> bool:
+  """Whether all processes call this with the same text."""
+  if jax.process_count() == 1:
+    return True
+  digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+  rows = np.asarray(multihost_utils.process_allgather(digest))
+  return bool((rows == rows[0]).all())
+
+
+@contextlib.contextmanager
+def primary_first(name: str) -> Iterator[None]:
+  """Process 0 does what follows before the others, who then find what it made or downloaded."""
+  if not is_primary():
+    wait_for_all(name)
+  try:
+    yield
+  finally:  # after an error too, which the others are about to meet themselves
+    if is_primary():
+      wait_for_all(name)
 
 
 def add_up(arrays: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:

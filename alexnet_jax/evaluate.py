@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from alexnet_jax import baseline, parallel, steps
+from alexnet_jax import baseline, distributed, parallel, steps
 from alexnet_jax import config as config_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, open_dataset
@@ -113,7 +113,8 @@ def load(
     step = checkpoints.choose(which)
     meta = checkpoints.meta(step)
     own = ConfigDict(meta['config'].to_dict())
-    own.mesh, own.eval, own.parallelism = overrides.mesh, overrides.eval, 'towers'
+    own.mesh, own.eval = overrides.mesh, overrides.eval
+    own.parallelism = 'towers'  # whole networks, whatever trained them
     config = FrozenConfigDict(own)
     mesh = _mesh(config)
     abstract = steps.abstract_state(config, mesh)
@@ -190,7 +191,9 @@ def evaluate(
   first = trained[0]
   _check_overrides(config, first.config)
   data = ConfigDict(config.data.to_dict() | {'canvas': first.config.data.canvas.to_dict()})
-  with contextlib.closing(open_dataset(data, config.seed)) as dataset:
+  with distributed.primary_first('data'):
+    dataset = open_dataset(data, config.seed)
+  with contextlib.closing(dataset):
     if list(dataset.class_names) != first.meta['class_names']:
       raise UserError(
         f'{config.data.source} has classes {_some(dataset.class_names)}, the checkpoint '
@@ -207,7 +210,7 @@ def evaluate(
     result['majority_error'] = baseline.majority_error(
       first.meta['class_counts'], dataset.validation_labels
     )
-    if config.eval.baseline:
+    if config.eval.baseline and distributed.is_primary():
       result['baseline_error'] = baseline.ridge_error(dataset, first.config.model.input_size)
     result['skipped_images'] = len(dataset.skipped)
   checkpoints = [t.step for t in trained]

@@ -34,7 +34,7 @@ def _spread_units(config: ConfigDict | FrozenConfigDict) -> int:
   if config.parallelism != 'owt':
     return 0
   model = config.model
-  hidden = [name for name in model.layers[:-1] if name.startswith('fc')]
+  hidden = list(filter(alexnet.is_dense, model.layers[:-1]))
   if not hidden:
     raise UserError('config.parallelism=owt spreads fully connected layers; this network has none')
   return math.gcd(
@@ -64,7 +64,7 @@ def make_mesh(config: ConfigDict | FrozenConfigDict, batch_size: int = 0) -> Mes
   devices = jax.devices()
   most_towers = 1 if config.parallelism == 'owt' else config.model.towers
   batch_size = batch_size or config.train.batch_size
-  units = _spread_units(config)
+  units = _spread_units(config)  # 0, which every number divides, where there is nothing to spread
   if (data, tower) == (0, 0):
     tower = 2 if most_towers == 2 and len(devices) % 2 == 0 else 1
     data = len(devices) // tower
@@ -96,7 +96,7 @@ def make_mesh(config: ConfigDict | FrozenConfigDict, batch_size: int = 0) -> Mes
   if idle:
     raise UserError(
       f'config.mesh={data},{tower} leaves process {min(idle)} of {jax.process_count()} without a '
-      'device: choose a larger mesh or start fewer processes'
+      'device: choose a larger mesh or batch, or start fewer processes'
     )
   return jax.make_mesh((data, tower), (DATA, TOWER), (AxisType.Auto,) * 2, devices=used)
 
@@ -127,7 +127,7 @@ def specs(config: FrozenConfigDict, tree):
     if len(names) < 2 or rank < 2:
       return P()
     layer = names[-2]
-    if not owt or not layer.startswith('fc'):
+    if not owt or not alexnet.is_dense(layer):
       return P(TOWER)
     return P(TOWER, DATA) if layer == last else P(TOWER, *(None,) * (rank - 2), DATA)
 

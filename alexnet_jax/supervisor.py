@@ -7,6 +7,7 @@ was lost, with an exit code that schedulers understand.
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import re
@@ -26,6 +27,7 @@ _GRACE = 5  # seconds that a failing process leaves the others to fail for the s
 # What C++ says when the processes lose each other; everything after it is about nothing else.
 _VERDICT = re.compile(r'[EF]\d{4} .*(?:coordination_service|preemption_|client\.h)')
 _UNHEALTHY = re.compile(r'stopped sending heartbeats\)?:?([^.]*)')
+_SILENT = re.compile(r'Task \D*(\d+) heartbeat timeout')
 _RUNTIME_ERROR = re.compile(r'[A-Z_]+: ')  # how messages of JAX's runtime begin, as UNAVAILABLE:
 
 
@@ -48,10 +50,10 @@ def supervise(cluster: Cluster) -> int:
   )
   signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child too
-  hosts, verdict = [], []
+  process, hosts, verdict = cluster.process, [], []
   for line in child.stderr:
     if line.startswith(HOSTS):
-      hosts = json.loads(line.removeprefix(HOSTS))
+      process, hosts = json.loads(line.removeprefix(HOSTS))
     elif line.startswith('[Gloo]'):
       continue  # it counts its connections aloud
     elif verdict or _VERDICT.match(line):
@@ -63,20 +65,20 @@ def supervise(cluster: Cluster) -> int:
   if code >= 0:
     sys.stderr.writelines(verdict)
     return code
+  if hosts:  # what JAX found counts: on a Cloud TPU nobody else knows
+    cluster = dataclasses.replace(cluster, process=process, processes=len(hosts))
   print(f'error: {_what_happened(cluster, code, "".join(verdict), hosts)}', file=sys.stderr)
   return LOST_PEER
 
 
 def _what_happened(cluster: Cluster, code: int, verdict: str, hosts: list[str]) -> str:
   """The last line: which process was lost."""
-  count = len(hosts) or cluster.processes
 
   def name(process: int) -> str:
-    return f'process {process} of {count}' + (
-      f' (on {hosts[process]})' if process < len(hosts) else ''
-    )
+    host = f' (on {hosts[process]})' if process < len(hosts) else ''
+    return f'process {process} of {cluster.processes}{host}'
 
-  again = 'the same command resumes from the newest checkpoint'
+  again = 'run the same command again; training resumes from its newest checkpoint'
   if not verdict:
     why = signal.Signals(-code).name
     hint = ', often for want of memory' if why == 'SIGKILL' else ''
@@ -87,7 +89,8 @@ def _what_happened(cluster: Cluster, code: int, verdict: str, hosts: list[str]) 
       f'within {START_TIMEOUT} s of each other, and let them reach that address'
     )
   found = _UNHEALTHY.search(verdict)
-  lost = sorted({int(n) for n in re.findall(r'(?:task:|\s)(\d+)', found[1])}) if found else []
+  numbers = re.findall(r'(?:task:|\s)(\d+)', found[1]) if found else []
+  lost = sorted(set(map(int, numbers + _SILENT.findall(verdict))))
   if not lost and 'leader' in verdict and cluster.process != 0:
     lost = [0]  # it runs the service that all others talk to
   if not lost:

@@ -21,6 +21,7 @@ from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.logging import Metrics, Progress, Timer
 
+_SHARED_WAIT = 20  # seconds that a network file system may take to show a file to all hosts
 _IN_FLIGHT = 2  # steps the host may run ahead of the devices
 
 _STALLED = (
@@ -46,7 +47,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
   config_lib.validate(config)
   models.layer_table(config.model)  # a config that no network can be made of fails before the data
   mesh = parallel.make_mesh(config)
-  with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
+  with distributed.primary_first('data'):
+    dataset = open_dataset(config.data, config.seed)
+  with contextlib.closing(dataset):
     config = _resolve(config, dataset)
     _make(workdir)
     with Checkpoints(workdir, config.train.keep) as checkpoints:
@@ -89,18 +92,21 @@ def _claim(workdir: pathlib.Path, config: FrozenConfigDict, checkpoints: Checkpo
   path = workdir / config_lib.FILE
   if path.exists() and checkpoints.latest() is not None:
     config_lib.check_same_run(config_lib.load_workdir(workdir), config, workdir)
-  distributed.wait_for_all('config read')
   text = config_lib.to_json(config)
+  if not distributed.same_everywhere(text):
+    raise UserError('the config is not the same on every process: give all the same command line')
   if distributed.is_primary():
     temporary = path.with_suffix('.tmp')
     temporary.write_text(text)
     temporary.replace(path)
   distributed.wait_for_all('config written')
-  if not path.exists() or path.read_text() != text:
-    raise UserError(
-      f'--workdir={workdir} is not the same folder, or the command line not the same, on every process: '
-      'use a file system that all of them share'
-    )
+  for _ in range(_SHARED_WAIT):
+    if path.exists() and path.read_text() == text:
+      return
+    time.sleep(1)
+  raise UserError(
+    f'--workdir={workdir} is not the same folder on every process: use a file system that all share'
+  )
 
 
 class _Run:

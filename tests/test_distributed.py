@@ -1,6 +1,7 @@
 """Several processes: how they find each other, train as one, and take the loss of one of them."""
 
 import json
+import re
 import signal
 import time
 
@@ -68,7 +69,12 @@ def without(environment, *names):
     ((), without(SLURM, 'SLURM_STEP_NODELIST', 'SLURM_LOCALID'), 'SLURM_LOCALID are not: .*srun'),
     ((), SLURM | {'SLURM_NTASKS': ''}, 'SLURM_NTASKS is not: .*srun'),
     ((), SLURM | {'SLURM_PROCID': 'x'}, "SLURM_PROCID='x'"),
-    ((), SLURM | {'SLURM_STEP_NODELIST': '[1-3]'}, 'names no host'),
+    ((), SLURM | {'SLURM_STEP_NODELIST': '[1-3]'}, 'first host is not clear'),
+    ((), SLURM | {'SLURM_STEP_NODELIST': 'n[1-3]-ib'}, 'first host is not clear'),
+    ((), SLURM | {'SLURM_GPUS_PER_TASK': '2'}, 'one task a GPU'),
+    (('h:abc', 2, 0), {}, 'not HOST:PORT'),
+    (('h:99999999', 2, 0), {}, 'not HOST:PORT'),
+    ((':80', 2, 0), {}, 'not HOST:PORT'),
     ((), without(JOBSET, 'JOB_COMPLETION_INDEX'), 'completionMode: Indexed'),
     ((), without(JOBSET, 'JOBSET_PROCESSES'), 'JOBSET_PROCESSES is not'),
     ((), JOBSET | {'JOB_COMPLETION_INDEX': '3'}, 'process 3 of 3'),
@@ -110,17 +116,20 @@ UNHEALTHY = 'UNAVAILABLE: The following tasks are unhealthy (stopped sending hea
     (0, -6, UNHEALTHY + '1\n2\nThe tasks', 'process 1 of 3 (on b) and process 2 of 3 (on c) was'),
     (0, -6, UNHEALTHY + '/job:jax_worker/replica:0/task:1\nThe', 'process 1 of 3 (on b) was lost'),
     (1, -6, 'Either the leader task was preempted/died', 'process 0 of 3 (on a) was lost'),
+    (0, -6, 'ERROR: UNAVAILABLE: Task 1 heartbeat timeout. This', 'process 1 of 3 (on b) was lost'),
     (1, -6, 'something else', 'the processes lost each other'),
     (1, -9, '', 'process 1 of 3 (on b) was ended by SIGKILL, often for want of memory'),
   ],
 )
 def test_last_line(process, code, verdict, message):
-  assert supervisor._what_happened(Cluster('a:1', 3, 2), -6, 'DEADLINE_EXCEEDED', []).startswith(
-    'process 2 of 3 did not meet the others at a:1'
-  )
   cluster = Cluster('a:1', 3, process)
   line = supervisor._what_happened(cluster, code, verdict, ['a', 'b', 'c'])
-  assert line.startswith(message) and 'the same command resumes' in line
+  assert line.startswith(message) and 'run the same command again' in line
+
+
+def test_last_line_where_the_processes_never_met():
+  line = supervisor._what_happened(Cluster('a:1', 3, 2), -6, 'DEADLINE_EXCEEDED', [])
+  assert line.startswith('process 2 of 3 did not meet the others at a:1')
 
 
 # Real runs: 40 images, 5 steps an epoch.
@@ -151,7 +160,7 @@ def test_a_lost_process_is_named_and_the_same_command_resumes(tmp_path, undistur
   with Together(*args) as run:
     wait_for_lines(workdir, 20, run)
     run.processes[1].kill()
-    survivor, killed = run.wait()
+    survivor, killed = run.wait(timeout=60)
   assert killed.returncode == -signal.SIGKILL
   assert survivor.returncode == 3 and survivor.stdout == ''
   assert 'process 1 of 2' in survivor.stderr.splitlines()[-1]
@@ -172,7 +181,7 @@ def test_the_loss_of_the_coordinator_and_a_new_number_of_processes(tmp_path, und
   with Together(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
     wait_for_lines(workdir, 20, run)
     run.processes[0].kill()
-    _, survivor = run.wait()
+    _, survivor = run.wait(timeout=60)
   assert survivor.returncode == 3
   assert 'process 0 of 2' in survivor.stderr.splitlines()[-1]
   result = main(
@@ -186,7 +195,7 @@ def test_the_loss_of_the_coordinator_and_a_new_number_of_processes(tmp_path, und
 
 
 def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path):
-  """Two whole networks, half of the batch each; then evaluated together."""
+  """Two whole networks, half of the batch each, as one process trains them; then evaluated together."""
   workdir = tmp_path / 'run'
   config = write_config(tmp_path, **(CHOICES | {'mesh': (2, 1), 'train__epochs': 4000.0}))
   with Together(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
@@ -196,6 +205,12 @@ def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path):
   assert [one.returncode for one in stopped] == [75, 75], stopped[0].stderr
   first, second = (one.stderr.splitlines()[-1] for one in stopped)
   assert first == second and 'stopped by SIGTERM at step' in first
+  step = re.search(r'at step (\d+)', first)[1]
+  args = f'--config={config}', f'--workdir={tmp_path / "one"}', f'--config.train.steps={step}'
+  assert main(*args, devices=2).returncode == 0
+  logs = read_metrics(workdir), read_metrics(tmp_path / 'one')
+  rows = [[row['loss'] for row in log if 'lr' in row] for log in logs]
+  assert rows[0] == pytest.approx(rows[1][: len(rows[0])], rel=1e-6)
   with Together('--mode=eval', f'--workdir={workdir}', '--config.mesh=2,1') as run:
     results = run.wait()
   assert [one.returncode for one in results] == [0, 0], results[0].stderr
@@ -206,12 +221,36 @@ def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path):
 
 
 def test_what_fails_in_one_process_only_is_found(tmp_path):
-  args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={tmp_path}', PEER_TIMEOUT
-  with Together(*args, own={1: ('--config.seed=5',)}) as run:
+  """A workdir that is not shared: process 1 waits for a file that never comes."""
+  args = f'--config={write_config(tmp_path, **CHOICES)}', PEER_TIMEOUT
+  own = {i: (f'--workdir={tmp_path / str(i)}',) for i in (0, 1)}
+  with Together(*args, own=own) as run:
     survivor, failed = run.wait()
-  assert failed.returncode == 2 and 'or the command line not the same' in failed.stderr
+  assert failed.returncode == 2 and 'is not the same folder' in failed.stderr
   assert survivor.returncode == 3 and 'process 1 of 2' in survivor.stderr.splitlines()[-1]
-  with Together(*args, '--config.data.source=folder:/no/such/folder') as run:
+
+
+@pytest.mark.parametrize(
+  ('both', 'second', 'message'),
+  [
+    (('--config.data.source=folder:/no/such/folder',), (), 'no such folder'),
+    (('--config.mesh=1,1',), (), 'leaves process 1 of 2 without a device'),
+    ((), ('--config.seed=5',), 'the config is not the same on every process'),
+  ],
+)
+def test_what_fails_in_all_is_said_by_all(tmp_path, both, second, message):
+  args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={tmp_path}', *both
+  with Together(*args, own={1: second}) as run:
     results = run.wait()
   assert [one.returncode for one in results] == [2, 2]
-  assert all('no such folder' in one.stderr.splitlines()[-1] for one in results)
+  assert all(message in one.stderr.splitlines()[-1] for one in results)
+
+
+def test_describe_counts_the_same_messages(tmp_path):
+  args = '--mode=describe', f'--config={write_config(tmp_path, **(CHOICES | {"mesh": (2, 1)}))}'
+  with Together(*args) as run:
+    first, second = run.wait()
+  alone = main(*args, devices=2)
+  assert json.loads(first.stdout) == json.loads(alone.stdout)
+  assert second.returncode == 0 and second.stdout == ''
+  assert len(json.loads(alone.stdout)['collectives']) >= 1

@@ -161,6 +161,12 @@ def test_messages(variant, mesh):
   assert len(over_data) + len(over_tower) == len(found)
   assert over_tower == (PAPER_MESSAGES if mesh[1] == 2 else {})
   assert set(over_data) == ({('all-reduce', 'data')} if mesh[0] == 2 else set())
+  if mesh[0] == 2:  # the gradients of what a device holds, the loss, and two counts of rows
+    config = configure(variant, mesh)
+    state = visible_state(config, devices)
+    gradients, _ = parallel.bytes_per_device(state.params)
+    found = describe.collectives(hlo, devices)
+    assert sum(item['bytes'] for item in found if item['axis'] == 'data') == gradients + 3 * 4
 
 
 def test_message_bytes():

@@ -17,9 +17,13 @@ from alexnet_jax.data.statistics import Statistics
 
 STATES = 20
 BATCH = 8
-# At the recipe's own rates and so small a batch, training is chaotic: within 15 steps the last bit of a loss
-# has grown to a tenth.
-RATE, BIAS_RATE = 2e-4, 4e-4
+# Powers of two, so that the velocity, rate x gradient, has every bit of the gradient. At the recipe's own
+# rates and so small a batch training is chaotic: within 15 steps the last bit of a loss grows to a tenth.
+RATE, BIAS_RATE = 2.0**-12, 2.0**-11
+# Where a value lies within rounding of a ReLU's kink, or two within rounding of each other in a pooling
+# window, another order of summing may decide otherwise, and one of conv1's decisions is up to a hundredth of
+# its bias's gradient. Such states are rare; all others must agree to 1e-5.
+MOST_FLIPPED_STATES, FLIPPED = 2, 0.05
 MESHES = ((1, 2), (2, 2), (4, 1), (4, 2))
 NARROW = {
   'model__width': 1 / 8,
@@ -101,16 +105,11 @@ def batches(config):
     }
 
 
-def assert_same(found, expected, exact):
-  for (path, value), (_, other) in zip(
-    jax.tree.leaves_with_path(expected), jax.tree.leaves_with_path(found), strict=True
-  ):
-    name = jax.tree_util.keystr(path)
-    assert np.abs(value).max() > 0, name
-    if exact:
-      np.testing.assert_array_equal(other, value, err_msg=name)
-    else:
-      assert relative_error(other, value) < 1e-5, name
+def largest_error(found, expected):
+  """Over all gradients, as a share of the largest entry of each."""
+  leaves = jax.tree.leaves(expected)
+  assert all(np.abs(leaf).max() > 0 for leaf in leaves)
+  return max(map(relative_error, jax.tree.leaves(found), leaves))
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -119,18 +118,22 @@ def test_one_step_from_twenty_states_and_the_first_losses(size):
   others = {mesh: Runner(mesh, size) for mesh in MESHES}
   others['owt'] = Runner((4, 1), size, 'owt')
   state = steps.init_state(one.config, one.mesh)
-  host = jax.device_get(state)
+  host = start = jax.device_get(state)
   runs = {mesh: runner.put(host) for mesh, runner in others.items()}
-  losses = []
-  for batch in batches(one.config):
+  errors = {mesh: [] for mesh in others}
+  for step, batch in enumerate(batches(one.config)):
     expected, expected_loss = one.gradients(host, batch)
     for mesh, runner in others.items():
       found, loss = runner.gradients(host, batch)
       assert loss == pytest.approx(expected_loss, abs=1e-6), mesh
-      assert_same(found, expected, exact=mesh == (1, 2))
+      errors[mesh].append(largest_error(found, expected))
       runs[mesh], loss = runner.take(runs[mesh], batch)
-      assert loss == pytest.approx(expected_loss, abs=1e-4), (mesh, len(losses))
-    state, loss = one.take(state, batch)
+      assert loss == pytest.approx(expected_loss, abs=1e-4), (mesh, step)
+    state, _ = one.take(state, batch)
     host = jax.device_get(state)
-    losses.append(loss)
-  assert len(losses) == STATES and np.std(losses) > 1e-3  # it went somewhere
+  assert step == STATES - 1 and errors.pop((1, 2)) == [0.0] * STATES  # bit for bit
+  for mesh, found in errors.items():
+    assert sum(error > 1e-5 for error in found) <= MOST_FLIPPED_STATES, (mesh, found)
+    assert max(found) < FLIPPED, (mesh, found)
+  moved = jax.tree.map(relative_error, host.params, start.params)
+  assert min(jax.tree.leaves(moved)) > 1e-5

@@ -100,11 +100,11 @@ class Together:
       process.kill()
       process.communicate()
 
-  def wait(self) -> list[subprocess.CompletedProcess]:
-    """Waits for all; (returncode, stdout, stderr) of each."""
+  def wait(self, timeout: float = 300) -> list[subprocess.CompletedProcess]:
+    """Waits for all, `timeout` seconds at most; (returncode, stdout, stderr) of each."""
     # In threads: a process that waits for another must not wait for its output to be read first.
     with ThreadPoolExecutor(len(self.processes)) as pool:
-      texts = pool.map(lambda process: process.communicate(timeout=300), self.processes)
+      texts = pool.map(lambda process: process.communicate(timeout=timeout), self.processes)
       return [
         subprocess.CompletedProcess(process.args, process.returncode, *text)
         for process, text in zip(self.processes, texts, strict=True)

@@ -118,12 +118,11 @@ class AlexNet(nn.Module):
     layer = self.config[name]
     features = scaled(layer.features, self.config.width, self.config.towers)
     initializers = self._initializers(layer)
-    dense = name.startswith('fc')
-    if dense and self.unit_axis and name != first_dense(self.config):
+    if is_dense(name) and self.unit_axis and name != first_dense(self.config):
       xs = [lax.all_gather(x, self.unit_axis, axis=1, tiled=True) for x in xs]
     if layer.exchange:
       xs = exchange(xs, self.config.towers, self.tower_axis)
-    if dense:
+    if is_dense(name):
       here = features // axis_size(self.unit_axis)
       # After the exchange, so the order is (H, W, tower, C); importers permute to match.
       return TowerDense(here, *initializers, name=name)([x.reshape(len(x), -1) for x in xs])
@@ -154,7 +153,7 @@ class AlexNet(nn.Module):
       xs = [layers.map_response_norm(x, **c.map_norm) for x in xs]
     elif operation == 'dropout' and c.dropout.rate > 0:
       part = (0, 1)
-      if self.unit_axis and layer.startswith('fc'):
+      if self.unit_axis and is_dense(layer):
         part = lax.axis_index(self.unit_axis), axis_size(self.unit_axis)
       xs = [
         layers.dropout(x, self._dropout_keys(keys, place, t), part=part, **c.dropout)
@@ -193,9 +192,14 @@ class AlexNet(nn.Module):
     return jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
 
 
+def is_dense(layer: str) -> bool:
+  """Whether a layer is fully connected, by its name."""
+  return layer.startswith('fc')
+
+
 def first_dense(config: ConfigDict | FrozenConfigDict) -> str:
   """The first fully connected layer of `config.model`, fc6 in the paper's net."""
-  return next(name for name in config.layers if name.startswith('fc'))
+  return next(filter(is_dense, config.layers))
 
 
 def scaled(features: int, width: float, towers: int) -> int:

@@ -87,7 +87,7 @@ class Head(nn.Module):
   def __call__(self, xs: Towers) -> Array:
     width = xs[0].shape[-1]
     shape = (len(xs), width, self.features)
-    fan_in = self.towers * width * axis_size(self.unit_axis)
+    fan_in = self.towers * width  # of the whole layer: a network is initialised on one device
     kernel = self.param('kernel', self.kernel_init, shape, fan_in)
     bias = self.param('bias', self.bias_init, (self.features,), fan_in)
     logits = sum(layers.dense(x, kernel[t]).astype(jnp.float32) for t, x in enumerate(xs))

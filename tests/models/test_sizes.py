@@ -33,6 +33,7 @@ def total(variant, key, **overrides):
     ('original+one_gpu', 59_798_312, 391_514_384),
     ('original+conv6', 61_555_304, 745_640_480),
     ('paper+no_norm', 60_965_224, 724_406_816),
+    ('paper+no_communication', 60_714_408, 724_323_872),  # net 150 (FACTS section 7)
   ],
 )
 def test_totals(variant, parameters, macs):
