@@ -15,8 +15,10 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import memory
 from alexnet_jax.errors import Preempted, RunError, UserError
 
-MODES = ('train', 'eval', 'describe')
-FLAGS = ('config', 'workdir', 'mode', 'checkpoint', 'checkpoints', 'weights', 'help', 'helpfull')
+MODES = ('train', 'eval', 'describe', 'prepare')
+FLAGS = (
+  'config', 'workdir', 'mode', 'checkpoint', 'checkpoints', 'weights', 'output', 'shard', 'help', 'helpfull',
+)  # fmt: skip
 DONE, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 2, 3, 75, 130
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -31,6 +33,8 @@ class Options:
   checkpoint: str
   checkpoints: tuple[str, ...]
   weights: tuple[float, ...]
+  output: str
+  shard: str
 
 
 def _take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
@@ -93,6 +97,10 @@ def _define(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
     'checkpoints', [], 'Of --mode=eval: workdirs whose softmax is averaged.', flag_values=values
   )
   flags.DEFINE_list('weights', [], 'Of --checkpoints: one a workdir.', flag_values=values)
+  flags.DEFINE_string('output', '', 'Of --mode=prepare: the store to make.', flag_values=values)
+  flags.DEFINE_string(
+    'shard', '', 'Of --mode=prepare: i/n, one of n parts of the work.', flag_values=values
+  )
   flags.DEFINE_bool('help', False, 'Show this help.', flag_values=values, short_name='h')
   flags.DEFINE_bool('helpfull', False, 'Show this help.', flag_values=values)
   return values
@@ -139,12 +147,21 @@ def parse(argv: Sequence[str]) -> Options:
     raise UserError(f'{extra[0]!r} is not a flag: flags are written --name=value')
   if mode == 'train' and not values.workdir:
     raise UserError('--workdir is missing: name the folder for checkpoints and logs')
+  if mode == 'prepare' and not values.output:
+    raise UserError('--output is missing: name the folder of the store to make')
   try:
     weights = tuple(float(weight) for weight in values.weights)
   except ValueError:
     raise UserError(f'--weights={",".join(values.weights)}: write numbers, as in 1,0.5') from None
   return Options(
-    mode, values.workdir, values.config, values.checkpoint, tuple(values.checkpoints), weights
+    mode,
+    values.workdir,
+    values.config,
+    values.checkpoint,
+    tuple(values.checkpoints),
+    weights,
+    values.output,
+    values.shard,
   )
 
 
@@ -164,6 +181,10 @@ def run(options: Options) -> dict[str, object]:
 
     workdirs = options.checkpoints or (options.workdir,)
     return evaluate(options.config, workdirs, options.checkpoint, options.weights)
+  if options.mode == 'prepare':
+    from alexnet_jax.data.prepare import prepare
+
+    return prepare(options.config, options.output, options.shard)
   from alexnet_jax.train import train
 
   return train(options.config, options.workdir)
@@ -191,9 +212,7 @@ def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run
     print(str(error), file=sys.stderr)
     return PREEMPTED
   except KeyboardInterrupt:
-    print(
-      'interrupted: training goes on from its newest checkpoint when run again', file=sys.stderr
-    )
+    print('interrupted: the same command goes on from what is saved', file=sys.stderr)
     return INTERRUPTED
   except OSError as error:
     if error.errno not in _DISK:

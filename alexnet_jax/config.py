@@ -16,7 +16,7 @@ FILE = 'config.json'
 # What a resumed run may change; anything else would make it another run (see `check_same_run`).
 _FREE = (
     'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every', 'eval.',
-    'data.data_dir', 'data.threads', 'data.cache_mib', 'log.', 'note',
+    'data.data_dir', 'data.threads', 'data.cache_mib', 'log.', 'note', 'prepare.',
 )  # fmt: skip
 
 
@@ -116,7 +116,11 @@ def check_same_run(old: ConfigDict, new: ConfigDict | FrozenConfigDict, workdir)
     before, after = old.get(key, 'absent'), new.get(key, 'absent')
     if before == after or key.startswith(_FREE):
       continue
-    if key == 'data.source' and _kind(before) == _kind(after) == 'folder':
+    if (
+      key == 'data.source'
+      and _kind(before) == _kind(after)
+      and _kind(before) in ('folder', 'store')
+    ):
       continue  # the same images may have moved; classes and counts are compared on restore
     differences.append(f'{key}: {before!r} there, {after!r} here')
   if differences:

@@ -83,7 +83,7 @@ def paper() -> ConfigDict:
       'mesh': (0, 0),  # (data, tower) devices; (0, 0): from the number of devices and of towers
       'model': _model(),
       'data': {
-        'source': 'tfds:imagenet2012',  # tfds:NAME, folder:PATH, elpv or synthetic
+        'source': 'tfds:imagenet2012',  # tfds:NAME, folder:PATH, store:PATH, elpv or synthetic
         'data_dir': '',  # of TFDS; '': its own default
         'task': 'type',  # of source elpv: type (mono- or polycrystalline) or defect
         'holdout': 0.1,  # share held out for validation where the source has no such split
@@ -95,9 +95,17 @@ def paper() -> ConfigDict:
           'max_pixels': 89_478_485,  # Pillow's own limit; a larger image counts as undecodable
         },
         'threads': 0,  # that decode images; 0: one a core
+        'loader': 'threads',  # how larger sets are read: threads, or tf.data (the same batches)
         'cache_mib': 2048,  # sets whose canvases fit are decoded once and kept in memory
         'max_bad_share': 0.01,  # of undecodable training images before the run stops; one never does
         'synthetic': {'classes': 10, 'train': 512, 'validation': 128},
+      },
+      'prepare': {  # what --mode=prepare makes of data.source
+        'format': 'jpeg',  # or raw: uint8, six times the size, nothing to decode
+        'quality': 95,  # of jpeg
+        'subsampling': '420',  # of the colours in jpeg: 444, 422 or 420
+        'shard_images': 4096,  # in each file; what a restart may have to do again
+        'shuffle': True,  # training images, once and for all
       },
       'augment': {
         'crop': 'random',  # random: a square of input_size; resized: T's RandomResizedCrop; centre

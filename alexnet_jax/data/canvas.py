@@ -69,7 +69,9 @@ class Canvas(NamedTuple):
 _DEFAULT = Canvas()
 
 
-def decode_canvas(source: bytes | np.ndarray, canvas: Any = _DEFAULT) -> np.ndarray:
+def decode_canvas(
+  source: bytes | np.ndarray, canvas: Any = _DEFAULT, notes: list[str] | None = None
+) -> np.ndarray:
   """Decodes one image and fits it to the canvas.
 
   JPEG (gray, RGB, CMYK and YCCK), PNG, GIF (first frame), BMP, WebP and TIFF are read. Transparency
@@ -79,6 +81,7 @@ def decode_canvas(source: bytes | np.ndarray, canvas: Any = _DEFAULT) -> np.ndar
   Args:
     source: an encoded image, or uint8 pixels [H, W], [H, W, 1] or [H, W, 3] (RGB).
     canvas: a `Canvas`, or anything with its four attributes.
+    notes: gets a line for each thing that had to be repaired or converted.
 
   Returns:
     RGB, uint8 [S, S, 3].
@@ -86,8 +89,11 @@ def decode_canvas(source: bytes | np.ndarray, canvas: Any = _DEFAULT) -> np.ndar
   Raises:
     ValueError: the image is broken, truncated, too large or of no known format.
   """
+  notes = [] if notes is None else notes
   try:
-    image = _from_array(source) if isinstance(source, np.ndarray) else _decode(source, canvas)
+    image = (
+      _from_array(source) if isinstance(source, np.ndarray) else _decode(source, canvas, notes)
+    )
     _check_pixels(*image.size, canvas)
     image = _fit(image, canvas)
     return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
@@ -111,7 +117,35 @@ def _from_array(pixels: np.ndarray) -> Image.Image:
   return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _decode(data: bytes, canvas: Any) -> Image.Image:
+def encode_jpeg(image: np.ndarray, quality: int, subsampling: str) -> bytes:
+  """A canvas, uint8 [S, S, 3], as JPEG; subsampling of the colours is 444, 422 or 420."""
+  if simplejpeg is not None:
+    image = np.ascontiguousarray(image)
+    return simplejpeg.encode_jpeg(image, quality, 'RGB', subsampling, fastdct=False)
+  file = io.BytesIO()
+  Image.fromarray(image).save(file, 'JPEG', quality=quality, subsampling=':'.join(subsampling))
+  return file.getvalue()
+
+
+def decode_stored(data: bytes | np.ndarray, out: np.ndarray) -> None:
+  """Decodes a JPEG that `encode_jpeg` made, as bytes or uint8 [n], into `out`, uint8 [S, S, 3].
+
+  Raises:
+    ValueError: it is broken or of another size.
+  """
+  if simplejpeg is not None:
+    if simplejpeg.decode_jpeg_header(data)[:2] != out.shape[:2]:
+      raise ValueError(f'the stored image is not of {out.shape[0]}x{out.shape[1]} pixels')
+    simplejpeg.decode_jpeg(data, 'RGB', buffer=out)
+    return
+  try:
+    with Image.open(io.BytesIO(data), formats=('JPEG',)) as image:
+      out[...] = np.asarray(image)
+  except (OSError, SyntaxError) as error:
+    raise ValueError(str(error)) from error
+
+
+def _decode(data: bytes, canvas: Any, notes: list[str]) -> Image.Image:
   """An encoded image as a Pillow image of mode L or RGB; its size is checked on the header."""
   if simplejpeg is not None and data[:2] == b'\xff\xd8':
     try:
@@ -119,25 +153,33 @@ def _decode(data: bytes, canvas: Any) -> Image.Image:
       if colors in ('Gray', 'YCbCr') and 0 < width * height <= canvas.max_pixels:
         mode = 'GRAY' if colors == 'Gray' else 'RGB'
         return _from_array(simplejpeg.decode_jpeg(data, mode))
-    except ValueError:
-      pass  # It refuses small faults that Pillow forgives. Pillow has the last word on every file.
+    except ValueError as error:
+      # It refuses small faults that Pillow forgives. Pillow has the last word on every file.
+      notes.append(f'small faults were passed over ({error})')
   try:
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
   except UnidentifiedImageError as error:  # its own message is an address in memory
     raise ValueError(f'not an image of a known format ({", ".join(_FORMATS)})') from error
   with image:
     _check_pixels(*image.size, canvas)
-    return _to_gray_or_rgb(image)
+    if getattr(image, 'is_animated', False):
+      notes.append(f'animated {image.format}: the first frame was used')
+    return _to_gray_or_rgb(image, notes)
 
 
-def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
+def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
   """Decodes a Pillow image of any mode into mode L (uint8 [H, W]) or RGB (uint8 [H, W, 3])."""
+  if image.mode == 'CMYK':
+    notes.append('CMYK was converted to RGB')
+  if image.mode.startswith('I') or ';16' in str([part.args for part in image.tile]):
+    notes.append('16 bits a channel were scaled to 8')
   if image.mode.startswith('I;16') or (image.mode == 'I' and image.format == 'PNG'):
     # Pillow's own conversion clips at 255, which leaves a white image.
     return Image.fromarray(np.round(np.asarray(image, np.float32) / 257).astype(np.uint8))
   if image.mode in ('I', 'F'):
     raise ValueError(f'pixels of mode {image.mode} have no defined range')
   if image.has_transparency_data:
+    notes.append('transparent parts were put on white')
     image = image.convert('RGBA')
     opaque = Image.new('RGB', image.size, 'white')
     opaque.paste(image, mask=image)

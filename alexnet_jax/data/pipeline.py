@@ -2,7 +2,7 @@
 
 Training reads the endless concatenation of one permutation of the training images per epoch; batch
 s is rows [sB, (s+1)B) of it. Sets whose canvases fit into memory are decoded once; larger ones
-stream through tf.data. Both give the same batches, bit for bit.
+stream through threads or tf.data. All give the same batches, bit for bit.
 """
 
 import atexit
@@ -21,16 +21,16 @@ import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax.data import statistics as stats
+from alexnet_jax.data import stream
 from alexnet_jax.data.canvas import Canvas, decode_canvas
 from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.splits import Source, Split, generator, import_tensorflow
+from alexnet_jax.data.splits import Source, Split, cores, generator
 from alexnet_jax.errors import RunError, UserError
 
 Batch = dict[str, np.ndarray]
 
 _AHEAD = 2  # batches made ahead of the consumer
-_CHUNK = 16  # at most so many images a tf.data call: one image a call costs about 8 % more CPU
 _STATISTICS_BATCH = 64
 
 
@@ -112,14 +112,26 @@ class _Images:
       result = np.take(images, indices, axis=0, mode='wrap')
       result[~mask] = 0
       return result, mask
-    result = np.zeros((len(indices), *self._shape), np.uint8)
-    mask = [i >= 0 and self._decode(int(i), out) for i, out in zip(indices, result, strict=True)]
-    return result, np.asarray(mask, bool)
+    result = np.empty((len(indices), *self._shape), np.uint8)
+    return result, self.fill(indices, result)
+
+  def fill(self, indices: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Decodes `indices` (int64 [b]; -1 is padding) into `out`, uint8 [b, S, S, 3].
+
+    Returns:
+      A mask, bool [b]; canvases are zero where it is False.
+    """
+    mask = [i >= 0 and self._decode(int(i), one) for i, one in zip(indices, out, strict=True)]
+    out[~np.asarray(mask, bool)] = 0
+    return np.asarray(mask, bool)
 
   def _decode(self, i: int, out: np.ndarray) -> bool:
-    """Writes canvas i to `out`, uint8 [S, S, 3]; False and no change if it cannot be decoded."""
+    """Writes canvas i to `out`, uint8 [S, S, 3]; False if it cannot be decoded."""
     try:
-      out[...] = decode_canvas(self.split.read(i), self._canvas)
+      if self.split.fill:
+        self.split.fill(i, out)
+      else:
+        out[...] = decode_canvas(self.split.read(i), self._canvas)
     except (ValueError, OSError) as error:
       self._skip(i, str(error))
       return False
@@ -148,6 +160,7 @@ class Dataset:
     self._source_name = config_data.source
     self._max_bad_share = config_data.max_bad_share
     self._threads = config_data.threads
+    self._loader = config_data.loader
     self._lock = threading.Lock()
     self._skipped: dict[tuple[str, int], str] = {}
     self._iterators: weakref.WeakSet[Iterator[Batch]] = weakref.WeakSet()
@@ -229,7 +242,7 @@ class Dataset:
     """
     if self.cached:
       for images in self._images.values():
-        images.keep(self._threads or _cores())
+        images.keep(self._threads or cores())
 
   def statistics(
     self,
@@ -284,7 +297,7 @@ class Dataset:
   def _gather(self, split: str, plan: Callable, start: int, stop: int | None) -> Iterator[Batch]:
     """Batches from memory; the first call of next() decodes the split."""
     images = self._images[split]
-    images.keep(self._threads or _cores())
+    images.keep(self._threads or cores())
     steps: Iterable[int] = itertools.count(start) if stop is None else range(start, stop)
 
     def make(step: int) -> Batch:
@@ -294,39 +307,16 @@ class Dataset:
     yield from prefetch(map(make, steps), _AHEAD)
 
   def _stream(self, split: str, plan: Callable, start: int, stop: int | None) -> Iterator[Batch]:
-    """Batches through tf.data, decoded in parallel in chunks of a batch."""
-    tf = import_tensorflow(f'config.data.source={self._source_name}, too large for memory,')
+    """Batches made on the way, never more than a few at a time."""
     images = self._images[split]
-    size, b = self._canvas.size, len(plan(start))
-    chunk = max(c for c in range(1, _CHUNK + 1) if b % c == 0)
-    failures: list[Exception] = []
-
-    def take(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-      try:
-        return images.take(indices)
-      except Exception as error:
-        failures.append(error)  # raised here, it would reach the consumer as TensorFlow's own text
-        return np.zeros((chunk, size, size, 3), np.uint8), np.zeros(chunk, bool)
-
-    def indices_of(step: Any) -> Any:
-      numbers = tf.numpy_function(lambda s: plan(int(s)).reshape(-1, chunk), [step], tf.int64)
-      return tf.ensure_shape(numbers, [b // chunk, chunk])
-
-    def decode(indices: Any) -> Any:
-      canvases, mask = tf.numpy_function(take, [indices], [tf.uint8, tf.bool])
-      canvases = tf.ensure_shape(canvases, [chunk, size, size, 3])
-      return canvases, tf.ensure_shape(mask, [chunk]), indices
-
-    steps = tf.data.Dataset.range(start, tf.int64.max if stop is None else stop)
-    chunks = steps.map(indices_of).unbatch()
-    parallel = self._threads or tf.data.AUTOTUNE
-    canvases = chunks.map(decode, num_parallel_calls=parallel, deterministic=True)
-    batches = canvases.batch(b // chunk, drop_remainder=True).prefetch(_AHEAD)
-    for image, mask, indices in batches.as_numpy_iterator():
-      if failures:
-        raise failures[0]
-      image = image.reshape(b, size, size, 3)
-      yield _batch(image, mask.reshape(b), indices.reshape(b), images.split.labels)
+    work = stream.Work(plan, images.fill, self._canvas.size, start, stop, self._threads)
+    if self._loader == 'tf.data':
+      made = stream.by_tf_data(work, f'config.data.loader={self._loader}')
+    else:
+      made = stream.by_threads(work)
+    with contextlib.closing(made):
+      for image, mask, indices in made:
+        yield _batch(image, mask, indices, images.split.labels)
 
   def _skip(self, split: str, index: int, reason: str) -> None:
     """Notes an undecodable image; stops the run when there are too many in training, or one elsewhere.
@@ -380,10 +370,6 @@ def open_dataset(config_data: Any, seed: int) -> Dataset:
       raise UserError(f'config.data.{key}={config_data[key]}: use a value from {low} to {high}')
   Canvas.from_config(config_data.canvas)  # before the source, which may have to be downloaded
   return Dataset(open_source(config_data), config_data, seed)
-
-
-def _cores() -> int:
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _places(batch_size: int, rows: np.ndarray | None) -> np.ndarray:

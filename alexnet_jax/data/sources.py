@@ -1,7 +1,7 @@
 """Where images come from: `config.data.source` as encoded images with labels.
 
 A source knows names, labels and how to read the bytes of image i; it decodes nothing. Known forms
-are `folder:PATH`, `tfds:NAME`, `elpv` and `synthetic`.
+are `folder:PATH`, `tfds:NAME`, `store:PATH`, `elpv` and `synthetic`.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_jax.data.canvas import Canvas
 from alexnet_jax.data.splits import Source, Split, generator, import_module, split_off
+from alexnet_jax.data.store import open_store
 from alexnet_jax.data.tfds_source import open_tfds
 from alexnet_jax.errors import UserError
 
-FORMS = 'folder:PATH, tfds:NAME, elpv, synthetic'
+FORMS = 'folder:PATH, tfds:NAME, store:PATH, elpv, synthetic'
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')
 _ELPV_SEED = 2012  # fixed, so that all runs on elpv are measured on the same images
 
@@ -39,6 +41,8 @@ def open_source(config_data: Any) -> Source:
     return _open_folder(pathlib.Path(place).expanduser(), config_data.holdout, seed)
   if form == 'tfds' and place:
     return open_tfds(place, config_data.data_dir, config_data.holdout, seed)
+  if form == 'store' and place:
+    return open_store(os.path.expanduser(place), Canvas.from_config(config_data.canvas))
   if config_data.source == 'elpv':
     return _open_elpv(config_data.task, config_data.holdout)
   if config_data.source == 'synthetic':

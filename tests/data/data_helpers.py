@@ -34,6 +34,7 @@ def make_config(source: str = 'synthetic', **changes: Any) -> ml_collections.Con
       'data_dir': '',
       'canvas': {'size': 24, 'fit': 'crop', 'filter': 'bicubic', 'max_pixels': 10**6},
       'threads': 2,
+      'loader': 'threads',
       'cache_mib': 64,
       'max_bad_share': 0.01,
       'synthetic': {'classes': 3, 'train': 21, 'validation': 7},

@@ -85,7 +85,7 @@ def test_bad_folders(make_folder, tmp_path):
 
 @pytest.mark.parametrize('form', ['', 'folder', 'folder:', 'tfds:', 'store', 'imagenet', 'elpv:x'])
 def test_unknown_forms(form):
-  with pytest.raises(UserError, match='folder:PATH, tfds:NAME, elpv, synthetic'):
+  with pytest.raises(UserError, match='folder:PATH, tfds:NAME, store:PATH, elpv, synthetic'):
     open_source(make_config(form))
 
 
