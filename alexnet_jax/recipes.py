@@ -91,7 +91,7 @@ def paper() -> ConfigDict:
         'canvas': {
           'size': 256,  # side of the stored image, in pixels
           'fit': 'crop',  # crop: short side to size, centre; warp: K's; pad: whole image inside
-          'filter': 'bicubic',  # antialiased: bicubic, bilinear, box, hamming or lanczos
+          'filter': 'bicubic',  # antialiased: bicubic, bilinear, box or lanczos
           'max_pixels': 89_478_485,  # Pillow's own limit; a larger image counts as undecodable
         },
         'threads': 0,  # that decode images; 0: one a core
