@@ -170,6 +170,7 @@ class Dataset:
       for name, split in splits.items()
       if split is not None
     }
+    self._statistics = source.statistics
     self.class_names = source.class_names
     self.train_labels = source.train.labels
     self.validation_labels = source.validation.labels if source.validation else None
@@ -252,6 +253,8 @@ class Dataset:
   ) -> stats.Statistics:
     """Mean image and colour statistics of the training images; undecodable ones are left out.
 
+    A store knows them already.
+
     Args:
       cache_dir: where the result is kept for the next run; None or '' keeps it nowhere.
       share: (i, n), read only images i, i + n, i + 2n, ...: the share of process i of n.
@@ -260,6 +263,8 @@ class Dataset:
     Raises:
       RunError: as `train_batches`, or no image could be decoded.
     """
+    if self._statistics is not None:
+      return self._statistics
     path = None
     if cache_dir:
       train = self._images['train'].split

@@ -42,3 +42,18 @@ def make_config(source: str = 'synthetic', **changes: Any) -> ml_collections.Con
   )
   config.update(changes)
   return config
+
+
+def make_store_config(source: str = 'synthetic', **changes: Any) -> ml_collections.ConfigDict:
+  """What `prepare` needs of a config: `data`, and `prepare` with shards of 5 images."""
+  choices = {
+    'format': 'jpeg',
+    'quality': 95,
+    'subsampling': '420',
+    'shard_images': 5,
+    'shuffle': True,
+  }
+  data = make_config(source)
+  for key, value in changes.items():
+    (choices if key in choices else data)[key] = value
+  return ml_collections.ConfigDict({'data': data, 'prepare': choices})
