@@ -16,7 +16,8 @@ FILE = 'config.json'
 # What a resumed run may change; anything else would make it another run (see `check_same_run`).
 _FREE = (
     'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every', 'eval.',
-    'data.data_dir', 'data.threads', 'data.cache_mib', 'log.', 'note', 'prepare.',
+    'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
+    'log.', 'note', 'prepare.',
 )  # fmt: skip
 
 

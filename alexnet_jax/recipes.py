@@ -85,6 +85,9 @@ def paper() -> ConfigDict:
       'data': {
         'source': 'tfds:imagenet2012',  # tfds:NAME, folder:PATH, store:PATH, elpv or synthetic
         'data_dir': '',  # of TFDS; '': its own default
+        'manual_dir': '',  # where the archives lie that TFDS cannot fetch, ImageNet's; '': its default
+        'devkit': '',  # ImageNet's, unpacked; '': looked for beside train and val
+        'label_order': '',  # of ImageNet's classes: wordnet, devkit (O), or '': the source's
         'task': 'type',  # of source elpv: type (mono- or polycrystalline) or defect
         'holdout': 0.1,  # share held out for validation where the source has no such split
         'split_seed': 0,  # draws the images held out; apart from `seed`, so that runs compare
@@ -95,6 +98,10 @@ def paper() -> ConfigDict:
           'max_pixels': 89_478_485,  # Pillow's own limit; a larger image counts as undecodable
         },
         'threads': 0,  # that decode images; 0: one a core
+        # global: another permutation each epoch; stored: the order they lie in, O's habit; buffer: `buffer`
+        # images at a time, for a TFDS set in TFRecord, which is else copied into a store
+        'shuffle': 'global',
+        'buffer': 4096,
         'loader': 'threads',  # how larger sets are read: threads, or tf.data (the same batches)
         'cache_mib': 2048,  # sets whose canvases fit are decoded once and kept in memory
         'max_bad_share': 0.01,  # of undecodable training images before the run stops; one never does
@@ -110,6 +117,7 @@ def paper() -> ConfigDict:
       'augment': {
         'crop': 'random',  # random: a square of input_size; resized: T's RandomResizedCrop; centre
         'flip': True,
+        'chunk': 1,  # so many images in a row share one crop position and flip; O: 32
         'mean': 'image',  # image: a value a pixel; channel: a value a channel; none
         'mean_at': 'crop',  # where the crop was cut (and mirrored with it), or centre (O)
         'std': (1.0, 1.0, 1.0),  # the channels are divided by this, in grey levels
@@ -305,6 +313,10 @@ CHOICES = {
   'no_dropout': {'model.dropout.rate': 0.0},
   'no_colour': {'augment.colour': 0.0},
   'plateau': {'optim.schedule': 'plateau'},
+  # Habits of the original that its paper does not tell (FACTS section 3), and Caffe's.
+  'stored_order': {'data.shuffle': 'stored'},
+  'chunk_crops': {'augment.chunk': 32},
+  'warp': {'data.canvas.fit': 'warp'},
   'bfloat16': {'model.dtype': 'bfloat16'},
 }
 

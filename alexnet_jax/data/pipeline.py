@@ -23,46 +23,16 @@ from tqdm import tqdm
 from alexnet_jax.data import statistics as stats
 from alexnet_jax.data import stream
 from alexnet_jax.data.canvas import Canvas, decode_canvas
+from alexnet_jax.data.order import SHUFFLES, batch_indices
 from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.splits import Source, Split, cores, generator
+from alexnet_jax.data.splits import Source, Split, cores
 from alexnet_jax.errors import RunError, UserError
 
 Batch = dict[str, np.ndarray]
 
 _AHEAD = 2  # batches made ahead of the consumer
 _STATISTICS_BATCH = 64
-
-
-def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-  """The order of the training images in an epoch: a permutation of 0..n-1, int64 [n]."""
-  return generator(seed, epoch, purpose=0).permutation(n)
-
-
-_recent_permutation = functools.lru_cache(maxsize=4)(epoch_permutation)
-
-
-def batch_indices(
-  seed: int, step: int, batch_size: int, n: int, shuffle: bool = True
-) -> np.ndarray:
-  """Rows [step * B, (step + 1) * B) of the concatenation of all epochs.
-
-  Args:
-    seed: `config.seed`.
-    step: the batch to make, 0 being the first; any can be made without the ones before it.
-    batch_size: B, the global batch; it may be larger than n.
-    n: number of training images.
-    shuffle: if False, every epoch is 0..n-1.
-
-  Returns:
-    Indices of training images, int64 [B].
-  """
-  rows = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-  if not shuffle:
-    return rows % n
-  epochs = range(int(rows[0]) // n, int(rows[-1]) // n + 1)
-  order = np.concatenate([_recent_permutation(seed, epoch, n) for epoch in epochs])
-  return order[rows - epochs.start * n]
 
 
 class _Images:
@@ -161,6 +131,7 @@ class Dataset:
     self._max_bad_share = config_data.max_bad_share
     self._threads = config_data.threads
     self._loader = config_data.loader
+    self._shuffle, self._buffer = config_data.shuffle, config_data.buffer
     self._lock = threading.Lock()
     self._skipped: dict[tuple[str, int], str] = {}
     self._iterators: weakref.WeakSet[Iterator[Batch]] = weakref.WeakSet()
@@ -205,7 +176,10 @@ class Dataset:
     rows = _places(batch_size, rows)
 
     def plan(step: int) -> np.ndarray:
-      return batch_indices(self._seed, step, batch_size, self.num_train)[rows]
+      indices = batch_indices(
+        self._seed, step, batch_size, self.num_train, self._shuffle, self._buffer
+      )
+      return indices[rows]
 
     return self._batches('train', plan, start_step, None)
 
@@ -363,16 +337,24 @@ def open_dataset(config_data: Any, seed: int) -> Dataset:
   """Opens the data set of `config.data`.
 
   Args:
-    config_data: `config.data`, with the keys source, task, holdout, data_dir, canvas, threads,
-      cache_mib, max_bad_share, split_seed and synthetic.
+    config_data: `config.data` (`recipes.py` explains its keys).
     seed: `config.seed`; it draws the order of training.
 
   Raises:
     UserError: a value cannot be meant, or the source is missing or malformed.
   """
-  for key, low, high in (('threads', 0, 1024), ('cache_mib', 0, np.inf), ('max_bad_share', 0, 1)):
+  for key, low, high in (
+    ('threads', 0, 1024),
+    ('cache_mib', 0, np.inf),
+    ('max_bad_share', 0, 1),
+    ('buffer', 1, np.inf),
+  ):
     if not low <= config_data[key] <= high:
       raise UserError(f'config.data.{key}={config_data[key]}: use a value from {low} to {high}')
+  choices = {'shuffle': SHUFFLES, 'loader': ('threads', 'tf.data')}
+  for key, allowed in choices.items():
+    if config_data[key] not in allowed:
+      raise UserError(f'config.data.{key}={config_data[key]!r}: choose one of {", ".join(allowed)}')
   Canvas.from_config(config_data.canvas)  # before the source, which may have to be downloaded
   return Dataset(open_source(config_data), config_data, seed)
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import glob
 import json
 import os
+import pathlib
 import re
 import shutil
 from typing import Any
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 import numpy as np
 from tqdm import tqdm
 
-from alexnet_jax.data import records, store
+from alexnet_jax.data import imagenet, records, store, tfds_store
 from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.canvas import Canvas, decode_canvas, decode_stored, encode_jpeg
 from alexnet_jax.data.prefetch import map_ahead
@@ -174,7 +175,9 @@ class _Job:
   def __init__(self, config: ConfigDict, canvas: Canvas, source: Any, output: str, plan: dict):
     self.config, self.canvas, self.source, self.output = config, canvas, source, output
     self.plan = plan
-    self.features, self.serialize = _tfds_features(config, canvas, source.class_names)
+    self.features, self.serialize = tfds_store.make_features(
+      config.prepare.format, canvas.size, source.class_names
+    )
     self.shards = {
       split: -(-number // config.prepare.shard_images) for split, number in plan['images'].items()
     }
@@ -325,6 +328,11 @@ class _Job:
       'format': self.config.prepare.format,
       'canvas': self.canvas._asdict(),
       'class_names': list(self.source.class_names),
+      'class_titles': imagenet.titles(
+        self.source.class_names,
+        pathlib.Path(self.config.data.source.partition(':')[2]).expanduser(),
+        self.config.data.devkit,
+      ),
       'images': {name: sum(s['images'] for s in split['shards']) for name, split in splits.items()},
       'skipped': len(report['skipped']),
       'repaired': len(report['repaired']),
@@ -341,57 +349,6 @@ class _Job:
       lambda file: np.savez(file, **arrays, **statistics._asdict(), covariance=covariance),
     )
     _write_json(os.path.join(self.output, store.REPORT), report)
-    _write_tfds_metadata(self.output, self.features, meta)
+    tfds_store.write_metadata(self.output, self.features, meta)
     _write_json(os.path.join(self.output, store.META), meta)
     return meta
-
-
-def _tfds_features(config: ConfigDict, canvas: Canvas, class_names: tuple[str, ...]) -> Any:
-  """The features of the store, and a function from (payload, label, name) to a serialised example."""
-  tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
-  core = import_module('tensorflow_datasets.core.example_serializer', 'tensorflow-datasets', _NEED)
-  shape = (canvas.size, canvas.size, 3)
-  if config.prepare.format == 'jpeg':
-    image = tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format='jpeg')
-  else:
-    image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
-  features = tfds.features.FeaturesDict(
-    {
-      'image': image,
-      'label': tfds.features.ClassLabel(names=class_names),
-      'file_name': tfds.features.Text(),
-    }
-  )
-  serializer = core.ExampleSerializer(features.get_serialized_info())
-
-  def serialize(payload: bytes | np.ndarray, label: int, name: str) -> bytes:
-    text = name.encode(errors='surrogateescape')  # file names need not be text
-    example = features.encode_example({'image': payload, 'label': label, 'file_name': text})
-    return serializer.get_tf_example(example).SerializeToString(deterministic=True)
-
-  return features, serialize
-
-
-def _write_tfds_metadata(output: str, features: Any, meta: dict[str, Any]) -> None:
-  """dataset_info.json, features.json and the class names, by TFDS itself."""
-  tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
-  template = tfds.core.ShardedFileTemplate(
-    data_dir=output, dataset_name='images', filetype_suffix='array_record'
-  )
-  infos = [
-    tfds.core.SplitInfo(
-      name=name,
-      shard_lengths=[shard['images'] for shard in split['shards']],
-      num_bytes=sum(shard['bytes'] for shard in split['shards']),
-      filename_template=template.replace(split=name),
-    )
-    for name, split in meta['splits'].items()
-  ]
-  tfds.folder_dataset.write_metadata(
-    data_dir=output,
-    features=features,
-    split_infos=infos,
-    filename_template=template,
-    check_data=False,
-    description=f'{meta["format"]} canvases of {meta["plan"]["source"]}, made by alexnet_jax',
-  )

@@ -12,6 +12,7 @@ from absl import logging
 import numpy as np
 from tqdm import tqdm
 
+from alexnet_jax.data import imagenet
 from alexnet_jax.data.splits import Source, Split, import_module, import_tensorflow, split_off
 from alexnet_jax.errors import UserError
 
@@ -19,7 +20,7 @@ _MEMORY_LIMIT = 2 * 2**30  # bytes of encoded images of a TFRecord set
 _BLOCK = 1024  # records read at once while collecting labels
 
 
-def open_tfds(name: str, data_dir: str, share: float, seed: int) -> Source:
+def open_tfds(name: str, data_dir: str, share: float, seed: int, manual_dir: str = '') -> Source:
   """Opens `tfds:NAME`, after preparing it as ArrayRecord if it is not prepared yet.
 
   Args:
@@ -27,6 +28,7 @@ def open_tfds(name: str, data_dir: str, share: float, seed: int) -> Source:
     data_dir: where TFDS keeps its sets; '' means its default.
     share: share of `train` to hold out if neither `validation` nor `test` has labels.
     seed: draws what is held out.
+    manual_dir: where archives lie that one has to fetch oneself; '' means TFDS's default.
 
   Raises:
     UserError: unknown name, it cannot be prepared, no train split, no image or no class label,
@@ -35,7 +37,7 @@ def open_tfds(name: str, data_dir: str, share: float, seed: int) -> Source:
   need = f'config.data.source=tfds:{name}'
   import_tensorflow(need)
   tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', need)
-  builder = _prepared_builder(tfds, name, data_dir or None, need)
+  builder = _prepared_builder(tfds, name, data_dir or None, need, manual_dir)
   if 'train' not in builder.info.splits:
     raise UserError(f'{need} has no split train; it has {", ".join(builder.info.splits)}')
   image = _feature(builder, tfds.features.Image, 'image', need)
@@ -52,7 +54,9 @@ def open_tfds(name: str, data_dir: str, share: float, seed: int) -> Source:
   return Source(*split_off(train, train.labels, share, seed), names)
 
 
-def _prepared_builder(tfds: Any, name: str, data_dir: str | None, need: str) -> Any:
+def _prepared_builder(
+  tfds: Any, name: str, data_dir: str | None, need: str, manual_dir: str
+) -> Any:
   """A builder whose files are there, downloaded and prepared if need be."""
   try:
     builder = tfds.builder(name, data_dir=data_dir)
@@ -63,11 +67,19 @@ def _prepared_builder(tfds: Any, name: str, data_dir: str | None, need: str) -> 
   logging.info('%s is not prepared yet; preparing it in %s', need, builder.data_dir)
   try:
     builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
-    builder.download_and_prepare()
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir or None)
+    if builder.name == 'imagenet2012':
+      imagenet.check_archives(
+        manual_dir or os.path.join(builder._data_dir_root, 'downloads/manual')
+      )
+    builder.download_and_prepare(download_config=config)
+  except UserError:
+    raise
   except Exception as error:
     raise UserError(
       f'{need} could not be prepared in {builder.data_dir} ({_first_line(error)}); set'
-      ' config.data.data_dir to the folder of a prepared set, or supply what is missing'
+      ' config.data.data_dir to the folder of a prepared set, or config.data.manual_dir to that of its'
+      ' archives'
     ) from error
   return builder
 

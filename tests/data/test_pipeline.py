@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data import batch_indices, decode_canvas, epoch_permutation, open_dataset
+from alexnet_jax.data.order import BLOCK, buffered_permutation
 from alexnet_jax.data.pipeline import Dataset
 from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.data.prepare import prepare
@@ -39,8 +40,21 @@ def test_every_epoch_holds_every_image_once(batch_size, n):
   for epoch, rows in enumerate(order.reshape(-1, n)):
     chex.assert_trees_all_equal(np.sort(rows), np.arange(n))
     chex.assert_trees_all_equal(rows, epoch_permutation(7, epoch, n))
-  plain = np.concatenate([batch_indices(7, s, batch_size, n, False) for s in range(steps)])
+  plain = np.concatenate([batch_indices(7, s, batch_size, n, 'stored') for s in range(steps)])
   chex.assert_trees_all_equal(plain, np.arange(steps * batch_size) % n)
+
+
+@pytest.mark.parametrize('n', [1, 127, 128, 1000])
+@pytest.mark.parametrize('buffer', [1, 256, 5000])
+def test_a_buffered_order_is_a_permutation_that_needs_few_images_at_a_time(n, buffer):
+  for epoch in (0, 1):
+    order = buffered_permutation(3, epoch, n, buffer)
+    chex.assert_trees_all_equal(np.sort(order), np.arange(n))
+    for start in range(0, n, buffer):
+      blocks = np.unique(order[start : start + buffer] // BLOCK)
+      assert len(blocks) <= -(-buffer // BLOCK) + 2
+  orders = [buffered_permutation(s, e, 1000, 256) for s in (0, 1) for e in (0, 1)]
+  assert len({tuple(order) for order in orders}) == 4
 
 
 def test_seeds_and_epochs_differ():
@@ -203,7 +217,17 @@ def test_a_bug_in_reading_reaches_the_consumer(cache_mib, capfd):
   assert 'Traceback' not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize('change', [{'threads': -1}, {'cache_mib': -1}, {'max_bad_share': 2.0}])
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'threads': -1},
+    {'cache_mib': -1},
+    {'max_bad_share': 2.0},
+    {'shuffle': 'much'},
+    {'loader': 'magic'},
+    {'buffer': 0},
+  ],
+)
 def test_bad_settings(change):
   with pytest.raises(UserError, match=f'config.data.{next(iter(change))}'):
     open_dataset(make_config(**change), 0)
