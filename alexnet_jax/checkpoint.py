@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import parallel, steps
+from alexnet_jax import steps
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
 
@@ -159,7 +159,7 @@ class Checkpoints:
       for name, shape in shapes._asdict().items()
     }
     item = self._restore(step, statistics=ocp.args.StandardRestore(abstract))['statistics']
-    return Statistics(**parallel.replicate(mesh, item))
+    return Statistics(**item)
 
   def _restore(self, step: int, **items) -> dict:
     try:

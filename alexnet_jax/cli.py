@@ -7,19 +7,21 @@ import errno
 import json
 import os
 import sys
+import traceback
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import memory
+from alexnet_jax import distributed, memory, supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
 
 MODES = ('train', 'eval', 'describe', 'prepare')
 FLAGS = (
-  'config', 'workdir', 'mode', 'checkpoint', 'checkpoints', 'weights', 'output', 'shard', 'help', 'helpfull',
+  'config', 'workdir', 'mode', 'checkpoint', 'checkpoints', 'weights', 'output', 'shard', 'distributed',
+  'coordinator', 'num_processes', 'process_id', 'peer_timeout', 'help', 'helpfull',
 )  # fmt: skip
-DONE, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 2, 3, 75, 130
+DONE, BUG, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 75, 130
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -33,8 +35,10 @@ class Options:
   checkpoint: str
   checkpoints: tuple[str, ...]
   weights: tuple[float, ...]
-  output: str
-  shard: str
+  cluster: distributed.Cluster | None = None  # None: this process works alone
+  peer_timeout: int = 0  # seconds after which a silent process counts as lost
+  output: str = ''
+  shard: str = ''
 
 
 def _take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
@@ -101,6 +105,22 @@ def _define(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_string(
     'shard', '', 'Of --mode=prepare: i/n, one of n parts of the work.', flag_values=values
   )
+  flags.DEFINE_bool(
+    'distributed',
+    False,
+    'Train with other processes: of SLURM, a JobSet, a Cloud TPU or as the next three flags say.',
+    flag_values=values,
+  )
+  flags.DEFINE_string('coordinator', '', 'HOST[:PORT] of process 0.', flag_values=values)
+  flags.DEFINE_integer('num_processes', None, 'How many there are.', 1, flag_values=values)
+  flags.DEFINE_integer('process_id', None, 'Number of this one.', 0, flag_values=values)
+  flags.DEFINE_integer(
+    'peer_timeout',
+    30,
+    'Seconds of silence after which a process counts as lost.',
+    1,
+    flag_values=values,
+  )
   flags.DEFINE_bool('help', False, 'Show this help.', flag_values=values, short_name='h')
   flags.DEFINE_bool('helpfull', False, 'Show this help.', flag_values=values)
   return values
@@ -160,9 +180,22 @@ def parse(argv: Sequence[str]) -> Options:
     values.checkpoint,
     tuple(values.checkpoints),
     weights,
+    _cluster(values),
+    values.peer_timeout,
     values.output,
     values.shard,
   )
+
+
+def _cluster(values: flags.FlagValues) -> distributed.Cluster | None:
+  """The cluster of `--distributed`; the flags that describe one need it."""
+  explicit = values.coordinator, values.num_processes, values.process_id
+  if values.distributed:
+    return distributed.find(*explicit)
+  for name, value in zip(('coordinator', 'num_processes', 'process_id'), explicit, strict=True):
+    if value not in ('', None):
+      raise UserError(f'--{name} is for several processes: add --distributed')
+  return None
 
 
 def _default_config() -> str:
@@ -194,14 +227,58 @@ def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run
   """Runs a command line and returns its exit code.
 
   0 done, 2 the user's mistake (one line on stderr), 3 the run failed, 75 preempted and resumable. A bug
-  is left to Python: a traceback and 1.
+  is left to Python: a traceback and 1. With --distributed this process is the parent of the one that works.
   """
   from alexnet_jax import logging
 
-  memory.keep_freed_memory()
   logging.setup()
   try:
-    print(json.dumps(work(parse(argv))))
+    options = parse(argv)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return USER_ERROR
+  if not options.cluster:
+    memory.keep_freed_memory()
+    return _guard(lambda: print(json.dumps(work(options))))
+  if not supervisor.is_child():
+    return supervisor.supervise(options.cluster)
+  supervisor.follow_parent()
+  memory.keep_freed_memory()
+  code = _guard(lambda: _work_with_others(options, work))
+  if code != DONE:
+    supervisor.leave(code)
+  return code
+
+
+def _work_with_others(options: Options, work: Callable[[Options], dict[str, object]]) -> None:
+  """Does the work as one process of several; process 0 prints the result."""
+  stdout = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
+  os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for what C++ libraries print there
+  distributed.join(options.cluster, options.peer_timeout)
+  if not distributed.is_primary():
+    from absl import logging
+
+    logging.set_verbosity(logging.WARNING)
+  try:
+    result = work(options)
+  except Exception as error:
+    if isinstance(error, UserError | RunError | Preempted) or _is_disk(error):
+      raise
+    supervisor.await_verdict(error, options.peer_timeout)
+    traceback.print_exc()
+    supervisor.leave(BUG)
+  if distributed.is_primary():
+    print(json.dumps(result), file=stdout, flush=True)
+
+
+def _is_disk(error: Exception) -> bool:
+  return isinstance(error, OSError) and error.errno in _DISK
+
+
+def _guard(work: Callable[[], None]) -> int:
+  """Calls `work` and turns what it raises into one line and an exit code."""
+  try:
+    work()
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)
     return USER_ERROR
@@ -215,7 +292,7 @@ def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run
     print('interrupted: the same command goes on from what is saved', file=sys.stderr)
     return INTERRUPTED
   except OSError as error:
-    if error.errno not in _DISK:
+    if not _is_disk(error):
       raise
     print(f'error: {error}: free the disk, then run the same command again', file=sys.stderr)
     return RUN_FAILED

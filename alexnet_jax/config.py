@@ -8,14 +8,15 @@ import pathlib
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from alexnet_jax import augment, models, optim
+from alexnet_jax import augment, models, optim, recipes
 from alexnet_jax.errors import UserError
 
 FILE = 'config.json'
 
 # What a resumed run may change; anything else would make it another run (see `check_same_run`).
 _FREE = (
-    'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every', 'eval.',
+    'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
+    'train.diagnose_every', 'eval.',
     'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
     'log.', 'note', 'prepare.',
 )  # fmt: skip
@@ -54,12 +55,24 @@ def _tuples(value):
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
+def _fill_in(values: dict, defaults: dict) -> dict:
+  """`values`, with those of `defaults` for keys that it lacks, at every depth."""
+  both = {
+    key: _fill_in(value, defaults[key]) if isinstance(value, dict) and key in defaults else value
+    for key, value in values.items()
+  }
+  return defaults | both
+
+
 def from_json(text: str) -> ConfigDict:
-  """A config from the JSON that `to_json` wrote; raises ValueError for anything else."""
+  """A config from the JSON that `to_json` wrote; raises ValueError for anything else.
+
+  Keys that came after it was written take their defaults, which do what was done before there was a choice.
+  """
   values = json.loads(text)
   if not isinstance(values, dict):
     raise ValueError('it holds no config')
-  return ConfigDict(_tuples(values))
+  return ConfigDict(_fill_in(_tuples(values), recipes.paper().to_dict()))
 
 
 def to_json(config: ConfigDict | FrozenConfigDict) -> str:
@@ -146,6 +159,8 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     models.validate(config.model)
     optim.validate(config.optim)
     augment.validate(config)
+    if config.train.diagnose_every < 0:
+      raise UserError('config.train.diagnose_every: must be 0 (never) or more')
     if config.train.steps < 0 or (not config.train.steps and config.train.epochs <= 0):
       raise UserError('config.train: set epochs, or steps, to more than 0')
     if not 0 <= config.data.holdout < 1:

@@ -76,7 +76,7 @@ def errors_of(
   """
   batch_size = _batch_size(config, mesh.shape[parallel.DATA])
   sums = []
-  for batch in dataset.eval_batches(batch_size):
+  for batch in dataset.eval_batches(batch_size, parallel.local_rows(mesh, batch_size)):
     batch = parallel.shard_batch(mesh, batch)
     probabilities = sum(
       m.weight * m.predict(m.params, m.batch_stats, batch['image'], m.mean_image) for m in models
@@ -113,7 +113,7 @@ def load(
     step = checkpoints.choose(which)
     meta = checkpoints.meta(step)
     own = ConfigDict(meta['config'].to_dict())
-    own.mesh, own.eval = overrides.mesh, overrides.eval
+    own.mesh, own.eval, own.parallelism = overrides.mesh, overrides.eval, 'towers'
     config = FrozenConfigDict(own)
     mesh = _mesh(config)
     abstract = steps.abstract_state(config, mesh)

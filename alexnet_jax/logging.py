@@ -33,16 +33,21 @@ class Metrics:
     step: the step it starts from; what lies beyond it in the files is cut, so that a resumed run leaves
       the same files as one that was never stopped.
     tensorboard: whether to write events.
+    quiet: writes nothing, as all but one of several processes should.
   """
 
-  def __init__(self, workdir: str | pathlib.Path, step: int, tensorboard: bool):
+  def __init__(
+    self, workdir: str | pathlib.Path, step: int, tensorboard: bool, quiet: bool = False
+  ):
+    self._file = self._writer = None
+    if quiet:
+      return
     path = pathlib.Path(workdir) / FILE
     lines = _lines_until(path, step) if path.exists() else []
     temporary = path.with_suffix('.tmp')
     temporary.write_text(''.join(lines))
     temporary.replace(path)
     self._file = path.open('a')
-    self._writer = None
     if tensorboard:
       from tensorboardX import SummaryWriter  # imported late: it takes a second
 
@@ -50,6 +55,8 @@ class Metrics:
 
   def write(self, step: int, values: Mapping[str, float | int]) -> None:
     """Writes one line, `{"step": step, **values}`, and flushes it."""
+    if self._file is None:
+      return
     self._file.write(json.dumps({'step': step, **values}) + '\n')
     self._file.flush()
     if self._writer:
@@ -59,7 +66,8 @@ class Metrics:
 
   def close(self) -> None:
     """Closes the files."""
-    self._file.close()
+    if self._file:
+      self._file.close()
     if self._writer:
       self._writer.close()
 
@@ -109,13 +117,16 @@ class Timer:
 class Progress:
   """One line of progress on stderr: rewritten in place on a terminal, a line each time in a log."""
 
-  def __init__(self, total_steps: int, step: int):
+  def __init__(self, total_steps: int, step: int, quiet: bool = False):
     self._total, self._first = total_steps, step
     self._start = time.perf_counter()
     self._live = sys.stderr.isatty()
+    self._quiet = quiet
 
   def show(self, step: int, values: Mapping[str, float]) -> None:
     """Shows where the run is; `values` as written to metrics.jsonl."""
+    if self._quiet:
+      return
     done = step - self._first
     left = (time.perf_counter() - self._start) / max(done, 1) * (self._total - step)
     line = (
@@ -130,7 +141,7 @@ class Progress:
 
   def end(self) -> None:
     """Leaves the line standing, so that other output starts on its own."""
-    if self._live:
+    if self._live and not self._quiet:
       print(file=sys.stderr, flush=True)
 
 

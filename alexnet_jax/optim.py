@@ -40,6 +40,11 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
   for key, allowed in choices.items():
     if config[key] not in allowed:
       raise UserError(f'config.optim.{key}={config[key]!r}: choose one of {", ".join(allowed)}')
+  rules = ('auto', 'linear', 'sqrt', 'none')
+  if config.scaling.rule not in rules:
+    raise UserError(
+      f'config.optim.scaling.rule={config.scaling.rule!r}: choose one of {", ".join(rules)}'
+    )
   for key in ('rate', 'bias_rate', 'decay', 'bias_decay'):
     if config[key] < 0:
       raise UserError(f'config.optim.{key}={config[key]}: must not be negative')
@@ -105,6 +110,21 @@ def paper_sgd(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransforma
     _scale_by_rates(),
     _skip_frozen(optax.trace(config.momentum)),
   )
+
+
+def batch_factor(config: ConfigDict | FrozenConfigDict) -> float:
+  """By how much both rates are multiplied for the batch of `config` (a whole config).
+
+  "One weird trick" (arXiv 1404.5997, section 5) trains K workers on K times 128 images a step. The variance
+  of the gradient asks for rates sqrt(K) times as high; K times as high is what its author found to work
+  best, with decay and momentum as they were.
+  """
+  scaling = config.optim.scaling
+  rule = scaling.rule
+  if rule == 'auto':
+    rule = 'linear' if config.parallelism == 'owt' else 'none'
+  larger = config.train.batch_size / scaling.batch
+  return {'linear': larger, 'sqrt': math.sqrt(larger), 'none': 1.0}[rule]
 
 
 def _dexp_factor(factor: float, levels: int, progress: float) -> float:

@@ -81,6 +81,9 @@ def paper() -> ConfigDict:
       'note': '',  # said when training starts
       'seed': 0,  # of initial weights, order of images, crops, flips, colour noise and dropout
       'mesh': (0, 0),  # (data, tower) devices; (0, 0): from the number of devices and of towers
+      # towers: a tower a device, as the paper had it, and whole networks where there are more; owt:
+      # "one weird trick" (2014), convolutions split by image, fully connected layers by unit.
+      'parallelism': 'towers',
       'model': _model(),
       'data': {
         'source': 'tfds:imagenet2012',  # tfds:NAME, folder:PATH, store:PATH, elpv or synthetic
@@ -129,6 +132,10 @@ def paper() -> ConfigDict:
         'momentum': 0.9,
         'rate': 0.01,  # of weights
         'bias_rate': 0.01,
+        # How both rates grow with train.batch_size over `batch`, for which they are meant: linear (what
+        # worked in "one weird trick"), sqrt (its theory), none; auto: linear for parallelism owt,
+        # else none.
+        'scaling': {'rule': 'auto', 'batch': 128},
         'decay': 5e-4,  # of weights
         'bias_decay': 0.0,
         # steps: divided at `boundaries`; plateau: divided when the validation error stops
@@ -149,6 +156,7 @@ def paper() -> ConfigDict:
         'steps': 0,  # where set, overrides epochs
         'batch_size': 128,
         'log_every': 20,  # steps
+        'diagnose_every': 0,  # steps between numbers about each layer in metrics.jsonl; 0: never
         'checkpoint_every': 1000,  # steps; there is one at each evaluation too
         'keep': 2,  # latest checkpoints kept, beside the best one
         'evaluate': True,  # on the validation split, at the end of each epoch
@@ -218,6 +226,7 @@ RECIPES = {
     'optim.boundaries': (100_000.0, 200_000.0, 300_000.0, 400_000.0),
     'train.epochs': 89.918,  # 450,000 steps on ILSVRC-2012
     'train.batch_size': 256,
+    'optim.scaling.batch': 256,
   },
   'owt': {
     **ORIGINAL,
@@ -251,6 +260,7 @@ RECIPES = {
     'optim.decay': 1e-4,
     'optim.boundaries': (30.0, 60.0),
     'train.batch_size': 256,
+    'optim.scaling.batch': 256,
   },
 }
 

@@ -1,6 +1,6 @@
 """The train state and the compiled steps: one code path for one device, two towers or a cluster."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from flax import struct
 import jax
@@ -64,7 +64,7 @@ def abstract_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
     state,
-    parallel.shardings(mesh, state),
+    parallel.shardings(config, mesh, state),
   )
 
 
@@ -73,8 +73,13 @@ def init_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
 
   `config.model.num_classes` must be set: the whole network is drawn outside `shard_map`.
   """
-  out = parallel.shardings(mesh, jax.eval_shape(lambda: _fresh_state(config)))
+  out = parallel.shardings(config, mesh, jax.eval_shape(lambda: _fresh_state(config)))
   return jax.jit(lambda: _fresh_state(config), out_shardings=out)()
+
+
+def state_specs_of(config: FrozenConfigDict) -> TrainState:
+  """The partition specs of the train state."""
+  return parallel.specs(config, jax.eval_shape(lambda: _fresh_state(config)))
 
 
 def _counts(logits: Array, labels: Array) -> Array:
@@ -84,6 +89,49 @@ def _counts(logits: Array, labels: Array) -> Array:
   """
   own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
   return (~(logits < own)).sum(-1) - 1
+
+
+def loss_and_gradients(
+  config: FrozenConfigDict, mesh: Mesh, collections: Sequence[str] = ('batch_stats',)
+) -> Callable:
+  """The heart of a training step, on one device of `mesh`, for use under `shard_map`.
+
+  Args:
+    config: a whole config.
+    mesh: of the step.
+    collections: variables that the network writes and the function returns.
+
+  Returns:
+    `f(params, batch_stats, batch, step, colour, statistics) -> ((loss, (logits, examples, variables)),
+    gradients)`: this device's share of the mean loss, its rows' logits, and the number of rows of the
+    global batch whose mask is set.
+  """
+  module = parallel.local_module(config, mesh)
+  seed_key = rng.seed_key(config.seed)
+
+  def function(params, batch_stats, batch, step, colour, statistics):
+    labels, mask = batch['label'], batch['mask']
+    first = lax.axis_index(parallel.DATA) * len(labels)
+    rows = first + jnp.arange(len(labels))
+    images = augment.train_images(batch['image'], rows, seed_key, step, colour, statistics, config)
+    examples = lax.psum(mask.sum(), parallel.DATA)
+
+    def loss_of(params):
+      logits, variables = module.apply(
+        {'params': params, 'batch_stats': batch_stats},
+        images,
+        train=True,
+        rows=rows,
+        rngs={'dropout': rng.step_key(seed_key, step, rng.DROPOUT)},
+        mutable=list(collections),
+      )
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      loss = jnp.where(mask, losses, 0.0).sum() / jnp.maximum(examples, 1)
+      return loss, (logits, examples, variables)
+
+    return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+  return function
 
 
 def make_train_step(
@@ -96,47 +144,27 @@ def make_train_step(
     tree of scalars like the parameters, `colour` the strength of the colour noise, both float32. The loss is
     the mean cross-entropy over the rows of the global batch whose mask is set.
   """
-  module = parallel.local_module(config.model, mesh)
+  compute = loss_and_gradients(config, mesh)
   transform = optim.paper_sgd(config.optim)
-  seed_key = rng.seed_key(config.seed)
 
   def step(state, batch, rates, colour, statistics):
-    labels, mask = batch['label'], batch['mask']
-    first = lax.axis_index(parallel.DATA) * len(labels)
-    rows = first + jnp.arange(len(labels))
-    images = augment.train_images(
-      batch['image'], rows, seed_key, state.step, colour, statistics, config
+    (loss, (logits, examples, variables)), grads = compute(
+      state.params, state.batch_stats, batch, state.step, colour, statistics
     )
-    examples = lax.psum(mask.sum(), parallel.DATA)
-
-    def loss_of(params):
-      logits, updated = module.apply(
-        {'params': params, 'batch_stats': state.batch_stats},
-        images,
-        train=True,
-        rows=rows,
-        rngs={'dropout': rng.step_key(seed_key, state.step, rng.DROPOUT)},
-        mutable=['batch_stats'],
-      )
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-      loss = jnp.where(mask, losses, 0.0).sum() / jnp.maximum(examples, 1)
-      return loss, (logits, updated.get('batch_stats', {}))
-
-    (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = transform.update(grads, state.opt_state, state.params, rates=rates)
-    correct = (mask & (_counts(logits, labels) == 0)).sum()
+    correct = (batch['mask'] & (_counts(logits, batch['label']) == 0)).sum()
     loss, correct = lax.psum((loss, correct), parallel.DATA)
     new = {'loss': loss, 'steps': 1.0, 'correct': correct, 'examples': examples}
     new_state = TrainState(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
-      batch_stats=batch_stats,
+      batch_stats=variables.get('batch_stats', {}),
       opt_state=opt_state,
       sums={name: total + new[name] for name, total in state.sums.items()},
     )
     return new_state, loss
 
-  state_specs = parallel.specs(jax.eval_shape(lambda: _fresh_state(config)))
+  state_specs = state_specs_of(config)
   in_specs = (state_specs, P(parallel.DATA), P(), P(), P())
   sharded = parallel.shard_map(step, mesh, in_specs, (state_specs, P()))
   return jax.jit(sharded, donate_argnums=0)
@@ -151,7 +179,7 @@ def make_predict_step(
     `predict(params, batch_stats, images, mean_image) -> probabilities`: uint8 canvases `[B, C, C, 3]`
     to float32 `[B, classes]`, the softmax averaged over the `views` (1 or 10) of `augment.VIEWS`.
   """
-  module = parallel.local_module(config.model, mesh)
+  module = parallel.local_module(config, mesh)
   table = jnp.asarray(augment.VIEWS[views], jnp.float32)
 
   def predict(params, batch_stats, canvases, mean_image):
@@ -162,8 +190,8 @@ def make_predict_step(
 
     return lax.map(one, table).mean(0)
 
-  state = jax.eval_shape(lambda: _fresh_state(config))
-  in_specs = (*map(parallel.specs, (state.params, state.batch_stats)), P(parallel.DATA), P())
+  own = state_specs_of(config)
+  in_specs = (own.params, own.batch_stats, P(parallel.DATA), P())
   return jax.jit(parallel.shard_map(predict, mesh, in_specs, P(parallel.DATA)))
 
 

@@ -1,13 +1,12 @@
 """The training loop: from a config and a workdir to a trained network, resumable at any moment."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import math
 import os
 import pathlib
-import signal
 import time
 
 from absl import logging
@@ -16,12 +15,14 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import evaluate, models, optim, parallel, steps
+from alexnet_jax import diagnostics, distributed, evaluate, models, optim, parallel, steps
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, open_dataset
+from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.logging import Metrics, Progress, Timer
 
+_ON_DEVICE = 1  # batches there ahead of the step that takes them, and one on its way
 _IN_FLIGHT = 2  # steps the host may run ahead of the devices
 
 _STALLED = (
@@ -90,24 +91,18 @@ def _claim(workdir: pathlib.Path, config: FrozenConfigDict, checkpoints: Checkpo
   path = workdir / config_lib.FILE
   if path.exists() and checkpoints.latest() is not None:
     config_lib.check_same_run(config_lib.load_workdir(workdir), config, workdir)
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(config_lib.to_json(config))
-  temporary.replace(path)
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[list]:
-  """Yields a list that SIGTERM makes non-empty, so that the loop can stop after a step."""
-  received = []
-  try:
-    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-  except ValueError:  # not the main thread, as in a notebook's worker
-    yield received
-    return
-  try:
-    yield received
-  finally:
-    signal.signal(signal.SIGTERM, before)
+  distributed.wait_for_all('config read')
+  text = config_lib.to_json(config)
+  if distributed.is_primary():
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(text)
+    temporary.replace(path)
+  distributed.wait_for_all('config written')
+  if not path.exists() or path.read_text() != text:
+    raise UserError(
+      f'--workdir={workdir} is not the same folder, or the command line not the same, on every process: '
+      'use a file system that all of them share'
+    )
 
 
 class _Run:
@@ -143,19 +138,26 @@ class _Run:
       self.total,
       tuple(self.mesh.shape.values()),
     )
-    self.metrics = Metrics(self.workdir, first, self.config.log.tensorboard)
+    quiet = not distributed.is_primary()  # of several processes one writes
+    self.metrics = Metrics(self.workdir, first, self.config.log.tensorboard, quiet)
     if first >= self.total:
       self.metrics.close()
       logging.info('nothing to do: the run has its %d steps already', self.total)
       return self.summary(first)
     self.train_step = steps.make_train_step(self.config, self.mesh)
+    self.diagnostics = diagnostics.make_diagnostics_step(self.config, self.mesh)
     self.predict = steps.make_predict_step(self.config, self.mesh, self.config.eval.train_views)
-    self.progress = Progress(self.total, first)
+    self.progress = Progress(self.total, first, quiet)
     self.timer = Timer()
-    batches = self.dataset.train_batches(first, self.config.train.batch_size)
+    batch_size = self.config.train.batch_size
+    rows = parallel.local_rows(self.mesh, batch_size)
+    on_host = self.dataset.train_batches(first, batch_size, rows)
+    # Batches are on the devices before they are asked for; `on_host` ends with the data set.
+    on_device = (parallel.shard_batch(self.mesh, batch) for batch in on_host)
+    batches = prefetch(on_device, _ON_DEVICE)
     try:
-      with _sigterm() as terminated, contextlib.closing(batches):
-        self.loop(state, batches, terminated)
+      with distributed.stop_signal() as told_to_stop, contextlib.closing(batches):
+        self.loop(state, batches, told_to_stop)
     finally:
       self.progress.end()
       self.metrics.close()
@@ -167,7 +169,10 @@ class _Run:
     if step is None:
       if self.config.note:
         logging.warning(self.config.note)
-      statistics = self.dataset.statistics(self.workdir)
+      alone = distributed.share() == (0, 1)  # several processes might not agree on a file
+      statistics = self.dataset.statistics(
+        self.workdir if alone else None, distributed.share(), distributed.add_up
+      )
       self.statistics = parallel.replicate(self.mesh, statistics)
       return steps.init_state(self.config, self.mesh)
     meta = self.checkpoints.meta(step)
@@ -201,7 +206,9 @@ class _Run:
         f'({"; ".join(changed)}): restore them, or choose another workdir'
       )
 
-  def loop(self, state: steps.TrainState, batches: Iterator, terminated: list) -> None:
+  def loop(
+    self, state: steps.TrainState, batches: Iterator, told_to_stop: Callable[[int], bool]
+  ) -> None:
     """Steps from `state.step` to the last, with logs, evaluations and checkpoints between."""
     choices, step = self.config.train, int(state.step)
     pending = deque()
@@ -209,8 +216,8 @@ class _Run:
       waiting = time.perf_counter()
       batch = next(batches)
       self.timer.waited(time.perf_counter() - waiting)
-      batch = parallel.shard_batch(self.mesh, batch)
-      state, loss = self.train_step(state, batch, *self.step_inputs(step, state), self.statistics)
+      rates, colour = self.step_inputs(step, state)
+      state, loss = self.train_step(state, batch, rates, colour, self.statistics)
       step += 1
       self.timer.trained(choices.batch_size)
       pending.append(loss)
@@ -221,11 +228,14 @@ class _Run:
       evaluate_now = self.evaluating and (crossed or done)
       if step % choices.log_every == 0 or done:
         state = self.log(state, step)
+      if choices.diagnose_every and step % choices.diagnose_every == 0:
+        self.diagnose(step, state, batch, colour)
       errors = self.evaluate(state, step) if evaluate_now else None
       if errors and crossed:  # an early end is no epoch: a longer run would not have looked then
         self.schedule = optim.after_evaluation(
           self.config.optim, self.schedule, errors['val/top1_error']
         )
+      terminated = told_to_stop(step)
       if evaluate_now or done or terminated or step % choices.checkpoint_every == 0:
         self.save(state, step, errors)
       if terminated and not done:
@@ -236,7 +246,8 @@ class _Run:
   def step_inputs(self, step: int, state: steps.TrainState) -> tuple:
     """The rates of every parameter and the strength of the colour noise at `step`, on the devices."""
     epoch, optimizer, augment = self.epoch(step), self.config.optim, self.config.augment
-    self.lr, bias_rate = optim.rates(optimizer, step, epoch, step / self.total, self.schedule)
+    rates = optim.rates(optimizer, step, epoch, step / self.total, self.schedule)
+    self.lr, bias_rate = (rate * optim.batch_factor(self.config) for rate in rates)
     tree = optim.rate_tree(optimizer, state.params, self.lr, bias_rate, epoch)
     off = augment.colour_until and epoch >= augment.colour_until
     inputs = tree, 0.0 if off else augment.colour
@@ -264,6 +275,18 @@ class _Run:
     self.progress.show(step, values)
     self.warn_if_stalled(step)
     return state.replace(sums=parallel.replicate(self.mesh, steps.zero_sums()))
+
+  def diagnose(self, step: int, state: steps.TrainState, batch: dict, colour: jax.Array) -> None:
+    """Writes numbers about each layer, of the network after `step` steps on the batch of the last."""
+    began = time.perf_counter()
+    found = jax.device_get(self.diagnostics(state, batch, colour, self.statistics))
+    values = {
+      f'layers/{layer}/{name}': float(value)
+      for layer, numbers in found.items()
+      for name, value in numbers.items()
+    }
+    self.metrics.write(step, {'epoch': round(self.epoch(step), 4), **values})
+    self.timer.paused(time.perf_counter() - began)
 
   def warn_if_stalled(self, step: int) -> None:
     """Warns, once, when `stall_steps` have passed and the loss is still that of guessing."""

@@ -1,8 +1,10 @@
 """A tiny config that runs the real code path in seconds, and the real command line around it."""
 
+from concurrent.futures import ThreadPoolExecutor
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -61,13 +63,49 @@ def write_config(folder: pathlib.Path, **overrides) -> pathlib.Path:
   return path
 
 
-def command(*args: str) -> tuple[list[str], dict[str, str]]:
-  """The command line and environment of `python main.py ARGS` on one CPU device."""
-  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '1'}
+def command(*args: str, devices: int = 1) -> tuple[list[str], dict[str, str]]:
+  """The command line and environment of `python main.py ARGS` on `devices` CPU devices."""
+  env = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
   return [sys.executable, str(ROOT / 'main.py'), *args], env
 
 
-def main(*args: str) -> subprocess.CompletedProcess:
-  """Runs `python main.py ARGS` to its end."""
-  line, env = command(*args)
+def main(*args: str, devices: int = 1) -> subprocess.CompletedProcess:
+  """Runs `python main.py ARGS` to its end, on `devices` CPU devices."""
+  line, env = command(*args, devices=devices)
   return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+class Together:
+  """`python main.py --distributed ARGS` in several processes, one CPU device each; ends with the test."""
+
+  def __init__(self, *args: str, processes: int = 2, own: dict[int, tuple[str, ...]] | None = None):
+    with socket.socket() as free:
+      free.bind(('localhost', 0))
+      port = free.getsockname()[1]
+    shared = ('--distributed', f'--coordinator=localhost:{port}', f'--num_processes={processes}')
+    self.processes = []
+    for i in range(processes):
+      line, env = command(*args, *shared, f'--process_id={i}', *(own or {}).get(i, ()))
+      self.processes.append(
+        subprocess.Popen(
+          line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+      )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    for process in self.processes:
+      process.kill()
+      process.communicate()
+
+  def wait(self) -> list[subprocess.CompletedProcess]:
+    """Waits for all; (returncode, stdout, stderr) of each."""
+    # In threads: a process that waits for another must not wait for its output to be read first.
+    with ThreadPoolExecutor(len(self.processes)) as pool:
+      texts = pool.map(lambda process: process.communicate(timeout=300), self.processes)
+      return [
+        subprocess.CompletedProcess(process.args, process.returncode, *text)
+        for process, text in zip(self.processes, texts, strict=True)
+      ]

@@ -43,6 +43,11 @@ def exchange(xs: Towers, towers: int, axis: str | None) -> Towers:
   return [x] * len(xs)
 
 
+def axis_size(axis: str | None) -> int:
+  """Devices along a mesh axis under `shard_map`; 1 without one."""
+  return lax.axis_size(axis) if axis else 1
+
+
 class TowerConv(nn.Module):
   """A convolution in each local tower, `features` maps a tower."""
 
@@ -77,11 +82,16 @@ class TowerDense(nn.Module):
 
 
 class Head(nn.Module):
-  """The last layer: each tower gives partial logits, which are summed; one bias for all."""
+  """The last layer: each tower gives partial logits, which are summed; one bias for all.
+
+  With `unit_axis` the devices along it hold different units of the layer before, for all rows of the
+  batch; each gets the sums of its own rows.
+  """
 
   features: int
   towers: int
   axis: str | None
+  unit_axis: str | None
   kernel_init: Initializer
   bias_init: Initializer
 
@@ -89,11 +99,14 @@ class Head(nn.Module):
   def __call__(self, xs: Towers) -> Array:
     width = xs[0].shape[-1]
     shape = (len(xs), width, self.features)
-    kernel = self.param('kernel', self.kernel_init, shape, self.towers * width)
-    bias = self.param('bias', self.bias_init, (self.features,), self.towers * width)
+    fan_in = self.towers * width * axis_size(self.unit_axis)
+    kernel = self.param('kernel', self.kernel_init, shape, fan_in)
+    bias = self.param('bias', self.bias_init, (self.features,), fan_in)
     logits = sum(layers.dense(x, kernel[t]).astype(jnp.float32) for t, x in enumerate(xs))
     if self.axis:
       logits = lax.psum(logits, self.axis)
+    if self.unit_axis:
+      logits = lax.psum_scatter(logits, self.unit_axis, scatter_dimension=0, tiled=True)
     return logits + bias
 
 
@@ -135,12 +148,15 @@ class AlexNet(nn.Module):
     local_towers: how many towers this device holds; 0 means all.
     tower_axis: the mesh axis over which the towers are spread, under `shard_map`; None without a mesh.
     data_axis: the mesh axis over which the batch is split, under `shard_map`; None without a mesh.
+    unit_axis: the mesh axis over which the units of the fully connected layers are spread, for the
+      whole batch at once ("one weird trick", arXiv 1404.5997); None: each device has them all.
   """
 
   config: FrozenConfigDict
   local_towers: int = 0
   tower_axis: str | None = None
   data_axis: str | None = None
+  unit_axis: str | None = None
 
   @nn.compact
   def __call__(self, images: Array, *, train: bool = False, rows: Array | None = None) -> Array:
@@ -159,9 +175,14 @@ class AlexNet(nn.Module):
       raise UserError(
         f'images have shape {images.shape}; this network takes [B, {size}, {size}, 3]'
       )
-    keys = self._row_keys(images.shape[0] if rows is None else rows) if train else None
+    rows = jnp.arange(len(images)) if rows is None else rows
+    base = self.make_rng('dropout') if train else None
+    keys = self._row_keys(base, rows)
     xs = [images.astype(c.dtype)] * (self.local_towers or c.towers)
     for name in c.layers[:-1]:
+      if self.unit_axis and name == first_dense(c):
+        whole_batch = functools.partial(lax.all_gather, axis_name=self.unit_axis, tiled=True)
+        xs, keys = [whole_batch(x) for x in xs], self._row_keys(base, whole_batch(rows))
       xs = self._layer(name, xs)
       index = c.layers.index(name)
       for place, operation in enumerate(c[name].then):
@@ -172,15 +193,14 @@ class AlexNet(nn.Module):
       c.num_classes or DEFAULT_CLASSES,
       c.towers,
       self.tower_axis,
+      self.unit_axis,
       kernel_init,
       bias_init,
       name=name,
     )([x.reshape(len(x), -1) for x in xs])
 
-  def _row_keys(self, rows: Array | int) -> Array:
-    if isinstance(rows, int):
-      rows = jnp.arange(rows)
-    return jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng('dropout'), rows)
+  def _row_keys(self, base: Array | None, rows: Array) -> Array | None:
+    return None if base is None else jax.vmap(jax.random.fold_in, (None, 0))(base, rows)
 
   def _initializers(self, layer: FrozenConfigDict) -> tuple[Initializer, Initializer]:
     """Initialisers called as `(key, shape, fan_in)`; FACTS section 1.5."""
@@ -202,11 +222,15 @@ class AlexNet(nn.Module):
     layer = self.config[name]
     features = scaled(layer.features, self.config.width, self.config.towers)
     initializers = self._initializers(layer)
+    dense = name.startswith('fc')
+    if dense and self.unit_axis and name != first_dense(self.config):
+      xs = [lax.all_gather(x, self.unit_axis, axis=1, tiled=True) for x in xs]
     if layer.exchange:
       xs = exchange(xs, self.config.towers, self.tower_axis)
-    if name.startswith('fc'):
+    if dense:
+      here = features // axis_size(self.unit_axis)
       # After the exchange, so the order is (H, W, tower, C); importers permute to match.
-      return TowerDense(features, *initializers, name=name)([x.reshape(len(x), -1) for x in xs])
+      return TowerDense(here, *initializers, name=name)([x.reshape(len(x), -1) for x in xs])
     return TowerConv(features, layer.size, layer.stride, layer.padding, *initializers, name=name)(
       xs
     )
@@ -233,8 +257,12 @@ class AlexNet(nn.Module):
     elif operation == 'map_norm' and c.norm == 'lrn':
       xs = [layers.map_response_norm(x, **c.map_norm) for x in xs]
     elif operation == 'dropout' and c.dropout.rate > 0:
+      part = (0, 1)
+      if self.unit_axis and layer.startswith('fc'):
+        part = lax.axis_index(self.unit_axis), axis_size(self.unit_axis)
       xs = [
-        layers.dropout(x, self._dropout_keys(keys, place, t), **c.dropout) for t, x in enumerate(xs)
+        layers.dropout(x, self._dropout_keys(keys, place, t), part=part, **c.dropout)
+        for t, x in enumerate(xs)
       ]
     self.sow('intermediates', operation + layer.lstrip('convf'), xs)
     return xs
@@ -267,6 +295,11 @@ class AlexNet(nn.Module):
     purpose = (index * len(OPERATIONS) + operation) * self.config.towers
     purpose = purpose + self._first_tower() + tower
     return jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
+
+
+def first_dense(config: ConfigDict | FrozenConfigDict) -> str:
+  """The first fully connected layer of `config.model`, fc6 in the paper's net."""
+  return next(name for name in config.layers if name.startswith('fc'))
 
 
 def scaled(features: int, width: float, towers: int) -> int:

@@ -141,7 +141,14 @@ def max_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
   )
 
 
-def dropout(x: Array, keys: Array | None, *, rate: float, inverted: bool) -> Array:
+def dropout(
+  x: Array,
+  keys: Array | None,
+  *,
+  rate: float,
+  inverted: bool,
+  part: tuple[Array | int, int] = (0, 1),
+) -> Array:
   """Dropout (P section 4.2), drawn row by row.
 
   The paper's form multiplies by a 0/1 mask in training and by `1 - rate` at test; the inverted form
@@ -153,6 +160,8 @@ def dropout(x: Array, keys: Array | None, *, rate: float, inverted: bool) -> Arr
       nor on the device it is on; None means test time.
     rate: the probability of dropping an element.
     inverted: which of the two forms.
+    part: (i, n): `x` is the i-th of n equal parts of its last dimension, and so is its mask, which does
+      not depend on n.
 
   Returns:
     An array like `x`.
@@ -160,7 +169,12 @@ def dropout(x: Array, keys: Array | None, *, rate: float, inverted: bool) -> Arr
   keep = 1.0 - rate
   if keys is None:
     return x if inverted else x * jnp.asarray(keep, x.dtype)
-  mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(keys)
+  index, parts = part
+  width = x.shape[-1]
+  whole = (*x.shape[1:-1], width * parts)
+  mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, whole))(keys)
+  if parts > 1:
+    mask = lax.dynamic_slice_in_dim(mask, index * width, width, axis=-1)
   x = jnp.where(mask, x, 0)
   return x / jnp.asarray(keep, x.dtype) if inverted else x
 
