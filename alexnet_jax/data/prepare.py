@@ -191,7 +191,7 @@ class _Job:
     """
     number = self.plan['images'][split]
     order = np.arange(number)
-    if split == 'train' and self.config.prepare.shuffle:
+    if split == 'train' and self.config.prepare.shuffle and not self.source.train.sequential:
       order = generator(self.config.data.split_seed, 0, purpose=3).permutation(number)
     return np.array_split(order, self.shards[split])[shard]
 

@@ -48,7 +48,7 @@ def _open(config_data: Any, form: str, place: str, root: pathlib.Path) -> Source
   if form == 'folder' and place:
     return _open_folder(root, config_data.holdout, seed, config_data.devkit)
   if form == 'tfds' and place:
-    return open_tfds(place, config_data.data_dir, config_data.holdout, seed, config_data.manual_dir)
+    return open_tfds(place, config_data)
   if form == 'store' and place:
     return open_store(str(root), Canvas.from_config(config_data.canvas))
   if config_data.source == 'elpv':

@@ -23,12 +23,14 @@ class Split:
     name: what to call image i in messages; together the names stand for the content of the split.
     fill: where the images are canvases already: writes image i to a uint8 [S, S, 3] array. Safe to
       call from many threads; raises OSError or ValueError.
+    sequential: whether images far apart are slow to read.
   """
 
   labels: np.ndarray
   read: Callable[[int], bytes | np.ndarray]
   name: Callable[[int], str]
   fill: Callable[[int, np.ndarray], None] | None = None
+  sequential: bool = False
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -40,6 +42,7 @@ class Split:
       lambda i: self.read(int(rows[i])),
       lambda i: self.name(int(rows[i])),
       self.fill and (lambda i, out: self.fill(int(rows[i]), out)),
+      self.sequential,
     )
 
 
