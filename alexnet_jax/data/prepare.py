@@ -60,6 +60,9 @@ def prepare(config: ConfigDict, output: str, shard: str = '') -> dict[str, objec
   plan = _plan(config, canvas, source)
   if meta is not None:
     _compare(meta['plan'], plan, output)
+    shutil.rmtree(
+      os.path.join(output, store.PARTS), ignore_errors=True
+    )  # of a kill at the very end
     logging.info('nothing to do: %s is complete', output)
     return _summary(output, meta, 0)
   _claim(output, plan)
@@ -213,7 +216,9 @@ class _Job:
     threads = self.config.data.threads or cores()
     with (
       ThreadPoolExecutor(threads) as pool,
-      tqdm(total=sum(sizes.values()), initial=done, desc='prepare', unit='image') as bar,
+      tqdm(
+        total=sum(sizes.values()), initial=done, desc='prepare', unit='image', mininterval=1
+      ) as bar,
     ):
       for piece in todo:
         self.write(piece, pool, threads, bar)
