@@ -2,7 +2,8 @@
 
   python -m benchmarks.input_pipeline --source=folder:PATH [--rounds=5] [--seconds=3] [--threads=0]
 
-Prints one line of JSON. Images per second, medians of interleaved rounds, page cache warm:
+Prints one line of JSON. Images per second, medians of interleaved rounds, page cache warm; `ratios` are
+medians of the ratios within each round:
 
   raw_files   this pipeline from the files as they are, to uint8 canvases of 256x256
   jpeg_store  from a store of JPEG, quality 95 (made for the occasion in a temporary folder)
@@ -20,7 +21,7 @@ our canvases from Pillow's antialiased bicubic, in grey levels.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import contextlib
 import importlib.metadata
@@ -138,6 +139,18 @@ def rate(
   return done / elapsed, 1000 * (time.process_time() - cpu) / done
 
 
+def ratios(rates: dict[str, list], sources: Iterable[str]) -> dict[str, float]:
+  """Medians of the ratios within each round, which other work on the machine disturbs least."""
+  speed = {name: np.asarray([r for r, _ in found]) for name, found in rates.items()}
+  speed['ceiling'] = np.maximum(speed['ceiling_threads'], speed['ceiling_processes'])
+  return {
+    f'{name}/{peer}': round(float(np.median(speed[name] / speed[peer])), 3)
+    for name in sources
+    for peer in ('ordinary', 'torch', 'ceiling')
+    if peer in speed
+  }
+
+
 def checksum(images: Iterator[np.ndarray]) -> str:
   """Of uint8 images, whatever their order."""
   return f'{sum(zlib.crc32(np.ascontiguousarray(image)) for image in images) % 2**32:08x}'
@@ -216,12 +229,7 @@ def measure(
   result['ceiling'] = max(result['ceiling_threads'], result['ceiling_processes'])
   inside = [*sources, 'ordinary', 'ceiling_threads']
   result['cpu_ms'] = {n: round(statistics.median(c for _, c in rates[n]), 3) for n in inside}
-  result['ratios'] = {
-    f'{name}/{peer}': round(result[name] / result[peer], 3)
-    for name in sources
-    for peer in ('ordinary', 'torch', 'ceiling')
-    if result[peer]
-  }
+  result['ratios'] = ratios(rates, sources)
   result['checksums'] = {name: checksum(canvases(d)) for name, d in data.items()}
   result['checksums']['ceiling'] = checksum(decoded(encoded))
   result['from_pillow'] = from_pillow(split)
