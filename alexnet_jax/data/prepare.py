@@ -178,6 +178,10 @@ class _Job:
   def __init__(self, config: ConfigDict, canvas: Canvas, source: Any, output: str, plan: dict):
     self.config, self.canvas, self.source, self.output = config, canvas, source, output
     self.plan = plan
+    form, _, place = config.data.source.partition(':')
+    self.root = pathlib.Path(place).expanduser() if form == 'folder' else None
+    root = self.root or pathlib.Path(place)
+    self.titles = imagenet.titles(source.class_names, root, config.data.devkit)
     self.features, self.serialize = tfds_store.make_features(
       config.prepare.format, canvas.size, source.class_names
     )
@@ -206,7 +210,7 @@ class _Job:
 
   def finished(self, split: str, shard: int) -> bool:
     """Whether a shard needs no more work."""
-    return os.path.exists(self.paths(split, shard)[1])
+    return all(map(os.path.exists, self.paths(split, shard)))
 
   def work(self, pieces: list[tuple[str, int]]) -> None:
     """Writes those shards of `pieces` that are not finished."""
@@ -257,7 +261,6 @@ class _Job:
   def make(self, split: str, images: Split, rows: np.ndarray) -> tuple[Any, list, list, stats.Sums]:
     """Some images as (rows, [(row, record, payload), ...], lines of the report, their sums)."""
     size, choices = self.canvas.size, self.config.prepare
-    root = self.config.data.source.partition(':')[2]
     done, report, kept = [], [], []
     for row in map(int, rows):
       name, notes = images.name(row), []
@@ -277,7 +280,7 @@ class _Job:
         stored = np.empty((size, size, 3), np.uint8)
         decode_stored(payload, stored)  # the statistics are those of what will be read
       kept.append(stored)
-      short = os.path.relpath(name, root) if os.path.isabs(name) and root else name
+      short = os.path.relpath(name, self.root) if self.root else name
       record = self.serialize(payload, int(images.labels[row]), short)
       done.append((row, record, payload if choices.format == 'jpeg' else payload.tobytes()))
     return rows, done, report, stats.add(kept if split == 'train' else [], size)
@@ -333,11 +336,7 @@ class _Job:
       'format': self.config.prepare.format,
       'canvas': self.canvas._asdict(),
       'class_names': list(self.source.class_names),
-      'class_titles': imagenet.titles(
-        self.source.class_names,
-        pathlib.Path(self.config.data.source.partition(':')[2]).expanduser(),
-        self.config.data.devkit,
-      ),
+      'class_titles': self.titles,
       'images': {name: sum(s['images'] for s in split['shards']) for name, split in splits.items()},
       'skipped': len(report['skipped']),
       'repaired': len(report['repaired']),

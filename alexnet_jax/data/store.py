@@ -75,7 +75,7 @@ def open_store(path: str, canvas: Canvas) -> Source:
   if meta['version'] != VERSION:
     raise UserError(f'{need}: a store of version {meta["version"]}; this code reads {VERSION}')
   here, asked = meta['canvas'], canvas._asdict()
-  different = [key for key in here if here[key] != asked[key]]
+  different = [key for key in ('size', 'fit', 'filter') if here[key] != asked[key]]
   if different:
     key = different[0]
     raise UserError(
