@@ -26,7 +26,7 @@ PORT = 8476  # of the coordinator, where its address names none
 HOSTS = (
   'alexnet_jax hosts: '  # begins the line on stderr that tells the supervisor of all processes
 )
-_START_TIMEOUT = 300  # seconds to wait for the other processes to come up
+START_TIMEOUT = 300  # seconds to wait for the other processes to come up
 _HOST_BYTES = 64
 
 _SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
@@ -164,12 +164,12 @@ def join(cluster: Cluster, peer_timeout: int) -> None:
     }
   try:
     jax.distributed.initialize(
-      **where, initialization_timeout=_START_TIMEOUT, heartbeat_timeout_seconds=peer_timeout
+      **where, initialization_timeout=START_TIMEOUT, heartbeat_timeout_seconds=peer_timeout
     )
   except (RuntimeError, ValueError) as error:
     raise UserError(
       f'the processes did not find each other ({" ".join(str(error).split())[:200]}): start all of them '
-      f'within {_START_TIMEOUT} s, and let them reach {cluster.coordinator or "the coordinator"}'
+      f'within {START_TIMEOUT} s, and let them reach {cluster.coordinator or "the coordinator"}'
     ) from None
   hosts = _hosts()
   print(HOSTS + json.dumps(hosts), file=sys.stderr, flush=True)

@@ -45,6 +45,8 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     raise UserError(
       f'config.optim.scaling.rule={config.scaling.rule!r}: choose one of {", ".join(rules)}'
     )
+  if config.scaling.batch < 1:
+    raise UserError(f'config.optim.scaling.batch={config.scaling.batch}: must be at least 1')
   for key in ('rate', 'bias_rate', 'decay', 'bias_decay'):
     if config[key] < 0:
       raise UserError(f'config.optim.{key}={config[key]}: must not be negative')

@@ -102,6 +102,35 @@ def _data() -> dict[str, object]:
   }
 
 
+def _optim() -> ConfigDict:
+  """The update rule and the schedule of the paper's section 5."""
+  return ConfigDict(
+    {
+      'momentum': 0.9,
+      'rate': 0.01,  # of weights
+      'bias_rate': 0.01,
+      # How both rates grow with train.batch_size over `batch`, for which they are meant: linear (what
+      # worked in "one weird trick"), sqrt (its theory), none; auto: linear for parallelism owt,
+      # else none.
+      'scaling': {'rule': 'auto', 'batch': 128},
+      'decay': 5e-4,  # of weights
+      'bias_decay': 0.0,
+      # steps: divided at `boundaries`; plateau: divided when the validation error stops
+      # improving, P's rule; dexp: O's discretised exponential; constant.
+      'schedule': 'steps',
+      'unit': 'epoch',  # of the boundaries: epoch or step
+      'boundaries': (25.0, 51.0, 79.0),
+      'factor': 0.1,  # of the rate at each boundary or plateau
+      'bias_factor': 0.1,  # the same for biases
+      'plateau': {'patience': 3, 'min_delta': 0.1, 'drops': 3},  # evaluations; points of error
+      'dexp': {'factor': 250.0, 'levels': 4, 'bias_factor': 10.0, 'bias_levels': 2},
+      # (layer, epoch, factor): from that epoch on, both rates of the layer are this share of
+      # the others'; 0 freezes it, momentum and decay too.
+      'layer_rates': (),
+    }
+  )
+
+
 def paper() -> ConfigDict:
   """The whole config of recipe `paper`; every other recipe is a few overrides of it."""
   return ConfigDict(
@@ -133,29 +162,7 @@ def paper() -> ConfigDict:
         'colour_divisor': 1.0,  # O divides the noised image by 1.1
         'colour_until': 0.0,  # epoch from which there is no colour noise; 0: never
       },
-      'optim': {
-        'momentum': 0.9,
-        'rate': 0.01,  # of weights
-        'bias_rate': 0.01,
-        # How both rates grow with train.batch_size over `batch`, for which they are meant: linear (what
-        # worked in "one weird trick"), sqrt (its theory), none; auto: linear for parallelism owt,
-        # else none.
-        'scaling': {'rule': 'auto', 'batch': 128},
-        'decay': 5e-4,  # of weights
-        'bias_decay': 0.0,
-        # steps: divided at `boundaries`; plateau: divided when the validation error stops
-        # improving, P's rule; dexp: O's discretised exponential; constant.
-        'schedule': 'steps',
-        'unit': 'epoch',  # of the boundaries: epoch or step
-        'boundaries': (25.0, 51.0, 79.0),
-        'factor': 0.1,  # of the rate at each boundary or plateau
-        'bias_factor': 0.1,  # the same for biases
-        'plateau': {'patience': 3, 'min_delta': 0.1, 'drops': 3},  # evaluations; points of error
-        'dexp': {'factor': 250.0, 'levels': 4, 'bias_factor': 10.0, 'bias_levels': 2},
-        # (layer, epoch, factor): from that epoch on, both rates of the layer are this share of
-        # the others'; 0 freezes it, momentum and decay too.
-        'layer_rates': (),
-      },
+      'optim': _optim(),
       'train': {
         'epochs': 90.0,
         'steps': 0,  # where set, overrides epochs

@@ -17,7 +17,7 @@ import threading
 
 import jax
 
-from alexnet_jax.distributed import HOSTS, Cluster
+from alexnet_jax.distributed import HOSTS, START_TIMEOUT, Cluster
 
 LOST_PEER = 3
 _CHILD = 'ALEXNET_JAX_SUPERVISED_BY'  # holds the parent's process id
@@ -81,6 +81,11 @@ def _what_happened(cluster: Cluster, code: int, verdict: str, hosts: list[str]) 
     why = signal.Signals(-code).name
     hint = ', often for want of memory' if why == 'SIGKILL' else ''
     return f'{name(cluster.process)} was ended by {why}{hint}: {again}'
+  if not hosts:
+    return (
+      f'{name(cluster.process)} did not meet the others at {cluster.coordinator}: start all of them '
+      f'within {START_TIMEOUT} s of each other, and let them reach that address'
+    )
   found = _UNHEALTHY.search(verdict)
   lost = sorted({int(n) for n in re.findall(r'(?:task:|\s)(\d+)', found[1])}) if found else []
   if not lost and 'leader' in verdict and cluster.process != 0:

@@ -1,6 +1,7 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: goes to the checkout, and readies a Python with the requirements in it.
 # Uses the active virtual environment, else makes .venv in the checkout. pip's output goes to stderr.
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 if [ -z "${VIRTUAL_ENV:-}" ]; then
   python=${PYTHON:-python3}

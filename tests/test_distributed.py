@@ -115,6 +115,9 @@ UNHEALTHY = 'UNAVAILABLE: The following tasks are unhealthy (stopped sending hea
   ],
 )
 def test_last_line(process, code, verdict, message):
+  assert supervisor._what_happened(Cluster('a:1', 3, 2), -6, 'DEADLINE_EXCEEDED', []).startswith(
+    'process 2 of 3 did not meet the others at a:1'
+  )
   cluster = Cluster('a:1', 3, process)
   line = supervisor._what_happened(cluster, code, verdict, ['a', 'b', 'c'])
   assert line.startswith(message) and 'the same command resumes' in line
@@ -206,7 +209,7 @@ def test_what_fails_in_one_process_only_is_found(tmp_path):
   args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={tmp_path}', PEER_TIMEOUT
   with Together(*args, own={1: ('--config.seed=5',)}) as run:
     survivor, failed = run.wait()
-  assert failed.returncode == 2 and 'not the same on every process' in failed.stderr
+  assert failed.returncode == 2 and 'or the command line not the same' in failed.stderr
   assert survivor.returncode == 3 and 'process 1 of 2' in survivor.stderr.splitlines()[-1]
   with Together(*args, '--config.data.source=folder:/no/such/folder') as run:
     results = run.wait()

@@ -270,3 +270,33 @@ def test_bad_values(key, value):
   config = get(**{f'optim__{key}': value}).optim
   with pytest.raises(UserError, match=f'config.optim.{key}'):
     optim.validate(config)
+
+
+@pytest.mark.parametrize(
+  ('variant', 'overrides', 'factor'),
+  [
+    ('paper', {'train__batch_size': 512}, 1.0),  # only parallelism owt scales by itself
+    ('owt', {'train__batch_size': 512, 'parallelism': 'owt'}, 4.0),
+    ('owt', {'train__batch_size': 128, 'parallelism': 'owt'}, 1.0),
+    (
+      'torchvision',
+      {'train__batch_size': 1024, 'parallelism': 'owt'},
+      4.0,
+    ),  # its rates are for 256
+    ('owt', {'train__batch_size': 512, 'optim__scaling__rule': 'sqrt'}, 2.0),
+    ('owt', {'train__batch_size': 64, 'optim__scaling__rule': 'linear'}, 0.5),
+    ('owt', {'parallelism': 'owt', 'train__batch_size': 512, 'optim__scaling__rule': 'none'}, 1.0),
+  ],
+)
+def test_rates_grow_with_the_batch(variant, overrides, factor):
+  assert optim.batch_factor(get(variant, **overrides)) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'message'),
+  [('rule', 'cubic', 'linear, sqrt, none'), ('batch', 0, 'at least 1')],
+)
+def test_bad_scaling(key, value, message):
+  config = get(**{f'optim__scaling__{key}': value})
+  with pytest.raises(UserError, match=message):
+    optim.validate(config.optim)

@@ -66,9 +66,9 @@ def visible_state(config, mesh):
 
 
 @functools.cache
-def step_on(variant, mesh_shape):
+def step_on(variant, mesh_shape, parallelism='towers'):
   """(loss, velocity, running sums, HLO, mesh) of one compiled step, as `train` runs it."""
-  config = configure(variant, mesh_shape)
+  config = configure(variant, mesh_shape, parallelism=parallelism)
   mesh = parallel.make_mesh(config)
   state = visible_state(config, mesh)
   compiled = describe.compiled_step(config, mesh, state)
@@ -176,20 +176,65 @@ def test_message_bytes():
 
 
 @pytest.mark.parametrize(
-  ('overrides', 'extra'),
+  ('variant', 'overrides', 'gathers'),
   [
-    ({'model__lrn__scope': 'all'}, 2),  # both norms reach across the border
-    ({'model__conv4__exchange': True}, 1),
+    ('paper', {'model__lrn__scope': 'all'}, 5),  # both norms reach across the border
+    ('paper', {'model__conv4__exchange': True}, 4),
+    ('paper+conv6', {}, 4),
+    ('paper+no_exchange', {}, 2),  # net 127a
+    ('paper+exchange_conv4', {}, 3),  # net 132
+    ('paper+no_communication', {}, 0),  # net 150
   ],
 )
-def test_other_nets_send_more(overrides, extra):
+def test_other_nets_send_more_or_less(variant, overrides, gathers):
   """So a step that talks where the paper's does not would be found."""
-  config = configure('paper', (1, 2), **overrides)
+  config = configure(variant, (1, 2), **overrides)
   mesh = parallel.make_mesh(config)
   state = visible_state(config, mesh)
   found = messages(describe.compiled_step(config, mesh, state).as_text(), mesh)
   for kind in ('all-gather', 'reduce-scatter'):
-    assert found[kind, 'tower'] == 3 + extra
+    assert found[kind, 'tower'] == gathers
+  assert found['all-reduce', 'tower'] == 1
+
+
+@pytest.mark.parametrize('variant', ['owt', 'torchvision', 'paper'])
+def test_one_weird_trick_is_the_same_step(variant):
+  """Units spread over the devices, the batch gathered before fc6: the numbers are those of one device."""
+  loss, velocity, *_ = step_on(variant, (1, 1))
+  for devices in (1, 4):
+    other_loss, other_velocity, *_ = step_on(variant, (devices, 1), 'owt')
+    assert other_loss == pytest.approx(loss, rel=1e-6)
+    for name, value in velocity.items():
+      assert relative_error(other_velocity[name], value) < 1e-5, name
+
+
+def test_messages_of_one_weird_trick():
+  """Rows and their numbers are gathered at fc6, units at fc7; partial logits go to the rows' owners."""
+  *_, hlo, mesh = step_on('owt', (4, 1), 'owt')
+  found = messages(hlo, mesh)
+  assert found['all-gather', 'data'] == 4  # the fourth is the logits' gradient
+  assert found['reduce-scatter', 'data'] == 3
+  # What data parallelism spends on fully connected gradients is gone: only small ones are summed.
+  *_, whole_hlo, whole_mesh = step_on('owt', (4, 1))
+  summed = lambda hlo, mesh: sum(
+    item['bytes'] for item in describe.collectives(hlo, mesh) if item['kind'] == 'all-reduce'
+  )
+  assert summed(hlo, mesh) < 0.3 * summed(whole_hlo, whole_mesh)
+
+
+def test_bytes_of_one_weird_trick():
+  config = configure('owt', (4, 1), parallelism='owt')
+  mesh = parallel.make_mesh(config)
+  state = steps.init_state(config, mesh)
+  shapes = {
+    layer: state.params[layer]['kernel'].addressable_shards[0].data.shape
+    for layer in ('conv5', 'fc6', 'fc7', 'fc8')
+  }
+  whole = {layer: state.params[layer]['kernel'].shape for layer in shapes}
+  assert shapes['conv5'] == whole['conv5']
+  for layer in ('fc6', 'fc7'):
+    assert shapes[layer] == (*whole[layer][:2], whole[layer][2] // 4)
+  assert shapes['fc8'] == (1, whole['fc8'][1] // 4, 10)
 
 
 def test_fresh_state_is_the_same_on_every_mesh():
@@ -249,9 +294,42 @@ def test_default_mesh(variant, batch, expected):
   assert tuple(mesh.shape.items()) == (('data', expected[0]), ('tower', expected[1]))
 
 
+def test_default_mesh_of_one_weird_trick():
+  """As many devices as share out the batch and the 2 x 2048 units; never two towers."""
+  assert parallel.make_mesh(get('paper', parallelism='owt')).shape == {'data': 8, 'tower': 1}
+  odd = get('paper', parallelism='owt', model__fc7__features=2 * 12)
+  assert parallel.make_mesh(odd).shape == {'data': 4, 'tower': 1}
+
+
 def test_a_smaller_mesh_uses_the_first_devices():
   mesh = parallel.make_mesh(get(mesh=(2, 2)))
   assert mesh.devices.flatten().tolist() == jax.devices()[:4]
+
+
+@pytest.mark.parametrize('mesh', [(1, 1), (2, 2), (4, 1)])
+def test_rows_of_one_process_are_all_rows(mesh):
+  mesh = parallel.make_mesh(get(mesh=mesh))
+  rows = parallel.local_rows(mesh, 12)
+  np.testing.assert_array_equal(rows, np.arange(12))
+  array = parallel.shard_batch(mesh, {'label': rows})['label']
+  np.testing.assert_array_equal(array, rows)
+  held = array.addressable_shards[-1].data
+  np.testing.assert_array_equal(held, rows[-12 // mesh.shape['data'] :])
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'mesh': (2, 2)}, 'owt splits no towers'),
+    ({'mesh': (8, 1), 'model__fc6__features': 2 * 12}, r'\(4 in common\) is not divisible'),
+    ({'mesh': (3, 1)}, 'batch_size=128 is not divisible'),
+    ({'model__layers': ('conv1', 'fc8')}, 'this network has none'),
+    ({'parallelism': 'pmap'}, 'choose one of towers, owt'),
+  ],
+)
+def test_bad_one_weird_tricks(overrides, message):
+  with pytest.raises(UserError, match=message):
+    parallel.make_mesh(get('paper', **({'parallelism': 'owt'} | overrides)))
 
 
 @pytest.mark.parametrize(

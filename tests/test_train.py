@@ -72,6 +72,34 @@ def test_training_twice_gives_the_same_bits(tmp_path):
   chex.assert_trees_all_equal(final_state(None, tmp_path / 'a'), final_state(None, tmp_path / 'b'))
 
 
+@pytest.mark.parametrize(
+  ('before', 'after', 'parallelism'),
+  [
+    ((1, 2), (1, 1), 'towers'),
+    ((1, 1), (1, 2), 'towers'),
+    ((1, 1), (2, 2), 'towers'),
+    ((1, 1), (4, 1), 'owt'),
+    ((4, 1), (2, 1), 'owt'),
+  ],
+)
+def test_resume_on_another_mesh(tmp_path, before, after, parallelism):
+  """A checkpoint is of the whole network, whatever devices wrote it."""
+  choices = {'parallelism': parallelism, 'train__checkpoint_every': 100, 'train__log_every': 1}
+  train(tiny_config(mesh=before, train__steps=4, **choices), tmp_path)
+  saved = final_state(None, tmp_path)
+  train(tiny_config(mesh=before, train__steps=8, **choices), tmp_path / 'unmoved')
+  config = config_lib.load_workdir(tmp_path)
+  config.mesh = after
+  (tmp_path / config_lib.FILE).write_text(config_lib.to_json(config))
+  chex.assert_trees_all_equal(final_state(None, tmp_path), saved)
+  train(tiny_config(mesh=after, train__steps=8, **choices), tmp_path)
+  losses = [
+    [r['loss'] for r in read_metrics(w) if 'lr' in r] for w in (tmp_path, tmp_path / 'unmoved')
+  ]
+  assert len(losses[0]) == 8
+  assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
 def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path):
   config = write_config(tmp_path, train__epochs=6.0)
   args = (f'--config={config}', f'--workdir={tmp_path / "killed"}')

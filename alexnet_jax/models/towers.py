@@ -1,0 +1,128 @@
+"""The layers of two towers: of each, what is on this device, and where towers meet.
+
+`xs` is a list with one array a tower that lives here. On one device all towers are local; under `shard_map`
+over a mesh axis of size two each device holds one, and the very same lines then communicate.
+"""
+
+from collections.abc import Callable
+import math
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from alexnet_jax.models import layers
+
+Array = jax.Array
+Towers = list[Array]
+Initializer = Callable[..., Array]
+
+
+def exchange(xs: Towers, towers: int, axis: str | None) -> Towers:
+  """Gives every tower the maps of all towers, joined on channels in tower order.
+
+  This is the paper's communication between GPUs: a concatenation where all `towers` are local, an
+  all-gather over mesh axis `axis` where each device holds some of them.
+  """
+  x = jnp.concatenate(xs, axis=-1)
+  if len(xs) < towers:
+    x = lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
+  return [x] * len(xs)
+
+
+def axis_size(axis: str | None) -> int:
+  """Devices along a mesh axis under `shard_map`; 1 without one."""
+  return lax.axis_size(axis) if axis else 1
+
+
+class TowerConv(nn.Module):
+  """A convolution in each local tower, `features` maps a tower."""
+
+  features: int
+  size: int
+  stride: int
+  padding: layers.Padding
+  kernel_init: Initializer
+  bias_init: Initializer
+
+  @nn.compact
+  def __call__(self, xs: Towers) -> Towers:
+    shape = (len(xs), self.size, self.size, xs[0].shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, math.prod(shape[1:4]))
+    bias = self.param('bias', self.bias_init, (len(xs), self.features), math.prod(shape[1:4]))
+    return [layers.conv(x, kernel[t], bias[t], self.stride, self.padding) for t, x in enumerate(xs)]
+
+
+class TowerDense(nn.Module):
+  """A fully connected layer in each local tower, `features` units a tower."""
+
+  features: int
+  kernel_init: Initializer
+  bias_init: Initializer
+
+  @nn.compact
+  def __call__(self, xs: Towers) -> Towers:
+    fan_in = xs[0].shape[-1]
+    kernel = self.param('kernel', self.kernel_init, (len(xs), fan_in, self.features), fan_in)
+    bias = self.param('bias', self.bias_init, (len(xs), self.features), fan_in)
+    return [layers.dense(x, kernel[t]) + bias[t].astype(x.dtype) for t, x in enumerate(xs)]
+
+
+class Head(nn.Module):
+  """The last layer: each tower gives partial logits, which are summed; one bias for all.
+
+  With `unit_axis` the devices along it hold different units of the layer before, for all rows of the
+  batch; each gets the sums of its own rows.
+  """
+
+  features: int
+  towers: int
+  axis: str | None
+  unit_axis: str | None
+  kernel_init: Initializer
+  bias_init: Initializer
+
+  @nn.compact
+  def __call__(self, xs: Towers) -> Array:
+    width = xs[0].shape[-1]
+    shape = (len(xs), width, self.features)
+    fan_in = self.towers * width * axis_size(self.unit_axis)
+    kernel = self.param('kernel', self.kernel_init, shape, fan_in)
+    bias = self.param('bias', self.bias_init, (self.features,), fan_in)
+    logits = sum(layers.dense(x, kernel[t]).astype(jnp.float32) for t, x in enumerate(xs))
+    if self.axis:
+      logits = lax.psum(logits, self.axis)
+    if self.unit_axis:
+      logits = lax.psum_scatter(logits, self.unit_axis, scatter_dimension=0, tiled=True)
+    return logits + bias
+
+
+class TowerBatchNorm(nn.Module):
+  """Batch normalisation in each local tower, over the global batch.
+
+  Rows that the mask leaves out of the loss (undecodable images, all zeros) count in the moments.
+  """
+
+  momentum: float
+  epsilon: float
+  data_axis: str | None
+
+  @nn.compact
+  def __call__(self, xs: Towers, train: bool) -> Towers:
+    shape = (len(xs), xs[0].shape[-1])
+    scale = self.param('scale', nn.initializers.ones, shape)
+    bias = self.param('bias', nn.initializers.zeros, shape)
+    mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
+    var = self.variable('batch_stats', 'var', jnp.ones, shape)
+    if not train:
+      moments = [(mean.value[t], var.value[t]) for t in range(len(xs))]
+    else:
+      moments = [layers.batch_moments(x, self.data_axis) for x in xs]
+      if not self.is_initializing():
+        for i, running in enumerate((mean, var)):
+          new = jnp.stack([moment[i] for moment in moments])
+          running.value = self.momentum * running.value + (1 - self.momentum) * new
+    return [
+      layers.batch_norm(x, *moments[t], scale[t], bias[t], self.epsilon) for t, x in enumerate(xs)
+    ]
