@@ -45,6 +45,8 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
       raise UserError(
         f'config.{room}.{key}={config[room][key]!r}: choose one of {", ".join(map(str, allowed))}'
       )
+  if config.augment.chunk < 1:
+    raise UserError(f'config.augment.chunk={config.augment.chunk}: must be at least 1')
   if len(config.augment.std) != 3 or min(config.augment.std) <= 0:
     raise UserError(f'config.augment.std={config.augment.std!r}: write three positive numbers')
   if config.model.input_size > config.data.canvas.size:
@@ -146,19 +148,19 @@ def train_images(
   size = config.model.input_size
   margin = canvases.shape[1] - size
 
-  def keys(purpose):
-    return rng.row_keys(rng.step_key(seed_key, step, purpose), rows)
+  def keys(purpose, chunk=1):
+    return rng.row_keys(rng.step_key(seed_key, step, purpose), rows // chunk)
 
   mirrored = jnp.zeros(rows.shape, bool)
   if choices.flip:
-    mirrored = jax.vmap(jax.random.bernoulli)(keys(rng.FLIP))
+    mirrored = jax.vmap(jax.random.bernoulli)(keys(rng.FLIP, choices.chunk))
   if choices.crop == 'random':
     draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, margin + 1))
-    tops, lefts = draw(keys(rng.CROP)).T
+    tops, lefts = draw(keys(rng.CROP, choices.chunk)).T
   else:
     tops = lefts = jnp.full(rows.shape, margin // 2)
   if choices.crop == 'resized':
-    crops = _resized_crop(canvases, keys(rng.CROP), size)
+    crops = _resized_crop(canvases, keys(rng.CROP, choices.chunk), size)
   else:
     crops = _cut(canvases, tops, lefts, size)
   crops = _mirror(crops, mirrored).astype(jnp.float32)

@@ -16,10 +16,10 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import distributed, memory, supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
 
-MODES = ('train', 'eval', 'describe')
+MODES = ('train', 'eval', 'describe', 'prepare')
 FLAGS = (
-  'config', 'workdir', 'mode', 'checkpoint', 'checkpoints', 'weights', 'distributed', 'coordinator',
-  'num_processes', 'process_id', 'peer_timeout', 'help', 'helpfull',
+  'config', 'workdir', 'mode', 'checkpoint', 'checkpoints', 'weights', 'output', 'shard', 'distributed',
+  'coordinator', 'num_processes', 'process_id', 'peer_timeout', 'help', 'helpfull',
 )  # fmt: skip
 DONE, BUG, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 75, 130
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -37,6 +37,8 @@ class Options:
   weights: tuple[float, ...]
   cluster: distributed.Cluster | None = None  # None: this process works alone
   peer_timeout: int = 0  # seconds after which a silent process counts as lost
+  output: str = ''
+  shard: str = ''
 
 
 def _take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
@@ -99,6 +101,10 @@ def _define(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
     'checkpoints', [], 'Of --mode=eval: workdirs whose softmax is averaged.', flag_values=values
   )
   flags.DEFINE_list('weights', [], 'Of --checkpoints: one a workdir.', flag_values=values)
+  flags.DEFINE_string('output', '', 'Of --mode=prepare: the store to make.', flag_values=values)
+  flags.DEFINE_string(
+    'shard', '', 'Of --mode=prepare: i/n, one of n parts of the work.', flag_values=values
+  )
   flags.DEFINE_bool(
     'distributed',
     False,
@@ -161,6 +167,10 @@ def parse(argv: Sequence[str]) -> Options:
     raise UserError(f'{extra[0]!r} is not a flag: flags are written --name=value')
   if mode == 'train' and not values.workdir:
     raise UserError('--workdir is missing: name the folder for checkpoints and logs')
+  if mode == 'prepare' and not values.output:
+    raise UserError('--output is missing: name the folder of the store to make')
+  if mode == 'prepare' and values.distributed:
+    raise UserError('--mode=prepare needs no --distributed: share the work out with --shard=i/n')
   try:
     weights = tuple(float(weight) for weight in values.weights)
   except ValueError:
@@ -174,6 +184,8 @@ def parse(argv: Sequence[str]) -> Options:
     weights,
     _cluster(values),
     values.peer_timeout,
+    values.output,
+    values.shard,
   )
 
 
@@ -204,6 +216,10 @@ def run(options: Options) -> dict[str, object]:
 
     workdirs = options.checkpoints or (options.workdir,)
     return evaluate(options.config, workdirs, options.checkpoint, options.weights)
+  if options.mode == 'prepare':
+    from alexnet_jax.data.prepare import prepare
+
+    return prepare(options.config, options.output, options.shard)
   from alexnet_jax.train import train
 
   return train(options.config, options.workdir)
@@ -275,9 +291,7 @@ def _guard(work: Callable[[], None]) -> int:
     print(str(error), file=sys.stderr)
     return PREEMPTED
   except KeyboardInterrupt:
-    print(
-      'interrupted: training goes on from its newest checkpoint when run again', file=sys.stderr
-    )
+    print('interrupted: the same command goes on from what is saved', file=sys.stderr)
     return INTERRUPTED
   except OSError as error:
     if not _is_disk(error):

@@ -17,7 +17,8 @@ FILE = 'config.json'
 _FREE = (
     'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
     'train.diagnose_every', 'eval.',
-    'data.data_dir', 'data.threads', 'data.cache_mib', 'log.', 'note',
+    'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
+    'log.', 'note', 'prepare.',
 )  # fmt: skip
 
 
@@ -133,7 +134,11 @@ def check_same_run(old: ConfigDict, new: ConfigDict | FrozenConfigDict, workdir)
     before, after = old.get(key, 'absent'), new.get(key, 'absent')
     if before == after or key.startswith(_FREE):
       continue
-    if key == 'data.source' and _kind(before) == _kind(after) == 'folder':
+    if (
+      key == 'data.source'
+      and _kind(before) == _kind(after)
+      and _kind(before) in ('folder', 'store')
+    ):
       continue  # the same images may have moved; classes and counts are compared on restore
     differences.append(f'{key}: {before!r} there, {after!r} here')
   if differences:

@@ -73,6 +73,35 @@ def _model() -> ConfigDict:
   )
 
 
+def _data() -> dict[str, object]:
+  """Where images come from, and how they are read."""
+  return {
+    'source': 'tfds:imagenet2012',  # tfds:NAME, folder:PATH, store:PATH, elpv or synthetic
+    'data_dir': '',  # of TFDS; '': its own default
+    'manual_dir': '',  # where the archives lie that TFDS cannot fetch, ImageNet's; '': its default
+    'devkit': '',  # ImageNet's, unpacked; '': looked for beside train and val
+    'label_order': '',  # of ImageNet's classes: wordnet, devkit (O), or '': the source's
+    'task': 'type',  # of source elpv: type (mono- or polycrystalline) or defect
+    'holdout': 0.1,  # share held out for validation where the source has no such split
+    'split_seed': 0,  # draws the images held out; apart from `seed`, so that runs compare
+    'canvas': {
+      'size': 256,  # side of the stored image, in pixels
+      'fit': 'crop',  # crop: short side to size, centre; warp: K's; pad: whole image inside
+      'filter': 'bicubic',  # antialiased: bicubic, bilinear, box or lanczos
+      'max_pixels': 89_478_485,  # Pillow's own limit; a larger image counts as undecodable
+    },
+    'threads': 0,  # that decode images; 0: one a core
+    # global: another permutation each epoch; stored: the order they lie in, O's habit; buffer: `buffer`
+    # images at a time, for a TFDS set in TFRecord, which is else copied into a store
+    'shuffle': 'global',
+    'buffer': 4096,
+    'loader': 'threads',  # how larger sets are read: threads, or tf.data (the same batches)
+    'cache_mib': 2048,  # sets whose canvases fit are decoded once and kept in memory
+    'max_bad_share': 0.01,  # of undecodable training images before the run stops; one never does
+    'synthetic': {'classes': 10, 'train': 512, 'validation': 128},
+  }
+
+
 def _optim() -> ConfigDict:
   """The update rule and the schedule of the paper's section 5."""
   return ConfigDict(
@@ -114,26 +143,18 @@ def paper() -> ConfigDict:
       # "one weird trick" (2014), convolutions split by image, fully connected layers by unit.
       'parallelism': 'towers',
       'model': _model(),
-      'data': {
-        'source': 'tfds:imagenet2012',  # tfds:NAME, folder:PATH, elpv or synthetic
-        'data_dir': '',  # of TFDS; '': its own default
-        'task': 'type',  # of source elpv: type (mono- or polycrystalline) or defect
-        'holdout': 0.1,  # share held out for validation where the source has no such split
-        'split_seed': 0,  # draws the images held out; apart from `seed`, so that runs compare
-        'canvas': {
-          'size': 256,  # side of the stored image, in pixels
-          'fit': 'crop',  # crop: short side to size, centre; warp: K's; pad: whole image inside
-          'filter': 'bicubic',  # antialiased: bicubic, bilinear, box, hamming or lanczos
-          'max_pixels': 89_478_485,  # Pillow's own limit; a larger image counts as undecodable
-        },
-        'threads': 0,  # that decode images; 0: one a core
-        'cache_mib': 2048,  # sets whose canvases fit are decoded once and kept in memory
-        'max_bad_share': 0.01,  # of undecodable training images before the run stops; one never does
-        'synthetic': {'classes': 10, 'train': 512, 'validation': 128},
+      'data': _data(),
+      'prepare': {  # what --mode=prepare makes of data.source
+        'format': 'jpeg',  # or raw: uint8, six times the size, nothing to decode
+        'quality': 95,  # of jpeg
+        'subsampling': '420',  # of the colours in jpeg: 444, 422 or 420
+        'shard_images': 4096,  # in each file; what a restart may have to do again
+        'shuffle': True,  # training images, once and for all
       },
       'augment': {
         'crop': 'random',  # random: a square of input_size; resized: T's RandomResizedCrop; centre
         'flip': True,
+        'chunk': 1,  # so many images in a row share one crop position and flip; O: 32
         'mean': 'image',  # image: a value a pixel; channel: a value a channel; none
         'mean_at': 'crop',  # where the crop was cut (and mirrored with it), or centre (O)
         'std': (1.0, 1.0, 1.0),  # the channels are divided by this, in grey levels
@@ -314,6 +335,10 @@ CHOICES = {
   'no_dropout': {'model.dropout.rate': 0.0},
   'no_colour': {'augment.colour': 0.0},
   'plateau': {'optim.schedule': 'plateau'},
+  # Habits of the original that its paper does not tell (FACTS section 3), and Caffe's.
+  'stored_order': {'data.shuffle': 'stored'},
+  'chunk_crops': {'augment.chunk': 32},
+  'warp': {'data.canvas.fit': 'warp'},
   'bfloat16': {'model.dtype': 'bfloat16'},
 }
 

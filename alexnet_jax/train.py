@@ -18,10 +18,12 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import diagnostics, distributed, evaluate, models, optim, parallel, steps
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, open_dataset
+from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.logging import Metrics, Progress, Timer
 
 _SHARED_WAIT = 20  # seconds that a network file system may take to show a file to all hosts
+_ON_DEVICE = 1  # batches there ahead of the step that takes them, and one on its way
 _IN_FLIGHT = 2  # steps the host may run ahead of the devices
 
 _STALLED = (
@@ -155,7 +157,10 @@ class _Run:
     self.timer = Timer()
     batch_size = self.config.train.batch_size
     rows = parallel.local_rows(self.mesh, batch_size)
-    batches = self.dataset.train_batches(first, batch_size, rows)
+    on_host = self.dataset.train_batches(first, batch_size, rows)
+    # Batches are on the devices before they are asked for; `on_host` ends with the data set.
+    on_device = (parallel.shard_batch(self.mesh, batch) for batch in on_host)
+    batches = prefetch(on_device, _ON_DEVICE)
     try:
       with distributed.stop_signal() as told_to_stop, contextlib.closing(batches):
         self.loop(state, batches, told_to_stop)
@@ -217,7 +222,6 @@ class _Run:
       waiting = time.perf_counter()
       batch = next(batches)
       self.timer.waited(time.perf_counter() - waiting)
-      batch = parallel.shard_batch(self.mesh, batch)
       rates, colour = self.step_inputs(step, state)
       state, loss = self.train_step(state, batch, rates, colour, self.statistics)
       step += 1

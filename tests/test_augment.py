@@ -96,6 +96,17 @@ def test_crop_range(canvas, size):
   assert np.abs(correlation).max() < 4 / np.sqrt(len(tops))
 
 
+def test_chunks_share_crop_and_flip():
+  """The original drew one crop position and one flip for 32 images in a row (FACTS section 3)."""
+  config = configure('paper+chunk_crops', 24, 32, **PLAIN)
+  corners = train_images(config, places(128, 32))[:, 0, 0, :2]
+  chunks = corners.reshape(4, 32, 2)
+  assert (chunks == chunks[:, :1]).all()
+  assert len({tuple(chunk) for chunk in chunks[:, 0]}) > 1
+  each = train_images(configure('paper', 24, 32, **PLAIN), places(128, 32))[:, 0, 0, :2]
+  assert len({tuple(corner) for corner in each}) > 32
+
+
 @pytest.mark.parametrize('mean_at', ['crop', 'centre'])
 def test_image_mean(mean_at):
   """The mean is cut and mirrored with the crop (P, Caffe), or from the centre, as it is (O)."""

@@ -60,6 +60,12 @@ PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
       'lrn, batch',
     ),
     (['--mode=eval', '--checkpoints=a,b', '--weights=1,x', PAPER], 'write numbers'),
+    ([PAPER, '--mode=prepare'], '--output is missing'),
+    (
+      ['--mode=prepare', '--output=s', '--shard=3/2', '--config.data.source=synthetic'],
+      'write i/n',
+    ),
+    ([PAPER, '--workdir=w', '--config.data.source=store:/nonexistent'], 'there is no store'),
   ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(args, message, capsys, tmp_path, monkeypatch):
@@ -107,6 +113,24 @@ def test_train_then_eval_in_fresh_processes(tmp_path):
   assert result.returncode == 0, result.stderr
   (line,) = result.stdout.splitlines()
   assert json.loads(line)['examples'] == 18 and json.loads(line)['views'] == 10
+
+
+@pytest.mark.parametrize('form', ['jpeg', 'raw'])
+def test_prepare_then_train_on_the_store_without_tensorflow(tmp_path, form, capsys):
+  config, store = write_config(tmp_path, train__steps=3), tmp_path / 'store'
+  args = ['--mode=prepare', f'--output={store}', f'--config.prepare.format={form}']
+  assert cli.main([f'--config={config}', *args]) == 0
+  (line,) = capsys.readouterr().out.splitlines()
+  assert json.loads(line)['images'] == {'train': 40, 'validation': 18}
+  code = (
+    'import sys\nsys.modules["tensorflow"] = sys.modules["array_record"] = None\n'
+    'from alexnet_jax import cli\n'
+    f'sys.exit(cli.main(["--config={config}", "--workdir={tmp_path / "run"}", "--config.data.cache_mib=0",'
+    f' "--config.data.source=store:{store}"]))'
+  )
+  result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert result.returncode == 0, result.stderr
+  assert json.loads(result.stdout)['step'] == 3
 
 
 def test_describe_without_config_is_the_papers_net(capsys):

@@ -5,7 +5,8 @@ to read TFDS; importing it imports neither tensorflow nor jax.
 """
 
 from alexnet_jax.data.canvas import Canvas, decode_canvas
-from alexnet_jax.data.pipeline import Dataset, batch_indices, epoch_permutation, open_dataset
+from alexnet_jax.data.order import batch_indices, epoch_permutation
+from alexnet_jax.data.pipeline import Dataset, open_dataset
 from alexnet_jax.data.statistics import Statistics
 
 __all__ = [

@@ -2,14 +2,16 @@
 
 The paper scales the short side to 256 and keeps the central 256x256; Caffe warps the whole image
 to 256x256; the "no_crop" data of the original code pastes the whole image into the canvas. All
-three are Pillow's antialiased resize told which box of the image to read, so that nothing larger
-than the image or the canvas is made, however long and thin the image.
+three are one antialiased resize told which box of the image to read, so that nothing larger than
+the image or the canvas is made, however long and thin the image.
 """
 
 import io
 import math
+import threading
 from typing import Any, NamedTuple
 
+import cykooz_resizer as resizer
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -21,7 +23,12 @@ except ImportError:  # It gives Pillow's pixels about 1.5 times as fast; Pillow 
   simplejpeg = None
 
 FITS = ('crop', 'warp', 'pad')
-FILTERS = ('bicubic', 'bilinear', 'box', 'hamming', 'lanczos')
+FILTERS = {
+  'bicubic': resizer.FilterType.catmull_rom,  # the cubic of a = -0.5, as Pillow's
+  'bilinear': resizer.FilterType.bilinear,
+  'box': resizer.FilterType.box,
+  'lanczos': resizer.FilterType.lanczos3,
+}
 # Pillow opens more, some of it by other programs (EPS by Ghostscript): not files of strangers.
 _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 _PAD_LEVEL = 128  # mid-gray; the original pasted on the mean image, which is not known here yet
@@ -34,7 +41,7 @@ class Canvas(NamedTuple):
     size: side S of the square canvas in pixels (paper §2: 256).
     fit: `crop` (short side to S, centre crop; paper §2), `warp` (straight to S x S; Caffe) or
       `pad` (long side to S, centred on mid-gray; close to "no_crop" of FACTS §3).
-    filter: Pillow's antialiased filter, one of `FILTERS`.
+    filter: antialiased, one of `FILTERS`; Pillow's of that name, give or take a grey level.
     max_pixels: an image of more pixels (width x height) than this is refused before it is decoded,
       as is one whose scaling would need a larger intermediate. The default is Pillow's own limit.
   """
@@ -67,9 +74,12 @@ class Canvas(NamedTuple):
 
 
 _DEFAULT = Canvas()
+_thread = threading.local()
 
 
-def decode_canvas(source: bytes | np.ndarray, canvas: Any = _DEFAULT) -> np.ndarray:
+def decode_canvas(
+  source: bytes | np.ndarray, canvas: Any = _DEFAULT, notes: list[str] | None = None
+) -> np.ndarray:
   """Decodes one image and fits it to the canvas.
 
   JPEG (gray, RGB, CMYK and YCCK), PNG, GIF (first frame), BMP, WebP and TIFF are read. Transparency
@@ -79,6 +89,7 @@ def decode_canvas(source: bytes | np.ndarray, canvas: Any = _DEFAULT) -> np.ndar
   Args:
     source: an encoded image, or uint8 pixels [H, W], [H, W, 1] or [H, W, 3] (RGB).
     canvas: a `Canvas`, or anything with its four attributes.
+    notes: gets a line for each thing that had to be repaired or converted.
 
   Returns:
     RGB, uint8 [S, S, 3].
@@ -86,11 +97,13 @@ def decode_canvas(source: bytes | np.ndarray, canvas: Any = _DEFAULT) -> np.ndar
   Raises:
     ValueError: the image is broken, truncated, too large or of no known format.
   """
+  notes = [] if notes is None else notes
   try:
-    image = _from_array(source) if isinstance(source, np.ndarray) else _decode(source, canvas)
-    _check_pixels(*image.size, canvas)
+    encoded = not isinstance(source, np.ndarray)
+    image = _decode(source, canvas, notes) if encoded else _from_array(source)
+    _check_pixels(image.shape[1], image.shape[0], canvas)
     image = _fit(image, canvas)
-    return np.asarray(image if image.mode == 'RGB' else image.convert('RGB'))
+    return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
   except ValueError:
     raise
   except Exception as error:  # Pillow's readers raise anything at all on broken files.
@@ -102,42 +115,77 @@ def _check_pixels(width: int, height: int, canvas: Any) -> None:
     raise ValueError(f'{width}x{height} pixels; the limit is {canvas.max_pixels} in all')
 
 
-def _from_array(pixels: np.ndarray) -> Image.Image:
-  """uint8 [H, W], [H, W, 1] or [H, W, 3] as a Pillow image."""
-  if pixels.ndim == 3 and pixels.shape[2] == 1:
-    pixels = pixels[:, :, 0]
-  if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
+def _from_array(pixels: np.ndarray) -> np.ndarray:
+  """Checks uint8 [H, W], [H, W, 1] or [H, W, 3], and gives the first as the second."""
+  if pixels.ndim == 2:
+    pixels = pixels[:, :, None]
+  if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
     raise ValueError(f'pixels are {pixels.dtype} {list(pixels.shape)}, not uint8 [H, W(, 1 or 3)]')
-  return Image.fromarray(np.ascontiguousarray(pixels))
+  return pixels
 
 
-def _decode(data: bytes, canvas: Any) -> Image.Image:
-  """An encoded image as a Pillow image of mode L or RGB; its size is checked on the header."""
+def encode_jpeg(image: np.ndarray, quality: int, subsampling: str) -> bytes:
+  """A canvas, uint8 [S, S, 3], as JPEG; subsampling of the colours is 444, 422 or 420."""
+  if simplejpeg is not None:
+    image = np.ascontiguousarray(image)
+    return simplejpeg.encode_jpeg(image, quality, 'RGB', subsampling, fastdct=False)
+  file = io.BytesIO()
+  Image.fromarray(image).save(file, 'JPEG', quality=quality, subsampling=':'.join(subsampling))
+  return file.getvalue()
+
+
+def decode_stored(data: bytes | np.ndarray, out: np.ndarray) -> None:
+  """Decodes a JPEG that `encode_jpeg` made, as bytes or uint8 [n], into `out`, uint8 [S, S, 3].
+
+  Raises:
+    ValueError: it is broken or of another size.
+  """
+  if simplejpeg is not None:
+    if simplejpeg.decode_jpeg_header(data)[:2] != out.shape[:2]:
+      raise ValueError(f'the stored image is not of {out.shape[0]}x{out.shape[1]} pixels')
+    simplejpeg.decode_jpeg(data, 'RGB', buffer=out)
+    return
+  try:
+    with Image.open(io.BytesIO(data), formats=('JPEG',)) as image:
+      out[...] = np.asarray(image)
+  except (OSError, SyntaxError) as error:
+    raise ValueError(str(error)) from error
+
+
+def _decode(data: bytes, canvas: Any, notes: list[str]) -> np.ndarray:
+  """An encoded image as uint8 [H, W, 1] or [H, W, 3]; its size is checked on the header."""
   if simplejpeg is not None and data[:2] == b'\xff\xd8':
     try:
       height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
       if colors in ('Gray', 'YCbCr') and 0 < width * height <= canvas.max_pixels:
-        mode = 'GRAY' if colors == 'Gray' else 'RGB'
-        return _from_array(simplejpeg.decode_jpeg(data, mode))
-    except ValueError:
-      pass  # It refuses small faults that Pillow forgives. Pillow has the last word on every file.
+        return simplejpeg.decode_jpeg(data, 'GRAY' if colors == 'Gray' else 'RGB')
+    except ValueError as error:
+      # It refuses small faults that Pillow forgives. Pillow has the last word on every file.
+      notes.append(f'small faults were passed over ({error})')
   try:
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
   except UnidentifiedImageError as error:  # its own message is an address in memory
     raise ValueError(f'not an image of a known format ({", ".join(_FORMATS)})') from error
   with image:
     _check_pixels(*image.size, canvas)
-    return _to_gray_or_rgb(image)
+    if getattr(image, 'is_animated', False):
+      notes.append(f'animated {image.format}: the first frame was used')
+    return _from_array(np.asarray(_to_gray_or_rgb(image, notes)))
 
 
-def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
+def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
   """Decodes a Pillow image of any mode into mode L (uint8 [H, W]) or RGB (uint8 [H, W, 3])."""
+  if image.mode == 'CMYK':
+    notes.append('CMYK was converted to RGB')
+  if image.mode.startswith('I') or ';16' in str([part.args for part in image.tile]):
+    notes.append('16 bits a channel were scaled to 8')
   if image.mode.startswith('I;16') or (image.mode == 'I' and image.format == 'PNG'):
     # Pillow's own conversion clips at 255, which leaves a white image.
     return Image.fromarray(np.round(np.asarray(image, np.float32) / 257).astype(np.uint8))
   if image.mode in ('I', 'F'):
     raise ValueError(f'pixels of mode {image.mode} have no defined range')
   if image.has_transparency_data:
+    notes.append('transparent parts were put on white')
     image = image.convert('RGBA')
     opaque = Image.new('RGB', image.size, 'white')
     opaque.paste(image, mask=image)
@@ -148,16 +196,17 @@ def _to_gray_or_rgb(image: Image.Image) -> Image.Image:
   return image.convert('L' if image.mode == '1' else 'RGB')
 
 
-def _fit(image: Image.Image, canvas: Any) -> Image.Image:
-  """Scales an image of mode L or RGB to S x S as `canvas.fit` says."""
-  size, (width, height) = canvas.size, image.size
+def _fit(image: np.ndarray, canvas: Any) -> np.ndarray:
+  """Scales uint8 [H, W, 3] or [H, W, 1] to [S, S, 3] or [S, S, 1] as `canvas.fit` says."""
+  size, (height, width) = canvas.size, image.shape[:2]
   if canvas.fit == 'warp':
     return _resize(image, (size, size), (0, 0, width, height), canvas)
   if canvas.fit == 'pad':
     new_width, new_height = _scaled(width, height, size, max(width, height))
+    left, top = (size - new_width) // 2, (size - new_height) // 2
+    result = np.full((size, size, image.shape[2]), _PAD_LEVEL, np.uint8)
     scaled = _resize(image, (new_width, new_height), (0, 0, width, height), canvas)
-    result = Image.new(image.mode, (size, size), (_PAD_LEVEL,) * len(image.getbands()))
-    result.paste(scaled, ((size - new_width) // 2, (size - new_height) // 2))
+    result[top : top + new_height, left : left + new_width] = scaled
     return result
   # The part of the image that the centre crop keeps, in the image's own coordinates. The filter
   # sees beyond the box, so the pixels are those of scaling the whole image and then cropping.
@@ -168,22 +217,23 @@ def _fit(image: Image.Image, canvas: Any) -> Image.Image:
   return _resize(image, (size, size), box, canvas)
 
 
-def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, ...], canvas: Any):
-  """Scales `box` = (left, top, right, bottom) of an image to `size`, along the rows first.
-
-  Pillow 13 picks the order of its two passes by cost, older ones always go along the rows; as the
-  pixels between the passes are rounded and clipped, we fix the order to get the same from all.
-  """
-  resample = Image.Resampling[canvas.filter.upper()]
+def _resize(
+  image: np.ndarray, size: tuple[int, int], box: tuple[float, ...], canvas: Any
+) -> np.ndarray:
+  """Scales `box` = (left, top, right, bottom) of uint8 [H, W, C] to `size` = (width, height)."""
+  height, width, channels = image.shape
   left, top, right, bottom = box
-  margin = 3 * math.ceil(max(1, (bottom - top) / size[1])) + 1  # the widest filter's reach is 3
-  first = max(0, math.floor(top) - margin)
-  last = min(image.height, math.ceil(bottom) + margin)
-  _check_pixels(size[0], last - first, canvas)
-  if last - first < image.height:
-    image = image.crop((0, first, image.width, last))
-  image = image.resize((size[0], last - first), resample, box=(left, 0, right, last - first))
-  return image.resize(size, resample, box=(0, top - first, size[0], bottom - first))
+  _check_pixels(size[0], math.ceil(bottom - top), canvas)  # between its two passes
+  kind = resizer.PixelType.U8 if channels == 1 else resizer.PixelType.U8x3
+  source = resizer.ImageData(width, height, kind, image.tobytes())
+  scaled = resizer.ImageData(*size, kind)
+  options = resizer.ResizeOptions()
+  options.resize_alg = resizer.ResizeAlg.convolution(FILTERS[canvas.filter])
+  options.crop_box = resizer.CropBox(left, top, right - left, bottom - top)
+  if not hasattr(_thread, 'resizer'):  # it keeps buffers, and serves one thread at a time
+    _thread.resizer = resizer.Resizer()
+  _thread.resizer.resize(source, scaled, options)
+  return np.frombuffer(scaled.get_buffer(), np.uint8).reshape(size[1], size[0], channels)
 
 
 def _scaled(width: int, height: int, size: int, side: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 Training reads the endless concatenation of one permutation of the training images per epoch; batch
 s is rows [sB, (s+1)B) of it. Sets whose canvases fit into memory are decoded once; larger ones
-stream through tf.data. Both give the same batches, bit for bit.
+stream through threads or tf.data. All give the same batches, bit for bit.
 """
 
 import atexit
@@ -21,48 +21,18 @@ import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax.data import statistics as stats
+from alexnet_jax.data import stream
 from alexnet_jax.data.canvas import Canvas, decode_canvas
+from alexnet_jax.data.order import SHUFFLES, batch_indices
 from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.splits import Source, Split, generator, import_tensorflow
+from alexnet_jax.data.splits import Source, Split, cores
 from alexnet_jax.errors import RunError, UserError
 
 Batch = dict[str, np.ndarray]
 
 _AHEAD = 2  # batches made ahead of the consumer
-_CHUNK = 16  # at most so many images a tf.data call: one image a call costs about 8 % more CPU
 _STATISTICS_BATCH = 64
-
-
-def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-  """The order of the training images in an epoch: a permutation of 0..n-1, int64 [n]."""
-  return generator(seed, epoch, purpose=0).permutation(n)
-
-
-_recent_permutation = functools.lru_cache(maxsize=4)(epoch_permutation)
-
-
-def batch_indices(
-  seed: int, step: int, batch_size: int, n: int, shuffle: bool = True
-) -> np.ndarray:
-  """Rows [step * B, (step + 1) * B) of the concatenation of all epochs.
-
-  Args:
-    seed: `config.seed`.
-    step: the batch to make, 0 being the first; any can be made without the ones before it.
-    batch_size: B, the global batch; it may be larger than n.
-    n: number of training images.
-    shuffle: if False, every epoch is 0..n-1.
-
-  Returns:
-    Indices of training images, int64 [B].
-  """
-  rows = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-  if not shuffle:
-    return rows % n
-  epochs = range(int(rows[0]) // n, int(rows[-1]) // n + 1)
-  order = np.concatenate([_recent_permutation(seed, epoch, n) for epoch in epochs])
-  return order[rows - epochs.start * n]
 
 
 class _Images:
@@ -112,14 +82,26 @@ class _Images:
       result = np.take(images, indices, axis=0, mode='wrap')
       result[~mask] = 0
       return result, mask
-    result = np.zeros((len(indices), *self._shape), np.uint8)
-    mask = [i >= 0 and self._decode(int(i), out) for i, out in zip(indices, result, strict=True)]
-    return result, np.asarray(mask, bool)
+    result = np.empty((len(indices), *self._shape), np.uint8)
+    return result, self.fill(indices, result)
+
+  def fill(self, indices: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Decodes `indices` (int64 [b]; -1 is padding) into `out`, uint8 [b, S, S, 3].
+
+    Returns:
+      A mask, bool [b]; canvases are zero where it is False.
+    """
+    mask = [i >= 0 and self._decode(int(i), one) for i, one in zip(indices, out, strict=True)]
+    out[~np.asarray(mask, bool)] = 0
+    return np.asarray(mask, bool)
 
   def _decode(self, i: int, out: np.ndarray) -> bool:
-    """Writes canvas i to `out`, uint8 [S, S, 3]; False and no change if it cannot be decoded."""
+    """Writes canvas i to `out`, uint8 [S, S, 3]; False if it cannot be decoded."""
     try:
-      out[...] = decode_canvas(self.split.read(i), self._canvas)
+      if self.split.fill:
+        self.split.fill(i, out)
+      else:
+        out[...] = decode_canvas(self.split.read(i), self._canvas)
     except (ValueError, OSError) as error:
       self._skip(i, str(error))
       return False
@@ -148,6 +130,8 @@ class Dataset:
     self._source_name = config_data.source
     self._max_bad_share = config_data.max_bad_share
     self._threads = config_data.threads
+    self._loader = config_data.loader
+    self._shuffle, self._buffer = config_data.shuffle, config_data.buffer
     self._lock = threading.Lock()
     self._skipped: dict[tuple[str, int], str] = {}
     self._iterators: weakref.WeakSet[Iterator[Batch]] = weakref.WeakSet()
@@ -157,6 +141,7 @@ class Dataset:
       for name, split in splits.items()
       if split is not None
     }
+    self._statistics = source.statistics
     self.class_names = source.class_names
     self.train_labels = source.train.labels
     self.validation_labels = source.validation.labels if source.validation else None
@@ -191,7 +176,10 @@ class Dataset:
     rows = _places(batch_size, rows)
 
     def plan(step: int) -> np.ndarray:
-      return batch_indices(self._seed, step, batch_size, self.num_train)[rows]
+      indices = batch_indices(
+        self._seed, step, batch_size, self.num_train, self._shuffle, self._buffer
+      )
+      return indices[rows]
 
     return self._batches('train', plan, start_step, None)
 
@@ -229,7 +217,7 @@ class Dataset:
     """
     if self.cached:
       for images in self._images.values():
-        images.keep(self._threads or _cores())
+        images.keep(self._threads or cores())
 
   def statistics(
     self,
@@ -239,6 +227,8 @@ class Dataset:
   ) -> stats.Statistics:
     """Mean image and colour statistics of the training images; undecodable ones are left out.
 
+    A store knows them already.
+
     Args:
       cache_dir: where the result is kept for the next run; None or '' keeps it nowhere.
       share: (i, n), read only images i, i + n, i + 2n, ...: the share of process i of n.
@@ -247,6 +237,8 @@ class Dataset:
     Raises:
       RunError: as `train_batches`, or no image could be decoded.
     """
+    if self._statistics is not None:
+      return self._statistics
     path = None
     if cache_dir:
       train = self._images['train'].split
@@ -284,7 +276,7 @@ class Dataset:
   def _gather(self, split: str, plan: Callable, start: int, stop: int | None) -> Iterator[Batch]:
     """Batches from memory; the first call of next() decodes the split."""
     images = self._images[split]
-    images.keep(self._threads or _cores())
+    images.keep(self._threads or cores())
     steps: Iterable[int] = itertools.count(start) if stop is None else range(start, stop)
 
     def make(step: int) -> Batch:
@@ -294,39 +286,16 @@ class Dataset:
     yield from prefetch(map(make, steps), _AHEAD)
 
   def _stream(self, split: str, plan: Callable, start: int, stop: int | None) -> Iterator[Batch]:
-    """Batches through tf.data, decoded in parallel in chunks of a batch."""
-    tf = import_tensorflow(f'config.data.source={self._source_name}, too large for memory,')
+    """Batches made on the way, never more than a few at a time."""
     images = self._images[split]
-    size, b = self._canvas.size, len(plan(start))
-    chunk = max(c for c in range(1, _CHUNK + 1) if b % c == 0)
-    failures: list[Exception] = []
-
-    def take(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-      try:
-        return images.take(indices)
-      except Exception as error:
-        failures.append(error)  # raised here, it would reach the consumer as TensorFlow's own text
-        return np.zeros((chunk, size, size, 3), np.uint8), np.zeros(chunk, bool)
-
-    def indices_of(step: Any) -> Any:
-      numbers = tf.numpy_function(lambda s: plan(int(s)).reshape(-1, chunk), [step], tf.int64)
-      return tf.ensure_shape(numbers, [b // chunk, chunk])
-
-    def decode(indices: Any) -> Any:
-      canvases, mask = tf.numpy_function(take, [indices], [tf.uint8, tf.bool])
-      canvases = tf.ensure_shape(canvases, [chunk, size, size, 3])
-      return canvases, tf.ensure_shape(mask, [chunk]), indices
-
-    steps = tf.data.Dataset.range(start, tf.int64.max if stop is None else stop)
-    chunks = steps.map(indices_of).unbatch()
-    parallel = self._threads or tf.data.AUTOTUNE
-    canvases = chunks.map(decode, num_parallel_calls=parallel, deterministic=True)
-    batches = canvases.batch(b // chunk, drop_remainder=True).prefetch(_AHEAD)
-    for image, mask, indices in batches.as_numpy_iterator():
-      if failures:
-        raise failures[0]
-      image = image.reshape(b, size, size, 3)
-      yield _batch(image, mask.reshape(b), indices.reshape(b), images.split.labels)
+    work = stream.Work(plan, images.fill, self._canvas.size, start, stop, self._threads)
+    if self._loader == 'tf.data':
+      made = stream.by_tf_data(work, f'config.data.loader={self._loader}')
+    else:
+      made = stream.by_threads(work)
+    with contextlib.closing(made):
+      for image, mask, indices in made:
+        yield _batch(image, mask, indices, images.split.labels)
 
   def _skip(self, split: str, index: int, reason: str) -> None:
     """Notes an undecodable image; stops the run when there are too many in training, or one elsewhere.
@@ -368,22 +337,26 @@ def open_dataset(config_data: Any, seed: int) -> Dataset:
   """Opens the data set of `config.data`.
 
   Args:
-    config_data: `config.data`, with the keys source, task, holdout, data_dir, canvas, threads,
-      cache_mib, max_bad_share, split_seed and synthetic.
+    config_data: `config.data` (`recipes.py` explains its keys).
     seed: `config.seed`; it draws the order of training.
 
   Raises:
     UserError: a value cannot be meant, or the source is missing or malformed.
   """
-  for key, low, high in (('threads', 0, 1024), ('cache_mib', 0, np.inf), ('max_bad_share', 0, 1)):
+  for key, low, high in (
+    ('threads', 0, 1024),
+    ('cache_mib', 0, np.inf),
+    ('max_bad_share', 0, 1),
+    ('buffer', 1, np.inf),
+  ):
     if not low <= config_data[key] <= high:
       raise UserError(f'config.data.{key}={config_data[key]}: use a value from {low} to {high}')
+  choices = {'shuffle': SHUFFLES, 'loader': ('threads', 'tf.data')}
+  for key, allowed in choices.items():
+    if config_data[key] not in allowed:
+      raise UserError(f'config.data.{key}={config_data[key]!r}: choose one of {", ".join(allowed)}')
   Canvas.from_config(config_data.canvas)  # before the source, which may have to be downloaded
   return Dataset(open_source(config_data), config_data, seed)
-
-
-def _cores() -> int:
-  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _places(batch_size: int, rows: np.ndarray | None) -> np.ndarray:

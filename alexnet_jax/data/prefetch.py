@@ -1,11 +1,14 @@
-"""A thread that works ahead of its consumer."""
+"""Threads that work ahead of their consumer."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
 import queue
 import threading
 from typing import TypeVar
 
 T = TypeVar('T')
+R = TypeVar('R')
 
 
 def prefetch(items: Iterator[T], ahead: int) -> Iterator[T]:
@@ -46,3 +49,23 @@ def prefetch(items: Iterator[T], ahead: int) -> Iterator[T]:
         made.get_nowait()
       except queue.Empty:
         thread.join(0.01)
+
+
+def map_ahead(
+  pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int
+) -> Iterator[R]:
+  """Yields function(item) in order; the pool works on up to `ahead` items that are not asked for yet.
+
+  What the function raises is raised here, in its place; closing the generator cancels what has not begun.
+  """
+  waiting: deque = deque()
+  try:
+    for item in items:
+      waiting.append(pool.submit(function, item))
+      if len(waiting) > ahead:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
+  finally:
+    for future in waiting:
+      future.cancel()

@@ -1,7 +1,7 @@
 """Where images come from: `config.data.source` as encoded images with labels.
 
 A source knows names, labels and how to read the bytes of image i; it decodes nothing. Known forms
-are `folder:PATH`, `tfds:NAME`, `elpv` and `synthetic`.
+are `folder:PATH`, `tfds:NAME`, `store:PATH`, `elpv` and `synthetic`.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_jax.data import imagenet
+from alexnet_jax.data.canvas import Canvas
 from alexnet_jax.data.splits import Source, Split, generator, import_module, split_off
+from alexnet_jax.data.store import open_store
 from alexnet_jax.data.tfds_source import open_tfds
 from alexnet_jax.errors import UserError
 
-FORMS = 'folder:PATH, tfds:NAME, elpv, synthetic'
+FORMS = 'folder:PATH, tfds:NAME, store:PATH, elpv, synthetic'
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')
 _ELPV_SEED = 2012  # fixed, so that all runs on elpv are measured on the same images
 
@@ -32,13 +35,22 @@ def open_source(config_data: Any) -> Source:
     UserError: the form is unknown, or what it names is missing, empty or not of the right shape.
   """
   form, _, place = config_data.source.partition(':')
+  root = pathlib.Path(place).expanduser()
+  source = _open(config_data, form, place, root)
+  return imagenet.reorder(source, config_data.label_order, root, config_data.devkit)
+
+
+def _open(config_data: Any, form: str, place: str, root: pathlib.Path) -> Source:
+  """The source, its classes in the order that it has them."""
   seed = config_data.split_seed
   if not 0 <= config_data.holdout < 1:
     raise UserError(f'config.data.holdout={config_data.holdout}: use a share, 0 <= share < 1')
   if form == 'folder' and place:
-    return _open_folder(pathlib.Path(place).expanduser(), config_data.holdout, seed)
+    return _open_folder(root, config_data.holdout, seed, config_data.devkit)
   if form == 'tfds' and place:
-    return open_tfds(place, config_data.data_dir, config_data.holdout, seed)
+    return open_tfds(place, config_data)
+  if form == 'store' and place:
+    return open_store(str(root), Canvas.from_config(config_data.canvas))
   if config_data.source == 'elpv':
     return _open_elpv(config_data.task, config_data.holdout)
   if config_data.source == 'synthetic':
@@ -46,8 +58,11 @@ def open_source(config_data: Any) -> Source:
   raise UserError(f'config.data.source={config_data.source!r} is not known; use one of {FORMS}')
 
 
-def _open_folder(root: pathlib.Path, share: float, seed: int) -> Source:
-  """PATH/{train, val|validation, test}/class/* or PATH/class/*; `test` is left alone."""
+def _open_folder(root: pathlib.Path, share: float, seed: int, devkit: str) -> Source:
+  """PATH/{train, val|validation, test}/class/* or PATH/class/*; `test` is left alone.
+
+  The validation images of ImageNet may lie flat, as they come out of their archive.
+  """
   if not root.is_dir():
     raise UserError(
       f'config.data.source=folder:{root}: there is no such folder; name PATH of PATH/CLASS/*.jpg'
@@ -63,7 +78,12 @@ def _open_folder(root: pathlib.Path, share: float, seed: int) -> Source:
   if len(validation) == 2:
     raise UserError(f'config.data.source=folder:{root}: it has val and validation; keep one')
   if validation:
-    return Source(train, _read_folder(root / validation[0], names)[0], names)
+    place = root / validation[0]
+    if imagenet.is_imagenet(names) and not _visible(place, folders=True) and _visible(place, False):
+      return Source(
+        train, imagenet.open_flat(place, names, imagenet.find_devkit(root, devkit)), names
+      )
+    return Source(train, _read_folder(place, names)[0], names)
   return Source(*split_off(train, train.labels, share, seed), names)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import contextlib
 import dataclasses
 import importlib
+import os
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,16 @@ class Split:
     read: image i as encoded bytes or as uint8 pixels [H, W(, 3)]; safe to call from many threads.
       Raises OSError if it cannot be read.
     name: what to call image i in messages; together the names stand for the content of the split.
+    fill: where the images are canvases already: writes image i to a uint8 [S, S, 3] array. Safe to
+      call from many threads; raises OSError or ValueError.
+    sequential: whether images far apart are slow to read.
   """
 
   labels: np.ndarray
   read: Callable[[int], bytes | np.ndarray]
   name: Callable[[int], str]
+  fill: Callable[[int, np.ndarray], None] | None = None
+  sequential: bool = False
 
   def __len__(self) -> int:
     return len(self.labels)
@@ -32,17 +38,29 @@ class Split:
   def select(self, rows: np.ndarray) -> 'Split':
     """The split of the images `rows` (int [M]) alone, in that order."""
     return Split(
-      self.labels[rows], lambda i: self.read(int(rows[i])), lambda i: self.name(int(rows[i]))
+      self.labels[rows],
+      lambda i: self.read(int(rows[i])),
+      lambda i: self.name(int(rows[i])),
+      self.fill and (lambda i, out: self.fill(int(rows[i]), out)),
+      self.sequential,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """A training split, a validation split unless nothing could be held out, and the class names."""
+  """What `config.data.source` names.
+
+  Attributes:
+    train: the training images.
+    validation: None where nothing could be held out.
+    class_names: in the order of the labels.
+    statistics: of the training images, where the source knows them (a `statistics.Statistics`).
+  """
 
   train: Split
   validation: Split | None
   class_names: tuple[str, ...]
+  statistics: Any = None
 
 
 def generator(seed: int, index: int, purpose: int) -> np.random.Generator:
@@ -88,6 +106,11 @@ def split_off(
   held = hold_out(strata, share, seed)
   validation = images.select(np.flatnonzero(held)) if held.any() else None
   return images.select(np.flatnonzero(~held)), validation
+
+
+def cores() -> int:
+  """CPU cores that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def import_module(name: str, package: str, need: str) -> Any:

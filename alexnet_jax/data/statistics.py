@@ -54,6 +54,13 @@ def add(images: Iterable[np.ndarray], size: int) -> Sums:
   return sums
 
 
+def covariance(sums: Sums) -> np.ndarray:
+  """Covariance of the RGB pixels that were added up, in grey levels squared, float64 [3, 3]."""
+  pixels = sums.count * sums.total[:, :, 0].size
+  mean = sums.total.mean(axis=(0, 1)) / sums.count
+  return sums.moments / pixels - np.outer(mean, mean)
+
+
 def from_sums(sums: Sums) -> Statistics:
   """The statistics of the canvases that were added up.
 
@@ -63,9 +70,7 @@ def from_sums(sums: Sums) -> Statistics:
   if not sums.count:
     raise RunError('no training image could be decoded, so there is no mean image')
   mean_image = sums.total / sums.count
-  mean = mean_image.mean(axis=(0, 1))
-  pixels = sums.count * sums.total[:, :, 0].size
-  variances, vectors = np.linalg.eigh(sums.moments / pixels - np.outer(mean, mean))
+  variances, vectors = np.linalg.eigh(covariance(sums))
   vectors *= np.sign(vectors[np.argmax(np.abs(vectors), axis=0), range(3)])
   deviations = np.sqrt(np.maximum(variances, 0))  # a gray set has variances of 0, give or take
   return Statistics(*(x.astype(np.float32) for x in (mean_image, vectors, deviations)))

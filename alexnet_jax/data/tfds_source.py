@@ -1,58 +1,77 @@
 """`tfds:NAME`: any TensorFlow Datasets set with an image and a class label.
 
-Sets prepared as ArrayRecord are read by index. TFRecord has no random access: such a set is read
-into memory once, encoded, if it is small. Imports tensorflow inside the functions only.
+Sets prepared as ArrayRecord are read by index. TFRecord has no random access: such a set is read into memory
+once, encoded, if it is small; else its images are copied once into a store, or with
+`config.data.shuffle=buffer` read in blocks, in a seeded order. Imports tensorflow inside the functions only.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+import functools
 import hashlib
 import os
+import threading
 from typing import Any
 
 from absl import logging
+from ml_collections import ConfigDict
 import numpy as np
 from tqdm import tqdm
 
+from alexnet_jax.data import imagenet, store
+from alexnet_jax.data.canvas import Canvas
+from alexnet_jax.data.order import BLOCK
 from alexnet_jax.data.splits import Source, Split, import_module, import_tensorflow, split_off
 from alexnet_jax.errors import UserError
 
-_MEMORY_LIMIT = 2 * 2**30  # bytes of encoded images of a TFRecord set
+_BYTES_A_PIXEL = 0.5  # of JPEG canvases of quality 95, about
 _BLOCK = 1024  # records read at once while collecting labels
 
 
-def open_tfds(name: str, data_dir: str, share: float, seed: int) -> Source:
+def open_tfds(name: str, config_data: Any) -> Source:
   """Opens `tfds:NAME`, after preparing it as ArrayRecord if it is not prepared yet.
 
   Args:
     name: a name as `tfds.builder` takes it: `mnist`, `imagenet2012:5.1.0`, `name/config`.
-    data_dir: where TFDS keeps its sets; '' means its default.
-    share: share of `train` to hold out if neither `validation` nor `test` has labels.
-    seed: draws what is held out.
+    config_data: `config.data`; without labels in `validation` and `test`, `holdout` of `train` is held out.
 
   Raises:
-    UserError: unknown name, it cannot be prepared, no train split, no image or no class label,
-      or a TFRecord set that is too large.
+    UserError: unknown name, it cannot be prepared, no train split, no image or no class label.
   """
   need = f'config.data.source=tfds:{name}'
   import_tensorflow(need)
   tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', need)
-  builder = _prepared_builder(tfds, name, data_dir or None, need)
+  data_dir = config_data.data_dir or None
+  builder = _prepared_builder(tfds, name, data_dir, need, config_data.manual_dir)
   if 'train' not in builder.info.splits:
     raise UserError(f'{need} has no split train; it has {", ".join(builder.info.splits)}')
   image = _feature(builder, tfds.features.Image, 'image', need)
   label = _feature(builder, tfds.features.ClassLabel, 'label', need)
   names = tuple(builder.info.features[label].names)
-  train = _open_split(tfds, builder, 'train', image, label, need)
+  random_access = builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
+  fits = sum(s.num_bytes for s in builder.info.splits.values()) <= config_data.cache_mib * 2**20
+  if not random_access and not fits and config_data.shuffle != 'buffer':
+    return _copy(builder, config_data, need)
+
+  def open_split(split: str) -> Split:
+    if random_access:
+      return _open_array_record(tfds, builder, split, image, label)
+    return _open_tfrecord(tfds, builder, split, image, label, None if fits else config_data.buffer)
+
+  train = open_split('train')
   if train.labels.min(initial=0) < 0 or not len(train):
     raise UserError(f'{need} has no labels, or no images, in its split train')
   for split in ('validation', 'test'):
     if split in builder.info.splits:
-      validation = _open_split(tfds, builder, split, image, label, need)
+      validation = open_split(split)
       if len(validation) and validation.labels.min() >= 0:  # -1 where the labels are secret
         return Source(train, validation, names)
-  return Source(*split_off(train, train.labels, share, seed), names)
+  held = split_off(train, train.labels, config_data.holdout, config_data.split_seed)
+  return Source(*held, names)
 
 
-def _prepared_builder(tfds: Any, name: str, data_dir: str | None, need: str) -> Any:
+def _prepared_builder(
+  tfds: Any, name: str, data_dir: str | None, need: str, manual_dir: str
+) -> Any:
   """A builder whose files are there, downloaded and prepared if need be."""
   try:
     builder = tfds.builder(name, data_dir=data_dir)
@@ -63,11 +82,19 @@ def _prepared_builder(tfds: Any, name: str, data_dir: str | None, need: str) -> 
   logging.info('%s is not prepared yet; preparing it in %s', need, builder.data_dir)
   try:
     builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
-    builder.download_and_prepare()
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir or None)
+    if builder.name == 'imagenet2012':
+      imagenet.check_archives(
+        manual_dir or os.path.join(builder._data_dir_root, 'downloads/manual')
+      )
+    builder.download_and_prepare(download_config=config)
+  except UserError:
+    raise
   except Exception as error:
     raise UserError(
       f'{need} could not be prepared in {builder.data_dir} ({_first_line(error)}); set'
-      ' config.data.data_dir to the folder of a prepared set, or supply what is missing'
+      ' config.data.data_dir to the folder of a prepared set, or config.data.manual_dir to that of its'
+      ' archives'
     ) from error
   return builder
 
@@ -84,34 +111,79 @@ def _feature(builder: Any, kind: type, usual: str, need: str) -> str:
   return usual if usual in keys else keys[0]
 
 
-def _open_split(tfds: Any, builder: Any, split: str, image: str, label: str, need: str) -> Split:
-  decoders = {image: tfds.decode.SkipDecoding()}
+def _open_array_record(tfds: Any, builder: Any, split: str, image: str, label: str) -> Split:
+  records = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+  blocks = (
+    [r[label] for r in records.__getitems__(list(range(i, min(i + _BLOCK, len(records)))))]
+    for i in range(0, len(records), _BLOCK)
+  )
+  labels = _cached_labels(builder, split, len(records), blocks, label)
+  return Split(labels, lambda i: records[i][image], _namer(builder, split))
 
-  def name(i: int) -> str:
-    return f'{builder.info.full_name}/{split}/{i}'
 
-  if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
-    records = builder.as_data_source(split, decoders=decoders)
-    labels = _cached_labels(builder, split, records, label)
-    return Split(labels, lambda i: records[i][image], name)
-  if builder.info.splits[split].num_bytes > _MEMORY_LIMIT:
-    raise UserError(
-      f'{need} is prepared as {builder.info.file_format.value}, which has no random access, and is'
-      f' too large for memory; prepare it again, in another data_dir, with'
-      f' tfds.builder({builder.name!r}, file_format="array_record").download_and_prepare()'
-    )
-  logging.info('reading the encoded images of %s, split %s, into memory', need, split)
+def _open_tfrecord(
+  tfds: Any, builder: Any, split: str, image: str, label: str, buffer: int | None
+) -> Split:
+  """A split in TFRecord: all in memory, or with `buffer` in blocks of which twice as many images are kept."""
   order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-  dataset = builder.as_dataset(split, decoders=decoders, read_config=order)
-  pairs = [(r[image], r[label]) for r in dataset.as_numpy_iterator()]
-  labels = np.asarray([label for _, label in pairs], np.int32)
-  return Split(labels, lambda i: pairs[i][0], name)
+  n = builder.info.splits[split].num_examples
+
+  def pairs(start: int, end: int) -> Iterator[tuple[bytes, int]]:
+    part = f'{split}[{start}:{end}]'
+    skip = {image: tfds.decode.SkipDecoding()}
+    dataset = builder.as_dataset(part, decoders=skip, read_config=order)
+    return ((r[image], r[label]) for r in dataset.as_numpy_iterator())
+
+  if buffer is None:
+    logging.info('reading the encoded images of %s, split %s, into memory', builder.name, split)
+    images, labels = zip(*pairs(0, n), strict=True)
+    return Split(np.asarray(labels, np.int32), images.__getitem__, _namer(builder, split))
+  labels = _cached_labels(builder, split, n, ([k] for _, k in pairs(0, n)), label)
+  lock = threading.Lock()
+
+  @functools.lru_cache(maxsize=2 * -(-buffer // BLOCK) + 2)
+  def block(k: int) -> list[bytes]:
+    return [data for data, _ in pairs(k * BLOCK, min((k + 1) * BLOCK, n))]
+
+  def read(i: int) -> bytes:
+    with lock:  # or two threads would read the same block
+      return block(i // BLOCK)[i % BLOCK]
+
+  return Split(labels, read, _namer(builder, split), sequential=True)
 
 
-def _cached_labels(builder: Any, split: str, records: Any, label: str) -> np.ndarray:
-  """All labels of a split, int32 [N].
+def _namer(builder: Any, split: str) -> Callable[[int], str]:
+  return lambda i: f'{builder.info.full_name}/{split}/{i}'
 
-  They lie in the records, between the images, so collecting them reads the whole set once. The
+
+def _copy(builder: Any, config_data: Any, need: str) -> Source:
+  """The set as a store beside its files, made the first time."""
+  from alexnet_jax import recipes  # these two import the sources
+  from alexnet_jax.data.prepare import prepare
+
+  canvas = Canvas.from_config(config_data.canvas)
+  path = os.path.join(builder.data_dir, f'alexnet_jax-{canvas.size}-{canvas.fit}-{canvas.filter}')
+  if store.read_meta(path) is None:
+    number = sum(split.num_examples for split in builder.info.splits.values())
+    logging.warning(
+      '%s is prepared as %s, which has no random access: its canvases are copied once into the store %s'
+      ' (about %.2g GiB); config.data.shuffle=buffer would read it as it is',
+      need,
+      builder.info.file_format.value,
+      path,
+      number * canvas.size**2 * _BYTES_A_PIXEL / 2**30,
+    )
+    data = ConfigDict(config_data.to_dict() | {'shuffle': 'buffer', 'label_order': ''})
+    prepare(ConfigDict({'data': data, 'prepare': recipes.paper().prepare}), path)
+  return store.open_store(path, canvas)
+
+
+def _cached_labels(
+  builder: Any, split: str, n: int, blocks: Iterable[list[int]], label: str
+) -> np.ndarray:
+  """All labels of a split, int32 [n].
+
+  They lie in the records, between the images, so collecting them (`blocks`) reads the whole set once. The
   result is kept beside the records, under a name that depends on their description.
   """
   description = builder.info.as_json.encode()
@@ -119,15 +191,17 @@ def _cached_labels(builder: Any, split: str, records: Any, label: str) -> np.nda
   path = os.path.join(builder.data_dir, f'alexnet_jax-{split}-{label}-{digest}.npy')
   try:
     labels = np.load(path)
-    if labels.shape == (len(records),) and labels.dtype == np.int32:
+    if labels.shape == (n,) and labels.dtype == np.int32:
       return labels
   except (OSError, ValueError, EOFError):
     pass  # not there, or damaged
-  labels = np.zeros(len(records), np.int32)
-  blocks = range(0, len(records), _BLOCK)
-  for start in tqdm(blocks, desc=f'labels of {split}', unit='block', disable=None):
-    rows = range(start, min(start + _BLOCK, len(records)))
-    labels[rows.start : rows.stop] = [r[label] for r in records.__getitems__(list(rows))]
+  bar = tqdm(total=n, desc=f'labels of {split}', unit='image', disable=None)
+  found: list[int] = []
+  for block in blocks:
+    found += block
+    bar.update(len(block))
+  bar.close()
+  labels = np.asarray(found, np.int32)
   try:
     with open(f'{path}.{os.getpid()}', 'wb') as file:
       np.save(file, labels)

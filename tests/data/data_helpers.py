@@ -32,8 +32,14 @@ def make_config(source: str = 'synthetic', **changes: Any) -> ml_collections.Con
       'holdout': 0.1,
       'split_seed': 0,
       'data_dir': '',
+      'manual_dir': '',
+      'devkit': '',
+      'label_order': '',
       'canvas': {'size': 24, 'fit': 'crop', 'filter': 'bicubic', 'max_pixels': 10**6},
       'threads': 2,
+      'loader': 'threads',
+      'shuffle': 'global',
+      'buffer': 4096,
       'cache_mib': 64,
       'max_bad_share': 0.01,
       'synthetic': {'classes': 3, 'train': 21, 'validation': 7},
@@ -41,3 +47,18 @@ def make_config(source: str = 'synthetic', **changes: Any) -> ml_collections.Con
   )
   config.update(changes)
   return config
+
+
+def make_store_config(source: str = 'synthetic', **changes: Any) -> ml_collections.ConfigDict:
+  """What `prepare` needs of a config: `data`, and `prepare` with shards of 5 images."""
+  choices = {
+    'format': 'jpeg',
+    'quality': 95,
+    'subsampling': '420',
+    'shard_images': 5,
+    'shuffle': True,
+  }
+  data = make_config(source)
+  for key, value in changes.items():
+    (choices if key in choices else data)[key] = value
+  return ml_collections.ConfigDict({'data': data, 'prepare': choices})

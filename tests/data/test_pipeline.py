@@ -6,13 +6,13 @@ import sys
 import threading
 
 import chex
-from data_helpers import make_config
+from data_helpers import make_config, make_store_config
 import numpy as np
 import pytest
 
-from alexnet_jax.data import batch_indices, decode_canvas, epoch_permutation, open_dataset
+from alexnet_jax.data import batch_indices, decode_canvas, open_dataset
 from alexnet_jax.data.pipeline import Dataset
-from alexnet_jax.data.prefetch import prefetch
+from alexnet_jax.data.prepare import prepare
 from alexnet_jax.errors import RunError, UserError
 
 CACHED_OR_STREAMED = pytest.mark.parametrize('cache_mib', [64, 0])
@@ -26,25 +26,6 @@ def take(iterator, number):
   batches = list(itertools.islice(iterator, number))
   iterator.close()
   return batches
-
-
-@pytest.mark.parametrize(
-  ('batch_size', 'n'), [(4, 12), (5, 12), (12, 12), (50, 12), (3, 1), (7, 2)]
-)
-def test_every_epoch_holds_every_image_once(batch_size, n):
-  steps = 3 * n  # any number of whole epochs
-  order = np.concatenate([batch_indices(7, s, batch_size, n) for s in range(steps)])
-  assert order.dtype == np.int64
-  for epoch, rows in enumerate(order.reshape(-1, n)):
-    chex.assert_trees_all_equal(np.sort(rows), np.arange(n))
-    chex.assert_trees_all_equal(rows, epoch_permutation(7, epoch, n))
-  plain = np.concatenate([batch_indices(7, s, batch_size, n, False) for s in range(steps)])
-  chex.assert_trees_all_equal(plain, np.arange(steps * batch_size) % n)
-
-
-def test_seeds_and_epochs_differ():
-  orders = [epoch_permutation(s, e, 50) for s in (-1, 0, 1) for e in (0, 1)]
-  assert len({tuple(order) for order in orders}) == 6
 
 
 @CACHED_OR_STREAMED
@@ -66,12 +47,42 @@ def test_training_batches_are_a_function_of_the_step(cache_mib):
   data.close()
 
 
-def test_streamed_batches_are_the_cached_ones(make_folder):
+@pytest.mark.parametrize('form', ['jpeg', 'raw'])
+def test_a_store_gives_the_same_batches_however_it_is_read(tmp_path, form):
+  prepare(make_store_config(format=form), str(tmp_path / 'store'))
+  config = make_config(f'store:{tmp_path / "store"}')
+  cached = open_dataset(config, 3)
+  assert cached.cached
+  expected = take(cached.train_batches(0, 8), 7)
+  config.cache_mib = 0
+  for threads, loader in itertools.product((1, 2, 5), ('threads', 'tf.data')):
+    config.threads, config.loader = threads, loader
+    streamed = open_dataset(config, 3)
+    assert not streamed.cached
+    chex.assert_trees_all_equal(take(streamed.train_batches(4, 8), 3), expected[4:])
+    chex.assert_trees_all_equal(list(streamed.eval_batches(3)), list(cached.eval_batches(3)))
+
+
+@pytest.mark.parametrize('processes', [2, 4])
+def test_processes_share_every_epoch_without_overlap_or_loss(tmp_path, processes):
+  prepare(make_store_config(format='raw'), str(tmp_path / 'store'))
+  data = open_dataset(make_config(f'store:{tmp_path / "store"}', cache_mib=0), 3)
+  rows = np.split(np.arange(8), processes)
+  shares = [take(data.train_batches(0, 8, part), 21) for part in rows]  # eight epochs of 21 images
+  index = np.concatenate(
+    [np.concatenate([b['index'] for b in step]) for step in zip(*shares, strict=True)]
+  )
+  for epoch in index.reshape(8, 21):
+    chex.assert_trees_all_equal(np.sort(epoch), np.arange(21, dtype=np.int32))
+
+
+@pytest.mark.parametrize('loader', ['threads', 'tf.data'])
+def test_streamed_batches_are_the_cached_ones(make_folder, loader):
   root = make_folder({'train/a': 9, 'train/b': 7, 'val/a': 3, 'val/b': 2})
   (root / 'train/a/003.jpg').write_bytes(b'no image')
   config = make_config(f'folder:{root}')
   cached = open_dataset(config, 1)
-  config.cache_mib, config.threads = 0, 0
+  config.cache_mib, config.threads, config.loader = 0, 0, loader
   streamed = open_dataset(config, 1)
   for batch_size in (7, 32, 40):  # chunks of 7, 16 and 10
     expected = take(cached.train_batches(2, batch_size), 3)
@@ -172,23 +183,20 @@ def test_a_bug_in_reading_reaches_the_consumer(cache_mib, capfd):
   assert 'Traceback' not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize('change', [{'threads': -1}, {'cache_mib': -1}, {'max_bad_share': 2.0}])
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'threads': -1},
+    {'cache_mib': -1},
+    {'max_bad_share': 2.0},
+    {'shuffle': 'much'},
+    {'loader': 'magic'},
+    {'buffer': 0},
+  ],
+)
 def test_bad_settings(change):
   with pytest.raises(UserError, match=f'config.data.{next(iter(change))}'):
     open_dataset(make_config(**change), 0)
-
-
-def test_prefetch_stops_and_passes_errors_on():
-  iterator = prefetch(itertools.count(), 2)
-  assert [next(iterator) for _ in range(3)] == [0, 1, 2]
-  iterator.close()
-  assert list(prefetch(iter(range(5)), 2)) == list(range(5))
-  found = []
-  with pytest.raises(ZeroDivisionError):
-    for x in prefetch((1 // (2 - i) for i in range(9)), 2):
-      found.append(x)
-  assert found == [0, 1]
-  assert not prefetch_threads()
 
 
 def test_close_stops_forgotten_iterators():
@@ -204,17 +212,19 @@ def test_close_stops_forgotten_iterators():
 ALONE = """
 import importlib.util, sys, types
 sys.path[:0] = {path!r}
-sys.modules['tensorflow'] = sys.modules['jax'] = None  # to import them is an error
+for name in ('tensorflow', 'tensorflow_datasets', 'array_record', 'jax'):
+  sys.modules[name] = None  # to import it is an error
 package = types.ModuleType('alexnet_jax')  # without its __init__, which imports the models
 package.__path__ = importlib.util.find_spec('alexnet_jax').submodule_search_locations
 sys.modules['alexnet_jax'] = package
 from alexnet_jax.data import open_dataset
 from data_helpers import make_config
-for source in ('synthetic', 'folder:{root}'):
-  data = open_dataset(make_config(source), 0)
-  next(data.train_batches(0, 4))
-  next(data.eval_batches(4))
-  data.statistics()
+for source in {sources!r}:
+  for cache_mib in (64, 0):
+    data = open_dataset(make_config(source, cache_mib=cache_mib), 0)
+    next(data.train_batches(0, 4))
+    next(data.eval_batches(4))
+    data.statistics()
 """
 
 STREAM_AND_LEAVE = """
@@ -233,8 +243,13 @@ def run(script, **values):
   return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
 
 
-def test_memory_needs_neither_tensorflow_nor_jax(make_folder):
-  done = run(ALONE, root=make_folder({'a': 4, 'b': 4}))
+def test_reading_needs_neither_tensorflow_nor_jax(make_folder, tmp_path):
+  folder = f'folder:{make_folder({"a": 4, "b": 4})}'
+  stores = [f'store:{tmp_path / form}' for form in ('jpeg', 'raw')]
+  for store in stores:
+    form = store.rpartition('/')[2]
+    prepare(make_store_config(folder, format=form), store.partition(':')[2])
+  done = run(ALONE, sources=['synthetic', folder, *stores])
   assert done.returncode == 0, done.stderr
 
 

@@ -1,11 +1,14 @@
 """What each source finds, and how it answers bad input."""
 
+import itertools
+
 import chex
 from data_helpers import encode, make_config, photo
 import numpy as np
 import pytest
 
-from alexnet_jax.data import decode_canvas
+from alexnet_jax.data import decode_canvas, open_dataset
+from alexnet_jax.data.canvas import Canvas
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.splits import hold_out
 from alexnet_jax.errors import UserError
@@ -85,7 +88,7 @@ def test_bad_folders(make_folder, tmp_path):
 
 @pytest.mark.parametrize('form', ['', 'folder', 'folder:', 'tfds:', 'store', 'imagenet', 'elpv:x'])
 def test_unknown_forms(form):
-  with pytest.raises(UserError, match='folder:PATH, tfds:NAME, elpv, synthetic'):
+  with pytest.raises(UserError, match='folder:PATH, tfds:NAME, store:PATH, elpv, synthetic'):
     open_source(make_config(form))
 
 
@@ -175,12 +178,46 @@ def test_tfds(tfds_dir, name):
     assert all(known[data] == label for data, label in found.items())
 
 
-def test_bad_tfds(tfds_dir, monkeypatch):
+def test_bad_tfds(tfds_dir):
   with pytest.raises(UserError, match='does not know it'):
     open_source(make_config('tfds:no_such_set', data_dir=str(tfds_dir)))
   with pytest.raises(UserError, match=r'could not be prepared.*config\.data\.data_dir') as raised:
     open_source(make_config('tfds:imagenet2012', data_dir=str(tfds_dir)))
   assert '\n' not in str(raised.value)
-  monkeypatch.setattr('alexnet_jax.data.tfds_source._MEMORY_LIMIT', 1000)
-  with pytest.raises(UserError, match='file_format="array_record"'):
-    open_source(make_config('tfds:records_tf', data_dir=str(tfds_dir)))
+
+
+def test_tfrecord_is_copied_into_a_store_once(tfds_dir, caplog):
+  config = make_config('tfds:records_tf', data_dir=str(tfds_dir), cache_mib=0)
+  for made in (True, False):
+    caplog.clear()
+    source = open_source(config)
+    assert ('copied once into the store' in caplog.text) == made
+    assert len(source.train) + len(source.validation) == 12
+    canvas = Canvas(24, max_pixels=10**6)
+    known = [decode_canvas(encode(photo(i)), canvas).astype(int) for i in range(12)]
+    seen = set()
+    for split in (source.train, source.validation):
+      for i, label in enumerate(split.labels):
+        out = np.zeros((24, 24, 3), np.uint8)
+        split.fill(i, out)
+        best = int(np.argmin([np.abs(out - image).mean() for image in known]))
+        assert best % 2 == label
+        seen.add(best)
+    assert len(seen) == 12
+
+
+def test_tfrecord_is_read_in_blocks_in_a_seeded_order(tfds_dir, monkeypatch):
+  monkeypatch.setattr('alexnet_jax.data.tfds_source.BLOCK', 5)
+  config = make_config('tfds:records_tf', data_dir=str(tfds_dir), cache_mib=0, shuffle='buffer')
+  source = open_source(config)
+  known = {encode(photo(i)): i % 2 for i in range(12)}
+  for split in (source.train, source.validation):
+    assert split.sequential
+    assert all(known[split.read(i)] == split.labels[i] for i in range(len(split)))
+  data = open_dataset(config, 4)
+  batches = list(itertools.islice(data.train_batches(0, 4), 11))  # four epochs of 11 images
+  index = np.concatenate([batch['index'] for batch in batches]).reshape(4, 11)
+  chex.assert_trees_all_equal(np.sort(index), np.tile(np.arange(11, dtype=np.int32), (4, 1)))
+  assert len({tuple(epoch) for epoch in index}) == 4
+  again = next(open_dataset(config, 4).train_batches(9, 4))
+  chex.assert_trees_all_equal(again, batches[9])

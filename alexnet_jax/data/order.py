@@ -1,0 +1,60 @@
+"""The order in which training images are visited: a function of (seed, step), whatever was read before."""
+
+import functools
+
+import numpy as np
+
+from alexnet_jax.data.splits import generator
+
+# global: a permutation an epoch. stored: 0 ... n-1 in every epoch, the original's habit (FACTS §3).
+# buffer: a permutation of blocks, then of the images in each `buffer` of them: what a shuffle buffer gives a
+# reader of sequential files, but known beforehand, so that a resumed run skips without reading.
+SHUFFLES = ('global', 'stored', 'buffer')
+BLOCK = 128  # images that lie and are read together
+
+
+def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
+  """The order of the training images in an epoch: a permutation of 0..n-1, int64 [n]."""
+  return generator(seed, epoch, purpose=0).permutation(n)
+
+
+def buffered_permutation(seed: int, epoch: int, n: int, buffer: int) -> np.ndarray:
+  """A permutation of 0..n-1, int64 [n], that needs `buffer` images (and a block) at hand at a time."""
+  rng = generator(seed, epoch, purpose=4)
+  blocks = rng.permutation(-(-n // BLOCK))
+  order = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+  order = order[order < n]
+  for start in range(0, n, buffer):
+    rng.shuffle(order[start : start + buffer])
+  return order
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, n: int, shuffle: str, buffer: int) -> np.ndarray:
+  if shuffle == 'stored':
+    return np.arange(n)
+  if shuffle == 'buffer':
+    return buffered_permutation(seed, epoch, n, buffer)
+  return epoch_permutation(seed, epoch, n)
+
+
+def batch_indices(
+  seed: int, step: int, batch_size: int, n: int, shuffle: str = 'global', buffer: int = 1
+) -> np.ndarray:
+  """Rows [step * B, (step + 1) * B) of the concatenation of all epochs.
+
+  Args:
+    seed: `config.seed`.
+    step: the batch to make, 0 being the first; any can be made without the ones before it.
+    batch_size: B, the global batch; it may be larger than n.
+    n: number of training images.
+    shuffle: one of `SHUFFLES`.
+    buffer: images shuffled at a time, where shuffle is `buffer`.
+
+  Returns:
+    Indices of training images, int64 [B].
+  """
+  rows = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+  epochs = range(int(rows[0]) // n, int(rows[-1]) // n + 1)
+  order = np.concatenate([_order(seed, epoch, n, shuffle, buffer) for epoch in epochs])
+  return order[rows - epochs.start * n]
