@@ -87,23 +87,36 @@ def compiled_step(
   return step.lower(state, arrays, rates, colour, statistics).compile()
 
 
-def _replica_groups(line: str) -> list[list[int]]:
-  """The groups of devices that talk to each other, from either way HLO writes them."""
-  listed = re.search(r'replica_groups=\{(\{[\d,{} ]*\})\}', line)
+def _numbers(text: str) -> list[int]:
+  return [int(n) for n in re.findall(r'\d+', text)]
+
+
+def _replica_groups(line: str, devices: int) -> list[list[int]]:
+  """The groups of devices that talk to each other, from any of the ways HLO writes them.
+
+  Raises:
+    ValueError: it is written in yet another way.
+  """
+  listed = re.search(r'replica_groups=\{((?:\{[\d, ]*\},? ?)*)\}', line)
   if listed:
-    return [
-      [int(n) for n in group.split(',') if n.strip()]
-      for group in re.findall(r'\{([\d, ]*)\}', listed.group(1))
-    ]
+    groups = re.findall(r'\{([\d, ]*)\}', listed[1])
+    return list(map(_numbers, groups)) or [list(range(devices))]
   iota = re.search(r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line)
-  if not iota:
-    pairs = re.search(r'source_target_pairs=\{(.*?)\}\}', line)
-    return [[int(n) for n in re.findall(r'\d+', pairs.group(1))]] if pairs else []
-  shape, source, order = (
-    [int(n) for n in part.split(',')] if part else None for part in iota.groups()
-  )
-  ids = np.arange(math.prod(source)).reshape(source)
-  return (ids.transpose(order) if order else ids).reshape(shape).tolist()
+  if iota:
+    shape, source = map(_numbers, iota.group(1, 2))
+    ids = np.arange(math.prod(source)).reshape(source)
+    return (ids.transpose(_numbers(iota[3])) if iota[3] else ids).reshape(shape).tolist()
+  named = re.search(r"replica_groups=mesh\[((?:'\w+'=\d+,?)+)\] \{((?:'\w+',?)+)\}", line)
+  if named:
+    names = re.findall(r"'(\w+)'", named[1])
+    talking = [names.index(name) for name in re.findall(r"'(\w+)'", named[2])]
+    sizes = [int(size) for size in re.findall(r'=(\d+)', named[1])]
+    ids = np.moveaxis(np.arange(math.prod(sizes)).reshape(sizes), talking, range(-len(talking), 0))
+    return ids.reshape(-1, math.prod(sizes[i] for i in talking)).tolist()
+  pairs = re.search(r'source_target_pairs=\{(.*?)\}\}', line)
+  if pairs:
+    return [_numbers(pairs[1])]
+  raise ValueError(f'groups of devices are written in an unknown way: {line.strip()[:300]}')
 
 
 def _axis(groups: list[list[int]], mesh: Mesh) -> str:
@@ -135,13 +148,16 @@ def collectives(hlo: str, mesh: Mesh) -> list[dict[str, object]]:
 
   Groups of one device are left out; tuple and -start forms count once. Device places in HLO are places
   in the mesh, row by row.
+
+  Raises:
+    ValueError: a collective cannot be read.
   """
   found = []
   for line in hlo.splitlines():
     match = _COLLECTIVE.search(line)
     if not match:
       continue
-    groups = _replica_groups(line)
+    groups = _replica_groups(line, mesh.size)
     if all(len(group) < 2 for group in groups):
       continue
     # all-reduce-start has the shape of its result; the others list their operands first.
