@@ -8,8 +8,10 @@ layout of `alexnet_jax.models.alexnet`. The metadata, strings as the format want
 """
 
 from collections.abc import Mapping
+import contextlib
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -20,16 +22,16 @@ from alexnet_jax.errors import UserError
 FORMAT, VERSION = 'alexnet_jax', '1'
 
 
-def flatten(tree: Mapping, prefix: str = '') -> dict[str, np.ndarray]:
+def flatten(tree: Mapping, prefix: str = '') -> dict[str, Any]:
   """`{'a': {'b': x}}` -> `{'a/b': x}`."""
   flat = {}
   for key, value in tree.items():
     name = f'{prefix}/{key}' if prefix else key
-    flat |= flatten(value, name) if isinstance(value, Mapping) else {name: np.asarray(value)}
+    flat |= flatten(value, name) if isinstance(value, Mapping) else {name: value}
   return flat
 
 
-def unflatten(flat: Mapping[str, np.ndarray]) -> dict:
+def unflatten(flat: Mapping[str, Any]) -> dict:
   """The inverse of `flatten`, but for rooms with nothing in them."""
   tree: dict = {}
   for name, value in flat.items():
@@ -41,21 +43,28 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> dict:
   return tree
 
 
-def read_tensors(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """Tensors and metadata of any .safetensors file.
-
-  Raises:
-    UserError: it is missing, damaged, or of a type that NumPy does not know.
-  """
+@contextlib.contextmanager
+def _opened(path: str):
+  """A .safetensors file, opened; raises UserError where it is missing, damaged or of an unknown type."""
   try:
     with safe_open(path, framework='numpy') as file:
-      return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+      yield file
   except FileNotFoundError:
     raise UserError(f'--weights={path}: there is no such file') from None
   except (SafetensorError, OSError, TypeError, ValueError) as error:
     raise UserError(
       f'{path} cannot be read as safetensors ({" ".join(str(error).split())[:200]}): fetch it again'
     ) from None
+
+
+def read_tensors(path: str) -> dict[str, np.ndarray]:
+  """The tensors of any .safetensors file.
+
+  Raises:
+    UserError: it is missing, damaged, or of a type that NumPy does not know.
+  """
+  with _opened(path) as file:
+    return {name: file.get_tensor(name) for name in list(file.keys())}
 
 
 def write_tensors(
@@ -67,3 +76,19 @@ def write_tensors(
   arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
   save_file(arrays, temporary, dict(metadata))
   os.replace(temporary, path)
+
+
+def read_metadata(path: str) -> dict[str, str]:
+  """The metadata of our archive; reads no tensors.
+
+  Raises:
+    UserError: the file cannot be read, or is no archive of ours.
+  """
+  with _opened(path) as file:
+    metadata = file.metadata() or {}
+  if (metadata.get('format'), metadata.get('version')) != (FORMAT, VERSION):
+    raise UserError(
+      f'{path} is no archive of this project (format {metadata.get("format")}, version '
+      f'{metadata.get("version")}): for a state_dict use --format=torchvision'
+    )
+  return metadata

@@ -106,7 +106,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     UserError: it is missing, damaged, or holds objects.
   """
   if path.endswith('.safetensors'):
-    return archive.read_tensors(path)[0]
+    return archive.read_tensors(path)
   try:
     with np.load(path, allow_pickle=False) as file:
       return {name: file[name] for name in file.files}
@@ -117,3 +117,13 @@ def read(path: str) -> dict[str, np.ndarray]:
       f'{path} is no .npz of plain arrays ({" ".join(str(error).split())[:120]}): '
       'write one with np.savez, or a .safetensors file'
     ) from None
+
+
+def write(path: str, params: Mapping) -> None:
+  """Writes the matrices of `to_cuda_convnet` as .safetensors, or else as .npz."""
+  matrices = to_cuda_convnet(params)
+  if path.endswith('.safetensors'):
+    archive.write_tensors(path, matrices, {})
+    return
+  with open(path, 'wb') as file:
+    np.savez(file, **matrices)

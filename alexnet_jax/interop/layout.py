@@ -56,18 +56,18 @@ def from_planar(planar: Mapping, towers: int) -> dict:
   params, maps = {}, 0
   last = list(planar)[-1]
   for layer, arrays in planar.items():
-    weight, bias = arrays['weight'], arrays['bias'].reshape(towers, -1)
+    weight, bias = arrays['weight'], arrays['bias']
     if weight.ndim == 4:
       kernel = weight.reshape(towers, -1, *weight.shape[1:]).transpose(0, 3, 4, 2, 1)
       maps = len(weight)
     elif layer == last:
       kernel = weight.reshape(len(weight), towers, -1).transpose(1, 2, 0)
-      bias = arrays['bias']
     else:
       inputs = weight.shape[1]
       by_map = weight.reshape(towers, -1, maps or inputs, inputs // (maps or inputs))
       kernel = by_map.transpose(0, 3, 2, 1).reshape(towers, inputs, -1)
       maps = 0
+    bias = bias if layer == last else bias.reshape(towers, -1)
     params[layer] = {'kernel': kernel, 'bias': bias}
   return jax.tree.map(lambda x: np.array(x, np.float32, order='C'), params)
 

@@ -118,7 +118,7 @@ def read(path: str) -> Mapping:
   if not os.path.isfile(path):
     raise UserError(f'--weights={path}: there is no such file')
   if path.endswith('.safetensors'):
-    return archive.read_tensors(path)[0]
+    return archive.read_tensors(path)
   torch = _torch(path)
   try:
     loaded = torch.load(path, map_location='cpu', weights_only=True)
