@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import helpers
 import jax
@@ -56,3 +58,25 @@ def test_stablehlo(network, canvases, tmp_path):
   assert np.ptp(expected) > 0.1  # what is compared is no constant
   for n in (1, 5):
     np.testing.assert_allclose(program.call(canvases[:n]), expected[:n], rtol=0, atol=1e-5)
+
+
+def test_savedmodel_runs_without_jax(canvases, tmp_path):
+  workdir, views = tmp_path / 'run', 10
+  helpers.untrained_run(tiny_config('original', data__synthetic__classes=7), workdir)
+  result = export(workdir, 'savedmodel', tmp_path / 'net', views)
+  assert result['description'] == str(tmp_path / 'net' / 'alexnet_jax.json')
+  np.save(tmp_path / 'canvases.npy', canvases)
+  code = (
+    'import sys\nsys.modules["jax"] = sys.modules["alexnet_jax"] = None\n'
+    'import numpy as np, tensorflow as tf\n'
+    f'f = tf.saved_model.load({str(tmp_path / "net")!r}).signatures["serving_default"]\n'
+    f'x = np.load({str(tmp_path / "canvases.npy")!r})\n'
+    'one, all = (f(images=tf.constant(x[:n]))["probabilities"].numpy() for n in (1, 5))\n'
+    f'np.savez({str(tmp_path / "out.npz")!r}, one=one, all=all)'
+  )
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  expected = live(workdir, canvases, views)
+  with np.load(tmp_path / 'out.npz') as found:
+    np.testing.assert_allclose(found['all'], expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found['one'], expected[:1], rtol=0, atol=1e-5)

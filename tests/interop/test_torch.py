@@ -2,13 +2,17 @@
 
 import os
 
+import caffemodel
 import helpers
+import jax
+from ml_collections import FrozenConfigDict
 import numpy as np
 import peers
 import pytest
 from test_conversions import assert_same, photographs
 
-from alexnet_jax import interop
+from alexnet_jax import cli, evaluate, interop
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import layout, torchvision
 
@@ -38,17 +42,32 @@ def peer():
   return network
 
 
-def test_torchvision_logits(peer, tmp_path):
-  model = helpers.narrow('torchvision', width=WIDTH, num_classes=50)
-  torch.save(peer.state_dict(), tmp_path / 'net.pth')
-  params = interop.from_torchvision(torchvision.read(str(tmp_path / 'net.pth')), model)
+def command(*args: str) -> None:
+  assert (
+    cli.main([*args, f'--config.model.width={WIDTH}'] if '--mode=import' in args else args) == 0
+  )
+
+
+def imported(workdir) -> tuple[FrozenConfigDict, dict]:
+  """`config.model` and parameters of the checkpoint that an import made."""
+  config = config_lib.load_workdir(workdir)
+  config.mesh = (1, 1)
+  trained = evaluate.load(workdir, 'best', config)
+  return trained.config.model, jax.device_get(trained.model.params)
+
+
+def test_torchvision_through_the_commands(peer, tmp_path):
+  weights, workdir, back = (str(tmp_path / name) for name in ('net.pth', 'run', 'back.pth'))
+  torch.save(peer.state_dict(), weights)
+  command('--mode=import', '--format=torchvision', f'--weights={weights}', f'--workdir={workdir}')
+  model, params = imported(workdir)
   images = photographs(COUNT, 224) / 58
   with torch.no_grad():
     theirs = peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
   assert np.abs(theirs).max() > 0.1 and np.ptp(theirs.argmax(1)) > 0
   agree(peers.ours(model)(params, images), theirs)
-  torchvision.write(str(tmp_path / 'back.pth'), params)
-  back = torch.load(tmp_path / 'back.pth', weights_only=True)
+  command('--mode=export', '--format=torchvision', f'--workdir={workdir}', f'--output={back}')
+  back = torch.load(back, weights_only=True)
   assert list(back) == list(peer.state_dict())
   assert all(torch.equal(back[name], tensor) for name, tensor in peer.state_dict().items())
   peer.load_state_dict(back)
@@ -64,23 +83,27 @@ def test_a_training_scripts_checkpoint(peer, tmp_path):
   )
 
 
-def test_two_towers_with_lrn(tmp_path):
+def test_two_towers_with_lrn_through_the_command(tmp_path):
   """Caffe's AlexNet: grouped convolutions, LRN over all maps, BGR."""
-  model = helpers.narrow('caffe', width=WIDTH, num_classes=50)
-  planar = peers.planar_weights(layout.planar_shapes(model))
+  weights, workdir = str(tmp_path / 'net.caffemodel'), str(tmp_path / 'run')
+  shapes = layout.planar_shapes(helpers.narrow('caffe', width=WIDTH, num_classes=50))
+  planar = peers.planar_weights(shapes)
+  with open(weights, 'wb') as file:
+    file.write(caffemodel.caffemodel(peers.in_order(planar), 'V1'))
+  command('--mode=import', '--format=caffe', f'--weights={weights}', f'--workdir={workdir}')
+  model, params = imported(workdir)
   images = photographs(COUNT, 227)
   bgr = np.ascontiguousarray(images.transpose(0, 3, 1, 2)[:, ::-1])
   theirs = peers.torch_caffe_logits(planar, bgr, peers.ORDERS['caffe'])
-  rgb = {k: dict(v) for k, v in planar.items()}
-  rgb['conv1']['weight'] = rgb['conv1']['weight'][:, ::-1]
-  params = layout.from_planar(rgb, towers=2)
   assert np.ptp(theirs.argmax(1)) > 0
   agree(peers.ours(model)(params, images), theirs)
-  assert_same(layout.to_planar(params), rgb)
+  back = layout.to_planar(params)
+  back['conv1']['weight'] = back['conv1']['weight'][:, ::-1]
+  assert_same(back, planar)
 
 
 class Evil:
-  """Would run a command when unpickled."""
+  """Would make a folder when unpickled."""
 
   def __reduce__(self):
     return os.mkdir, ('evil',)
