@@ -93,6 +93,21 @@ def _check_keys(config: ConfigDict, argv: Sequence[str]) -> None:
       room = room[key]
 
 
+_TEXTS = {
+  'output': 'What prepare, features and export are to make.',
+  'layer': 'Of --mode=features: its name; fc7 if left out.',
+  'split': 'Of --mode=features, without --images: validation (if left out) or train.',
+  'format': 'Of import: torchvision, caffe, cuda_convnet, safetensors; of export: the same but caffe, '
+  'and stablehlo, savedmodel.',
+  'mean': 'Of --mode=import: R,G,B in grey levels, or a .binaryproto or .npy mean image.',
+  'classes': 'Of --mode=import: a text file, the name of a class a line.',
+}
+_LISTS = {
+  'images': 'Of predict and features: files, folders, globs.',
+  'weights': 'Of --checkpoints: one a workdir. Of --mode=import: the file of weights.',
+}
+
+
 def _define(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
   values = flags.FlagValues()
   config_flags.DEFINE_config_dict(
@@ -110,42 +125,10 @@ def _define(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_list(
     'checkpoints', [], 'Of --mode=eval: workdirs whose softmax is averaged.', flag_values=values
   )
-  flags.DEFINE_list(
-    'weights',
-    [],
-    'Of --checkpoints: one a workdir. Of --mode=import: the file of weights.',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'output', '', 'What prepare, features and export are to make.', flag_values=values
-  )
-  flags.DEFINE_list(
-    'images', [], 'Of predict and features: files, folders, globs.', flag_values=values
-  )
-  flags.DEFINE_string('layer', 'fc7', 'Of --mode=features: its name.', flag_values=values)
-  flags.DEFINE_enum(
-    'split',
-    'validation',
-    ('validation', 'train'),
-    'Of --mode=features, without --images.',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'format',
-    '',
-    'Of import: torchvision, caffe, cuda_convnet, safetensors; of export: all but caffe, and stablehlo, '
-    'savedmodel.',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'mean',
-    '',
-    'Of --mode=import: R,G,B in grey levels, or a .binaryproto or .npy mean image.',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'classes', '', 'Of --mode=import: a text file, a class a line.', flag_values=values
-  )
+  for name, what in _TEXTS.items():
+    flags.DEFINE_string(name, '', what, flag_values=values)
+  for name, what in _LISTS.items():
+    flags.DEFINE_list(name, [], what, flag_values=values)
   flags.DEFINE_string(
     'shard', '', 'Of --mode=prepare: i/n, one of n parts of the work.', flag_values=values
   )
@@ -236,8 +219,8 @@ def parse(argv: Sequence[str]) -> Options:
     values.output,
     values.shard,
     tuple(values.images),
-    values.layer,
-    values.split,
+    values.layer or 'fc7',
+    values.split or 'validation',
     values.format,
     file if mode == 'import' else '',
     values.mean,

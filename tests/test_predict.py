@@ -163,7 +163,7 @@ def test_layers_of_conv6_are_told_apart():
       ['--mode=features', '--workdir=WORKDIR', '--output=x', '--layer=fc9'],
       'choose one of conv1, ',
     ),
-    (['--mode=features', '--workdir=WORKDIR', '--output=x', '--split=test'], 'split'),
+    (['--mode=features', '--workdir=WORKDIR', '--output=x', '--split=test'], 'no test images'),
     (['--mode=features', '--workdir=WORKDIR', '--output=x', '--images=empty.png'], 'none of the 1'),
   ],
 )
