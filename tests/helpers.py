@@ -86,8 +86,13 @@ def untrained_run(config: ConfigDict, workdir: pathlib.Path) -> None:
   config.model.num_classes = len(names)
   rng = np.random.default_rng(3)
   size = config.data.canvas.size
+  model = FrozenConfigDict(config.model)
+  moments = shapes(model).get('batch_stats', {})
   tree = {
-    'params': visible_params(FrozenConfigDict(config.model)),
+    'params': visible_params(model),
+    'batch_stats': jax.tree.map(
+      lambda leaf: rng.uniform(0.5, 2, leaf.shape).astype(np.float32), moments
+    ),
     'statistics': {
       'mean_image': rng.uniform(90, 130, (size, size, 3)).astype(np.float32),
       'eigenvectors': np.eye(3, dtype=np.float32),

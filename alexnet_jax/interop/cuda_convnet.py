@@ -1,6 +1,6 @@
 """The original's layout, cuda-convnet's, to and from our parameters (recipe `original`, net 145).
 
-No trained weights of 2012 were ever published, and cuda-convnet's checkpoints are pickles, which are
+The published code of 2012 holds no trained weights, and cuda-convnet's checkpoints are pickles, which are
 not read here. What is read is an .npz or .safetensors file with the very matrices of such a checkpoint:
 
 - `LAYER/weights/I`: matrix I of a layer, one for each layer that feeds it; towers a and b in this order.

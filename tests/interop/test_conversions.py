@@ -3,6 +3,8 @@
 import os
 import pathlib
 import pickle
+import subprocess
+import sys
 
 import caffemodel
 import helpers
@@ -10,6 +12,7 @@ import numpy as np
 import peers
 import pytest
 from safetensors.numpy import save_file
+from tiny import ROOT
 
 from alexnet_jax import interop
 from alexnet_jax.errors import UserError
@@ -266,3 +269,12 @@ def test_state_dict_as_safetensors_needs_no_torch(tmp_path):
     torchvision.read(path)
   with pytest.raises(UserError, match='there is no such file'):
     torchvision.read(str(tmp_path / 'none.pth'))
+
+
+def test_importing_it_needs_neither_torch_nor_tensorflow():
+  code = (
+    'import sys\nsys.modules["torch"] = sys.modules["tensorflow"] = None\n'
+    'import alexnet_jax.predict, alexnet_jax.interop.networks'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr

@@ -15,7 +15,6 @@ from tiny import ROOT, tiny_config
 from alexnet_jax import cli, evaluate, interop
 from alexnet_jax import config as config_lib
 from alexnet_jax.interop import layout
-from alexnet_jax.train import train
 
 NARROW = '--config.model.width=0.0625'
 
@@ -95,7 +94,9 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
     NARROW,
   )
   assert made['recipe'] == variant
-  network = trained(workdir)
+  config = config_lib.load_workdir(workdir)
+  config.mesh, config.eval.views = (1, 1), 1
+  network = evaluate.load(workdir, 'best', config)
   assert network.config.model.conv1.then == model.conv1.then
   np.testing.assert_array_equal(network.model.mean_image, mean[0, ::-1].transpose(1, 2, 0))
   # The whole way: RGB canvases here, BGR less the mean there.
@@ -103,17 +104,11 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
   found = network.model.predict(
     network.model.params, network.model.batch_stats, canvases, network.model.mean_image
   )
-  assert network.config.eval.views == 10
   centre = (canvases.transpose(0, 3, 1, 2)[:, ::-1] - mean)[:, :, 14:241, 14:241]
   expected = jax.nn.softmax(
     peers.tensorflow_logits(planar, np.ascontiguousarray(centre), peers.ORDERS[variant])
   )
-  config = config_lib.load_workdir(workdir)
-  config.mesh, config.eval.views = (1, 1), 1
-  one = evaluate.load(workdir, 'best', config).model
-  single = one.predict(one.params, one.batch_stats, canvases, one.mean_image)
-  np.testing.assert_allclose(single, expected, rtol=1e-3, atol=1e-6)
-  assert np.abs(np.asarray(found) - expected).max() > 1e-4  # ten views are something else
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_cuda_convnet_there_and_back(tmp_path, capsys):
@@ -144,11 +139,10 @@ def test_cuda_convnet_there_and_back(tmp_path, capsys):
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-  """Two runs; the one with batch normalisation is trained, for its running moments."""
+  """Two runs, one with the running moments of batch normalisation."""
   folder = tmp_path_factory.mktemp('runs')
-  helpers.untrained_run(tiny_config(data__synthetic__classes=6), folder / 'original')
-  config = tiny_config('original+batch_norm', train__steps=3, data__synthetic__classes=6)
-  train(config, folder / 'original+batch_norm')
+  for variant in ('original', 'original+batch_norm'):
+    helpers.untrained_run(tiny_config(variant, data__synthetic__classes=6), folder / variant)
   return folder
 
 
@@ -165,7 +159,7 @@ def test_the_archive_holds_all_of_a_run(runs, tmp_path, capsys, variant):
   assert any(name.startswith('batch_stats/') for name in a) == ('batch_norm' in variant)
   before = run(capsys, '--mode=eval', f'--workdir={source}', '--checkpoint=latest')
   after = run(capsys, '--mode=eval', f'--workdir={workdir}')
-  assert after | {'checkpoint': before['checkpoint']} == before
+  assert after == before and before['top1_error'] > 0
 
 
 def test_mistakes(runs, tmp_path, capsys):
