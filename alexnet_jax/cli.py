@@ -16,10 +16,13 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import distributed, memory, supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
 
-MODES = ('train', 'eval', 'describe', 'prepare')
+MODES = (
+  'train', 'eval', 'describe', 'prepare', 'predict', 'features', 'import', 'export',
+)  # fmt: skip
 FLAGS = (
   'config', 'workdir', 'mode', 'checkpoint', 'checkpoints', 'weights', 'output', 'shard', 'distributed',
   'coordinator', 'num_processes', 'process_id', 'peer_timeout', 'help', 'helpfull',
+  'images', 'layer', 'split', 'format', 'mean', 'classes',
 )  # fmt: skip
 DONE, BUG, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 75, 130
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -39,6 +42,13 @@ class Options:
   peer_timeout: int = 0  # seconds after which a silent process counts as lost
   output: str = ''
   shard: str = ''
+  images: tuple[str, ...] = ()
+  layer: str = ''
+  split: str = ''
+  format: str = ''
+  file: str = ''  # of weights, of --mode=import
+  mean: str = ''
+  classes: str = ''
 
 
 def _take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
@@ -83,6 +93,21 @@ def _check_keys(config: ConfigDict, argv: Sequence[str]) -> None:
       room = room[key]
 
 
+_TEXTS = {
+  'output': 'What prepare, features and export are to make.',
+  'layer': 'Of --mode=features: its name; fc7 if left out.',
+  'split': 'Of --mode=features, without --images: validation (if left out) or train.',
+  'format': 'Of import: torchvision, caffe, cuda_convnet, safetensors; of export: the same but caffe, '
+  'and stablehlo, savedmodel.',
+  'mean': 'Of --mode=import: R,G,B in grey levels, or a .binaryproto or .npy mean image.',
+  'classes': 'Of --mode=import: a text file, the name of a class a line.',
+}
+_LISTS = {
+  'images': 'Of predict and features: files, folders, globs.',
+  'weights': 'Of --checkpoints: one a workdir. Of --mode=import: the file of weights.',
+}
+
+
 def _define(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
   values = flags.FlagValues()
   config_flags.DEFINE_config_dict(
@@ -95,13 +120,15 @@ def _define(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
   flags.DEFINE_string('workdir', '', 'Folder of the run.', flag_values=values)
   flags.DEFINE_enum('mode', 'train', MODES, 'What to do.', flag_values=values)
   flags.DEFINE_string(
-    'checkpoint', 'best', 'Of --mode=eval: best, latest or a step.', flag_values=values
+    'checkpoint', 'best', 'Of all modes that read one: best, latest or a step.', flag_values=values
   )
   flags.DEFINE_list(
     'checkpoints', [], 'Of --mode=eval: workdirs whose softmax is averaged.', flag_values=values
   )
-  flags.DEFINE_list('weights', [], 'Of --checkpoints: one a workdir.', flag_values=values)
-  flags.DEFINE_string('output', '', 'Of --mode=prepare: the store to make.', flag_values=values)
+  for name, what in _TEXTS.items():
+    flags.DEFINE_string(name, '', what, flag_values=values)
+  for name, what in _LISTS.items():
+    flags.DEFINE_list(name, [], what, flag_values=values)
   flags.DEFINE_string(
     'shard', '', 'Of --mode=prepare: i/n, one of n parts of the work.', flag_values=values
   )
@@ -143,10 +170,16 @@ def parse(argv: Sequence[str]) -> Options:
     raise UserError(f'--mode={mode}: choose one of {", ".join(MODES)}')
   if mode == 'eval' and not workdir and not helping:
     raise UserError('--mode=eval needs --workdir, the folder of a run, or --checkpoints')
+  if not helping:
+    _check_needed(mode, rest)
   if spec or helping:
     config = config_lib.load_file(spec or _default_config())
   elif mode == 'train':
     raise UserError('--config is missing: give one, as in --config=configs/quickstart.py')
+  elif mode == 'import':
+    from alexnet_jax.interop import networks
+
+    config = networks.default_config(_take(rest, 'format')[0], _take(rest, 'weights')[0])
   elif workdir:
     config = config_lib.load_workdir(workdir)
   else:
@@ -169,12 +202,14 @@ def parse(argv: Sequence[str]) -> Options:
     raise UserError('--workdir is missing: name the folder for checkpoints and logs')
   if mode == 'prepare' and not values.output:
     raise UserError('--output is missing: name the folder of the store to make')
-  if mode == 'prepare' and values.distributed:
-    raise UserError('--mode=prepare needs no --distributed: share the work out with --shard=i/n')
+  if values.distributed and mode not in ('train', 'eval', 'describe'):
+    hint = '; share the work out with --shard=i/n' if mode == 'prepare' else ''
+    raise UserError(f'--mode={mode} is for one process: leave --distributed out{hint}')
+  file = ','.join(values.weights)
   try:
-    weights = tuple(float(weight) for weight in values.weights)
+    weights = () if mode == 'import' else tuple(float(weight) for weight in values.weights)
   except ValueError:
-    raise UserError(f'--weights={",".join(values.weights)}: write numbers, as in 1,0.5') from None
+    raise UserError(f'--weights={file}: write numbers, as in 1,0.5') from None
   return Options(
     mode,
     values.workdir,
@@ -186,7 +221,37 @@ def parse(argv: Sequence[str]) -> Options:
     values.peer_timeout,
     values.output,
     values.shard,
+    tuple(values.images),
+    values.layer or 'fc7',
+    values.split or 'validation',
+    values.format,
+    file if mode == 'import' else '',
+    values.mean,
+    values.classes,
   )
+
+
+# What each of these modes cannot do without: the flag, and what it is to name.
+_NEEDED = {
+  'predict': {'workdir': 'the folder of a run', 'images': 'files, folders or a glob'},
+  'features': {'workdir': 'the folder of a run', 'output': 'the .npz file to write'},
+  'import': {
+    'format': 'torchvision, caffe, cuda_convnet or safetensors',
+    'weights': 'the file of weights',
+    'workdir': 'the folder to make',
+  },
+  'export': {
+    'workdir': 'the folder of a run',
+    'format': 'torchvision, cuda_convnet, safetensors, stablehlo or savedmodel',
+    'output': 'the file to write',
+  },
+}
+
+
+def _check_needed(mode: str, argv: Sequence[str]) -> None:
+  for name, what in _NEEDED.get(mode, {}).items():
+    if not _take(argv, name)[0]:
+      raise UserError(f'--mode={mode} needs --{name}: name {what}')
 
 
 def _cluster(values: flags.FlagValues) -> distributed.Cluster | None:
@@ -220,6 +285,21 @@ def run(options: Options) -> dict[str, object]:
     from alexnet_jax.data.prepare import prepare
 
     return prepare(options.config, options.output, options.shard)
+  if options.mode in ('predict', 'features'):
+    from alexnet_jax import predict
+
+    place = options.config, options.workdir
+    if options.mode == 'predict':
+      return predict.predict(*place, options.images, options.checkpoint)
+    asked = options.layer, options.output, options.images, options.split
+    return predict.features(*place, *asked, options.checkpoint)
+  if options.mode in ('import', 'export'):
+    from alexnet_jax.interop import networks
+
+    place = options.config, options.workdir, options.format
+    if options.mode == 'import':
+      return networks.import_network(*place, options.file, options.mean, options.classes)
+    return networks.export_network(*place, options.output, options.checkpoint)
   from alexnet_jax.train import train
 
   return train(options.config, options.workdir)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from alexnet_jax import baseline, distributed, parallel, steps
 from alexnet_jax import config as config_lib
 from alexnet_jax.checkpoint import Checkpoints
-from alexnet_jax.data import Dataset, open_dataset
+from alexnet_jax.data import Dataset, Statistics, open_dataset
 from alexnet_jax.errors import RunError, UserError
 
 _WITH_TOP5 = 6  # fewest classes for which a top-5 error says anything
@@ -42,6 +42,8 @@ class Trained(NamedTuple):
   config: FrozenConfigDict
   meta: dict
   step: int
+  statistics: Statistics
+  mesh: jax.sharding.Mesh
 
 
 def _batch_size(config: ConfigDict | FrozenConfigDict, data: int) -> int:
@@ -122,7 +124,7 @@ def load(
     statistics = checkpoints.restore_statistics(step, mesh, config.data.canvas.size)
   predict = steps.make_predict_step(config, mesh, config.eval.views)
   model = Model(predict, params, batch_stats, statistics.mean_image, weight)
-  return Trained(model, config, meta, step)
+  return Trained(model, config, meta, step, statistics, mesh)
 
 
 def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:

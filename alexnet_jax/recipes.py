@@ -332,6 +332,16 @@ CHOICES = {
     'model.fc6.features': 8192,
     'model.fc7.exchange': False,
   },
+  # Caffe's other AlexNet, CaffeNet: pooling before LRN, and biases of 1 (FACTS section 1).
+  'caffenet': {
+    'model.conv1.then': ('act', 'pool', 'norm'),
+    'model.conv2.then': ('act', 'pool', 'norm'),
+    'model.conv2.bias': 1.0,
+    'model.conv4.bias': 1.0,
+    'model.conv5.bias': 1.0,
+    'model.fc6.bias': 1.0,
+    'model.fc7.bias': 1.0,
+  },
   'no_dropout': {'model.dropout.rate': 0.0},
   'no_colour': {'augment.colour': 0.0},
   'plateau': {'optim.schedule': 'plateau'},

@@ -1,14 +1,20 @@
 """Small configs, and weights under which every choice of the network shows."""
 
+import contextlib
 import functools
+import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
+from alexnet_jax import config as config_lib
 from alexnet_jax import models, recipes
+from alexnet_jax.data import open_dataset
+from alexnet_jax.interop import archive, networks
 
 # Grey levels: about what mean-subtracted photographs have.
 PIXEL_DEVIATION = 60.0
@@ -68,6 +74,42 @@ def relative_error(actual, expected) -> float:
   actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
   assert actual.shape == expected.shape
   return np.abs(actual - expected).max() / np.abs(expected).max()
+
+
+def untrained_run(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """A workdir as training would leave it, in no time: visible weights and an uneven mean image.
+
+  It goes the way of an import. `config` names a source, whose classes it takes.
+  """
+  with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
+    names = dataset.class_names
+  config.model.num_classes = len(names)
+  rng = np.random.default_rng(3)
+  size = config.data.canvas.size
+  model = FrozenConfigDict(config.model)
+  moments = shapes(model).get('batch_stats', {})
+  tree = {
+    'params': visible_params(model),
+    'batch_stats': jax.tree.map(
+      lambda leaf: rng.uniform(0.5, 2, leaf.shape).astype(np.float32), moments
+    ),
+    'statistics': {
+      'mean_image': rng.uniform(90, 130, (size, size, 3)).astype(np.float32),
+      'eigenvectors': np.eye(3, dtype=np.float32),
+      'deviations': np.ones(3, np.float32),
+    },
+  }
+  metadata = {
+    'format': 'alexnet_jax',
+    'version': '1',
+    'config': config_lib.to_json(config),
+    'class_names': json.dumps(list(names)),
+    'class_counts': json.dumps([1] * len(names)),
+  }
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / 'weights.safetensors'
+  archive.write_tensors(str(path), archive.flatten(tree), metadata)
+  networks.import_network(config, str(workdir), 'safetensors', str(path))
 
 
 @functools.cache

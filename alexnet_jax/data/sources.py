@@ -19,7 +19,7 @@ from alexnet_jax.data.tfds_source import open_tfds
 from alexnet_jax.errors import UserError
 
 FORMS = 'folder:PATH, tfds:NAME, store:PATH, elpv, synthetic'
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')
+SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')
 _ELPV_SEED = 2012  # fixed, so that all runs on elpv are measured on the same images
 
 
@@ -107,10 +107,10 @@ def _read_folder(
     raise UserError(f'{root} has classes that training has not: {", ".join(unknown)}')
   paths, labels = [], []
   for folder in folders:
-    files = [f for f in _visible(root / folder, folders=False) if f.lower().endswith(_SUFFIXES)]
+    files = [f for f in _visible(root / folder, folders=False) if f.lower().endswith(SUFFIXES)]
     if not files:
       raise UserError(
-        f'class folder {root / folder} holds no images ({" ".join(_SUFFIXES)}): remove or fill it'
+        f'class folder {root / folder} holds no images ({" ".join(SUFFIXES)}): remove or fill it'
       )
     paths += [os.path.join(folder, file) for file in files]
     labels += [names.index(folder)] * len(files)

@@ -1,0 +1,136 @@
+"""Programs for serving: uint8 canvases in, probabilities out, with preprocessing and weights inside.
+
+StableHLO is written by `jax.export`, for any batch size, and runs on the CPU, CUDA and TPUs; read it back
+with `jax.export.deserialize(bytes).call(canvases)`. A TensorFlow SavedModel holds the same program around
+variables of its own, signature `serving_default(images) -> probabilities`, and needs no JAX to run.
+"""
+
+from collections.abc import Callable
+import json
+import pathlib
+
+import jax
+from jax import export
+from jax.extend.mlir.dialects import stablehlo
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
+import numpy as np
+
+from alexnet_jax import augment, models
+from alexnet_jax.data.splits import import_tensorflow
+from alexnet_jax.evaluate import Trained
+
+_PLATFORMS = ('cpu', 'cuda', 'tpu')
+_STABLEHLO = '1.9.0'  # of SavedModels; TensorFlow 2.21 reads up to 1.13
+
+
+def serving_function(config: FrozenConfigDict) -> Callable:
+  """`f(variables, mean_image, canvases) -> probabilities`, one device, any batch size, symbolic ones too.
+
+  Args:
+    config: of the network; `eval.views` of `augment.VIEWS` are averaged.
+
+  Returns:
+    A function of `{'params', 'batch_stats'}`, float32 `[C, C, 3]` and uint8 `[B, C, C, 3]` that gives
+    float32 `[B, classes]`.
+  """
+  module = models.create(config.model)
+  views = jnp.asarray(augment.VIEWS[config.eval.views], jnp.float32)
+
+  def serve(variables, mean_image, canvases):
+    def one(canvas):
+      def probabilities(view):
+        images = augment.test_images(canvas[None], view, mean_image, config)
+        return jax.nn.softmax(module.apply(variables, images, train=False))[0]
+
+      return jax.lax.map(probabilities, views).mean(0)
+
+    return jax.vmap(one)(canvases)
+
+  return serve
+
+
+def export_program(trained: Trained, form: str, output: str) -> dict[str, object]:
+  """Writes the program of a network, and beside it a description in JSON.
+
+  Args:
+    trained: the network, on one device.
+    form: stablehlo or savedmodel.
+    output: the file, or for savedmodel the folder.
+
+  Returns:
+    `{'views', 'description'}`: how many views are averaged; where the description lies.
+
+  Raises:
+    UserError: savedmodel, and TensorFlow is not installed.
+  """
+  config, size = trained.config, trained.config.data.canvas.size
+  constants = (
+    {'params': trained.model.params, 'batch_stats': trained.model.batch_stats},
+    trained.model.mean_image,
+  )
+  constants = jax.tree.map(np.asarray, jax.device_get(constants))
+  function = serving_function(config)
+  description = {
+    'input': {'name': 'images', 'dtype': 'uint8', 'shape': ['batch', size, size, 3]},
+    'output': {'name': 'probabilities', 'dtype': 'float32', 'shape': ['batch', 'classes']},
+    'canvas': config.data.canvas.to_dict(),  # how a photograph becomes an input
+    'views': config.eval.views,
+    'recipe': config.recipe,
+    'checkpoint': trained.step,
+    'classes': trained.meta['class_names'],
+  }
+  _WRITERS[form](function, constants, size, output)
+  place = pathlib.Path(output)
+  path = place / 'alexnet_jax.json' if place.is_dir() else pathlib.Path(f'{output}.json')
+  path.write_text(json.dumps(description, indent=2))
+  return {'views': config.eval.views, 'description': str(path)}
+
+
+def _canvases(size: int) -> jax.ShapeDtypeStruct:
+  (batch,) = export.symbolic_shape('batch')
+  return jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+
+
+def _write_stablehlo(function: Callable, constants: tuple, size: int, output: str) -> None:
+  program = jax.jit(lambda images: function(*constants, images))
+  exported = export.export(program, platforms=_PLATFORMS)(_canvases(size))
+  pathlib.Path(output).write_bytes(exported.serialize())
+
+
+def _write_savedmodel(function: Callable, constants: tuple, size: int, output: str) -> None:
+  """Wraps the StableHLO by the operation that jax2tf uses too.
+
+  Not by jax2tf itself: it writes for readers of the last four weeks, and TensorFlow 2.21 cannot read
+  what JAX 0.12 writes for those. Older StableHLO both know.
+  """
+  tf = import_tensorflow('--format=savedmodel')
+  from tensorflow.compiler.tf2xla.python import xla
+
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), constants)
+  program = export.export(jax.jit(function), platforms=_PLATFORMS)(*abstract, _canvases(size))
+  module = stablehlo.serialize_portable_artifact_str(program.mlir_module(), _STABLEHLO)
+  (result,) = program.out_avals
+  served = tf.Module()
+  served.constants = [tf.Variable(x, trainable=False) for x in jax.tree.leaves(constants)]
+
+  @tf.function(
+    input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, 'images')], autograph=False
+  )
+  def serve(images):
+    arguments = [*served.constants, images]
+    (probabilities,) = xla.call_module(
+      [arguments[i] for i in program.module_kept_var_idx],
+      version=program.calling_convention_version,
+      module=module,
+      Tout=[tf.float32],
+      Sout=[tf.TensorShape((None, result.shape[1]))],
+      platforms=[platform.upper() for platform in _PLATFORMS],
+    )
+    return {'probabilities': probabilities}
+
+  served.serve = serve
+  tf.saved_model.save(served, output, signatures={'serving_default': serve})
+
+
+_WRITERS = {'stablehlo': _write_stablehlo, 'savedmodel': _write_savedmodel}

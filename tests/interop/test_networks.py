@@ -1,0 +1,207 @@
+"""`--mode=import` and `--mode=export` as a user meets them, and the workdirs that they make."""
+
+import json
+
+import caffemodel
+import helpers
+import jax
+import numpy as np
+import peers
+import pytest
+from safetensors.numpy import load_file
+from test_conversions import assert_same, photographs
+from tiny import ROOT, tiny_config
+
+from alexnet_jax import cli, evaluate, interop
+from alexnet_jax import config as config_lib
+from alexnet_jax.interop import layout
+
+NARROW = '--config.model.width=0.0625'
+
+
+def run(capsys, *args: str) -> dict:
+  """A command's JSON."""
+  code = cli.main(args)
+  out, err = capsys.readouterr()
+  assert code == 0, err
+  return json.loads(out.splitlines()[-1])
+
+
+def fail(capsys, *args: str) -> str:
+  """The one line of a user's mistake."""
+  assert cli.main(args) == 2
+  out, err = capsys.readouterr()
+  (line,) = [line for line in err.splitlines() if line.startswith('error: ')]
+  assert not out and 'Traceback' not in err
+  return line
+
+
+def trained(workdir, which='best') -> evaluate.Trained:
+  config = config_lib.load_workdir(workdir)
+  config.mesh = (1, 1)
+  return evaluate.load(workdir, which, config)
+
+
+def params_of(workdir) -> dict:
+  return jax.device_get(trained(workdir).model.params)
+
+
+def test_torchvision_there_and_back(tmp_path, capsys):
+  model = helpers.narrow('torchvision', width=1 / 16, num_classes=1000)
+  params = helpers.visible_params(model)
+  interop.torchvision.write(str(tmp_path / 'net.safetensors'), params)
+  made = run(
+    capsys,
+    '--mode=import',
+    '--format=torchvision',
+    f'--weights={tmp_path / "net.safetensors"}',
+    f'--workdir={tmp_path / "run"}',
+    NARROW,
+  )
+  assert made['recipe'] == 'torchvision' and made['classes'] == 1000
+  assert made['parameters'] == sum(x.size for x in jax.tree.leaves(params))
+  np.testing.assert_allclose(made['mean'], [255 * x for x in (0.485, 0.456, 0.406)], rtol=1e-5)
+  assert_same(params_of(tmp_path / 'run'), params)
+  names = trained(tmp_path / 'run').meta['class_names']
+  assert names[0] == 'n01440764' and names == sorted(names)  # WordNet order
+  out = tmp_path / 'back.safetensors'
+  run(
+    capsys,
+    '--mode=export',
+    '--format=torchvision',
+    f'--workdir={tmp_path / "run"}',
+    f'--output={out}',
+  )
+  assert out.read_bytes() == (tmp_path / 'net.safetensors').read_bytes()
+
+
+@pytest.mark.parametrize('pooled_first', [False, True])
+def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_first):
+  variant = 'caffe+caffenet' if pooled_first else 'caffe'
+  model = helpers.narrow(variant, width=1 / 16, num_classes=12)
+  planar = peers.planar_weights(layout.planar_shapes(model))
+  (tmp_path / 'net').write_bytes(caffemodel.caffemodel(peers.in_order(planar, pooled_first), 'V1'))
+  mean = np.random.default_rng(0).uniform(90, 130, (1, 3, 256, 256)).astype(np.float32)
+  (tmp_path / 'mean.binaryproto').write_bytes(caffemodel.blob(mean, old=True))
+  workdir = tmp_path / 'run'
+  made = run(
+    capsys,
+    '--mode=import',
+    '--format=caffe',
+    f'--weights={tmp_path / "net"}',
+    f'--workdir={workdir}',
+    f'--mean={tmp_path / "mean.binaryproto"}',
+    NARROW,
+  )
+  assert made['recipe'] == variant
+  config = config_lib.load_workdir(workdir)
+  config.mesh, config.eval.views = (1, 1), 1
+  network = evaluate.load(workdir, 'best', config)
+  assert network.config.model.conv1.then == model.conv1.then
+  np.testing.assert_array_equal(network.model.mean_image, mean[0, ::-1].transpose(1, 2, 0))
+  # The whole way: RGB canvases here, BGR less the mean there.
+  canvases = np.clip(photographs(2, 256) + 110, 0, 255).astype(np.uint8)
+  found = network.model.predict(
+    network.model.params, network.model.batch_stats, canvases, network.model.mean_image
+  )
+  centre = (canvases.transpose(0, 3, 1, 2)[:, ::-1] - mean)[:, :, 14:241, 14:241]
+  expected = jax.nn.softmax(
+    peers.tensorflow_logits(planar, np.ascontiguousarray(centre), peers.ORDERS[variant])
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_cuda_convnet_there_and_back(tmp_path, capsys):
+  model = helpers.narrow('original', width=1 / 16, num_classes=5)
+  matrices = interop.to_cuda_convnet(helpers.visible_params(model))
+  np.savez(tmp_path / 'net.npz', **matrices)
+  (tmp_path / 'names').write_text('a\nb\nc\nd\ne\n')
+  workdir = tmp_path / 'run'
+  made = run(
+    capsys,
+    '--mode=import',
+    '--format=cuda_convnet',
+    f'--weights={tmp_path / "net.npz"}',
+    f'--workdir={workdir}',
+    f'--classes={tmp_path / "names"}',
+    '--mean=100,110,120',
+    NARROW,
+  )
+  assert made['mean'] == [100, 110, 120] and made['recipe'] == 'original'
+  assert trained(workdir).meta['class_names'] == list('abcde')
+  assert trained(workdir).config.data.label_order == 'devkit'
+  out = tmp_path / 'back.safetensors'
+  run(capsys, '--mode=export', '--format=cuda_convnet', f'--workdir={workdir}', f'--output={out}')
+  back = load_file(out)
+  assert back.keys() == matrices.keys()
+  assert all(np.array_equal(back[name], matrices[name]) for name in matrices)
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Two runs, one with the running moments of batch normalisation."""
+  folder = tmp_path_factory.mktemp('runs')
+  for variant in ('original', 'original+batch_norm'):
+    helpers.untrained_run(tiny_config(variant, data__synthetic__classes=6), folder / variant)
+  return folder
+
+
+@pytest.mark.parametrize('variant', ['original', 'original+batch_norm'])
+def test_the_archive_holds_all_of_a_run(runs, tmp_path, capsys, variant):
+  out, again = tmp_path / 'net.safetensors', tmp_path / 'again.safetensors'
+  source, workdir = runs / variant, tmp_path / 'run'
+  run(capsys, '--mode=export', '--format=safetensors', f'--workdir={source}', f'--output={out}')
+  run(capsys, '--mode=import', '--format=safetensors', f'--weights={out}', f'--workdir={workdir}')
+  run(capsys, '--mode=export', '--format=safetensors', f'--workdir={workdir}', f'--output={again}')
+  a, b = load_file(out), load_file(again)
+  assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+  assert 'statistics/mean_image' in a and a['params/conv2/kernel'].shape[:3] == (2, 5, 5)
+  assert any(name.startswith('batch_stats/') for name in a) == ('batch_norm' in variant)
+  before = run(capsys, '--mode=eval', f'--workdir={source}', '--checkpoint=latest')
+  after = run(capsys, '--mode=eval', f'--workdir={workdir}')
+  assert after == before and before['top1_error'] > 0
+
+
+def test_mistakes(runs, tmp_path, capsys):
+  narrow = interop.to_torchvision(
+    helpers.visible_params(helpers.narrow('torchvision', width=1 / 16))
+  )
+  weights = tmp_path / 'net.safetensors'
+  interop.archive.write_tensors(str(weights), narrow, {'format': 'pt'})
+  base = ('--mode=import', f'--workdir={tmp_path / "new"}')
+  of_torch = (*base, '--format=torchvision', f'--weights={weights}')
+  assert 'needs --format' in fail(capsys, *base)
+  assert 'needs --weights' in fail(capsys, *base, '--format=caffe')
+  assert '--format=keras: choose one of' in fail(capsys, *base, '--format=keras', '--weights=x')
+  assert 'found [4, 3, 11, 11]' in fail(capsys, *of_torch)
+  assert 'expected [7, 256], found [10, 256]' in fail(
+    capsys, *of_torch, NARROW, '--config.model.num_classes=7'
+  )
+  config = f'--config={ROOT / "configs/alexnet.py"}:owt'
+  assert 'another network than the config (config.model.conv1.padding' in fail(
+    capsys, *of_torch, NARROW, config
+  )
+  assert 'is no archive of this project' in fail(
+    capsys, *base, '--format=safetensors', f'--weights={weights}'
+  )
+  assert 'is cut off' in fail(capsys, *base, '--format=caffe', f'--weights={weights}')
+  assert '--mean=1,2 has shape [2]' in fail(capsys, *of_torch, NARROW, '--mean=1,2')
+  assert '--mean=red' in fail(capsys, *of_torch, NARROW, '--mean=red')
+  (tmp_path / 'names').write_text('a\nb\nb\n')
+  assert '2 names, the weights 10 classes' in fail(
+    capsys, *of_torch, NARROW, f'--classes={tmp_path / "names"}'
+  )
+  narrow['features.0.bias'] = narrow['features.0.bias'] * np.nan
+  interop.archive.write_tensors(str(weights), narrow, {})
+  assert 'not finite' in fail(capsys, *of_torch, NARROW)
+  assert not (tmp_path / 'new' / 'config.json').exists()
+  taken = f'--workdir={runs / "original"}'
+  assert 'holds a run already' in fail(capsys, *of_torch, taken)
+  source = f'--workdir={runs / "original"}'
+  out = ('--mode=export', source, f'--output={tmp_path / "out"}')
+  assert 'needs --output' in fail(capsys, '--mode=export', source, '--format=stablehlo')
+  assert '--format=onnx: choose one of' in fail(capsys, *out, '--format=onnx')
+  assert 'config.model.towers is 2, there 1' in fail(capsys, *out, '--format=torchvision')
+  (tmp_path / 'out').write_text('precious')
+  assert 'is there already' in fail(capsys, *out, '--format=safetensors')
+  assert (tmp_path / 'out').read_text() == 'precious'

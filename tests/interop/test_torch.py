@@ -1,0 +1,128 @@
+"""Against PyTorch itself, where it is installed: the same logits, the same bits back."""
+
+import os
+
+import caffemodel
+import helpers
+import jax
+from ml_collections import FrozenConfigDict
+import numpy as np
+import peers
+import pytest
+from test_conversions import assert_same, photographs
+
+from alexnet_jax import cli, evaluate, interop
+from alexnet_jax import config as config_lib
+from alexnet_jax.errors import UserError
+from alexnet_jax.interop import layout, torchvision
+
+torch = pytest.importorskip('torch', reason='PyTorch is an extra: pip install torch')
+
+COUNT = 100 if os.environ.get('ALEXNET_JAX_DATA') else 8
+WIDTH = float(os.environ.get('ALEXNET_JAX_WIDTH', '0.125'))
+
+
+def agree(ours, theirs):
+  """Within 1e-4 relative, image by image, and the same five best in the same order."""
+  for a, b in zip(np.asarray(ours), theirs, strict=True):
+    assert helpers.relative_error(a, b) < 1e-4
+  np.testing.assert_array_equal(
+    np.argsort(np.asarray(ours))[:, ::-1][:, :5], np.argsort(theirs)[:, ::-1][:, :5]
+  )
+
+
+@pytest.fixture(scope='module')
+def peer():
+  """torchvision's layers with weights that give logits of a few units."""
+  torch.manual_seed(0)
+  network = peers.torch_alexnet(WIDTH, classes=50)
+  with torch.no_grad():
+    for parameter in network.parameters():
+      parameter.mul_(2.0)
+  return network
+
+
+def command(*args: str) -> None:
+  assert (
+    cli.main([*args, f'--config.model.width={WIDTH}'] if '--mode=import' in args else args) == 0
+  )
+
+
+def imported(workdir) -> tuple[FrozenConfigDict, dict]:
+  """`config.model` and parameters of the checkpoint that an import made."""
+  config = config_lib.load_workdir(workdir)
+  config.mesh = (1, 1)
+  trained = evaluate.load(workdir, 'best', config)
+  return trained.config.model, jax.device_get(trained.model.params)
+
+
+def test_torchvision_through_the_commands(peer, tmp_path):
+  weights, workdir, back = (str(tmp_path / name) for name in ('net.pth', 'run', 'back.pth'))
+  torch.save(peer.state_dict(), weights)
+  command('--mode=import', '--format=torchvision', f'--weights={weights}', f'--workdir={workdir}')
+  model, params = imported(workdir)
+  images = photographs(COUNT, 224) / 58
+  with torch.no_grad():
+    theirs = peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+  assert np.abs(theirs).max() > 0.1 and np.ptp(theirs.argmax(1)) > 0
+  agree(peers.ours(model)(params, images), theirs)
+  command('--mode=export', '--format=torchvision', f'--workdir={workdir}', f'--output={back}')
+  back = torch.load(back, weights_only=True)
+  assert list(back) == list(peer.state_dict())
+  assert all(torch.equal(back[name], tensor) for name, tensor in peer.state_dict().items())
+  peer.load_state_dict(back)
+
+
+def test_a_training_scripts_checkpoint(peer, tmp_path):
+  model = helpers.narrow('torchvision', width=WIDTH, num_classes=50)
+  wrapped = {'module.' + name: tensor for name, tensor in peer.state_dict().items()}
+  torch.save({'epoch': 3, 'state_dict': wrapped}, tmp_path / 'checkpoint.pth.tar')
+  read = torchvision.read(str(tmp_path / 'checkpoint.pth.tar'))
+  assert_same(
+    interop.from_torchvision(read, model), interop.from_torchvision(peer.state_dict(), model)
+  )
+
+
+def test_two_towers_with_lrn_through_the_command(tmp_path):
+  """Caffe's AlexNet: grouped convolutions, LRN over all maps, BGR."""
+  weights, workdir = str(tmp_path / 'net.caffemodel'), str(tmp_path / 'run')
+  shapes = layout.planar_shapes(helpers.narrow('caffe', width=WIDTH, num_classes=50))
+  planar = peers.planar_weights(shapes)
+  with open(weights, 'wb') as file:
+    file.write(caffemodel.caffemodel(peers.in_order(planar), 'V1'))
+  command('--mode=import', '--format=caffe', f'--weights={weights}', f'--workdir={workdir}')
+  model, params = imported(workdir)
+  images = photographs(COUNT, 227)
+  bgr = np.ascontiguousarray(images.transpose(0, 3, 1, 2)[:, ::-1])
+  theirs = peers.torch_caffe_logits(planar, bgr, peers.ORDERS['caffe'])
+  assert np.ptp(theirs.argmax(1)) > 0
+  agree(peers.ours(model)(params, images), theirs)
+  back = layout.to_planar(params)
+  back['conv1']['weight'] = back['conv1']['weight'][:, ::-1]
+  assert_same(back, planar)
+
+
+class Evil:
+  """Would make a folder when unpickled."""
+
+  def __reduce__(self):
+    return os.mkdir, ('evil',)
+
+
+def test_arbitrary_objects_are_refused(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  torch.save({'features.0.weight': Evil()}, 'evil.pth')
+  with pytest.raises(UserError, match='holds other things than tensors'):
+    torchvision.read('evil.pth')
+  torch.save(torch.nn.Linear(2, 3), 'whole.pth')
+  with pytest.raises(UserError, match='save only the state_dict'):
+    torchvision.read('whole.pth')
+  torch.save([1, 2], 'list.pth')
+  with pytest.raises(UserError, match='holds a list'):
+    torchvision.read('list.pth')
+  torch.save(peers.torch_alexnet(1 / 64).state_dict(), 'cut.pth')
+  data = (tmp_path / 'cut.pth').read_bytes()
+  (tmp_path / 'cut.pth').write_bytes(data[: len(data) // 2])
+  with pytest.raises(UserError, match='cannot be read as a PyTorch file'):
+    torchvision.read('cut.pth')
+  assert not (tmp_path / 'evil').exists()
