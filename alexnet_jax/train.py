@@ -144,6 +144,9 @@ class _Run:
       self.total,
       tuple(self.mesh.shape.values()),
     )
+    factor = optim.batch_factor(self.config)
+    if factor != 1:
+      logging.info('batch %d: rates are multiplied by %g', self.config.train.batch_size, factor)
     quiet = not distributed.is_primary()  # of several processes one writes
     self.metrics = Metrics(self.workdir, first, self.config.log.tensorboard, quiet)
     if first >= self.total:

@@ -19,7 +19,7 @@ STATES = 20
 BATCH = 8
 # Powers of two, so that the velocity, rate x gradient, has every bit of the gradient. At the recipe's own
 # rates and so small a batch training is chaotic: within 15 steps the last bit of a loss grows to a tenth.
-RATE, BIAS_RATE = 2.0**-12, 2.0**-11
+RATE, BIAS_RATE = 2.0**-14, 2.0**-13
 # Where a value lies within rounding of a ReLU's kink, or two within rounding of each other in a pooling
 # window, another order of summing may decide otherwise, and one of conv1's decisions is up to a hundredth of
 # its bias's gradient. Such states are rare; all others must agree to 1e-5.
@@ -136,4 +136,4 @@ def test_one_step_from_twenty_states_and_the_first_losses(size):
     assert sum(error > 1e-5 for error in found) <= MOST_FLIPPED_STATES, (mesh, found)
     assert max(found) < FLIPPED, (mesh, found)
   moved = jax.tree.map(relative_error, host.params, start.params)
-  assert min(jax.tree.leaves(moved)) > 1e-5
+  assert min(jax.tree.leaves(moved)) > 1e-6
