@@ -41,10 +41,12 @@ def make_diagnostics_step(
     )
     activations = {}
     for layer in config.model.layers:
-      found = variables['intermediates'].get(f'act{layer.lstrip("convf")}')
-      if found:
+      if 'act' in config.model[layer].get('then', ()):
+        name, place = alexnet.sown(config.model, 'act', layer)
         spread = config.parallelism == 'owt' and alexnet.is_dense(layer)
-        activations[layer] = _activation_statistics(jnp.stack(found[0]), spread)
+        activations[layer] = _activation_statistics(
+          jnp.stack(variables['intermediates'][name][place]), spread
+        )
     return grads, activations
 
   state_specs = steps.state_specs_of(config)

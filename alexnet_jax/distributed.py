@@ -24,9 +24,8 @@ import numpy as np
 from alexnet_jax.errors import UserError
 
 PORT = 8476  # of the coordinator, where its address names none
-HOSTS = (
-  'alexnet_jax hosts: '  # begins the line on stderr that tells the supervisor of all processes
-)
+# Begins the line on stderr that tells the supervisor of all processes.
+HOSTS = 'alexnet_jax hosts: '
 START_TIMEOUT = 300  # seconds to wait for the other processes to come up
 _HOST_BYTES = 64
 
@@ -93,9 +92,11 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
   a_node = environment.get(
     'SLURM_STEP_TASKS_PER_NODE', environment.get('SLURM_TASKS_PER_NODE', '1')
   )
-  if environment.get('SLURM_GPUS_PER_TASK', '1') != '1':
-    raise UserError('SLURM_GPUS_PER_TASK is not 1: start one task a GPU, or one a node without it')
   alone = set(re.findall(r'(\d+)(?:\(x\d+\))?', a_node)) == {'1'}
+  if not alone and environment.get('SLURM_GPUS_PER_TASK', '1') != '1':
+    raise UserError(
+      'several tasks a node, of several GPUs each: start one task a GPU, or one a node'
+    )
   # SLURM may have given each task a GPU of its own; without that, each takes its own of all.
   bound = len(environment.get('CUDA_VISIBLE_DEVICES', '').split(',')) == 1
   bound = bound and 'CUDA_VISIBLE_DEVICES' in environment

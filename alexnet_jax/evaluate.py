@@ -46,7 +46,7 @@ class Trained(NamedTuple):
   mesh: jax.sharding.Mesh
 
 
-def _batch_size(config: ConfigDict | FrozenConfigDict, data: int) -> int:
+def batch_size_on(config: ConfigDict | FrozenConfigDict, data: int) -> int:
   """`eval.batch_size`, rounded up to a multiple of the mesh's data axis."""
   return -(-config.eval.batch_size // data) * data
 
@@ -58,7 +58,7 @@ def _mesh(config: ConfigDict | FrozenConfigDict) -> jax.sharding.Mesh:
   """
   shape = config.mesh if any(config.mesh) else (parallel.most_devices(config.eval.batch_size), 1)
   chosen = ConfigDict(config.to_dict() | {'mesh': shape})
-  return parallel.make_mesh(chosen, _batch_size(config, max(shape[0], 1)))
+  return parallel.make_mesh(chosen, batch_size_on(config, max(shape[0], 1)))
 
 
 def errors_of(
@@ -76,7 +76,7 @@ def errors_of(
     `top1_error` and `top5_error` in per cent (the latter None for 5 classes or fewer), `loss` (mean
     negative log of the averaged probability) and `examples`. A tie with the label counts as wrong.
   """
-  batch_size = _batch_size(config, mesh.shape[parallel.DATA])
+  batch_size = batch_size_on(config, mesh.shape[parallel.DATA])
   sums = []
   for batch in dataset.eval_batches(batch_size, parallel.local_rows(mesh, batch_size)):
     batch = parallel.shard_batch(mesh, batch)

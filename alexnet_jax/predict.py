@@ -19,6 +19,7 @@ from alexnet_jax import augment, evaluate, models, parallel
 from alexnet_jax.data import Canvas, decode_canvas, imagenet, open_dataset
 from alexnet_jax.data.sources import SUFFIXES
 from alexnet_jax.errors import UserError
+from alexnet_jax.models import alexnet
 
 _TOP = 5
 
@@ -117,8 +118,7 @@ def predict(
   """
   paths = find_images(images)
   trained = evaluate.load(workdir, which, config)
-  data = trained.mesh.shape[parallel.DATA]
-  batch_size = -(-trained.config.eval.batch_size // data) * data
+  batch_size = evaluate.batch_size_on(trained.config, trained.mesh.shape[parallel.DATA])
   reader = Reader(paths, Canvas.from_config(trained.config.data.canvas), batch_size)
   model, labels, results = trained.model, _labels(trained), []
   for names, canvases in reader:
@@ -151,13 +151,9 @@ def layer_names(config: FrozenConfigDict) -> list[str]:
   names = []
   for layer in config.layers:
     names.append(layer)
-    names += [_sown(operation, layer) for operation in config[layer].get('then', ())]
+    then = config[layer].get('then', ())
+    names += [alexnet.sown(config, operation, layer)[0] for operation in then]
   return list(dict.fromkeys(names))
-
-
-def _sown(operation: str, layer: str) -> str:
-  """The name under which the network keeps the output of an operation: `pool1`."""
-  return operation + layer.lstrip('convf')
 
 
 def feature_function(config: FrozenConfigDict, layer: str):
@@ -177,9 +173,7 @@ def feature_function(config: FrozenConfigDict, layer: str):
     raise UserError(f'--layer={layer}: choose one of {", ".join(known)}')
   name, place = layer, 0
   if layer in config.model.layers and 'act' in config.model[layer].get('then', ()):
-    name = _sown('act', layer)
-    before = config.model.layers[: config.model.layers.index(layer)]
-    place = sum(_sown('act', other) == name for other in before)  # conv6 and fc6 share act6
+    name, place = alexnet.sown(config.model, 'act', layer)
   module = models.create(config.model)
   view = jnp.asarray(augment.VIEWS[1][0], jnp.float32)
 

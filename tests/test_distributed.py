@@ -39,6 +39,7 @@ def test_slurm_hosts(nodes, host):
   ('changes', 'devices'),
   [
     ({}, None),  # a task a node: all of its accelerators
+    ({'SLURM_GPUS_PER_TASK': '8', 'CUDA_VISIBLE_DEVICES': '0,1,2,3,4,5,6,7'}, None),
     ({'SLURM_STEP_TASKS_PER_NODE': '2(x2)', 'SLURM_LOCALID': '1'}, (1,)),
     ({'SLURM_STEP_TASKS_PER_NODE': '3,1', 'SLURM_LOCALID': '2'}, (2,)),
     ({'SLURM_STEP_TASKS_PER_NODE': '4', 'SLURM_LOCALID': '3', 'CUDA_VISIBLE_DEVICES': '3'}, None),
@@ -71,7 +72,11 @@ def without(environment, *names):
     ((), SLURM | {'SLURM_PROCID': 'x'}, "SLURM_PROCID='x'"),
     ((), SLURM | {'SLURM_STEP_NODELIST': '[1-3]'}, 'first host is not clear'),
     ((), SLURM | {'SLURM_STEP_NODELIST': 'n[1-3]-ib'}, 'first host is not clear'),
-    ((), SLURM | {'SLURM_GPUS_PER_TASK': '2'}, 'one task a GPU'),
+    (
+      (),
+      SLURM | {'SLURM_GPUS_PER_TASK': '2', 'SLURM_STEP_TASKS_PER_NODE': '4(x2)'},
+      'one task a GPU',
+    ),
     (('h:abc', 2, 0), {}, 'not HOST:PORT'),
     (('h:99999999', 2, 0), {}, 'not HOST:PORT'),
     ((':80', 2, 0), {}, 'not HOST:PORT'),

@@ -17,7 +17,7 @@ from ml_collections import FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import augment, models
-from alexnet_jax.data.splits import import_tensorflow
+from alexnet_jax.data.splits import import_module, import_tensorflow
 from alexnet_jax.evaluate import Trained
 
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -105,7 +105,9 @@ def _write_savedmodel(function: Callable, constants: tuple, size: int, output: s
   what JAX 0.12 writes for those. Older StableHLO both know.
   """
   tf = import_tensorflow('--format=savedmodel')
-  from tensorflow.compiler.tf2xla.python import xla
+  xla = import_module(
+    'tensorflow.compiler.tf2xla.python.xla', 'tensorflow-cpu', '--format=savedmodel'
+  )
 
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), constants)
   program = export.export(jax.jit(function), platforms=_PLATFORMS)(*abstract, _canvases(size))

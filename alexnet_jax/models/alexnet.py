@@ -159,7 +159,7 @@ class AlexNet(nn.Module):
         layers.dropout(x, self._dropout_keys(keys, place, t), part=part, **c.dropout)
         for t, x in enumerate(xs)
       ]
-    self.sow('intermediates', operation + layer.lstrip('convf'), xs)
+    self.sow('intermediates', sown(c, operation, layer)[0], xs)
     return xs
 
   def _first_tower(self) -> Array | int:
@@ -190,6 +190,17 @@ class AlexNet(nn.Module):
     purpose = (index * len(OPERATIONS) + operation) * self.config.towers
     purpose = purpose + self._first_tower() + tower
     return jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
+
+
+def sown(config: ConfigDict | FrozenConfigDict, operation: str, layer: str) -> tuple[str, int]:
+  """Where the network keeps what an operation after a layer gave, among its 'intermediates'.
+
+  Returns:
+    The name, `pool1`, and the place under it: conv6 and fc6 share `act6`.
+  """
+  name = lambda layer: operation + layer.lstrip('convf')
+  before = config.layers[: config.layers.index(layer)]
+  return name(layer), sum(name(other) == name(layer) for other in before)
 
 
 def is_dense(layer: str) -> bool:
