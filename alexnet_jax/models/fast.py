@@ -261,17 +261,17 @@ def _max_pool_backward(window, stride, rounding, x, g):
 
   # The pixels whose place in a square of `stride` pixels is (r, c) take from few windows each.
   reach = (window - 1) // stride
-  padded = lambda a: jnp.pad(a, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-  first, g = padded(first), padded(g)
+  pads = ((0, 0), (reach, reach), (reach, reach), (0, 0))
+  first, g = jnp.pad(first, pads), jnp.pad(g, pads)
+
+  def taken(i, j):
+    """What the pixels at place (i, j) of the windows take."""
+    top, left = reach - i // stride, reach - j // stride
+    here = (slice(None), slice(top, top + height + reach), slice(left, left + width + reach))
+    return jnp.where(first[here] == i * window + j, g[here], 0)
 
   def place(r, c):
-    total = 0
-    for i in range(r, window, stride):
-      for j in range(c, window, stride):
-        top, left = reach - i // stride, reach - j // stride
-        here = lambda a: a[:, top : top + height + reach, left : left + width + reach]
-        total += jnp.where(here(first) == i * window + j, here(g), 0)
-    return total
+    return sum(taken(i, j) for i in range(r, window, stride) for j in range(c, window, stride))
 
   rows = [jnp.stack([place(r, c) for c in range(stride)], 3) for r in range(stride)]
   squares = jnp.stack(rows, 2)  # [B, H', stride, W', stride, C]
