@@ -22,17 +22,40 @@ _FREE = (
 )  # fmt: skip
 
 
+def shipped() -> dict[str, pathlib.Path]:
+  """The configs that come with the package, by name: `{'quickstart': PATH, ...}`."""
+  package = pathlib.Path(__file__).parent
+  installed, checkout = package / 'configs', package.parent / 'configs'
+  folder = installed if installed.is_dir() else checkout
+  return {path.stem: path for path in sorted(folder.glob('*.py')) if path.stem != '__init__'}
+
+
+def _find(name: str) -> str | pathlib.Path | None:
+  """The file that `name` names: its path, or `NAME` or `configs/NAME.py` of a shipped one."""
+  if os.path.isfile(name):
+    return name
+  return shipped().get(name.removeprefix('configs/').removesuffix('.py'))
+
+
 def load_file(spec: str) -> ConfigDict:
-  """The config of `PATH.py` or `PATH.py:VARIANT`: calls its `get_config(VARIANT)`.
+  """The config of `FILE` or `FILE:VARIANT`: calls its `get_config(VARIANT)`.
+
+  Args:
+    spec: where FILE is a path, or the name of a shipped config: `quickstart` and
+      `configs/quickstart.py` are found from every folder.
 
   Raises:
     UserError: no such file, or it does not give a config.
   """
-  path, _, variant = spec.partition(':')
-  if not os.path.isfile(path):
-    raise UserError(f'--config={spec}: there is no file {path}; see the files in configs/')
+  name, _, variant = spec.partition(':')
+  path = _find(name)
+  if path is None:
+    raise UserError(
+      f'--config={spec}: there is no file {name}; name one, or one of those shipped: '
+      f'{", ".join(shipped())}'
+    )
   module_spec = importlib.util.spec_from_file_location('experiment_config', path)
-  if module_spec is None:
+  if module_spec is None or module_spec.loader is None:
     raise UserError(f'--config={spec}: {path} is not a Python file')
   module = importlib.util.module_from_spec(module_spec)
   try:
