@@ -82,10 +82,11 @@ class Checkpoints:
       UserError: there is no such checkpoint.
     """
     steps_there = sorted(self._manager.all_steps())
-    if not steps_there:
+    best, latest = self.best(), self.latest()
+    if best is None or latest is None:
       raise UserError(f'{self.folder.parent} holds no checkpoint: train there first')
     if which in ('best', 'latest'):
-      return self.best() if which == 'best' else self.latest()
+      return best if which == 'best' else latest
     if not which.isdigit() or int(which) not in steps_there:
       raise UserError(
         f'--checkpoint={which}: choose best, latest or a step of {", ".join(map(str, steps_there))}'
@@ -152,11 +153,11 @@ class Checkpoints:
 
   def restore_statistics(self, step: int, mesh: Mesh, size: int) -> Statistics:
     """The statistics of the training images, on every device of `mesh`; `size` is the canvas's."""
-    shapes = Statistics((size, size, 3), (3, 3), (3,))
+    shapes = {'mean_image': (size, size, 3), 'eigenvectors': (3, 3), 'deviations': (3,)}
     everywhere = NamedSharding(mesh, P())
     abstract = {
       name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=everywhere)
-      for name, shape in shapes._asdict().items()
+      for name, shape in shapes.items()
     }
     item = self._restore(step, statistics=ocp.args.StandardRestore(abstract))['statistics']
     return Statistics(**item)

@@ -36,15 +36,15 @@ def run(options: Options) -> dict[str, object]:
     place = options.config, options.workdir
     if options.mode == 'predict':
       return predict.predict(*place, options.images, options.checkpoint)
-    asked = options.layer, options.output, options.images, options.split
-    return predict.features(*place, *asked, options.checkpoint)
+    split = options.images, options.split
+    return predict.features(*place, options.layer, options.output, *split, options.checkpoint)
   if options.mode in ('import', 'export'):
     from alexnet_jax.interop import networks
 
-    place = options.config, options.workdir, options.format
+    network = options.config, options.workdir, options.format
     if options.mode == 'import':
-      return networks.import_network(*place, options.file, options.mean, options.classes)
-    return networks.export_network(*place, options.output, options.checkpoint)
+      return networks.import_network(*network, options.file, options.mean, options.classes)
+    return networks.export_network(*network, options.output, options.checkpoint)
   from alexnet_jax.train import train
 
   return train(options.config, options.workdir)
@@ -67,21 +67,26 @@ def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run
   if not options.cluster:
     memory.keep_freed_memory()
     return _guard(lambda: print(json.dumps(work(options))))
+  cluster = options.cluster
   if not supervisor.is_child():
-    return supervisor.supervise(options.cluster)
+    return supervisor.supervise(cluster)
   supervisor.follow_parent()
   memory.keep_freed_memory()
-  code = _guard(lambda: _work_with_others(options, work))
+  code = _guard(lambda: _work_with_others(options, cluster, work))
   if code != DONE:
     supervisor.leave(code)
   return code
 
 
-def _work_with_others(options: Options, work: Callable[[Options], dict[str, object]]) -> None:
+def _work_with_others(
+  options: Options,
+  cluster: distributed.Cluster,
+  work: Callable[[Options], dict[str, object]],
+) -> None:
   """Does the work as one process of several; process 0 prints the result."""
   stdout = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for what C++ libraries print there
-  distributed.join(options.cluster, options.peer_timeout, stops_at_a_step=options.mode == 'train')
+  distributed.join(cluster, options.peer_timeout, stops_at_a_step=options.mode == 'train')
   if not distributed.is_primary():
     from absl import logging
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -126,7 +127,7 @@ def load_workdir(workdir: str | os.PathLike) -> ConfigDict:
     ) from None
 
 
-def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, object]:
+def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
   """`{'model.width': 1.0, ...}`."""
   flat = {}
 

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import pathlib
 import sys
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -26,7 +27,7 @@ MODES = {
 
 # Each flag but --config and --config.KEY: what it is where it is left out, which also says its type (a
 # tuple is a list with commas), and what it is for.
-FLAGS: dict[str, tuple[object, str]] = {
+FLAGS: dict[str, tuple[Any, str]] = {
   'mode': ('train', f'One of {", ".join(MODES)}.'),
   'workdir': ('', 'Folder of the run.'),
   'checkpoint': ('best', 'Of all modes that read one: best, latest or a step.'),
@@ -242,7 +243,7 @@ def _options(values: flags.FlagValues, mode: str) -> Options:
     raise UserError(f'--weights={file}: write numbers, as in 1,0.5') from None
   fields = {field.name for field in dataclasses.fields(Options)}
   same = {
-    name: tuple(values[name].value) if isinstance(default, tuple) else values[name].value or default
+    name: type(default)(values[name].value or default)
     for name, (default, _) in FLAGS.items()
     if name in fields
   }

@@ -5,6 +5,8 @@ choices from `CHOICES` in turn. Sources: P = the 2012 paper, O = the original 20
 C2 = cuda-convnet2, K = Caffe, T = torchvision; docs/FACTS.md sections 1, 2, 9.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError
@@ -209,7 +211,7 @@ ONE_TOWER = {
   'model.conv2.features': 192,
 }
 
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
   'paper': {
     'note': (
       'recipe `paper` takes the text to the letter, initial weights of 0.01 in every layer too; '
@@ -282,7 +284,7 @@ def _without(config, layer):
 
 
 # Plain choices of the same config, for the paper's ablations and a few questions readers ask.
-CHOICES = {
+CHOICES: dict[str, Any] = {
   # The control of P section 3.2: half the kernels in conv1-conv4, conv5 and fc as they were.
   'one_gpu': {
     'model.towers': 1,

@@ -134,9 +134,7 @@ def loss_and_gradients(
   return function
 
 
-def make_train_step(
-  config: FrozenConfigDict, mesh: Mesh
-) -> Callable[..., tuple[TrainState, Array]]:
+def make_train_step(config: FrozenConfigDict, mesh: Mesh) -> jax.stages.Wrapped:
   """Compiles the training step for `mesh`.
 
   Returns:
@@ -186,7 +184,7 @@ def make_predict_step(
     def one(view):
       images = augment.test_images(canvases, view, mean_image, config)
       logits = module.apply({'params': params, 'batch_stats': batch_stats}, images, train=False)
-      return jax.nn.softmax(logits)
+      return jax.nn.softmax(jnp.asarray(logits))
 
     return lax.map(one, table).mean(0)
 

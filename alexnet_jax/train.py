@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import errno
 import math
 import os
 import pathlib
 import time
+from typing import Any
 
 from absl import logging
 import jax
@@ -120,8 +122,8 @@ class _Run:
     self.total = config_lib.total_steps(config, dataset.num_train)
     self.schedule = optim.ScheduleState()
     self.last = {}  # the latest validation errors, as logged
-    self.last_loss = None
-    self.rates_now = (None, None)
+    self.last_loss: float | None = None
+    self.rates_now: tuple[Any, Any] = (None, None)
     self.evaluating = config.train.evaluate and dataset.num_validation > 0
     if config.train.evaluate and not self.evaluating:
       logging.warning('no validation images: evaluation is skipped')
@@ -283,7 +285,7 @@ class _Run:
     self.metrics.write(step, values)
     self.progress.show(step, values)
     self.warn_if_stalled(step)
-    return state.replace(sums=parallel.replicate(self.mesh, steps.zero_sums()))
+    return dataclasses.replace(state, sums=parallel.replicate(self.mesh, steps.zero_sums()))
 
   def diagnose(self, step: int, state: steps.TrainState, batch: dict, colour: jax.Array) -> None:
     """Writes numbers about each layer, of the network after `step` steps on the batch of the last."""
@@ -301,7 +303,7 @@ class _Run:
     """Warns, once, when `stall_steps` have passed and the loss is still that of guessing."""
     chance, limit = math.log(self.config.model.num_classes), self.config.train.stall_steps
     due = limit and limit <= step < limit + self.config.train.log_every
-    if due and self.last_loss > 0.98 * chance:
+    if due and self.last_loss is not None and self.last_loss > 0.98 * chance:
       logging.warning(_STALLED, chance, step)
 
   def evaluate(self, state: steps.TrainState, step: int) -> dict[str, float]:

@@ -144,8 +144,9 @@ _READERS = {
 def _statistics(form: str, config: ConfigDict) -> Statistics:
   """What is known of ImageNet's training images."""
   size = config.data.canvas.size
-  mean = np.broadcast_to(np.float32(MEANS[form]), (size, size, 3)).copy()
-  return Statistics(mean, np.float32(_EIGENVECTORS), np.float32(_DEVIATIONS))
+  mean = np.broadcast_to(np.asarray(MEANS[form], np.float32), (size, size, 3)).copy()
+  colours = (np.asarray(x, np.float32) for x in (_EIGENVECTORS, _DEVIATIONS))
+  return Statistics(mean, *colours)
 
 
 def _mean(mean: str, size: int) -> np.ndarray:
@@ -218,11 +219,11 @@ def _from_archive(config: ConfigDict, path: str) -> Network:
 def _save(config: FrozenConfigDict, workdir: pathlib.Path, network: Network) -> pathlib.Path:
   """Writes the checkpoint of step 0, then config.json; returns the checkpoint's folder."""
   state = steps.TrainState(
-    step=np.zeros((), np.int32),
+    step=jnp.zeros((), jnp.int32),
     params=network.params,
     batch_stats=network.batch_stats,
     opt_state=optim.paper_sgd(config.optim).init(network.params),
-    sums=steps.zero_sums(),
+    sums=jax.tree.map(jnp.asarray, steps.zero_sums()),
   )
   meta = {
     'config': config_lib.to_json(config),
