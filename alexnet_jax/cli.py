@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from alexnet_jax import distributed, memory, supervisor
+from alexnet_jax import distributed, logging, memory, supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.flags import Options, parse
 
@@ -45,6 +45,14 @@ def run(options: Options) -> dict[str, object]:
     if options.mode == 'import':
       return networks.import_network(*network, options.file, options.mean, options.classes)
     return networks.export_network(*network, options.output, options.checkpoint)
+  if options.dry_run:
+    from alexnet_jax.dry_run import dry_run
+
+    return dry_run(options.config)
+  if options.sweep:
+    from alexnet_jax import sweep
+
+    return sweep.run(options)
   from alexnet_jax.train import train
 
   return train(options.config, options.workdir)
@@ -56,13 +64,11 @@ def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run
   0 done, 2 the user's mistake (one line on stderr), 3 the run failed, 75 preempted and resumable. A bug
   is left to Python: a traceback and 1. With --distributed this process is the parent of the one that works.
   """
-  from alexnet_jax import logging
-
   logging.setup()
   try:
     options = parse(argv)
   except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
+    logging.say_error(error)
     return USER_ERROR
   if not options.cluster:
     memory.keep_freed_memory()
@@ -88,9 +94,7 @@ def _work_with_others(
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for what C++ libraries print there
   distributed.join(cluster, options.peer_timeout, stops_at_a_step=options.mode == 'train')
   if not distributed.is_primary():
-    from absl import logging
-
-    logging.set_verbosity(logging.WARNING)
+    logging.warnings_only()
   try:
     result = work(options)
   except Exception as error:
@@ -112,10 +116,10 @@ def _guard(work: Callable[[], None]) -> int:
   try:
     work()
   except UserError as error:
-    print(f'error: {error}', file=sys.stderr)
+    logging.say_error(error)
     return USER_ERROR
   except RunError as error:
-    print(f'error: {error}', file=sys.stderr)
+    logging.say_error(error)
     return RUN_FAILED
   except Preempted as error:
     print(str(error), file=sys.stderr)
@@ -126,7 +130,7 @@ def _guard(work: Callable[[], None]) -> int:
   except OSError as error:
     if not _is_disk(error):
       raise
-    print(f'error: {error}: free the disk, then run the same command again', file=sys.stderr)
+    logging.say_error(f'{error}: free the disk, then run the same command again')
     return RUN_FAILED
   return DONE
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from alexnet_jax import augment, models, optim, recipes
+from alexnet_jax import augment, models, optim, profile, recipes
 from alexnet_jax.errors import UserError
 
 FILE = 'config.json'
@@ -17,7 +17,7 @@ FILE = 'config.json'
 # What a resumed run may change; anything else would make it another run (see `check_same_run`).
 _FREE = (
     'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
-    'train.diagnose_every', 'eval.',
+    'train.diagnose_every', 'train.profile', 'eval.',
     'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
     'log.', 'note', 'prepare.',
 )  # fmt: skip
@@ -149,8 +149,8 @@ def _kind(source: str) -> str:
 def check_same_run(old: ConfigDict, new: ConfigDict | FrozenConfigDict, workdir) -> None:
   """Raises UserError where `new` cannot continue the run that `old` started in `workdir`.
 
-  It may differ in mesh, train.{epochs, steps, log_every, checkpoint_every, diagnose_every}, eval, the place
-  of the data, threads and loggers.
+  It may differ in mesh, train.{epochs, steps, log_every, checkpoint_every, diagnose_every, profile}, eval,
+  the place of the data, threads and loggers.
   """
   old, new = flatten(old), flatten(new)
   differences = []
@@ -187,6 +187,9 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     models.validate(config.model)
     optim.validate(config.optim)
     augment.validate(config)
+    if config.eval.weights not in ('last', 'ema'):
+      raise UserError(f'config.eval.weights={config.eval.weights!r}: choose last or ema')
+    profile.validate(config.train.profile)
     if config.train.diagnose_every < 0:
       raise UserError('config.train.diagnose_every: must be 0 (never) or more')
     if config.train.steps < 0 or (not config.train.steps and config.train.epochs <= 0):

@@ -105,7 +105,8 @@ def load(
   Args:
     workdir: of the run.
     which: best, latest or a step.
-    overrides: the config in force; its mesh and `eval` are used, the rest is the checkpoint's own.
+    overrides: the config in force; its mesh and `eval` (also which weights) are used, the rest is the
+      checkpoint's own.
     weight: in an ensemble.
 
   Raises:
@@ -118,9 +119,13 @@ def load(
     own.mesh, own.eval = overrides.mesh, overrides.eval
     own.parallelism = 'towers'  # whole networks, whatever trained them
     config = FrozenConfigDict(own)
+    if own.eval.weights == 'ema' and not own.optim.ema:
+      raise UserError(
+        f'config.eval.weights=ema, but {workdir} keeps no average: train with --config.optim.ema=0.999'
+      )
     mesh = _mesh(config)
     abstract = steps.abstract_state(config, mesh)
-    params, batch_stats = checkpoints.restore_params(step, abstract)
+    params, batch_stats = checkpoints.restore_params(step, abstract, own.eval.weights)
     statistics = checkpoints.restore_statistics(step, mesh, config.data.canvas.size)
   predict = steps.make_predict_step(config, mesh, config.eval.views)
   model = Model(predict, params, batch_stats, statistics.mean_image, weight)

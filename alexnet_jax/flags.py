@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import distributed
+from alexnet_jax import distributed, explain
 from alexnet_jax.errors import UserError
 
 MODES = {
@@ -30,6 +30,8 @@ MODES = {
 FLAGS: dict[str, tuple[Any, str]] = {
   'mode': ('train', f'One of {", ".join(MODES)}.'),
   'workdir': ('', 'Folder of the run.'),
+  'dry_run': (False, 'Of train: try a step and say what all would take; write nothing.'),
+  'sweep': ('', 'Of train: runs of all values in turn, as in "optim.rate=0.01,0.02 seed=0,1".'),
   'checkpoint': ('best', 'Of all modes that read one: best, latest or a step.'),
   'checkpoints': ((), 'Of eval: workdirs whose softmax is averaged.'),
   'weights': ((), 'Of --checkpoints: a number a workdir. Of import: the file of weights.'),
@@ -96,6 +98,9 @@ class Options:
   classes: str
   cluster: distributed.Cluster | None  # None: this process works alone
   peer_timeout: int
+  dry_run: bool
+  sweep: str
+  argv: tuple[str, ...]  # all of it, as it came
 
 
 def _take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
@@ -181,19 +186,22 @@ def _define(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
   return values
 
 
-def help_text() -> str:
-  """What `--help` says."""
+def help_text(config: ConfigDict | None = None) -> str:
+  """What `--help` says, and of `--helpfull` every key of `config`."""
   program = 'alexnet-jax' if pathlib.Path(sys.argv[0]).stem == 'alexnet-jax' else 'python main.py'
   lines = [
     f'Usage: {program} --config=CONFIG --workdir=DIR [--mode=MODE] [--config.key=value ...]',
     '',
     f'  --config: FILE.py[:VARIANT], or the name of one shipped: {", ".join(config_lib.shipped())}.',
-    '  --config.key=value: sets any key of the config.',
+    '  --config.key=value: sets any key of the config; --helpfull explains each.',
   ]
   for name, (default, what) in FLAGS.items():
     left_out = f' ({default})' if default else ''
     lines.append(f'  --{name}: {what}{left_out}')
-  return '\n'.join([*lines, '', 'Modes:', *(f'  {mode}: {what}' for mode, what in MODES.items())])
+  lines += ['', 'Modes:', *(f'  {mode}: {what}' for mode, what in MODES.items())]
+  if config is not None:
+    lines += ['', 'Config, and what is in it where it is not set:', explain.help_text(config)]
+  return '\n'.join(lines)
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -203,11 +211,13 @@ def parse(argv: Sequence[str]) -> Options:
     UserError: an unknown flag, key or mode, a value of the wrong type, a missing config or workdir.
     SystemExit: after --help.
   """
+  everything = tuple(argv)
   _check_names(argv)
-  if {'--help', '-h', '--helpfull'} & set(argv):
-    print(help_text())
-    raise SystemExit(0)
   spec, rest = _take(argv, 'config')
+  if {'--help', '-h', '--helpfull'} & set(argv):
+    config = config_lib.load_file(spec or 'alexnet') if '--helpfull' in argv else None
+    print(help_text(config))
+    raise SystemExit(0)
   given = {name: _take(rest, name)[0] for name in FLAGS}
   mode = given['mode'] or 'train'
   given['workdir'] = given['checkpoints'].split(',')[0] or given['workdir']
@@ -224,12 +234,16 @@ def parse(argv: Sequence[str]) -> Options:
     raise UserError(' '.join(str(error).split())) from None
   if extra:
     raise UserError(f'{extra[0]!r} is not a flag: flags are written --name=value')
-  return _options(values, mode)
+  return dataclasses.replace(_options(values, mode), argv=everything)
 
 
 def _options(values: flags.FlagValues, mode: str) -> Options:
   """What absl read, checked where flags hang together."""
-  if mode == 'train' and not values.workdir:
+  if mode != 'train' and (values.dry_run or values.sweep):
+    raise UserError('--dry_run and --sweep are of --mode=train')
+  if values.sweep and (values.distributed or values.dry_run):
+    raise UserError('--sweep goes neither with --distributed nor with --dry_run')
+  if mode == 'train' and not values.workdir and not values.dry_run:
     raise UserError('--workdir is missing: name the folder for checkpoints and logs')
   if mode == 'prepare' and not values.output:
     raise UserError('--output is missing: name the folder of the store to make')
@@ -248,7 +262,7 @@ def _options(values: flags.FlagValues, mode: str) -> Options:
     if name in fields
   }
   own = {'mode': mode, 'config': values.config, 'weights': weights, 'cluster': _cluster(values)}
-  return Options(**same | own, file=file if mode == 'import' else '')
+  return Options(**same | own, file=file if mode == 'import' else '', argv=())
 
 
 def _cluster(values: flags.FlagValues) -> distributed.Cluster | None:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import diagnostics, distributed, evaluate, models, optim, parallel, steps
+from alexnet_jax import diagnostics, distributed, evaluate, models, optim, parallel, profile, steps
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.data.prefetch import prefetch
@@ -54,7 +54,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
   with distributed.primary_first('data'):
     dataset = open_dataset(config.data, config.seed)
   with contextlib.closing(dataset):
-    config = _resolve(config, dataset)
+    config = resolve(config, dataset)
     _make(workdir)
     with Checkpoints(workdir, config.train.keep) as checkpoints:
       _claim(workdir, config, checkpoints)
@@ -62,8 +62,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
       return _Run(config, workdir, dataset, mesh, checkpoints).run()
 
 
-def _resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
-  """Fills in what the data decide and checks the rest."""
+def resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
+  """Fills in what the data decide and checks the rest; raises UserError."""
   config = config.copy_and_resolve_references()
   classes = len(dataset.class_names)
   if classes < 2:
@@ -75,6 +75,8 @@ def _resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
       f'config.model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} '
       'classes: leave it at 0'
     )
+  if config.eval.weights == 'ema' and not config.optim.ema:
+    raise UserError('config.eval.weights=ema: set config.optim.ema too, to 0.999, say')
   config.model.num_classes = classes
   config_lib.validate(config)
   return FrozenConfigDict(config)
@@ -150,7 +152,7 @@ class _Run:
     if factor != 1:
       logging.info('batch %d: rates are multiplied by %g', self.config.train.batch_size, factor)
     quiet = not distributed.is_primary()  # of several processes one writes
-    self.metrics = Metrics(self.workdir, first, self.config.log.tensorboard, quiet)
+    self.metrics = Metrics(self.workdir, first, self.config, quiet)
     if first >= self.total:
       self.metrics.close()
       logging.info('nothing to do: the run has its %d steps already', self.total)
@@ -160,6 +162,7 @@ class _Run:
     self.predict = steps.make_predict_step(self.config, self.mesh, self.config.eval.train_views)
     self.progress = Progress(self.total, first, quiet)
     self.timer = Timer()
+    self.profile = profile.Window(self.workdir, self.config.train.profile, quiet)
     batch_size = self.config.train.batch_size
     rows = parallel.local_rows(self.mesh, batch_size)
     on_host = self.dataset.train_batches(first, batch_size, rows)
@@ -170,6 +173,7 @@ class _Run:
       with distributed.stop_signal() as told_to_stop, contextlib.closing(batches):
         self.loop(state, batches, told_to_stop)
     finally:
+      self.profile.close()
       self.progress.end()
       self.metrics.close()
     return self.summary(self.total)
@@ -224,6 +228,7 @@ class _Run:
     choices, step = self.config.train, int(state.step)
     pending = deque()
     while step < self.total:
+      self.profile.at(step, state)
       waiting = time.perf_counter()
       batch = next(batches)
       self.timer.waited(time.perf_counter() - waiting)
@@ -309,9 +314,8 @@ class _Run:
   def evaluate(self, state: steps.TrainState, step: int) -> dict[str, float]:
     """Evaluates on the validation split; returns the values logged."""
     began = time.perf_counter()
-    model = evaluate.Model(
-      self.predict, state.params, state.batch_stats, self.statistics.mean_image, 1.0
-    )
+    params = state.ema if self.config.eval.weights == 'ema' else state.params
+    model = evaluate.Model(self.predict, params, state.batch_stats, self.statistics.mean_image, 1.0)
     errors = evaluate.errors_of([model], self.dataset, self.config, self.mesh)
     if not math.isfinite(errors['loss']):
       self.fail(step)
