@@ -35,7 +35,7 @@ def run(options: Options) -> dict[str, object]:
 
     place = options.config, options.workdir
     if options.mode == 'predict':
-      return predict.predict(*place, options.images, options.checkpoint)
+      return predict.predict(*place, options.images, options.checkpoint, options.picture)
     split = options.images, options.split
     return predict.features(*place, options.layer, options.output, *split, options.checkpoint)
   if options.mode in ('import', 'export'):

@@ -36,7 +36,11 @@ FLAGS: dict[str, tuple[Any, str]] = {
   'checkpoints': ((), 'Of eval: workdirs whose softmax is averaged.'),
   'weights': ((), 'Of --checkpoints: a number a workdir. Of import: the file of weights.'),
   'images': ((), 'Of predict and features: files, folders, globs.'),
-  'output': ('', 'What prepare, features and export are to make.'),
+  'output': ('', 'What prepare, features (.npz or .parquet) and export are to make.'),
+  'picture': (
+    '',
+    'Of predict: a .png, .pdf, .svg or .jpg of the images and their likeliest classes.',
+  ),
   'layer': ('fc7', 'Of features: its name.'),
   'split': ('validation', 'Of features, without --images: validation or train.'),
   'shard': ('', 'Of prepare: i/n, one of n parts of the work.'),
@@ -62,7 +66,7 @@ _HELP = ('help', 'helpfull')
 # What each of these modes cannot do without: the flag, and what it is to name.
 _NEEDED = {
   'predict': {'workdir': 'the folder of a run', 'images': 'files, folders or a glob'},
-  'features': {'workdir': 'the folder of a run', 'output': 'the .npz file to write'},
+  'features': {'workdir': 'the folder of a run', 'output': 'the .npz or .parquet file to write'},
   'import': {
     'format': 'torchvision, caffe, cuda_convnet or safetensors',
     'weights': 'the file of weights',
@@ -90,6 +94,7 @@ class Options:
   file: str  # of weights, of --mode=import
   images: tuple[str, ...]
   output: str
+  picture: str
   layer: str
   split: str
   shard: str

@@ -45,13 +45,13 @@ _UNKNOWN = (
 
 def _errors(trained: Trained) -> tuple[list[str], str]:
   """The rows of the table, and the Hub's block of results, empty where nothing was measured."""
-  found = trained.meta['validation']
-  views = trained.config.eval.train_views
+  found, own = trained.meta['validation'], trained.meta['config'].eval
+  how = f'{own.train_views} view(s), weights `{own.weights}`'
   rows = [
     f'| {words} | {found[name]:.2f} |'
     for name, words in (
-      ('val/top1_error', f'top-1 error %, {views} view(s)'),
-      ('val/top5_error', f'top-5 error %, {views} view(s)'),
+      ('val/top1_error', f'top-1 error %, {how}'),
+      ('val/top5_error', f'top-5 error %, {how}'),
       ('val/loss', 'loss'),
     )
     if name in found
