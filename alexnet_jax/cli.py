@@ -38,6 +38,11 @@ def run(options: Options) -> dict[str, object]:
       return predict.predict(*place, options.images, options.checkpoint, options.picture)
     split = options.images, options.split
     return predict.features(*place, options.layer, options.output, *split, options.checkpoint)
+  if options.mode == 'serve':
+    from alexnet_jax.serve.app import serve
+
+    where = options.features, options.host, options.port
+    return serve(options.config, options.workdir, options.checkpoint, *where)
   if options.mode in ('import', 'export'):
     from alexnet_jax.interop import networks
 

@@ -19,7 +19,7 @@ _FREE = (
     'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
     'train.diagnose_every', 'train.profile', 'eval.',
     'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
-    'log.', 'note', 'prepare.',
+    'log.', 'note', 'prepare.', 'serve.',
 )  # fmt: skip
 
 
@@ -179,6 +179,7 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
         'model.input_size', 'model.pool.window', 'model.pool.stride', 'model.lrn.size',
       'model.map_norm.size', 'data.canvas.size', 'data.canvas.max_pixels', 'train.batch_size',
         'train.log_every', 'train.checkpoint_every', 'train.keep', 'eval.batch_size',
+        'serve.max_mib', 'serve.max_pixels',
     )  # fmt: skip
     flat = flatten(config)
     for key in positive:

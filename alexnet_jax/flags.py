@@ -23,6 +23,7 @@ MODES = {
   'features': 'the vectors of a layer',
   'import': 'make a workdir of weights from elsewhere',
   'export': 'write weights, or a program, for elsewhere',
+  'serve': 'a page on this machine where one drops images',
 }
 
 # Each flag but --config and --config.KEY: what it is where it is left out, which also says its type (a
@@ -43,6 +44,9 @@ FLAGS: dict[str, tuple[Any, str]] = {
   ),
   'layer': ('fc7', 'Of features: its name.'),
   'split': ('validation', 'Of features, without --images: validation or train.'),
+  'features': ('', 'Of serve: the .npz file of --mode=features --images=, for nearest images.'),
+  'host': ('127.0.0.1', 'Of serve: address to listen at.'),
+  'port': (8000, 'Of serve: 0 takes any that is free.'),
   'shard': ('', 'Of prepare: i/n, one of n parts of the work.'),
   'format': (
     '',
@@ -60,7 +64,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
   'process_id': (None, 'Number of this one.'),
   'peer_timeout': (30, 'Seconds of silence after which a process counts as lost.'),
 }
-_LOWEST = {'num_processes': 1, 'process_id': 0, 'peer_timeout': 1}
+_LOWEST = {'port': 0, 'num_processes': 1, 'process_id': 0, 'peer_timeout': 1}
 _HELP = ('help', 'helpfull')
 
 # What each of these modes cannot do without: the flag, and what it is to name.
@@ -72,6 +76,7 @@ _NEEDED = {
     'weights': 'the file of weights',
     'workdir': 'the folder to make',
   },
+  'serve': {'workdir': 'the folder of a run'},
   'export': {
     'workdir': 'the folder of a run',
     'format': 'torchvision, cuda_convnet, safetensors, stablehlo or savedmodel',
@@ -105,6 +110,9 @@ class Options:
   peer_timeout: int
   dry_run: bool
   sweep: str
+  features: str
+  host: str
+  port: int
   argv: tuple[str, ...]  # all of it, as it came
 
 
@@ -262,7 +270,7 @@ def _options(values: flags.FlagValues, mode: str) -> Options:
     raise UserError(f'--weights={file}: write numbers, as in 1,0.5') from None
   fields = {field.name for field in dataclasses.fields(Options)}
   same = {
-    name: type(default)(values[name].value or default)
+    name: type(default)(default if values[name].value in ('', None) else values[name].value)
     for name, (default, _) in FLAGS.items()
     if name in fields
   }

@@ -225,9 +225,9 @@ def features(
     config: `data` names the images where `images` does not; `eval.batch_size` is used.
     workdir: of the run.
     layer: see `feature_function`.
-    output: an .npz file with `features`, float32 `[N, ...]`, `class_names`, and `paths`, or of a split
-      `labels` and `index`, int32 `[N]`. A .parquet file has the same columns, each row's features as one
-      list; their shape and the class names, as JSON, are metadata of its schema.
+    output: an .npz file with `features`, float32 `[N, ...]`, `layer`, `checkpoint`, `class_names`, and
+      `paths`, or of a split `labels` and `index`, int32 `[N]`. A .parquet file has these as columns, each
+      row's features as one list; what is one for all, and their shape, is JSON in its schema's metadata.
     images: files, folders and globs; without any, the split `split` of `config.data.source`.
     split: train or validation.
     which: checkpoint: best, latest or a step.
@@ -251,10 +251,11 @@ def features(
   path = output if output.endswith(('.npz', '.parquet')) else f'{output}.npz'
   pathlib.Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
   names = trained.meta['class_names']
+  made: dict[str, Any] = {'layer': layer, 'checkpoint': trained.step}
   if path.endswith('.parquet'):
-    _write_parquet(path, vectors, columns, names)
+    _write_parquet(path, vectors, columns, made | {'class_names': names})
   else:
-    np.savez(path, features=vectors, class_names=np.asarray(names), **columns)
+    np.savez(path, features=vectors, class_names=np.asarray(names), **made, **columns)
   return {
     'output': path,
     'layer': layer,
@@ -264,7 +265,7 @@ def features(
   }
 
 
-def _write_parquet(path: str, vectors: np.ndarray, columns: dict, names: Sequence[str]) -> None:
+def _write_parquet(path: str, vectors: np.ndarray, columns: dict, made: dict) -> None:
   """A row an image; see `features`."""
   import pyarrow as pa
   from pyarrow import parquet
@@ -274,8 +275,9 @@ def _write_parquet(path: str, vectors: np.ndarray, columns: dict, names: Sequenc
   table = pa.table(
     {'features': lists} | {name: pa.array(column) for name, column in columns.items()}
   )
-  metadata = {'shape': json.dumps(vectors.shape[1:]), 'class_names': json.dumps(list(names))}
-  parquet.write_table(table.replace_schema_metadata(metadata), path)
+  metadata = {'shape': vectors.shape[1:], **made}
+  said = {name: json.dumps(value) for name, value in metadata.items()}
+  parquet.write_table(table.replace_schema_metadata(said), path)
 
 
 def _of_files(compute, paths: list[str], trained: evaluate.Trained):

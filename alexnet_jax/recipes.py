@@ -197,6 +197,7 @@ def paper() -> ConfigDict:
         'batch_size': 128,  # images at a time, of all devices together
         'baseline': False,  # also ridge regression on 16x16 pixel means
       },
+      'serve': {'max_mib': 16, 'max_pixels': 50_000_000},  # largest image that --mode=serve takes
       'log': {  # beside metrics.jsonl
         'tensorboard': True,  # events in WORKDIR/tensorboard
         'wandb': '',  # project of Weights & Biases; '': not there. WANDB_MODE=offline needs no account
