@@ -26,6 +26,7 @@ _HEADERS = {
   'Cache-Control': 'no-store',
 }
 _NEED = '--mode=serve'
+_PATIENCE = 3  # seconds that answers under way have when it ends
 
 
 def _is_loopback(host: str) -> bool:
@@ -132,8 +133,11 @@ def serve(
     address = f'http://{name}:{listener.getsockname()[1]}/'
     if not _is_loopback(host):
       logging.warning('--host=%s: everybody who can reach this machine can use the page', host)
-    logging.info('serving %s at %s, until Ctrl-C', workdir, address)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as Ctrl-C's
+    server = uvicorn.Server(
+      uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=_PATIENCE)
+    )
     with contextlib.suppress(KeyboardInterrupt):
-      uvicorn.Server(uvicorn.Config(app, log_level='warning')).run(sockets=[listener])
+      signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as Ctrl-C's
+      logging.info('serving %s at %s, until Ctrl-C', workdir, address)
+      server.run(sockets=[listener])
   return {'address': address}
