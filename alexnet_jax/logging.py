@@ -15,6 +15,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.data.splits import import_module
+from alexnet_jax.errors import UserError
 
 FILE = 'metrics.jsonl'
 _BOLD, _DIM, _RED = '1', '2', '1;31'  # as terminals number them
@@ -86,15 +87,21 @@ class _Wandb:
     path = workdir / 'wandb_id'
     if not path.exists():
       path.write_text(uuid.uuid4().hex)
-    self._run = wandb.init(
-      project=config.log.wandb,
-      dir=workdir,
-      id=path.read_text(),
-      name=workdir.absolute().name,
-      config=config.to_dict(),
-      resume='allow',
-      settings=wandb.Settings(silent=True),
-    )
+    try:
+      self._run = wandb.init(
+        project=config.log.wandb,
+        dir=workdir,
+        id=path.read_text(),
+        name=workdir.absolute().name,
+        config=config.to_dict(),
+        resume='allow',
+        settings=wandb.Settings(silent=True),
+      )
+    except wandb.Error as error:
+      raise UserError(
+        f'config.log.wandb={config.log.wandb}: {" ".join(str(error).split())} (WANDB_MODE=offline needs '
+        'neither account nor network)'
+      ) from None
 
   def write(self, step: int, values: Mapping[str, float | int]) -> None:
     self._run.log(dict(values), step=step)
