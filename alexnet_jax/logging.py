@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 import json
 import math
+import os
 import pathlib
 import sys
 import time
 
 from absl import flags
 from absl import logging as absl_logging
+
+from alexnet_jax import durable
 
 FILE = 'metrics.jsonl'
 
@@ -22,7 +25,12 @@ def setup() -> None:
   handler = absl_logging.get_absl_handler()
   handler.setFormatter(None)  # no prefix of time and file
   ours = pathlib.Path(__file__).parent
-  handler.addFilter(lambda r: r.levelno >= 40 or pathlib.Path(r.pathname).is_relative_to(ours))
+  handler.addFilter(
+    lambda r: (
+      pathlib.Path(r.pathname).is_relative_to(ours)
+      or (r.levelno >= 40 and 'orbax' not in r.pathname)  # whose errors we raise and tell
+    )
+  )
 
 
 class Metrics:
@@ -34,19 +42,23 @@ class Metrics:
       the same files as one that was never stopped.
     tensorboard: whether to write events.
     quiet: writes nothing, as all but one of several processes should.
+    unevaluated: whether `step` is to be evaluated again, so that the values of `val/` at it are cut too.
   """
 
   def __init__(
-    self, workdir: str | pathlib.Path, step: int, tensorboard: bool, quiet: bool = False
+    self,
+    workdir: str | pathlib.Path,
+    step: int,
+    tensorboard: bool,
+    quiet: bool = False,
+    unevaluated: bool = False,
   ):
     self._file = self._writer = None
     if quiet:
       return
     path = pathlib.Path(workdir) / FILE
-    lines = _lines_until(path, step) if path.exists() else []
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(''.join(lines))
-    temporary.replace(path)
+    lines = _lines_until(path, step, unevaluated) if path.exists() else []
+    durable.write(path, ''.join(lines))
     self._file = path.open('a')
     if tensorboard:
       from tensorboardX import SummaryWriter  # imported late: it takes a second
@@ -64,6 +76,11 @@ class Metrics:
         self._writer.add_scalar(name, value, step)
       self._writer.flush()
 
+  def sync(self) -> None:
+    """Brings what was written to the disk, as a checkpoint that comes after it needs it."""
+    if self._file:
+      os.fsync(self._file.fileno())
+
   def close(self) -> None:
     """Closes the files."""
     if self._file:
@@ -72,13 +89,16 @@ class Metrics:
       self._writer.close()
 
 
-def _lines_until(path: pathlib.Path, step: int) -> list[str]:
+def _lines_until(path: pathlib.Path, step: int, unevaluated: bool) -> list[str]:
   """The lines of metrics.jsonl up to `step`; a line torn by a kill ends them."""
   kept = []
   for line in path.read_text().splitlines(keepends=True):
     try:
-      if json.loads(line)['step'] > step:
+      values = json.loads(line)
+      if values['step'] > step:
         break
+      if unevaluated and values['step'] == step and any(key.startswith('val/') for key in values):
+        continue
     except (ValueError, KeyError, TypeError):
       break
     kept.append(line)
@@ -91,11 +111,17 @@ class Timer:
   def __init__(self):
     self._start = time.perf_counter()
     self._paused = self._waited = 0.0
-    self._images = 0
+    self._images = self._steps = 0
+    self._begin = self._start
 
   def trained(self, images: int) -> None:
     """Counts the images of a step."""
     self._images += images
+    self._steps += 1
+
+  def seconds_a_step(self) -> float:
+    """Seconds since the beginning, whatever they were spent on, by steps."""
+    return (time.perf_counter() - self._begin) / max(self._steps, 1)
 
   def waited(self, seconds: float) -> None:
     """Counts time that the loop stood still for want of data."""

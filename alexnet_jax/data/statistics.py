@@ -90,6 +90,8 @@ def load(path: str) -> Statistics | None:
   try:
     with np.load(path) as file:
       statistics = Statistics(**{field: file[field] for field in Statistics._fields})
+    if not all(np.isfinite(x).all() for x in statistics):
+      raise ValueError('it holds numbers that are not finite')
   except FileNotFoundError:
     return None
   except Exception as error:  # numpy and zipfile raise many types on damaged files
@@ -104,4 +106,6 @@ def save(path: str, statistics: Statistics) -> None:
   temporary = f'{path}.{os.getpid()}'
   with open(temporary, 'wb') as file:
     np.savez(file, **statistics._asdict())
+    file.flush()
+    os.fsync(file.fileno())
   os.replace(temporary, path)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import evaluate, optim, recipes, steps
+from alexnet_jax import durable, evaluate, optim, recipes, steps
 from alexnet_jax.checkpoint import FOLDER, Checkpoints
 from alexnet_jax.data import imagenet
 from alexnet_jax.data.splits import import_module
@@ -238,7 +238,7 @@ def _save(config: FrozenConfigDict, workdir: pathlib.Path, network: Network) -> 
   with Checkpoints(workdir) as checkpoints:
     if not checkpoints.save(jax.tree.map(jnp.asarray, state), network.statistics, meta):
       raise UserError('the weights hold numbers that are not finite: fetch them again')
-  (workdir / config_lib.FILE).write_text(config_lib.to_json(config))
+  durable.write(workdir / config_lib.FILE, config_lib.to_json(config))
   return workdir / FOLDER / '0'
 
 
