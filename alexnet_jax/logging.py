@@ -31,6 +31,13 @@ def setup() -> None:
       or (r.levelno >= 40 and 'orbax' not in r.pathname)  # whose errors we raise and tell
     )
   )
+  sys.excepthook = _tell
+
+
+def _tell(kind, error, trace) -> None:
+  """As Python does, but for what TensorStore's threads say, dozens of times, after a save has failed."""
+  if str(error) != 'Event loop is closed':
+    sys.__excepthook__(kind, error, trace)
 
 
 class Metrics:

@@ -26,12 +26,10 @@ def make(workdir: pathlib.Path) -> None:
   """Makes the folder, if need be.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: it cannot be made.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    if not os.access(workdir, os.W_OK):
-      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
   except OSError as error:
     raise UserError(_cannot_write(workdir, error)) from None
 
