@@ -66,7 +66,9 @@ class Checkpoints:
       for left in self.folder.glob(f'{_PARTIAL}*'):  # by a run that was killed
         shutil.rmtree(left)
     handler = ocp.CompositeCheckpointHandler('params', 'optimizer', 'statistics')
-    self._orbax = ocp.AsyncCheckpointer(handler)
+    # Where folders that Orbax makes in the background cannot be made, it waits for them forever.
+    options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    self._orbax = ocp.AsyncCheckpointer(handler, async_options=options)
     self._saving: threading.Thread | None = None
     self._failure: BaseException | None = None
     self._latest: int | None = None

@@ -25,6 +25,10 @@ FLAGS = (
   'images', 'layer', 'split', 'format', 'mean', 'classes',
 )  # fmt: skip
 DONE, BUG, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 75, 130
+_SMALLER = (
+  'lower config.train.batch_size (or eval.batch_size, or data.cache_mib for the memory of the host), or use '
+  'more devices'
+)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -357,6 +361,10 @@ def _is_disk(error: Exception) -> bool:
   return isinstance(error, OSError) and error.errno in _DISK
 
 
+def _short(error: Exception) -> str:
+  return ' '.join(str(error).split())[:120] or type(error).__name__
+
+
 def _guard(work: Callable[[], None]) -> int:
   """Calls `work` and turns what it raises into one line and an exit code."""
   try:
@@ -373,6 +381,11 @@ def _guard(work: Callable[[], None]) -> int:
   except KeyboardInterrupt:
     print('interrupted: the same command goes on from what is saved', file=sys.stderr)
     return INTERRUPTED
+  except (MemoryError, RuntimeError) as error:
+    if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    print(f'error: out of memory ({_short(error)}): {_SMALLER}', file=sys.stderr)
+    return RUN_FAILED
   except OSError as error:
     if not _is_disk(error):
       raise
@@ -383,4 +396,9 @@ def _guard(work: Callable[[], None]) -> int:
 
 def entry_point() -> None:
   """The installed command `alexnet-jax`, equal to main.py."""
-  sys.exit(main(sys.argv[1:]))
+  code = main(sys.argv[1:])
+  if code == RUN_FAILED:  # threads of libraries may wait forever for what has failed
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)

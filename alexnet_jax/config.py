@@ -22,6 +22,13 @@ _FREE = (
 )  # fmt: skip
 
 
+# Beyond these nobody can mean it, and the arithmetic of indices and of memory ends.
+_MOST = {
+  'model.input_size': 8192, 'data.canvas.size': 8192, 'train.batch_size': 2**20, 'eval.batch_size': 2**20,
+  'train.steps': 2**31 - 1,
+}  # fmt: skip
+
+
 def load_file(spec: str) -> ConfigDict:
   """The config of `PATH.py` or `PATH.py:VARIANT`: calls its `get_config(VARIANT)`.
 
@@ -160,6 +167,9 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     for key in positive:
       if flat[key] < 1:
         raise UserError(f'config.{key}={flat[key]}: must be at least 1')
+    for key, most in _MOST.items():
+      if flat[key] > most:
+        raise UserError(f'config.{key}={flat[key]}: must be at most {most}')
     models.validate(config.model)
     optim.validate(config.optim)
     augment.validate(config)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import json
+import logging
 import math
 import os
 import pathlib
@@ -25,19 +26,23 @@ def setup() -> None:
   handler = absl_logging.get_absl_handler()
   handler.setFormatter(None)  # no prefix of time and file
   ours = pathlib.Path(__file__).parent
-  handler.addFilter(
-    lambda r: (
-      pathlib.Path(r.pathname).is_relative_to(ours)
-      or (r.levelno >= 40 and 'orbax' not in r.pathname)  # whose errors we raise and tell
-    )
+  handler.addFilter(lambda record: _is_for_users(record, ours))
+  sys.unraisablehook = _tell
+
+
+def _is_for_users(record: logging.LogRecord, ours: pathlib.Path) -> bool:
+  """What we say, and errors, but for what Orbax says again and again of a save whose failure we tell."""
+  if pathlib.Path(record.pathname).is_relative_to(ours):
+    return True
+  return record.levelno >= logging.ERROR and not {'orbax', 'asyncio'} & set(
+    pathlib.Path(record.pathname).parts
   )
-  sys.excepthook = _tell
 
 
-def _tell(kind, error, trace) -> None:
-  """As Python does, but for what TensorStore's threads say, dozens of times, after a save has failed."""
-  if str(error) != 'Event loop is closed':
-    sys.__excepthook__(kind, error, trace)
+def _tell(unraisable) -> None:
+  """As Python does, but for what TensorStore's threads say, dozens of times, of such a save."""
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
 
 
 class Metrics:

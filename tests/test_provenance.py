@@ -70,7 +70,7 @@ def test_the_first_layer_is_named(watched, layer):
 
 def test_images_that_are_not_finite_are_named(watched):
   watch, state, (batch, colour, statistics) = watched
-  spoilt = statistics._replace(mean_image=statistics.mean_image.at[0, 0].set(jnp.inf))
+  spoilt = statistics._replace(mean_image=statistics.mean_image.at[36, 36].set(jnp.inf))
   found = jax.device_get(watch(state, batch, colour, spoilt))
   assert not found['images'].all()
   text = provenance._in_words(1, found, 'file{}.png'.format)

@@ -12,9 +12,6 @@ import tempfile
 import time
 
 from . import arena as arena_lib
-
-os.environ.update(arena_lib.environment())
-
 from . import controls, rounds
 
 HEADER = f'{"fault":<16}{"rounds":>8}{"survived":>10}{"told":>6}{"median s":>10}{"longest s":>11}'

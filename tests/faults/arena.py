@@ -1,11 +1,13 @@
 """Where rounds are fought: data, the undisturbed runs, and main.py started, stopped and compared."""
 
+from collections.abc import Callable
 import contextlib
 import hashlib
-import os
+import math
 import pathlib
 import random
 import subprocess
+import tempfile
 import time
 
 import jax
@@ -19,6 +21,7 @@ from alexnet_jax import parallel, steps
 from alexnet_jax.checkpoint import FOLDER, Checkpoints
 
 BOUND = 150  # seconds after which a process counts as hung, on a machine that others use too
+_TURN = 0.01
 STEPS, BATCH = 36, 8
 SIDE, CLASSES, TRAINING, VALIDATION = 72, 4, 10, 4  # images a class
 # Every piece of state counts: dropout, momentum, and a rate that falls after every epoch.
@@ -113,15 +116,14 @@ class Arena:
     """Runs main.py to its end."""
     line, env = command(*args)
     line[1] = str(self.code / 'main.py')
-    with subprocess.Popen(
-      line, env=env, cwd=self.code, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-      try:
-        out, err = process.communicate(timeout=BOUND)
-      except subprocess.TimeoutExpired:
-        process.kill()
-        raise Hang(' '.join(args)) from None
-    return subprocess.CompletedProcess(args, process.returncode, out, err)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+      with subprocess.Popen(line, env=env, cwd=self.code, stdout=out, stderr=err) as process:
+        wait_for(process)
+      texts = []
+      for file in (out, err):
+        file.seek(0)
+        texts.append(file.read().decode(errors='replace'))
+    return subprocess.CompletedProcess(args, process.returncode, *texts)
 
   def train(self, kind: str, data: pathlib.Path, workdir: pathlib.Path):
     """Trains, or goes on training, to the end; one process, or two of which the first one's result counts."""
@@ -129,11 +131,38 @@ class Arena:
     if kind != 'two':
       return self.main(*args)
     with self.together(*args) as run:
-      return run.wait(BOUND)[0]
+      for process in run.processes:
+        wait_for(process)
+      return run.wait()[0]
 
   def together(self, *args: str) -> Together:
     """The same by two processes."""
     return Together(*args, '--peer_timeout=6')
+
+
+def until(done: Callable[[], bool], seconds: float = BOUND) -> bool:
+  """Waits until `done`; False where that took too long.
+
+  It counts its own turns, not the clock's, which goes on while a machine sleeps or processes are stopped.
+  """
+  for _ in range(math.ceil(seconds / _TURN)):
+    if done():
+      return True
+    time.sleep(_TURN)
+  return done()
+
+
+def wait_for(process: subprocess.Popen) -> int:
+  """The exit code of a process that should end by itself.
+
+  Raises:
+    Hang: it did not; it is killed.
+  """
+  if not until(lambda: process.poll() is not None):
+    process.kill()
+    process.wait()
+    raise Hang('a process did not end')
+  return process.returncode
 
 
 def write_images(root: pathlib.Path) -> None:
@@ -187,27 +216,12 @@ def wait_for_moment(
   A share `early` of the moments falls into the start; the others follow a random line of metrics.jsonl.
   """
   alive = lambda: all(process.poll() is None for process in processes)
-  deadline = time.monotonic() + BOUND
   if rng.random() < early:
     seconds = rng.uniform(0, 0.6 * arena.seconds)
-    while alive() and deadline - time.monotonic() > BOUND - seconds:
-      time.sleep(0.01)
+    until(lambda: not alive(), seconds)
     return f'after {seconds:.2f} s'
   line, pause = rng.randrange(STEPS), rng.uniform(0, 0.2)
-  while alive() and rows(workdir) < line and time.monotonic() < deadline:
-    time.sleep(0.005)
-  if time.monotonic() > deadline:
+  if not until(lambda: rows(workdir) >= line or not alive()):
     raise Hang(f'no line {line} of metrics.jsonl')
   time.sleep(pause)
   return f'{pause:.2f} s after line {line}'
-
-
-def environment() -> dict[str, str]:
-  """What a campaign sets before JAX starts: one CPU device, and compiled steps shared by all runs."""
-  cache = os.path.join(os.environ.get('TMPDIR', '/tmp'), f'alexnet_jax_test_cache_{os.getuid()}')
-  return {
-    'JAX_PLATFORMS': 'cpu',
-    'JAX_COMPILATION_CACHE_DIR': os.environ.get('JAX_COMPILATION_CACHE_DIR', cache),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    'TF_CPP_MIN_LOG_LEVEL': '3',
-  }

@@ -20,7 +20,7 @@ from tiny import read_metrics
 from alexnet_jax.checkpoint import FOLDER
 
 from . import child
-from .arena import BOUND, Arena, Hang, digest, sealed, wait_for_moment
+from .arena import Arena, Hang, digest, sealed, until, wait_for, wait_for_moment
 
 # Steps and rows of the batch; few, as the compiled steps of each can be used again.
 SPOILT = ((0, 3), (7, 0), (16, 7), (22, 5), (35, 2))
@@ -72,15 +72,6 @@ class Fight:
     """Waits for the moment of the fault."""
     self.moment = wait_for_moment(self.rng, self.workdir, [process], self.arena, early)
 
-  def end(self, process: subprocess.Popen) -> int:
-    """The exit code of a process that should end by itself."""
-    try:
-      return process.wait(BOUND)
-    except subprocess.TimeoutExpired:
-      process.kill()
-      process.wait()
-      raise Hang('it did not end') from None
-
   def kill(self, process: subprocess.Popen) -> None:
     process.kill()
     process.wait()
@@ -106,7 +97,7 @@ class Fight:
     """The same command, while what it needs is missing: one clear error."""
     before = sealed(self.workdir)
     self.log.write_text('')
-    self.expect(self.end(self.start()), (2, 3), *texts)
+    self.expect(wait_for(self.start()), (2, 3), *texts)
     if sealed(self.workdir) != before:
       raise Wrong('a refused command has changed the checkpoints')
 
@@ -141,7 +132,7 @@ def term(fight: Fight) -> None:
   process = fight.start()
   fight.strike(process)
   process.terminate()
-  fight.expect(fight.end(process), (75, 0, SIGTERM_EARLY), 'the same command resumes')
+  fight.expect(wait_for(process), (75, 0, SIGTERM_EARLY), 'the same command resumes')
   fight.resume()
 
 
@@ -156,7 +147,7 @@ def disk(fight: Fight) -> None:
       while True:
         file.write(bytes(4096))
         file.flush()
-    fight.expect(fight.end(process), (3, 0), 'No space left', 'the same command')
+    fight.expect(wait_for(process), (3, 0), 'No space left', 'the same command')
     filler.unlink()
     fight.resume()
 
@@ -168,7 +159,7 @@ def read_only(fight: Fight) -> None:
   fight.workdir.mkdir(exist_ok=True)
   with unwritable(fight.workdir):
     fight.expect(
-      fight.end(process),
+      wait_for(process),
       (2, 3, 0),
       'Read-only|Permission|cannot be written',
       'choose|the same command',
@@ -180,8 +171,7 @@ def read_only(fight: Fight) -> None:
 def checkpoint(fight: Fight) -> None:
   """Bytes of the newest checkpoint are flipped or cut off."""
   process = fight.start()
-  while len(sealed(fight.workdir)) < 2 and process.poll() is None:
-    time.sleep(0.01)
+  until(lambda: len(sealed(fight.workdir)) > 1 or process.poll() is not None)
   fight.strike(process, early=0)
   fight.kill(process)
   *_, before, newest = sealed(fight.workdir)
@@ -229,7 +219,7 @@ def nan(fight: Fight) -> None:
   step, row = fight.rng.choice(SPOILT)
   fight.moment = f'step {step + 1}, row {row}'
   process = fight.start('nan', NAN_STEP=str(step), NAN_ROW=str(row))
-  fight.expect(fight.end(process), (3,), f'at step {step + 1} in the input', r'class\d/\d\.png')
+  fight.expect(wait_for(process), (3,), f'at step {step + 1} in the input', r'class\d/\d\.png')
   fight.resume()
 
 
@@ -240,10 +230,8 @@ def peer(fight: Fight) -> None:
     fight.moment = wait_for_moment(fight.rng, fight.workdir, run.processes, fight.arena)
     victim = fight.rng.randrange(2)
     run.processes[victim].kill()
-    try:
-      survivor = run.wait(BOUND)[1 - victim]
-    except subprocess.TimeoutExpired:
-      raise Hang('the other process did not end') from None
+    wait_for(run.processes[1 - victim])
+    survivor = run.wait()[1 - victim]
   fight.log.write_text(survivor.stderr)
   fight.expect(
     survivor.returncode, (3, 2, 0), f'process {victim} of 2|did not meet|not find each other'
@@ -278,10 +266,9 @@ def late_power(fight: Fight) -> None:
 
 def wait_for_epochs(fight: Fight, process: subprocess.Popen) -> subprocess.Popen:
   """Waits until the checkpoint of the second epoch is there, and then up to a second more."""
-  while not (there := sealed(fight.workdir)) or there[-1] < 10:
-    if process.poll() is not None:
-      raise Wrong('it ended by itself')
-    time.sleep(0.01)
+  until(lambda: max(sealed(fight.workdir), default=0) >= 10 or process.poll() is not None)
+  if process.poll() is not None:
+    raise Wrong('it ended by itself')
   time.sleep(fight.rng.uniform(0, 1))
   return process
 
