@@ -25,7 +25,6 @@ _FREE = (
 # Beyond these nobody can mean it, and the arithmetic of indices and of memory ends.
 _MOST = {
   'model.input_size': 8192, 'data.canvas.size': 8192, 'train.batch_size': 2**20, 'eval.batch_size': 2**20,
-  'train.steps': 2**31 - 1,
 }  # fmt: skip
 
 
@@ -167,9 +166,12 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     for key in positive:
       if flat[key] < 1:
         raise UserError(f'config.{key}={flat[key]}: must be at least 1')
-    for key, most in _MOST.items():
-      if flat[key] > most:
-        raise UserError(f'config.{key}={flat[key]}: must be at most {most}')
+    for key, value in flat.items():
+      if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f'config.{key}={value}: must be finite')
+      most = _MOST.get(key, 2**63 - 1 if 'seed' in key else 2**31 - 1)
+      if isinstance(value, int) and abs(value) > most:
+        raise UserError(f'config.{key}={value}: must be at most {most}')
     models.validate(config.model)
     optim.validate(config.optim)
     augment.validate(config)
@@ -179,9 +181,6 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
       raise UserError('config.train: set epochs, or steps, to more than 0')
     if not 0 <= config.data.holdout < 1:
       raise UserError(f'config.data.holdout={config.data.holdout}: must be in [0, 1)')
-    for key, value in flat.items():
-      if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f'config.{key}={value}: must be finite')
   except (KeyError, AttributeError) as error:
     raise UserError(f'the config lacks a key: {error}; start from alexnet_jax.recipes') from None
 

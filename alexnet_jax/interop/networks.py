@@ -156,7 +156,7 @@ def _mean(mean: str, size: int) -> np.ndarray:
     try:
       levels = np.load(mean, allow_pickle=False) if mean.endswith('.npy') else mean.split(',')
       image = np.asarray(levels, np.float32)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy's reader raises many types on damaged files
       raise UserError(
         f'--mean={mean}: write R,G,B in grey levels, or name a .binaryproto or .npy file ({error})'
       ) from None

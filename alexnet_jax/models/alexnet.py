@@ -247,7 +247,7 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     bad = set(config[name].get('then', ())) - set(OPERATIONS)
     if bad:
       raise UserError(
-        f'config.model.{name}.then has {", ".join(sorted(bad))}; known: {", ".join(OPERATIONS)}'
+        f'config.model.{name}.then has {", ".join(sorted(map(str, bad)))}; known: {", ".join(OPERATIONS)}'
       )
   if config.num_classes < 0 or config.num_classes == 1:
     raise UserError(

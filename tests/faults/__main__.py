@@ -48,7 +48,7 @@ def campaign(options: argparse.Namespace) -> list[dict]:
   found = json.loads(path.read_text())['rounds'] if path.exists() else []
   arena, began = arena_lib.Arena(pathlib.Path(options.folder)), time.monotonic()
   for number in range(options.rounds):
-    if any(one['number'] == number for one in found):
+    if number % options.parts != options.part or any(one['number'] == number for one in found):
       continue
     if options.budget and time.monotonic() - began > options.budget:
       break
@@ -70,6 +70,10 @@ def main() -> int:
   parser.add_argument('--output', default='results/faults.json')
   parser.add_argument('--folder', default=os.path.join(tempfile.gettempdir(), 'alexnet_jax_faults'))
   parser.add_argument('--budget', type=float, default=0, help='seconds after which to stop')
+  parser.add_argument(
+    '--part', type=int, default=0, help='of --parts, each with its own --output and --folder'
+  )
+  parser.add_argument('--parts', type=int, default=1)
   parser.add_argument('--controls', action='store_true')
   options = parser.parse_args()
   if options.controls:
