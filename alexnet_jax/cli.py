@@ -173,7 +173,7 @@ def parse(argv: Sequence[str]) -> Options:
   if mode not in MODES:
     raise UserError(f'--mode={mode}: choose one of {", ".join(MODES)}')
   if mode == 'eval' and not workdir and not helping:
-    raise UserError('--mode=eval needs --workdir, the folder of a run, or --checkpoints')
+    raise UserError('--mode=eval needs --workdir: name the folder of a run, or give --checkpoints')
   if not helping:
     _check_needed(mode, rest)
   if spec or helping:

@@ -54,7 +54,7 @@ def _with_port(address: str) -> str:
   """`HOST:PORT` of `HOST[:PORT]`."""
   host, _, port = address.partition(':')
   if not host or not re.fullmatch(r'\d{0,5}', port) or int(port or PORT) > 65535:
-    raise UserError(f'the coordinator {address!r} is not HOST:PORT, as in node1:{PORT}')
+    raise UserError(f'the coordinator {address!r} is not HOST:PORT: write one, as in node1:{PORT}')
   return f'{host}:{port or PORT}'
 
 

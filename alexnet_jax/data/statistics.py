@@ -68,7 +68,9 @@ def from_sums(sums: Sums) -> Statistics:
     RunError: there are none.
   """
   if not sums.count:
-    raise RunError('no training image could be decoded, so there is no mean image')
+    raise RunError(
+      'no training image could be decoded: look at the files, and at the reasons above'
+    )
   mean_image = sums.total / sums.count
   variances, vectors = np.linalg.eigh(covariance(sums))
   vectors *= np.sign(vectors[np.argmax(np.abs(vectors), axis=0), range(3)])

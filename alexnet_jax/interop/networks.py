@@ -181,7 +181,7 @@ def _read_classes(path: str, number: int) -> list[str]:
   try:
     names = [line.strip() for line in pathlib.Path(path).read_text().splitlines() if line.strip()]
   except (OSError, ValueError) as error:
-    raise UserError(f'--classes={path} cannot be read ({error})') from None
+    raise UserError(f'--classes={path} cannot be read ({error}): name a text file') from None
   if len(names) != number or len(set(names)) != number:
     raise UserError(
       f'--classes={path} has {len(set(names))} names, the weights {number} classes: write one a line, in '
