@@ -22,6 +22,10 @@ from alexnet_jax.checkpoint import FOLDER, Checkpoints
 
 BOUND = 150  # seconds after which a process counts as hung, on a machine that others use too
 _TURN = 0.01
+_STANDSTILL = (
+  3  # seconds for such a turn, after which this machine must have been stopped or asleep
+)
+standstills: list[int] = []  # one for each that was seen
 STEPS, BATCH = 36, 8
 SIDE, CLASSES, TRAINING, VALIDATION = 72, 4, 10, 4  # images a class
 # Every piece of state counts: dropout, momentum, and a rate that falls after every epoch.
@@ -148,7 +152,10 @@ def until(done: Callable[[], bool], seconds: float = BOUND) -> bool:
   for _ in range(math.ceil(seconds / _TURN)):
     if done():
       return True
+    before = time.monotonic()
     time.sleep(_TURN)
+    if time.monotonic() - before > _STANDSTILL:
+      standstills.append(1)
   return done()
 
 
