@@ -290,7 +290,7 @@ KINDS = {
 
 
 def fight_round(arena: Arena, number: int, seed: int, kind: str) -> Round:
-  """Fights one round; again where it went wrong while the machine stood still, which heartbeats cannot take."""
+  """Fights one round; again where it went wrong while the machine stood still, as heartbeats then do."""
   for _ in range(_TRIES):
     before = len(standstills)
     found = _fight_round(arena, number, seed, kind)
