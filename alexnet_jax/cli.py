@@ -25,10 +25,7 @@ FLAGS = (
   'images', 'layer', 'split', 'format', 'mean', 'classes',
 )  # fmt: skip
 DONE, BUG, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 75, 130
-_SMALLER = (
-  'lower config.train.batch_size (or eval.batch_size, or data.cache_mib for the memory of the host), or use '
-  'more devices'
-)
+_SMALLER = 'lower config.train.batch_size, eval.batch_size or, for the host, data.cache_mib'
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -361,10 +358,6 @@ def _is_disk(error: Exception) -> bool:
   return isinstance(error, OSError) and error.errno in _DISK
 
 
-def _short(error: Exception) -> str:
-  return ' '.join(str(error).split())[:120] or type(error).__name__
-
-
 def _guard(work: Callable[[], None]) -> int:
   """Calls `work` and turns what it raises into one line and an exit code."""
   try:
@@ -384,7 +377,8 @@ def _guard(work: Callable[[], None]) -> int:
   except (MemoryError, RuntimeError) as error:
     if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):
       raise
-    print(f'error: out of memory ({_short(error)}): {_SMALLER}', file=sys.stderr)
+    text = ' '.join(str(error).split())[:120]
+    print(f'error: out of memory ({text}): {_SMALLER}', file=sys.stderr)
     return RUN_FAILED
   except OSError as error:
     if not _is_disk(error):
