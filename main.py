@@ -7,4 +7,4 @@ if __name__ == '__main__':
     from alexnet_jax import cli
   except KeyboardInterrupt:
     sys.exit(130)
-  sys.exit(cli.main(sys.argv[1:]))
+  cli.entry_point()

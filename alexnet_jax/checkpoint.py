@@ -1,14 +1,24 @@
 """Checkpoints of a run: the one file that knows Orbax.
 
-Each holds four items under `checkpoints/STEP/`: `params` (parameters and batch statistics), `optimizer`
-(step, velocity, running sums), `statistics` (mean image, colour eigenvectors and deviations) and `meta`
-(JSON: config, class names, counts, schedule state, validation errors). Orbax writes to a temporary folder
-and renames it, so a killed run leaves whole checkpoints only. The latest few and the best are kept.
+Each holds items of Orbax's under `checkpoints/STEP/`: `params` (parameters and batch statistics), `optimizer`
+(step, velocity, running sums), `statistics` (mean image, colour eigenvectors and deviations) and, where an
+average of the parameters is kept, `ema`; and `manifest.json`, written last, with digests of all files and the
+rest of the state (config, class names, schedule, validation errors).
+
+Saving goes on while the next steps run: the state is copied on the devices, Orbax writes it to
+`partial-STEP`, which is synced, sealed and renamed; only then are older checkpoints removed. Loading verifies
+the digests. A damaged checkpoint is renamed to `STEP.damaged`, and the one before it is used. The latest few
+and the best are kept.
 """
 
 from collections.abc import Mapping
+import os
 import pathlib
+import shutil
+import threading
+import time
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
@@ -18,78 +28,114 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import steps
+from alexnet_jax import distributed, durable, steps
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import RunError, UserError
 
 FOLDER = 'checkpoints'
 _ERROR = 'val/top1_error'
+_PARTIAL, _DAMAGED = 'partial-', '.damaged'
+_NONE, _NONE_WHOLE = -1, -2  # in place of a step
 
 
 @jax.jit
-def _all_finite(tree) -> jax.Array:
-  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+def _snapshot(tree):
+  """A copy, which outlives the donation of `tree` to the next step, and whether all of it is finite."""
+  finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+  return jax.tree.map(jnp.copy, tree), finite
 
 
 class Checkpoints:
-  """The checkpoints of one workdir; use as a context manager.
+  """The checkpoints of one workdir; use as a context manager, which ends when the last one is written.
+
+  Of several processes all call the same methods; the first one seals, verifies and removes.
 
   Args:
     workdir: of the run.
     keep: how many of the latest to keep, beside the best.
-    read_only: for evaluation: nothing is created, cleaned up or removed.
+    read_only: for evaluation: nothing is created, renamed or removed.
   """
 
   def __init__(self, workdir: str | pathlib.Path, keep: int = 2, read_only: bool = False):
     self.folder = pathlib.Path(workdir).absolute() / FOLDER
-    rank = lambda metrics: -metrics[_ERROR]  # the highest is the best, of equals the latest
-    policies = ocp.checkpoint_managers
-    best = policies.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False)
+    self._keep, self._read_only = keep, read_only
     if read_only and not self.folder.is_dir():
       raise UserError(f'{workdir} holds no checkpoints: train there first, or name another workdir')
-    self._manager = ocp.CheckpointManager(
-      self.folder,
-      item_names=('params', 'ema', 'optimizer', 'statistics', 'meta'),
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-        best_fn=rank,  # Orbax stores metrics only where this is set
-        enable_async_checkpointing=False,
-        cleanup_tmp_directories=not read_only,
-        create=not read_only,
-        read_only=read_only,
-      ),
-    )
+    if not read_only and distributed.is_primary():
+      self.folder.mkdir(parents=True, exist_ok=True)
+      for left in self.folder.glob(f'{_PARTIAL}*'):  # by a run that was killed
+        shutil.rmtree(left)
+    handler = ocp.CompositeCheckpointHandler('params', 'ema', 'optimizer', 'statistics')
+    # Where folders that Orbax makes in the background cannot be made, it waits for them forever.
+    options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    self._orbax = ocp.AsyncCheckpointer(handler, async_options=options)
+    self._saving: threading.Thread | None = None
+    self._failure: BaseException | None = None
+    self._latest: int | None = None
+    self._looked = False
 
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
-    self._manager.close()
+  def __exit__(self, kind, *_):
+    try:
+      self.wait()
+    except Exception as error:
+      if kind is None:
+        raise
+      logging.error('%s', error)  # beside what ended the run
+    finally:
+      self._orbax.close()
 
   def latest(self) -> int | None:
-    """The step of the newest checkpoint, None if there is none."""
-    return self._manager.latest_step()
+    """The step of the newest checkpoint that is whole, None if there is none yet.
+
+    Raises:
+      RunError: there are some, but none is whole.
+    """
+    self.wait()
+    if not self._looked:
+      found = self._newest_whole() if distributed.is_primary() else _NONE
+      found = distributed.from_primary(found)
+      if found == _NONE_WHOLE:
+        raise RunError(
+          f'no checkpoint of {self.folder} is whole: put back a copy of one, as a folder named by its step, '
+          'or start again in a new workdir'
+        )
+      self._latest, self._looked = None if found == _NONE else found, True
+    return self._latest
 
   def best(self) -> int | None:
     """The step of the lowest validation error, of equals the latest; the newest without any."""
-    step = self._manager.best_step()
-    return self.latest() if step is None else step
+    self.wait()
+    step = _NONE
+    if distributed.is_primary():
+      ranked = self._best(self._steps())
+      step = next((s for s in ranked if self._is_whole(s)), _NONE)
+    step = distributed.from_primary(step)
+    return self.latest() if step == _NONE else step
 
   def choose(self, which: str) -> int:
     """The step that `--checkpoint=best|latest|STEP` means.
 
     Raises:
       UserError: there is no such checkpoint.
+      RunError: none is whole, or the one that was named is not.
     """
-    steps_there = sorted(self._manager.all_steps())
-    best, latest = self.best(), self.latest()
-    if best is None or latest is None:
-      raise UserError(f'{self.folder.parent} holds no checkpoint: train there first')
+    steps_there = self._steps()
     if which in ('best', 'latest'):
-      return best if which == 'best' else latest
+      step = self.best() if which == 'best' else self.latest()
+      if step is None:
+        raise UserError(f'{self.folder.parent} holds no checkpoint: train there first')
+      return step
     if not which.isdigit() or int(which) not in steps_there:
       raise UserError(
         f'--checkpoint={which}: choose best, latest or a step of {", ".join(map(str, steps_there))}'
+      )
+    whole = self._is_whole(int(which)) if distributed.is_primary() else True
+    if not distributed.from_primary(int(whole)):
+      raise RunError(
+        f'the checkpoint of step {which} is damaged: choose another one of {self.folder}'
       )
     return int(which)
 
@@ -100,7 +146,9 @@ class Checkpoints:
     meta: Mapping,
     metrics: Mapping[str, float] | None = None,
   ) -> bool:
-    """Saves `state` under its step, unless it holds a number that is not finite.
+    """Begins to save `state` under its step, unless it holds a number that is not finite.
+
+    It first waits for the save before it. When this returns, the state may be donated.
 
     Args:
       state: on its devices.
@@ -110,30 +158,66 @@ class Checkpoints:
 
     Returns:
       Whether all numbers were finite.
+
+    Raises:
+      RunError: the save before this one failed.
     """
-    if not _all_finite((state.params, state.opt_state, state.batch_stats, state.sums)):
+    self.wait()
+    copy, finite = _snapshot(state)
+    if not finite:
       return False
-    step = int(state.step)
-    optimizer = {'step': state.step, 'opt_state': state.opt_state, 'sums': state.sums}
-    average = {'ema': ocp.args.StandardSave(state.ema)} if state.ema else {}
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave({'params': state.params, 'batch_stats': state.batch_stats}),
-        optimizer=ocp.args.StandardSave(optimizer),
-        statistics=ocp.args.StandardSave(jax.tree.map(np.asarray, statistics._asdict())),
-        meta=ocp.args.JsonSave(dict(meta)),
-        **average,
-      ),
-      metrics=dict(metrics) if metrics else None,
-      force=True,
+    step, began = int(copy.step), time.perf_counter()
+    partial = self.folder / f'{_PARTIAL}{step}'
+    optimizer = {'step': copy.step, 'opt_state': copy.opt_state, 'sums': copy.sums}
+    average = {'ema': ocp.args.StandardSave(copy.ema)} if copy.ema else {}
+    items = ocp.args.Composite(
+      params=ocp.args.StandardSave({'params': copy.params, 'batch_stats': copy.batch_stats}),
+      optimizer=ocp.args.StandardSave(optimizer),
+      statistics=ocp.args.StandardSave(jax.tree.map(np.asarray, statistics._asdict())),
+      **average,
     )
-    self._manager.wait_until_finished()
+    facts = {'step': step, 'meta': dict(meta), 'metrics': dict(metrics or {})}
+    try:
+      self._orbax.save(partial, items, force=True)
+    except Exception as error:
+      raise self._cannot_write(step, error) from error
+    self._saving = threading.Thread(
+      target=self._finish, args=(partial, step, facts, began), name='checkpoint'
+    )
+    self._saving.start()
     return True
+
+  def amend(self, step: int, meta: Mapping, metrics: Mapping[str, float]) -> None:
+    """Adds to the checkpoint of `step` what an evaluation found that was not finished when it was saved."""
+    self.wait()
+    if distributed.is_primary():
+      durable.reseal(
+        self.folder / str(step), {'step': step, 'meta': dict(meta), 'metrics': dict(metrics)}
+      )
+
+  def wait(self) -> None:
+    """Returns when the save that was begun is complete.
+
+    Raises:
+      RunError: it failed; the checkpoints before it are as they were.
+    """
+    if self._saving is not None:
+      self._saving.join()
+      self._saving = None
+    if self._failure is not None:
+      error, self._failure = self._failure, None
+      raise error
+
+  def failed(self) -> bool:
+    """Whether a save has failed, which `wait` will tell; does not wait."""
+    return self._failure is not None
 
   def meta(self, step: int) -> dict:
     """The JSON part of a checkpoint, its `config` as a frozen config."""
-    meta = self._restore(step, meta=ocp.args.JsonRestore())['meta']
+    try:
+      meta = durable.facts(self.folder / str(step))['meta']
+    except ValueError as error:
+      raise self._damaged(step, error) from None
     return meta | {'config': FrozenConfigDict(config_lib.from_json(meta['config']))}
 
   def restore(self, step: int, abstract: steps.TrainState) -> steps.TrainState:
@@ -173,9 +257,100 @@ class Checkpoints:
 
   def _restore(self, step: int, **items) -> dict:
     try:
-      return self._manager.restore(step, args=ocp.args.Composite(**items))
-    except (KeyError, FileNotFoundError) as error:
-      raise UserError(
-        f'the checkpoint {self.folder / str(step)} is damaged ({" ".join(str(error).split())[:200]}): '
-        'remove it, or choose another one with --checkpoint='
-      ) from None
+      return self._orbax.restore(self.folder / str(step), ocp.args.Composite(**items))
+    except (KeyError, ValueError, OSError) as error:
+      raise self._damaged(step, error) from None
+
+  def _damaged(self, step: int, error: Exception) -> UserError:
+    return UserError(
+      f'the checkpoint {self.folder / str(step)} is damaged ({" ".join(str(error).split())[:200]}): '
+      'remove it, or choose another one with --checkpoint='
+    )
+
+  def _steps(self) -> list[int]:
+    """The steps of all checkpoints that are not known to be damaged, ascending."""
+    return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+
+  def _best(self, among: list[int]) -> list[int]:
+    """Those of `among` that were evaluated, the best first."""
+    errors = {}
+    for step in among:
+      try:
+        error = durable.facts(self.folder / str(step))['metrics'].get(_ERROR)
+      except ValueError:
+        continue
+      if error is not None:
+        errors[step] = error
+    return sorted(errors, key=lambda step: (errors[step], -step))
+
+  def _newest_whole(self) -> int:
+    for step in reversed(self._steps()):
+      if self._is_whole(step):
+        return step
+    damaged = any(path.name.partition(_DAMAGED)[0].isdigit() for path in self.folder.iterdir())
+    return _NONE_WHOLE if damaged else _NONE
+
+  def _is_whole(self, step: int) -> bool:
+    """Whether the files of a checkpoint are what was written; one that is not is reported and set aside."""
+    folder = self.folder / str(step)
+    try:
+      durable.check(folder)
+      return True
+    except ValueError as error:
+      fate = 'it is passed over'
+      if not self._read_only:
+        aside = folder.with_name(f'{step}{_DAMAGED}')
+        for number in range(1, 1000):
+          if not aside.exists():
+            break
+          aside = folder.with_name(f'{step}{_DAMAGED}-{number}')
+        folder.rename(aside)
+        fate = f'it is kept as {aside.name}'
+      logging.warning('the checkpoint %s is damaged (%s): %s', folder, error, fate)
+      return False
+
+  def _finish(self, partial: pathlib.Path, step: int, facts: Mapping, began: float) -> None:
+    """Waits for Orbax; then seals the checkpoint, gives it its name, and removes what it supersedes."""
+    try:
+      self._orbax.wait_until_finished()
+      if distributed.is_primary():
+        size = durable.seal(partial, facts)
+        final = self.folder / str(step)
+        if final.exists():  # a step that is done again, after what came later was found damaged
+          self._remove(final)
+        partial.rename(final)
+        durable.sync(self.folder)
+        there = self._steps()
+        kept = {*there[-self._keep :], *self._best(there)[:1]}
+        for old in kept.symmetric_difference(there):
+          self._remove(self.folder / str(old))
+        logging.info(
+          'checkpoint of step %d: %.3g MB in %.2g s', step, size / 1e6, time.perf_counter() - began
+        )
+      self._latest, self._looked = step, True
+    except Exception as error:
+      shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+      self._failure = self._cannot_write(step, error)
+
+  def _remove(self, folder: pathlib.Path) -> None:
+    """Removes a checkpoint; killed half-way, it leaves none that looks whole."""
+    doomed = folder.with_name(f'{_PARTIAL}removed-{folder.name}')
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed)
+
+  def _cannot_write(self, step: int, error: BaseException) -> RunError:
+    text = ' '.join(str(error).split())
+    reason = next((known for known in _REASONS if known in text), text[:200])
+    return RunError(
+      f'the checkpoint of step {step} cannot be written to {self.folder} ({reason}): see that the disk has '
+      'room and may be written, then run the same command again; it goes on from the one before'
+    )
+
+
+# What of an error's text says it all; Orbax's errors come with pages.
+_REASONS = (
+  'No space left on device',
+  'Read-only file system',
+  'Permission denied',
+  'quota exceeded',
+)

@@ -12,6 +12,7 @@ from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.flags import Options, parse
 
 DONE, BUG, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 75, 130
+_SMALLER = 'lower config.train.batch_size, eval.batch_size or, for the host, data.cache_mib'
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -132,6 +133,12 @@ def _guard(work: Callable[[], None]) -> int:
   except KeyboardInterrupt:
     print('interrupted: the same command goes on from what is saved', file=sys.stderr)
     return INTERRUPTED
+  except (MemoryError, RuntimeError) as error:
+    if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    text = ' '.join(str(error).split())[:120]
+    print(f'error: out of memory ({text}): {_SMALLER}', file=sys.stderr)
+    return RUN_FAILED
   except OSError as error:
     if not _is_disk(error):
       raise
@@ -142,4 +149,9 @@ def _guard(work: Callable[[], None]) -> int:
 
 def entry_point() -> None:
   """The installed command `alexnet-jax`, equal to main.py."""
-  sys.exit(main(sys.argv[1:]))
+  code = main(sys.argv[1:])
+  if code == RUN_FAILED:  # threads of libraries may wait forever for what has failed
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)

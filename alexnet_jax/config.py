@@ -38,6 +38,12 @@ def _find(name: str) -> str | pathlib.Path | None:
   return shipped().get(name.removeprefix('configs/').removesuffix('.py'))
 
 
+# Beyond these nobody can mean it, and the arithmetic of indices and of memory ends.
+_MOST = {
+  'model.input_size': 8192, 'data.canvas.size': 8192, 'train.batch_size': 2**20, 'eval.batch_size': 2**20,
+}  # fmt: skip
+
+
 def load_file(spec: str) -> ConfigDict:
   """The config of `FILE` or `FILE:VARIANT`: calls its `get_config(VARIANT)`.
 
@@ -185,6 +191,12 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     for key in positive:
       if flat[key] < 1:
         raise UserError(f'config.{key}={flat[key]}: must be at least 1')
+    for key, value in flat.items():
+      if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f'config.{key}={value}: must be finite')
+      most = _MOST.get(key, 2**63 - 1 if 'seed' in key else 2**31 - 1)
+      if isinstance(value, int) and abs(value) > most:
+        raise UserError(f'config.{key}={value}: must be at most {most}')
     models.validate(config.model)
     optim.validate(config.optim)
     augment.validate(config)
@@ -197,9 +209,6 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
       raise UserError('config.train: set epochs, or steps, to more than 0')
     if not 0 <= config.data.holdout < 1:
       raise UserError(f'config.data.holdout={config.data.holdout}: must be in [0, 1)')
-    for key, value in flat.items():
-      if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f'config.{key}={value}: must be finite')
   except (KeyError, AttributeError) as error:
     raise UserError(f'the config lacks a key: {error}; start from alexnet_jax.recipes') from None
 

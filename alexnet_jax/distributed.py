@@ -4,7 +4,7 @@
 plain thing, so that callers need not ask how many there are.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import hashlib
@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import re
-import signal
 import socket
 import sys
 from typing import Any
@@ -29,6 +28,7 @@ PORT = 8476  # of the coordinator, where its address names none
 HOSTS = 'alexnet_jax hosts: '
 START_TIMEOUT = 300  # seconds to wait for the other processes to come up
 _HOST_BYTES = 64
+_TEXT_BYTES = 1000
 
 _SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
 _JOBSET = ('JOBSET_COORDINATOR', 'JOBSET_PROCESSES', 'JOB_COMPLETION_INDEX')
@@ -55,7 +55,7 @@ def _with_port(address: str) -> str:
   """`HOST:PORT` of `HOST[:PORT]`."""
   host, _, port = address.partition(':')
   if not host or not re.fullmatch(r'\d{0,5}', port) or int(port or PORT) > 65535:
-    raise UserError(f'the coordinator {address!r} is not HOST:PORT, as in node1:{PORT}')
+    raise UserError(f'the coordinator {address!r} is not HOST:PORT: write one, as in node1:{PORT}')
   return f'{host}:{port or PORT}'
 
 
@@ -162,7 +162,7 @@ def join(cluster: Cluster, peer_timeout: int, stops_at_a_step: bool) -> None:
   Args:
     cluster: from `find`.
     peer_timeout: seconds without a sign of life after which a process counts as lost.
-    stops_at_a_step: whether SIGTERM is left to `stop_signal`; else it ends the process.
+    stops_at_a_step: whether SIGTERM is left to `preemption`; else it ends the process.
 
   Raises:
     UserError: the others did not come, or have another number of devices.
@@ -222,6 +222,22 @@ def same_everywhere(text: str) -> bool:
   return bool((rows == rows[0]).all())
 
 
+def from_primary(number: int) -> int:
+  """The number that process 0 calls this with, on every process."""
+  if jax.process_count() == 1:
+    return number
+  return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def text_from_primary(text: str) -> str:
+  """The text (at most 1,000 bytes of it) that process 0 calls this with, on every process."""
+  if jax.process_count() == 1:
+    return text
+  row = np.frombuffer(text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b'\0'), np.uint8)
+  row = np.asarray(multihost_utils.broadcast_one_to_all(row))
+  return bytes(row).rstrip(b'\0').decode(errors='replace')
+
+
 @contextlib.contextmanager
 def primary_first(name: str) -> Iterator[None]:
   """Process 0 does what follows before the others, who then find what it made or downloaded."""
@@ -254,24 +270,3 @@ def wait_for_all(name: str) -> None:
   """Returns when every process has come to the point called `name`."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
-
-
-@contextlib.contextmanager
-def stop_signal() -> Iterator[Callable[[int], bool]]:
-  """Yields a function that tells, at the end of each step, whether SIGTERM asks to stop there.
-
-  Of several processes all stop at the same step, whichever of them got the signal.
-  """
-  if jax.process_count() > 1:  # `jax.distributed` has its own handler
-    yield multihost_utils.reached_preemption_sync_point
-    return
-  received = []
-  try:
-    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-  except ValueError:  # not the main thread, as in a notebook's worker
-    yield lambda step: False
-    return
-  try:
-    yield lambda step: bool(received)
-  finally:
-    signal.signal(signal.SIGTERM, before)

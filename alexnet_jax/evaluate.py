@@ -15,6 +15,7 @@ from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, Statistics, open_dataset
 from alexnet_jax.errors import RunError, UserError
 
+_IN_FLIGHT = 2  # batches that are computed at a time; the one that runs, and the next
 _WITH_TOP5 = 6  # fewest classes for which a top-5 error says anything
 
 
@@ -62,8 +63,12 @@ def _mesh(config: ConfigDict | FrozenConfigDict) -> jax.sharding.Mesh:
 
 
 def errors_of(
-  models: Sequence[Model], dataset: Dataset, config: FrozenConfigDict, mesh: jax.sharding.Mesh
-) -> dict[str, Any]:
+  models: Sequence[Model],
+  dataset: Dataset,
+  config: FrozenConfigDict,
+  mesh: jax.sharding.Mesh,
+  stopping: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
   """Errors over the whole validation split, every image exactly once.
 
   Args:
@@ -71,6 +76,7 @@ def errors_of(
     dataset: whose `validation` split is read.
     config: `eval.batch_size` is used.
     mesh: of the models.
+    stopping: asked between batches; where it says so, the evaluation ends and None is returned.
 
   Returns:
     `top1_error` and `top5_error` in per cent (the latter None for 5 classes or fewer), `loss` (mean
@@ -79,6 +85,9 @@ def errors_of(
   batch_size = batch_size_on(config, mesh.shape[parallel.DATA])
   sums = []
   for batch in dataset.eval_batches(batch_size, parallel.local_rows(mesh, batch_size)):
+    jax.block_until_ready(sums[-_IN_FLIGHT:][:1])
+    if stopping():
+      return None
     rows = parallel.shard_batch(mesh, batch)
     probabilities = sum(
       m.weight * m.predict(m.params, m.batch_stats, rows['image'], m.mean_image) for m in models
@@ -212,6 +221,7 @@ def evaluate(
         f'{config.data.source} has no validation images, and nothing to hold out: add PATH/val'
       )
     result = errors_of([t.model for t in trained], dataset, first.config, _mesh(first.config))
+    assert result is not None  # nothing asked it to stop
     if not math.isfinite(result['loss']):
       raise RunError('the network predicts numbers that are not finite: use an earlier checkpoint')
     result['views'] = config.eval.views

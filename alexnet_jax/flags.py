@@ -162,7 +162,7 @@ def _check_keys(config: ConfigDict, argv: Sequence[str]) -> None:
 def _check_needed(mode: str, given: Mapping[str, str]) -> None:
   """Raises UserError where the mode lacks a flag."""
   if mode == 'eval' and not given['workdir']:
-    raise UserError('--mode=eval needs --workdir, the folder of a run, or --checkpoints')
+    raise UserError('--mode=eval needs --workdir: name the folder of a run, or give --checkpoints')
   for name, what in _NEEDED.get(mode, {}).items():
     if not given[name]:
       raise UserError(f'--mode={mode} needs --{name}: name {what}')

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import json
+import logging
 import math
 import os
 import pathlib
@@ -14,6 +15,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from alexnet_jax import durable
 from alexnet_jax.data.splits import import_module
 from alexnet_jax.errors import UserError
 
@@ -30,7 +32,23 @@ def setup() -> None:
   handler = absl_logging.get_absl_handler()
   handler.setFormatter(None)  # no prefix of time and file
   ours = pathlib.Path(__file__).parent
-  handler.addFilter(lambda r: r.levelno >= 40 or pathlib.Path(r.pathname).is_relative_to(ours))
+  handler.addFilter(lambda record: _is_for_users(record, ours))
+  sys.unraisablehook = _tell
+
+
+def _is_for_users(record: logging.LogRecord, ours: pathlib.Path) -> bool:
+  """What we say, and errors, but for what Orbax says again and again of a save whose failure we tell."""
+  if pathlib.Path(record.pathname).is_relative_to(ours):
+    return True
+  return record.levelno >= logging.ERROR and not {'orbax', 'asyncio'} & set(
+    pathlib.Path(record.pathname).parts
+  )
+
+
+def _tell(unraisable) -> None:
+  """As Python does, but for what TensorStore's threads say, dozens of times, of such a save."""
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
 
 
 def warnings_only() -> None:
@@ -119,6 +137,7 @@ class Metrics:
       the same files as one that was never stopped.
     config: of the run.
     quiet: writes nothing, as all but one of several processes should.
+    unevaluated: whether `step` is to be evaluated again, so that the values of `val/` at it are cut too.
   """
 
   def __init__(
@@ -127,16 +146,15 @@ class Metrics:
     step: int,
     config: ConfigDict | FrozenConfigDict,
     quiet: bool = False,
+    unevaluated: bool = False,
   ):
     self._file, self._writers = None, list[Writer]()
     if quiet:
       return
     workdir = pathlib.Path(workdir)
     path = workdir / FILE
-    lines = _lines_until(path, step) if path.exists() else []
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(''.join(lines))
-    temporary.replace(path)
+    lines = _lines_until(path, step, unevaluated) if path.exists() else []
+    durable.write(path, ''.join(lines))
     if config.log.tensorboard:
       self._writers.append(_TensorBoard(workdir, step))
     if config.log.wandb:
@@ -152,6 +170,11 @@ class Metrics:
     for writer in self._writers:
       writer.write(step, values)
 
+  def sync(self) -> None:
+    """Brings what was written to the disk, as a checkpoint that comes after it needs it."""
+    if self._file:
+      os.fsync(self._file.fileno())
+
   def close(self) -> None:
     """Closes the files."""
     if self._file:
@@ -160,13 +183,16 @@ class Metrics:
       writer.close()
 
 
-def _lines_until(path: pathlib.Path, step: int) -> list[str]:
+def _lines_until(path: pathlib.Path, step: int, unevaluated: bool) -> list[str]:
   """The lines of metrics.jsonl up to `step`; a line torn by a kill ends them."""
   kept = []
   for line in path.read_text().splitlines(keepends=True):
     try:
-      if json.loads(line)['step'] > step:
+      values = json.loads(line)
+      if values['step'] > step:
         break
+      if unevaluated and values['step'] == step and any(key.startswith('val/') for key in values):
+        continue
     except (ValueError, KeyError, TypeError):
       break
     kept.append(line)
@@ -179,11 +205,17 @@ class Timer:
   def __init__(self):
     self._start = time.perf_counter()
     self._paused = self._waited = 0.0
-    self._images = 0
+    self._images = self._steps = 0
+    self._begin = self._start
 
   def trained(self, images: int) -> None:
     """Counts the images of a step."""
     self._images += images
+    self._steps += 1
+
+  def seconds_a_step(self) -> float:
+    """Seconds since the beginning, whatever they were spent on, by steps."""
+    return (time.perf_counter() - self._begin) / max(self._steps, 1)
 
   def waited(self, seconds: float) -> None:
     """Counts time that the loop stood still for want of data."""

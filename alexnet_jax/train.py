@@ -1,12 +1,10 @@
 """The training loop: from a config and a workdir to a trained network, resumable at any moment."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 import contextlib
 import dataclasses
-import errno
 import math
-import os
 import pathlib
 import time
 from typing import Any
@@ -18,15 +16,18 @@ import numpy as np
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import diagnostics, distributed, evaluate, models, optim, parallel, profile, steps
+from alexnet_jax import provenance as provenance_lib
+from alexnet_jax import workdir as workdir_lib
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.logging import Metrics, Progress, Timer
+from alexnet_jax.preemption import StopSignal
 
-_SHARED_WAIT = 20  # seconds that a network file system may take to show a file to all hosts
 _ON_DEVICE = 1  # batches there ahead of the step that takes them, and one on its way
-_IN_FLIGHT = 2  # steps the host may run ahead of the devices
+_IN_FLIGHT = 1  # steps that may wait for the one that runs; SIGTERM waits for both
+_SEARCH = 300  # seconds at most to look for where a loss that is not finite came from
 
 _STALLED = (
   'the loss is still at ln(classes) = %.3f after %d steps: the network has not begun to learn. Known '
@@ -44,22 +45,24 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
 
   Raises:
     UserError: the config or the data cannot be used, or the workdir holds another run.
-    RunError: the loss is not finite, or too many images cannot be decoded.
+    RunError: the loss is not finite, a checkpoint cannot be written, none that is there is whole, or too
+      many images cannot be decoded.
     Preempted: SIGTERM came; a checkpoint has been written.
   """
   workdir = pathlib.Path(workdir)
   config_lib.validate(config)
   models.layer_table(config.model)  # a config that no network can be made of fails before the data
   mesh = parallel.make_mesh(config)
-  with distributed.primary_first('data'):
-    dataset = open_dataset(config.data, config.seed)
-  with contextlib.closing(dataset):
-    config = resolve(config, dataset)
-    _make(workdir)
-    with Checkpoints(workdir, config.train.keep) as checkpoints:
-      _claim(workdir, config, checkpoints)
-      dataset.preload()
-      return _Run(config, workdir, dataset, mesh, checkpoints).run()
+  with StopSignal() as stop:
+    with distributed.primary_first('data'):
+      dataset = open_dataset(config.data, config.seed)
+    with contextlib.closing(dataset):
+      config = resolve(config, dataset)
+      workdir_lib.make(workdir)
+      with workdir_lib.locked(workdir), Checkpoints(workdir, config.train.keep) as checkpoints:
+        workdir_lib.claim(workdir, config, checkpoints.latest() is not None)
+        dataset.preload()
+        return _Run(config, workdir, dataset, mesh, checkpoints, stop).run()
 
 
 def resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
@@ -82,50 +85,20 @@ def resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
   return FrozenConfigDict(config)
 
 
-def _make(workdir: pathlib.Path) -> None:
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not os.access(workdir, os.W_OK):
-      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-  except OSError as error:
-    raise UserError(
-      f'--workdir={workdir} cannot be written ({error.strerror}): choose another folder'
-    ) from None
-
-
-def _claim(workdir: pathlib.Path, config: FrozenConfigDict, checkpoints: Checkpoints) -> None:
-  """Makes `workdir` this run's, or checks that it is already; without a checkpoint there is no run."""
-  path = workdir / config_lib.FILE
-  if path.exists() and checkpoints.latest() is not None:
-    config_lib.check_same_run(config_lib.load_workdir(workdir), config, workdir)
-  text = config_lib.to_json(config)
-  if not distributed.same_everywhere(text):
-    raise UserError('the config is not the same on every process: give all the same command line')
-  if distributed.is_primary():
-    temporary = path.with_suffix('.tmp')
-    temporary.write_text(text)
-    temporary.replace(path)
-  distributed.wait_for_all('config written')
-  for _ in range(_SHARED_WAIT):
-    if path.exists() and path.read_text() == text:
-      return
-    time.sleep(1)
-  raise UserError(
-    f'--workdir={workdir} is not the same folder on every process: use a file system that all share'
-  )
-
-
 class _Run:
   """One call of `train`: the pieces that the loop's phases share."""
 
-  def __init__(self, config, workdir, dataset, mesh, checkpoints):
+  def __init__(self, config, workdir, dataset, mesh, checkpoints, stop):
     self.config, self.workdir, self.dataset, self.mesh = config, workdir, dataset, mesh
-    self.checkpoints = checkpoints
+    self.checkpoints, self.stop = checkpoints, stop
+    self.unevaluated = False  # whether SIGTERM came into the evaluation of the step
+    self.losses = deque()  # (step, loss) of the steps that may not be done yet
     self.total = config_lib.total_steps(config, dataset.num_train)
     self.schedule = optim.ScheduleState()
     self.last = {}  # the latest validation errors, as logged
     self.last_loss: float | None = None
     self.rates_now: tuple[Any, Any] = (None, None)
+    self.checksums = dataset.checksums()
     self.evaluating = config.train.evaluate and dataset.num_validation > 0
     if config.train.evaluate and not self.evaluating:
       logging.warning('no validation images: evaluation is skipped')
@@ -152,31 +125,33 @@ class _Run:
     if factor != 1:
       logging.info('batch %d: rates are multiplied by %g', self.config.train.batch_size, factor)
     quiet = not distributed.is_primary()  # of several processes one writes
-    self.metrics = Metrics(self.workdir, first, self.config, quiet)
-    if first >= self.total:
-      self.metrics.close()
-      logging.info('nothing to do: the run has its %d steps already', self.total)
-      return self.summary(first)
+    self.metrics = Metrics(self.workdir, first, self.config, quiet, self.unevaluated)
     self.train_step = steps.make_train_step(self.config, self.mesh)
     self.diagnostics = diagnostics.make_diagnostics_step(self.config, self.mesh)
     self.predict = steps.make_predict_step(self.config, self.mesh, self.config.eval.train_views)
     self.progress = Progress(self.total, first, quiet)
     self.timer = Timer()
     self.profile = profile.Window(self.workdir, self.config.train.profile, quiet)
-    batch_size = self.config.train.batch_size
-    rows = parallel.local_rows(self.mesh, batch_size)
-    on_host = self.dataset.train_batches(first, batch_size, rows)
-    # Batches are on the devices before they are asked for; `on_host` ends with the data set.
-    on_device = (parallel.shard_batch(self.mesh, batch) for batch in on_host)
-    batches = prefetch(on_device, _ON_DEVICE)
     try:
-      with distributed.stop_signal() as told_to_stop, contextlib.closing(batches):
-        self.loop(state, batches, told_to_stop)
+      if self.unevaluated:
+        self.evaluate_again(state, first)
+      if first >= self.total:
+        logging.info('nothing to do: the run has its %d steps already', self.total)
+        return self.summary(first)
+      with contextlib.closing(self.batches(first)) as batches:
+        self.loop(state, batches)
     finally:
       self.profile.close()
       self.progress.end()
       self.metrics.close()
     return self.summary(self.total)
+
+  def batches(self, first: int) -> Generator[dict]:
+    """The batches of the steps from `first` on, on the devices before they are asked for."""
+    batch_size = self.config.train.batch_size
+    rows = parallel.local_rows(self.mesh, batch_size)
+    on_host = self.dataset.train_batches(first, batch_size, rows)  # ends with the data set
+    return prefetch((parallel.shard_batch(self.mesh, batch) for batch in on_host), _ON_DEVICE)
 
   def start(self) -> steps.TrainState:
     """The state to go on from: the newest checkpoint's, or a fresh one."""
@@ -194,6 +169,7 @@ class _Run:
     self.check_same_data(meta)
     self.schedule = optim.ScheduleState(**meta['schedule'])
     self.last, self.last_loss = meta['validation'], meta['loss']
+    self.unevaluated = meta.get('unevaluated', False)
     self.statistics = self.checkpoints.restore_statistics(
       step, self.mesh, self.config.data.canvas.size
     )
@@ -214,19 +190,16 @@ class _Run:
     }
     changed = [
       f'{key}: {there[key]} there, {here[key]} here' for key in here if here[key] != there[key]
-    ]
+    ] or self.dataset.changed_since(meta.get('checksums', {}))
     if changed:
       raise UserError(
         f'the images of {self.config.data.source} are not those that {self.workdir} was trained on '
         f'({"; ".join(changed)}): restore them, or choose another workdir'
       )
 
-  def loop(
-    self, state: steps.TrainState, batches: Iterator, told_to_stop: Callable[[int], bool]
-  ) -> None:
+  def loop(self, state: steps.TrainState, batches: Iterator) -> None:
     """Steps from `state.step` to the last, with logs, evaluations and checkpoints between."""
     choices, step = self.config.train, int(state.step)
-    pending = deque()
     while step < self.total:
       self.profile.at(step, state)
       waiting = time.perf_counter()
@@ -235,29 +208,40 @@ class _Run:
       rates, colour = self.step_inputs(step, state)
       state, loss = self.train_step(state, batch, rates, colour, self.statistics)
       step += 1
+      self.stop.something_to_lose()
       self.timer.trained(choices.batch_size)
-      pending.append(loss)
-      if len(pending) > _IN_FLIGHT:
-        pending.popleft().block_until_ready()
+      self.losses.append((step, loss))
+      self.settle(_IN_FLIGHT)
       done = step == self.total
-      crossed = math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
+      crossed = self.crossed(step)
       evaluate_now = self.evaluating and (crossed or done)
       if step % choices.log_every == 0 or done:
         state = self.log(state, step)
       if choices.diagnose_every and step % choices.diagnose_every == 0:
         self.diagnose(step, state, batch, colour)
       errors = self.evaluate(state, step) if evaluate_now else None
-      if errors and crossed:  # an early end is no epoch: a longer run would not have looked then
-        self.schedule = optim.after_evaluation(
-          self.config.optim, self.schedule, errors['val/top1_error']
-        )
-      terminated = told_to_stop(step)
+      self.unevaluated = evaluate_now and errors is None
+      terminated = self.stop.asked_at(step)
       if evaluate_now or done or terminated or step % choices.checkpoint_every == 0:
         self.save(state, step, errors)
-      if terminated and not done:
+      if terminated and (self.unevaluated or not done):
+        self.checkpoints.wait()
         raise Preempted(
           f'stopped by SIGTERM at step {step}; a checkpoint is written: the same command resumes'
         )
+
+  def crossed(self, step: int) -> bool:
+    """Whether an epoch ended with `step`."""
+    return math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
+
+  def settle(self, left: int) -> None:
+    """Waits until at most `left` steps are not done; stops the run where a loss is not finite."""
+    while len(self.losses) > left:
+      step, loss = self.losses.popleft()
+      if not math.isfinite(float(loss)):
+        self.fail(step)
+    if self.checkpoints.failed():
+      self.checkpoints.wait()
 
   def step_inputs(self, step: int, state: steps.TrainState) -> tuple:
     """The rates of every parameter and the strength of the colour noise at `step`, on the devices."""
@@ -274,6 +258,7 @@ class _Run:
 
   def log(self, state: steps.TrainState, step: int) -> steps.TrainState:
     """Writes and resets the running sums; stops the run where they are not finite."""
+    self.settle(0)
     sums = {name: float(value) for name, value in jax.device_get(state.sums).items()}
     self.last_loss = sums['loss'] / sums['steps']
     if not math.isfinite(self.last_loss):
@@ -311,27 +296,44 @@ class _Run:
     if due and self.last_loss is not None and self.last_loss > 0.98 * chance:
       logging.warning(_STALLED, chance, step)
 
-  def evaluate(self, state: steps.TrainState, step: int) -> dict[str, float]:
-    """Evaluates on the validation split; returns the values logged."""
+  def evaluate(self, state: steps.TrainState, step: int) -> dict[str, float] | None:
+    """Evaluates on the validation split, and lets the schedule know; None where SIGTERM came into it."""
     began = time.perf_counter()
     params = state.ema if self.config.eval.weights == 'ema' else state.params
     model = evaluate.Model(self.predict, params, state.batch_stats, self.statistics.mean_image, 1.0)
-    errors = evaluate.errors_of([model], self.dataset, self.config, self.mesh)
+    errors = evaluate.errors_of([model], self.dataset, self.config, self.mesh, self.stop.asked)
+    if errors is None:
+      return None
     if not math.isfinite(errors['loss']):
       self.fail(step)
     self.last = {f'val/{name}': value for name, value in errors.items() if value is not None}
     self.metrics.write(step, {'epoch': round(self.epoch(step), 4), **self.last})
     self.progress.end()
-    logging.info(
-      'epoch %.2f: validation top-1 error %.2f %%', self.epoch(step), errors['top1_error']
-    )
+    top1 = errors['top1_error']
+    logging.info('epoch %.2f: validation top-1 error %.2f %%', self.epoch(step), top1)
+    if self.crossed(step):  # an early end is no epoch: a longer run would not have looked then
+      self.schedule = optim.after_evaluation(self.config.optim, self.schedule, top1)
     self.timer.paused(time.perf_counter() - began)
     return self.last
 
+  def evaluate_again(self, state: steps.TrainState, step: int) -> None:
+    """Makes the evaluation that SIGTERM came into, and adds what it finds to the checkpoint of `step`."""
+    errors = self.evaluate(state, step)
+    self.unevaluated = False
+    self.metrics.sync()
+    self.checkpoints.amend(step, self.meta(step), errors)
+
   def save(self, state: steps.TrainState, step: int, errors: dict[str, float] | None) -> None:
-    """Writes a checkpoint, once its numbers are known to be finite."""
+    """Begins to write a checkpoint, once its numbers are known to be finite."""
     began = time.perf_counter()
-    meta = {
+    self.metrics.sync()
+    if not self.checkpoints.save(state, self.statistics, self.meta(step), errors):
+      self.fail(step)
+    self.timer.paused(time.perf_counter() - began)
+
+  def meta(self, step: int) -> dict[str, object]:
+    """What a checkpoint holds beside arrays, as JSON."""
+    return {
       'config': config_lib.to_json(self.config),
       'class_names': list(self.dataset.class_names),
       'class_counts': [int(count) for count in self.dataset.train_counts],
@@ -341,21 +343,40 @@ class _Run:
       'loss': self.last_loss,
       'schedule': self.schedule._asdict(),
       'validation': self.last,
+      'unevaluated': self.unevaluated,
+      'checksums': self.checksums,
     }
-    if not self.checkpoints.save(state, self.statistics, meta, errors):
-      self.fail(step)
-    self.timer.paused(time.perf_counter() - began)
 
   def fail(self, step: int) -> None:
-    """Raises the error of a run whose numbers are no longer finite."""
+    """Raises the error of a run whose numbers are no longer finite, after a search for their origin."""
+    self.losses.clear()
     last = self.checkpoints.latest()
     kept = (
       'there is no checkpoint yet' if last is None else f'the checkpoint of step {last} is good'
     )
-    raise RunError(
-      f'the loss is not finite at step {step}: {kept}. Lower the rate (--config.optim.rate=) in a new '
-      'workdir, or look for damaged images'
-    )
+    raise RunError(f'the loss is not finite at step {step} ({kept}): {self.origin(last, step)}')
+
+  def origin(self, last: int | None, step: int) -> str:
+    """Where the numbers that are not finite came from, in words."""
+    again = step - (last or 0)
+    affordable = distributed.from_primary(int(_SEARCH / self.timer.seconds_a_step()))
+    if again > affordable:
+      too_far = f'where it began was not looked for, as the last checkpoint is {again} steps back'
+      return f'{too_far}; {provenance_lib.REMEDY}'
+    logging.info('the loss is not finite: looking for the origin, %d steps once more', again)
+    self.stop.nothing_to_lose()
+    state = self.start()
+    with contextlib.closing(self.batches(last or 0)) as batches:
+      return provenance_lib.find(
+        provenance_lib.make_watch_step(self.config, self.mesh),
+        self.train_step,
+        self.step_inputs,
+        state,
+        step,
+        batches,
+        self.statistics,
+        self.dataset.train_name,
+      )
 
   def summary(self, step: int) -> dict[str, object]:
     """The JSON that the mode ends with."""

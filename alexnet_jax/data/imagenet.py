@@ -110,7 +110,9 @@ def open_flat(root: pathlib.Path, class_names: tuple[str, ...], devkit: Devkit |
     if not 1 <= number <= len(truth):
       raise UserError(f'{root / name}: there are labels for {len(truth)} images only')
     if truth[number - 1] not in class_names:
-      raise UserError(f'{root / name} is of class {truth[number - 1]}, which training has not')
+      raise UserError(
+        f'{root / name} is of class {truth[number - 1]}, which training has not: remove it, or add its class'
+      )
     labels.append(class_names.index(truth[number - 1]))
   return Split(
     np.asarray(labels, np.int32),
@@ -160,7 +162,9 @@ def reorder(source: Source, order: str, root: pathlib.Path, devkit: str) -> Sour
     if kit is None:
       raise UserError('config.data.label_order=devkit: set config.data.devkit to its folder')
     if missing := set(names) - set(kit.wnids):
-      raise UserError(f'config.data.devkit={kit.path} knows no class {min(missing)}')
+      raise UserError(
+        f'config.data.devkit={kit.path} knows no class {min(missing)}: name the devkit of that year'
+      )
     names = tuple(name for name in kit.wnids if name in set(names))
   return dataclasses.replace(
     source,

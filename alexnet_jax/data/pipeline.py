@@ -6,7 +6,7 @@ stream through threads or tf.data. All give the same batches, bit for bit.
 """
 
 import atexit
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import functools
@@ -15,6 +15,7 @@ import os
 import threading
 from typing import Any
 import weakref
+import zlib
 
 from absl import logging
 import numpy as np
@@ -51,13 +52,17 @@ class _Images:
     self._skip = skip
     self._lock = threading.Lock()
     self._kept: tuple[np.ndarray, np.ndarray] | None = None
+    self.summing = False  # whether `checksums` are wanted
+    self.checksums = np.zeros(
+      len(split), np.uint32
+    )  # CRC-32 of what was decoded; 0 where that failed
 
   def keep(self, threads: int) -> None:
     """Decodes the whole split into memory, unless that has been done."""
     with self._lock:
       if self._kept is not None:
         return
-      n = len(self.split)
+      n, self.summing = len(self.split), True
       images, good = np.zeros((n, *self._shape), np.uint8), np.zeros(n, bool)
 
       def decode(i: int) -> None:
@@ -100,8 +105,12 @@ class _Images:
     try:
       if self.split.fill:
         self.split.fill(i, out)
+        read: bytes | np.ndarray = out
       else:
-        out[...] = decode_canvas(self.split.read(i), self._canvas)
+        read = self.split.read(i)
+        out[...] = decode_canvas(read, self._canvas)
+      if self.summing:
+        self.checksums[i] = zlib.crc32(memoryview(read))
     except (ValueError, OSError) as error:
       self._skip(i, str(error))
       return False
@@ -158,6 +167,10 @@ class Dataset:
     with self._lock:
       found = sorted(self._skipped.items())
     return tuple((split, self._images[split].split.name(i), why) for (split, i), why in found)
+
+  def train_name(self, index: int) -> str:
+    """What to call a training image: the path of its file, where it has one."""
+    return self._images['train'].split.name(index)
 
   def train_batches(
     self, start_step: int, batch_size: int, rows: np.ndarray | None = None
@@ -218,6 +231,21 @@ class Dataset:
     if self.cached:
       for images in self._images.values():
         images.keep(self._threads or cores())
+
+  def checksums(self) -> dict[str, str]:
+    """CRC-32 of every image, in hexadecimal, by split; nothing of a set that is not kept in memory."""
+    kept = self._images.items() if self.cached else ()
+    return {name: images.checksums.astype('>u4').tobytes().hex() for name, images in kept}
+
+  def changed_since(self, before: Mapping[str, str]) -> list[str]:
+    """Says of each image that it is not what it was when `before` was taken (`checksums`)."""
+    changed = []
+    for split, text in before.items():
+      images = self._images[split]
+      there = np.frombuffer(bytes.fromhex(text), '>u4')
+      numbers = np.flatnonzero(there != images.checksums) if self.cached else ()
+      changed += [f'{images.split.name(int(i))} has changed' for i in numbers]
+    return changed[:3] + [f'and {len(changed) - 3} more'] * (len(changed) > 3)
 
   def statistics(
     self,

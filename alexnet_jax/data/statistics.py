@@ -68,7 +68,9 @@ def from_sums(sums: Sums) -> Statistics:
     RunError: there are none.
   """
   if not sums.count:
-    raise RunError('no training image could be decoded, so there is no mean image')
+    raise RunError(
+      'no training image could be decoded: look at the files, and at the reasons above'
+    )
   mean_image = sums.total / sums.count
   variances, vectors = np.linalg.eigh(covariance(sums))
   vectors *= np.sign(vectors[np.argmax(np.abs(vectors), axis=0), range(3)])
@@ -90,6 +92,8 @@ def load(path: str) -> Statistics | None:
   try:
     with np.load(path) as file:
       statistics = Statistics(**{field: file[field] for field in Statistics._fields})
+    if not all(np.isfinite(x).all() for x in statistics):
+      raise ValueError('it holds numbers that are not finite')
   except FileNotFoundError:
     return None
   except Exception as error:  # numpy and zipfile raise many types on damaged files
@@ -104,4 +108,6 @@ def save(path: str, statistics: Statistics) -> None:
   temporary = f'{path}.{os.getpid()}'
   with open(temporary, 'wb') as file:
     np.savez(file, **statistics._asdict())
+    file.flush()
+    os.fsync(file.fileno())
   os.replace(temporary, path)

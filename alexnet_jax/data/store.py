@@ -112,6 +112,10 @@ def _open_split(path: str, split: str, meta: dict, arrays: dict[str, np.ndarray]
   shards = meta['splits'][split]['shards']
   index = Index(*(arrays[f'{split}/{field}'] for field in Index._fields))
   for shard in shards:
+    if os.path.basename(shard['file']) != shard['file']:
+      raise UserError(
+        f'config.data.source=store:{path}: {META} names {shard["file"]!r}, which is not in it'
+      )
     file = os.path.join(path, shard['file'])
     size = os.path.getsize(file) if os.path.exists(file) else 0
     if size != shard['bytes']:

@@ -59,7 +59,7 @@ def open_tfds(name: str, config_data: Any) -> Source:
 
   train = open_split('train')
   if train.labels.min(initial=0) < 0 or not len(train):
-    raise UserError(f'{need} has no labels, or no images, in its split train')
+    raise UserError(f'{need} has no labels, or no images, in its split train: choose another set')
   for split in ('validation', 'test'):
     if split in builder.info.splits:
       validation = open_split(split)
@@ -107,7 +107,9 @@ def _feature(builder: Any, kind: type, usual: str, need: str) -> str:
   """The key of the feature of a kind; of several, the one with the usual name, else the first."""
   keys = [key for key, feature in builder.info.features.items() if isinstance(feature, kind)]
   if not keys:
-    raise UserError(f'{need} has no feature of kind {kind.__name__}, so it cannot be classified')
+    raise UserError(
+      f'{need} has no feature of kind {kind.__name__}: choose a set of images with labels'
+    )
   return usual if usual in keys else keys[0]
 
 

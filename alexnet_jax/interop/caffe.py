@@ -208,5 +208,7 @@ def read_mean(path: str) -> np.ndarray:
   """
   mean = _without_ones(_array(_parse(path, 'BlobProto'), path), 3)
   if mean.ndim != 3 or len(mean) != 3:
-    raise UserError(f'{path} holds an array {list(mean.shape)}, not a mean image [1, 3, H, W]')
+    raise UserError(
+      f'{path} holds an array {list(mean.shape)}, not a mean image [1, 3, H, W]: name another file'
+    )
   return np.array(mean[::-1].transpose(1, 2, 0), order='C')

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import evaluate, optim, recipes, steps
+from alexnet_jax import durable, evaluate, optim, recipes, steps
 from alexnet_jax.checkpoint import FOLDER, Checkpoints
 from alexnet_jax.data import imagenet
 from alexnet_jax.data.splits import import_module
@@ -166,7 +166,7 @@ def _mean(mean: str, size: int) -> np.ndarray:
     try:
       levels = np.load(mean, allow_pickle=False) if mean.endswith('.npy') else mean.split(',')
       image = np.asarray(levels, np.float32)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy's reader raises many types on damaged files
       raise UserError(
         f'--mean={mean}: write R,G,B in grey levels, or name a .binaryproto or .npy file ({error})'
       ) from None
@@ -191,7 +191,7 @@ def _read_classes(path: str, number: int) -> list[str]:
   try:
     names = [line.strip() for line in pathlib.Path(path).read_text().splitlines() if line.strip()]
   except (OSError, ValueError) as error:
-    raise UserError(f'--classes={path} cannot be read ({error})') from None
+    raise UserError(f'--classes={path} cannot be read ({error}): name a text file') from None
   if len(names) != number or len(set(names)) != number:
     raise UserError(
       f'--classes={path} has {len(set(names))} names, the weights {number} classes: write one a line, in '
@@ -248,7 +248,7 @@ def _save(config: FrozenConfigDict, workdir: pathlib.Path, network: Network) -> 
   with Checkpoints(workdir) as checkpoints:
     if not checkpoints.save(jax.tree.map(jnp.asarray, state), network.statistics, meta):
       raise UserError('the weights hold numbers that are not finite: fetch them again')
-  (workdir / config_lib.FILE).write_text(config_lib.to_json(config))
+  durable.write(workdir / config_lib.FILE, config_lib.to_json(config))
   return workdir / FOLDER / '0'
 
 

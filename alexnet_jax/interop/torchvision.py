@@ -103,7 +103,9 @@ def _array(name: str, value) -> np.ndarray:
   if hasattr(value, 'detach'):
     value = value.detach().cpu().float().numpy()
   if not isinstance(value, np.ndarray) or value.dtype.kind != 'f':
-    raise UserError(f'the state_dict holds {name!r}, which is no tensor of floating-point numbers')
+    raise UserError(
+      f'the state_dict holds {name!r}, which is no tensor of numbers: save the state_dict alone'
+    )
   return np.asarray(value, np.float32)
 
 
@@ -135,7 +137,9 @@ def read(path: str) -> Mapping:
     if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
       loaded = loaded[key]
   if not isinstance(loaded, Mapping):
-    raise UserError(f'{path} holds a {type(loaded).__name__}, not a state_dict')
+    raise UserError(
+      f'{path} holds a {type(loaded).__name__}, not a state_dict: save model.state_dict()'
+    )
   return loaded
 
 

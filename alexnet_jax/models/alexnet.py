@@ -240,7 +240,9 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
       raise UserError(f'config.model.{key}={value!r}: choose one of {", ".join(map(str, allowed))}')
   for name in config.layers:
     if name not in config:
-      raise UserError(f'config.model.layers names {name!r}, which config.model does not describe')
+      raise UserError(
+        f'config.model.layers names {name!r}: describe it in config.model, or leave it out'
+      )
     padding = config[name].get('padding', ((0, 0), (0, 0)))
     if not (len(padding) == 2 and all(isinstance(p, tuple) and len(p) == 2 for p in padding)):
       raise UserError(
@@ -249,11 +251,11 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     bad = set(config[name].get('then', ())) - set(OPERATIONS)
     if bad:
       raise UserError(
-        f'config.model.{name}.then has {", ".join(sorted(bad))}; known: {", ".join(OPERATIONS)}'
+        f'config.model.{name}.then has {", ".join(sorted(map(str, bad)))}; known: {", ".join(OPERATIONS)}'
       )
   if config.num_classes < 0 or config.num_classes == 1:
     raise UserError(
-      'config.model.num_classes must be 2 or more, or 0 for as many as the source has'
+      f'config.model.num_classes={config.num_classes}: must be 2 or more, or 0 for as many as the source has'
     )
   if not 0 <= config.dropout.rate < 1:
     raise UserError(f'config.model.dropout.rate={config.dropout.rate}: must be in [0, 1)')

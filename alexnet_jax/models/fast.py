@@ -28,8 +28,8 @@ def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) ->
   a matrix product. RATIOS conv1, conv3-5
   """
   x, kernel = _alike(x, kernel.astype(x.dtype))
-  padding = tuple(map(tuple, padding))
-  return _conv(x, kernel, stride, padding) + bias.astype(x.dtype)
+  static = tuple((int(low), int(high)) for low, high in padding)
+  return _conv(x, kernel, stride, static) + bias.astype(x.dtype)
 
 
 def _alike(*arrays: Array) -> list[Array]:
@@ -273,8 +273,8 @@ def _max_pool_backward(window, stride, rounding, x, g):
   def place(r, c):
     return sum(taken(i, j) for i in range(r, window, stride) for j in range(c, window, stride))
 
-  rows = [jnp.stack([place(r, c) for c in range(stride)], 3) for r in range(stride)]
-  squares = jnp.stack(rows, 2)  # [B, H', stride, W', stride, C]
+  by_row = [jnp.stack([place(r, c) for c in range(stride)], 3) for r in range(stride)]
+  squares = jnp.stack(by_row, 2)  # [B, H', stride, W', stride, C]
   batch, channels = x.shape[0], x.shape[-1]
   dx = squares.reshape(batch, stride * (height + reach), stride * (width + reach), channels)
   cut = [(0, size - length, 0) for size, length in zip(x.shape, dx.shape, strict=True)]

@@ -6,7 +6,7 @@ This table chooses, by the backend that JAX runs on when a network is traced. A 
 
 from collections.abc import Callable
 import functools
-from typing import TypeVar
+from typing import ParamSpec
 
 import jax
 
@@ -27,14 +27,14 @@ FAST = {
   'tpu': (),  # not measured
 }
 
-Layer = TypeVar('Layer', bound=Callable)
+P = ParamSpec('P')
 
 
-def _by_backend(layer: Layer) -> Layer:
+def _by_backend(layer: Callable[P, Array]) -> Callable[P, Array]:
   name = layer.__name__
 
   @functools.wraps(layer)
-  def choose(*args, **kwargs):
+  def choose(*args: P.args, **kwargs: P.kwargs) -> Array:
     chosen = fast if name in FAST.get(jax.default_backend(), ()) else plain
     return getattr(chosen, name)(*args, **kwargs)
 

@@ -1,0 +1,234 @@
+"""Where rounds are fought: data, the undisturbed runs, and main.py started, stopped and compared."""
+
+from collections.abc import Callable
+import contextlib
+import hashlib
+import math
+import pathlib
+import random
+import subprocess
+import tempfile
+import time
+
+import jax
+from ml_collections import FrozenConfigDict
+import numpy as np
+from PIL import Image
+from tiny import ROOT, Together, command, read_metrics, write_config
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import parallel, steps
+from alexnet_jax.checkpoint import FOLDER, Checkpoints
+
+BOUND = 150  # seconds after which a process counts as hung, on a machine that others use too
+_TURN = 0.01
+_STANDSTILL = (
+  3  # seconds for such a turn, after which this machine must have been stopped or asleep
+)
+standstills: list[int] = []  # one for each that was seen
+STEPS, BATCH = 36, 8
+SIDE, CLASSES, TRAINING, VALIDATION = 72, 4, 10, 4  # images a class
+# Every piece of state counts: dropout, momentum, and a rate that falls after every epoch.
+_CHOICES = {
+  'data__max_bad_share': 0.1,
+  'train__steps': STEPS,
+  'train__log_every': 1,
+  'train__checkpoint_every': 4,
+  'train__keep': 3,
+  'optim__schedule': 'plateau',
+  'optim__factor': 0.8,
+  'optim__plateau__patience': 1,
+  'optim__plateau__min_delta': 100.0,
+  'optim__plateau__drops': 50,
+}
+
+
+class Hang(Exception):
+  """A process did not end within its bound."""
+
+
+class Arena:
+  """A folder with data, configs and the runs that nothing disturbed.
+
+  Attributes:
+    folder: of everything.
+    code: the checkout whose main.py is started; a patched copy for the controls.
+    undisturbed: metrics and digest of the final state by kind of run: `folder`, `store`, `two`.
+  """
+
+  def __init__(self, folder: pathlib.Path, code: pathlib.Path = ROOT):
+    self.folder, self.code = folder, code
+    folder.mkdir(parents=True, exist_ok=True)
+    self.undisturbed = {}
+    self._configs = {}
+    self.seconds = 8.0  # that an undisturbed run takes
+
+  def config(self, kind: str, place: pathlib.Path) -> pathlib.Path:
+    """The config file of a run whose data lie in `place`."""
+    source = f'store:{place}' if kind == 'store' else f'folder:{place}'
+    folder = self.folder / 'configs' / place.name / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    more = {'mesh': (1, 2)} if kind == 'two' else {}
+    return write_config(folder, data__source=source, **_CHOICES, **more)
+
+  def data(self, kind: str) -> pathlib.Path:
+    """The data of a kind of run, made once."""
+    images = self.folder / 'images'
+    if not images.exists():
+      write_images(images)
+    if kind != 'store':
+      return images
+    store = self.folder / 'store'
+    if not (store / 'store.json').exists():
+      result = self.main(
+        '--mode=prepare', f'--config={self.config("folder", images)}', f'--output={store}'
+      )
+      assert result.returncode == 0, result.stderr
+    return store
+
+  def reference(self, kind: str) -> tuple[list[dict], str]:
+    """Metrics and digest of the run that nothing disturbed."""
+    if kind not in self.undisturbed:
+      workdir = self.folder / f'undisturbed-{kind}'
+      began = time.monotonic()
+      result = self.train(kind, self.data(kind), workdir)
+      assert result.returncode == 0, result.stderr
+      if kind == 'folder':
+        self.train(kind, self.data(kind), self.folder / 'again')  # with the compiled steps at hand
+        self.seconds = min(self.seconds, time.monotonic() - began)
+      self.undisturbed[kind] = read_metrics(workdir), digest(workdir)
+    return self.undisturbed[kind]
+
+  def arguments(self, kind: str, data: pathlib.Path, workdir: pathlib.Path) -> tuple[str, ...]:
+    """The command that trains."""
+    return f'--config={self.config(kind, data)}', f'--workdir={workdir}'
+
+  def start(
+    self, *args: str, child: str = '', log: pathlib.Path, **environment
+  ) -> subprocess.Popen:
+    """Starts main.py; `child` names a fault of `child.py` to start it with; stderr goes to `log`."""
+    line, env = command(*args)
+    line[1] = str(self.code / 'main.py')
+    if child:
+      line[1:2] = [str(pathlib.Path(__file__).with_name('child.py')), child, line[1]]
+    with log.open('ab') as stderr:
+      return subprocess.Popen(
+        line, env=env | environment, cwd=self.code, stdout=subprocess.DEVNULL, stderr=stderr
+      )
+
+  def main(self, *args: str) -> subprocess.CompletedProcess:
+    """Runs main.py to its end."""
+    line, env = command(*args)
+    line[1] = str(self.code / 'main.py')
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+      with subprocess.Popen(line, env=env, cwd=self.code, stdout=out, stderr=err) as process:
+        wait_for(process)
+      texts = []
+      for file in (out, err):
+        file.seek(0)
+        texts.append(file.read().decode(errors='replace'))
+    return subprocess.CompletedProcess(args, process.returncode, *texts)
+
+  def train(self, kind: str, data: pathlib.Path, workdir: pathlib.Path):
+    """Trains, or goes on training, to the end; one process, or two of which the first one's result counts."""
+    args = self.arguments(kind, data, workdir)
+    if kind != 'two':
+      return self.main(*args)
+    with self.together(*args) as run:
+      for process in run.processes:
+        wait_for(process)
+      return run.wait()[0]
+
+  def together(self, *args: str) -> Together:
+    """The same by two processes."""
+    return Together(*args, '--peer_timeout=6')
+
+
+def until(done: Callable[[], bool], seconds: float = BOUND) -> bool:
+  """Waits until `done`; False where that took too long.
+
+  It counts its own turns, not the clock's, which goes on while a machine sleeps or processes are stopped.
+  """
+  for _ in range(math.ceil(seconds / _TURN)):
+    if done():
+      return True
+    before = time.monotonic()
+    time.sleep(_TURN)
+    if time.monotonic() - before > _STANDSTILL:
+      standstills.append(1)
+  return done()
+
+
+def wait_for(process: subprocess.Popen) -> int:
+  """The exit code of a process that should end by itself.
+
+  Raises:
+    Hang: it did not; it is killed.
+  """
+  if not until(lambda: process.poll() is not None):
+    process.kill()
+    process.wait()
+    raise Hang('a process did not end')
+  return process.returncode
+
+
+def write_images(root: pathlib.Path) -> None:
+  """PNG files `root/{train,val}/CLASS/N.png` of noisy patches, the same every time."""
+  rng = np.random.default_rng(0)
+  for split, number in (('train', TRAINING), ('val', VALIDATION)):
+    for label in range(CLASSES):
+      folder = root / split / f'class{label}'
+      folder.mkdir(parents=True)
+      for i in range(number):
+        pixels = rng.integers(0, 160, (SIDE, SIDE, 3), np.uint8)
+        pixels[:, :, label % 3] += 20 * (label + 1)
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+
+
+def digest(workdir: pathlib.Path) -> str:
+  """SHA-256 of every bit of the newest checkpoint's state: parameters, velocity, running sums, step."""
+  config = config_lib.load_workdir(workdir)
+  config.mesh = (1, 1)
+  config = FrozenConfigDict(config)
+  mesh = parallel.make_mesh(config)
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    step = checkpoints.latest()
+    state = checkpoints.restore(step, steps.abstract_state(config, mesh))
+    meta = checkpoints.meta(step)
+  found = hashlib.sha256(repr((meta['schedule'], meta['validation'], meta['loss'])).encode())
+  for leaf in jax.tree.leaves(jax.device_get(state)):
+    found.update(np.ascontiguousarray(leaf).tobytes())
+  return found.hexdigest()
+
+
+def sealed(workdir: pathlib.Path) -> list[int]:
+  """The steps of the checkpoints that are there, ascending."""
+  folder = workdir / FOLDER
+  names = [path.name for path in folder.iterdir()] if folder.exists() else []
+  return sorted(int(name) for name in names if name.isdigit())
+
+
+def rows(workdir: pathlib.Path) -> int:
+  """Lines of metrics.jsonl."""
+  with contextlib.suppress(FileNotFoundError):
+    return (workdir / 'metrics.jsonl').read_text().count('\n')
+  return 0
+
+
+def wait_for_moment(
+  rng: random.Random, workdir: pathlib.Path, processes: list, arena: Arena, early: float = 0.2
+) -> str:
+  """Waits for a random moment of a run, or its end; says which it was.
+
+  A share `early` of the moments falls into the start; the others follow a random line of metrics.jsonl.
+  """
+  alive = lambda: all(process.poll() is None for process in processes)
+  if rng.random() < early:
+    seconds = rng.uniform(0, 0.6 * arena.seconds)
+    until(lambda: not alive(), seconds)
+    return f'after {seconds:.2f} s'
+  line, pause = rng.randrange(STEPS), rng.uniform(0, 0.2)
+  if not until(lambda: rows(workdir) >= line or not alive()):
+    raise Hang(f'no line {line} of metrics.jsonl')
+  time.sleep(pause)
+  return f'{pause:.2f} s after line {line}'

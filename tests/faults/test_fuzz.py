@@ -1,0 +1,44 @@
+"""A few hundred broken inputs; ten thousand are thrown by `python -m tests.faults.fuzz`."""
+
+import resource
+
+import numpy as np
+import pytest
+
+from alexnet_jax.data.canvas import Canvas, decode_canvas
+from faults import fuzz, strategies
+
+
+def test_images():
+  count = {}
+  fuzz.run(fuzz.images(count), 300, 0)
+  assert set(count) == {'valid', 'decoded', 'refused'}
+
+
+@pytest.mark.parametrize('form', strategies.MODES)
+def test_every_valid_image_has_its_exact_pixels(form):
+  for mode in strategies.MODES[form]:
+    for progressive in (False, True):
+      fuzz.check_valid_image(form, mode, (strategies.SIDE,) * 2, progressive)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
+  """A gigabyte of black in a megabyte: refused by the default limit, which names itself."""
+  bomb = strategies.bomb(20_000)
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  with pytest.raises(ValueError, match=r'20000x20000 pixels; the limit is|exceeds limit'):
+    decode_canvas(bomb, Canvas())
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+  assert (decode_canvas(strategies.bomb(500), Canvas(24)) == np.zeros(3, np.uint8)).all()
+
+
+def test_configs(tmp_path):
+  count = {}
+  fuzz.run(fuzz.configs(count, fuzz.write_config(str(tmp_path))), 60, 0)
+  assert set(count) >= {'exit code 0', 'exit code 2'}
+
+
+def test_files(tmp_path):
+  count = {}
+  fuzz.run(fuzz.files(count, str(tmp_path)), 200, 0)
+  assert sum(number for name, number in count.items() if name.endswith('refused')) > 100

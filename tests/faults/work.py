@@ -1,0 +1,125 @@
+"""What the fuzzers drive: a run up to its first step, and every reader of files that come from outside."""
+
+from collections.abc import Callable
+import contextlib
+import pathlib
+
+import jax
+from ml_collections import FrozenConfigDict
+import numpy as np
+
+from alexnet_jax import cli, durable, models, optim, parallel, steps
+from alexnet_jax import config as config_lib
+from alexnet_jax import train as train_lib
+from alexnet_jax.data import open_dataset
+from alexnet_jax.errors import UserError
+from alexnet_jax.interop import archive, caffe, cuda_convnet, networks
+
+Reader = Callable[[bytes], bool]
+
+
+def prepare_to_train(options: cli.Options) -> dict:
+  """All that training does before it compiles: checks, network, mesh, data, rates, shapes of a step."""
+  config = options.config
+  config_lib.validate(config)
+  models.layer_table(config.model)
+  mesh = parallel.make_mesh(config)
+  with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
+    config = train_lib.resolve(config, dataset)
+    total = config_lib.total_steps(config, dataset.num_train)
+    state = steps.abstract_state(config, mesh)
+    for step in {0, total // 2, total - 1}:
+      epoch = step * config.train.batch_size / dataset.num_train
+      rates = optim.rates(config.optim, step, epoch, step / total, optim.ScheduleState())
+      optim.rate_tree(config.optim, state.params, *rates, epoch)
+    batch = next(dataset.train_batches(0, config.train.batch_size))
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(batch))
+    scalar = jax.ShapeDtypeStruct((), np.float32)
+    size = config.data.canvas.size
+    statistics = train_lib.evaluate.Statistics(
+      *(jax.ShapeDtypeStruct(shape, np.float32) for shape in ((size, size, 3), (3, 3), (3,)))
+    )
+    trees = jax.tree.map(lambda _: scalar, state.params)
+    jax.eval_shape(steps.make_train_step(config, mesh), state, abstract, trees, scalar, statistics)
+  return {'steps': total}
+
+
+def readers(folder: str) -> dict[str, tuple[bytes, Reader]]:
+  """By name: a whole file, and what reads it from bytes and says whether it refused."""
+  root = pathlib.Path(folder)
+  array = np.arange(6, dtype=np.float32).reshape(2, 3)
+  whole, read = {}, {}
+
+  def add(name: str, make: Callable[[pathlib.Path], None], use: Callable[[str], object]) -> None:
+    path = root / name
+    make(path)
+    whole[name] = path.read_bytes()
+
+    def read_bytes(data: bytes) -> bool:
+      path.write_bytes(data)
+      return refuses(lambda: use(str(path)))
+
+    read[name] = read_bytes
+
+  metadata = {'format': archive.FORMAT, 'version': archive.VERSION, 'config': '{}'}
+  add(
+    'weights.safetensors',
+    lambda path: archive.write_tensors(str(path), {'params/a': array}, metadata),
+    lambda path: (archive.read_metadata(path), archive.read_tensors(path)),
+  )
+  add('weights.npz', lambda path: np.savez(path, a=array), cuda_convnet.read)
+  add('mean.npy', lambda path: np.save(path, array), lambda path: networks._mean(path, 3))
+  add('weights.caffemodel', write_caffemodel, caffe.read)
+  add(
+    'classes.txt',
+    lambda path: path.write_text('a\nb\nc\n'),
+    lambda path: networks._read_classes(path, 3),
+  )
+  add(
+    config_lib.FILE,
+    lambda path: path.write_text(config_lib.to_json(train_config())),
+    lambda path: config_lib.validate(FrozenConfigDict(config_lib.load_workdir(root))),
+  )
+  sealed = root / 'sealed'
+  sealed.mkdir()
+  (sealed / 'data').write_bytes(bytes(100))
+  durable.seal(sealed, {'step': 1})
+  add(
+    f'sealed/{durable.MANIFEST}',
+    lambda path: None,
+    lambda path: told_as_user_error(durable.check, sealed),
+  )
+  return {name: (whole[name], read[name]) for name in whole}
+
+
+def refuses(use: Callable[[], object]) -> bool:
+  """Whether a reader raises the user's error, of one line."""
+  try:
+    use()
+  except UserError as error:
+    assert str(error) and '\n' not in str(error).strip()
+    return True
+  return False
+
+
+def told_as_user_error(check: Callable, *args) -> None:
+  """Checkpoints turn ValueError into a report; here it counts as a refusal."""
+  try:
+    check(*args)
+  except ValueError as error:
+    raise UserError(str(error)) from None
+
+
+def train_config():
+  from tiny import tiny_config
+
+  return tiny_config()
+
+
+def write_caffemodel(path: pathlib.Path) -> None:
+  import sys
+
+  sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / 'interop'))
+  from caffemodel import caffemodel
+
+  path.write_bytes(caffemodel({'conv1': [np.ones((2, 3, 1, 1)), np.ones(2)]}))
