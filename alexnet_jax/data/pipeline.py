@@ -110,7 +110,7 @@ class _Images:
         read = self.split.read(i)
         out[...] = decode_canvas(read, self._canvas)
       if self.summing:
-        self.checksums[i] = zlib.crc32(memoryview(read))
+        self.checksums[i] = zlib.crc32(read if isinstance(read, bytes) else read.data)
     except (ValueError, OSError) as error:
       self._skip(i, str(error))
       return False
