@@ -17,7 +17,7 @@ from alexnet_jax.models.plain import Array, Padding
 
 _IMAGE_CHANNELS = 4  # at most, of what counts as an image and not as maps
 _CACHE = 2 * 2**20  # bytes of rearranged pixels that stay in the cache
-_PIECE = 32  # images whose gradient of a kernel XLA takes at once
+PIECE = 32  # images whose gradient of a kernel XLA takes at once
 _FEW_TAPS = 9  # in a kernel: a matrix product for each one pays
 
 
@@ -83,8 +83,8 @@ def _kernel_gradient_in_pieces(
     of_kernel = lambda kernel: _xla_conv(x, kernel, stride, padding)
     return jax.linear_transpose(of_kernel, kernel)(g)[0].astype(jnp.float32)
 
-  starts = range(0, len(x), _PIECE)
-  return sum(piece(x[i : i + _PIECE], g[i : i + _PIECE]) for i in starts)
+  starts = range(0, len(x), PIECE)
+  return sum(piece(x[i : i + PIECE], g[i : i + PIECE]) for i in starts)
 
 
 def _kernel_gradient_by_taps(x: Array, g: Array, shape: tuple, padding: Padding) -> Array:
@@ -271,7 +271,9 @@ def _max_pool_backward(window, stride, rounding, x, g):
     return jnp.where(first[here] == i * window + j, g[here], 0)
 
   def place(r, c):
-    return sum(taken(i, j) for i in range(r, window, stride) for j in range(c, window, stride))
+    nothing = jnp.zeros((len(g), height + reach, width + reach, g.shape[-1]), g.dtype)
+    takes = (taken(i, j) for i in range(r, window, stride) for j in range(c, window, stride))
+    return functools.reduce(jnp.add, takes, nothing)
 
   by_row = [jnp.stack([place(r, c) for c in range(stride)], 3) for r in range(stride)]
   squares = jnp.stack(by_row, 2)  # [B, H', stride, W', stride, C]
