@@ -123,6 +123,7 @@ class _Run:
     self.last_loss = None
     self.rates_now = (None, None)
     self.evaluating = config.train.evaluate and dataset.num_validation > 0
+    self.until = config.train.until_train_error
     if config.train.evaluate and not self.evaluating:
       logging.warning('no validation images: evaluation is skipped')
 
@@ -149,9 +150,9 @@ class _Run:
       logging.info('batch %d: rates are multiplied by %g', self.config.train.batch_size, factor)
     quiet = not distributed.is_primary()  # of several processes one writes
     self.metrics = Metrics(self.workdir, first, self.config.log.tensorboard, quiet)
-    if first >= self.total:
+    if first >= self.total or self.has_learnt():
       self.metrics.close()
-      logging.info('nothing to do: the run has its %d steps already', self.total)
+      logging.info('nothing to do: the run has ended already, at step %d', first)
       return self.summary(first)
     self.train_step = steps.make_train_step(self.config, self.mesh)
     self.diagnostics = diagnostics.make_diagnostics_step(self.config, self.mesh)
@@ -166,11 +167,11 @@ class _Run:
     batches = prefetch(on_device, _ON_DEVICE)
     try:
       with distributed.stop_signal() as told_to_stop, contextlib.closing(batches):
-        self.loop(state, batches, told_to_stop)
+        last = self.loop(state, batches, told_to_stop)
     finally:
       self.progress.end()
       self.metrics.close()
-    return self.summary(self.total)
+    return self.summary(last)
 
   def start(self) -> steps.TrainState:
     """The state to go on from: the newest checkpoint's, or a fresh one."""
@@ -217,8 +218,8 @@ class _Run:
 
   def loop(
     self, state: steps.TrainState, batches: Iterator, told_to_stop: Callable[[int], bool]
-  ) -> None:
-    """Steps from `state.step` to the last, with logs, evaluations and checkpoints between."""
+  ) -> int:
+    """Steps from `state.step` to the last, which it returns; logs, evaluations, checkpoints between."""
     choices, step = self.config.train, int(state.step)
     pending = deque()
     while step < self.total:
@@ -234,23 +235,32 @@ class _Run:
         pending.popleft().block_until_ready()
       done = step == self.total
       crossed = math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
-      evaluate_now = self.evaluating and (crossed or done)
+      evaluate_now = (self.evaluating or self.until) and (crossed or done)
       if step % choices.log_every == 0 or done:
         state = self.log(state, step)
       if choices.diagnose_every and step % choices.diagnose_every == 0:
         self.diagnose(step, state, batch, colour)
       errors = self.evaluate(state, step) if evaluate_now else None
-      if errors and crossed:  # an early end is no epoch: a longer run would not have looked then
+      # An early end is no epoch: a longer run would not have looked then.
+      if self.evaluating and evaluate_now and crossed:
         self.schedule = optim.after_evaluation(
           self.config.optim, self.schedule, errors['val/top1_error']
         )
       terminated = told_to_stop(step)
       if evaluate_now or done or terminated or step % choices.checkpoint_every == 0:
         self.save(state, step, errors)
+      if self.has_learnt():
+        logging.info('the error over all training images is down to %g %%', self.until)
+        return step
       if terminated and not done:
         raise Preempted(
           f'stopped by SIGTERM at step {step}; a checkpoint is written: the same command resumes'
         )
+    return step
+
+  def has_learnt(self) -> bool:
+    """Whether the error over all training images is as low as `train.until_train_error` asks."""
+    return self.until > 0 and self.last.get('train_set/top1_error', math.inf) <= self.until
 
   def step_inputs(self, step: int, state: steps.TrainState) -> tuple:
     """The rates of every parameter and the strength of the colour noise at `step`, on the devices."""
@@ -305,20 +315,22 @@ class _Run:
       logging.warning(_STALLED, chance, step)
 
   def evaluate(self, state: steps.TrainState, step: int) -> dict[str, float]:
-    """Evaluates on the validation split; returns the values logged."""
+    """Evaluates on the validation split, and where asked the training split; returns the values logged."""
     began = time.perf_counter()
     model = evaluate.Model(
       self.predict, state.params, state.batch_stats, self.statistics.mean_image, 1.0
     )
-    errors = evaluate.errors_of([model], self.dataset, self.config, self.mesh)
-    if not math.isfinite(errors['loss']):
-      self.fail(step)
-    self.last = {f'val/{name}': value for name, value in errors.items() if value is not None}
-    self.metrics.write(step, {'epoch': round(self.epoch(step), 4), **self.last})
+    self.last, splits = {}, {'val': 'validation'} if self.evaluating else {}
     self.progress.end()
-    logging.info(
-      'epoch %.2f: validation top-1 error %.2f %%', self.epoch(step), errors['top1_error']
-    )
+    for room, split in (splits | ({'train_set': 'train'} if self.until else {})).items():
+      errors = evaluate.errors_of([model], self.dataset, self.config, self.mesh, split)
+      if not math.isfinite(errors['loss']):
+        self.fail(step)
+      self.last |= {f'{room}/{name}': value for name, value in errors.items() if value is not None}
+      logging.info(
+        'epoch %.2f: %s top-1 error %.2f %%', self.epoch(step), split, errors['top1_error']
+      )
+    self.metrics.write(step, {'epoch': round(self.epoch(step), 4), **self.last})
     self.timer.paused(time.perf_counter() - began)
     return self.last
 
@@ -336,7 +348,7 @@ class _Run:
       'schedule': self.schedule._asdict(),
       'validation': self.last,
     }
-    if not self.checkpoints.save(state, self.statistics, meta, errors):
+    if not self.checkpoints.save(state, self.statistics, meta, errors if self.evaluating else None):
       self.fail(step)
     self.timer.paused(time.perf_counter() - began)
 
