@@ -174,6 +174,11 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     for layer, _ in config.optim.layer_decay:
       if layer not in config.model.layers:
         raise UserError(f'config.optim.layer_decay names {layer!r}, which the network lacks')
+    for layer in filter(None, config.init_layers.split(',')):
+      if layer not in config.model.layers:
+        raise UserError(
+          f'config.init_layers names {layer!r}; layers here: {", ".join(config.model.layers)}'
+        )
     if not 0 <= config.train.until_train_error < 100:
       raise UserError('config.train.until_train_error: must be in [0, 100) %')
     if config.train.diagnose_every < 0:

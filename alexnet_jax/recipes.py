@@ -121,6 +121,9 @@ def paper() -> ConfigDict:
       # towers: a tower a device, as the paper had it, and whole networks where there are more; owt:
       # "one weird trick" (2014), convolutions split by image, fully connected layers by unit.
       'parallelism': 'towers',
+      # A run's workdir or an archive (.safetensors) that layers are copied from before the first step.
+      'init_from': '',
+      'init_layers': '',  # which: conv1,conv2; '': all but the last, whose classes are others
       'model': _model(),
       'data': _data(),
       'prepare': {  # what --mode=prepare makes of data.source

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import diagnostics, distributed, evaluate, models, optim, parallel, steps
+from alexnet_jax import diagnostics, distributed, evaluate, models, optim, parallel, steps, transfer
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.data.prefetch import prefetch
@@ -184,7 +184,8 @@ class _Run:
         self.workdir if alone else None, distributed.share(), distributed.add_up
       )
       self.statistics = parallel.replicate(self.mesh, statistics)
-      return steps.init_state(self.config, self.mesh)
+      state = steps.init_state(self.config, self.mesh)
+      return transfer.copy_layers(self.config, self.mesh, state)
     meta = self.checkpoints.meta(step)
     self.check_same_data(meta)
     self.schedule = optim.ScheduleState(**meta['schedule'])

@@ -4,7 +4,7 @@ Its authors report 0.8 to 0.95 % test error. Ours is alexnet_jax/models/lenet.py
 simpler; images are scaled to a spread of about 1 as in 1998, the squared error of that paper is the
 cross-entropy here, and its second-order rates are plain momentum.
 
-Command:  python main.py --config=configs/lenet.py --workdir=DIR
+Command:  python main.py --config=configs/lenet.py:mnist --workdir=DIR
           python main.py --config=configs/lenet.py:cifar10 --workdir=DIR   (the same on CIFAR-10, in gray)
 Expected: about 1 % test error on MNIST (1998); not run by us: MNIST was not at hand.
 Hardware: any; seconds an epoch on 2 CPU cores.
@@ -14,13 +14,13 @@ from alexnet_jax import recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import lenet, spec
 
-SOURCES = {'mnist': 'tfds:mnist', 'cifar10': 'tfds:cifar10'}
+VARIANTS = {'mnist': 'tfds:mnist', 'cifar10': 'tfds:cifar10'}
 
 
 def get_config(variant='mnist'):
   """LeNet-5 on `mnist` or `cifar10`."""
-  if variant not in SOURCES:
-    raise UserError(f'unknown variant {variant!r}: choose one of {", ".join(SOURCES)}')
+  if variant not in VARIANTS:
+    raise UserError(f'unknown variant {variant!r}: choose one of {", ".join(VARIANTS)}')
   config = recipes.get('paper')
   config.recipe, config.note = f'lenet:{variant}', ''
   spec.replace_layers(config.model, lenet.lenet5())
@@ -33,7 +33,7 @@ def get_config(variant='mnist'):
       'model.gray': True,
       'model.activation': lenet.ACTIVATION,
       'model.pool.window': 2,
-      'data.source': SOURCES[variant],
+      'data.source': VARIANTS[variant],
       'data.canvas.size': 28,
       'augment.crop': 'centre',
       'augment.flip': False,
