@@ -34,6 +34,18 @@ SPECS = [
 ]
 
 
+def test_the_map_names_every_config():
+  """configs/README.md leads to each file, and names no variant that there is not."""
+  text = (ROOT / 'configs' / 'README.md').read_text()
+  for path in FILES:
+    assert path.name in text
+  file = None
+  for name, variant in re.findall(r'`(\w+\.py)?:?([\w+]*)`', text):
+    file = name or file
+    if variant and file and f':{variant}`' in text:
+      load(f'configs/{file}:{variant}')
+
+
 def load(spec):
   """The config of `FILE:VARIANT`, from the root of the checkout."""
   return config_lib.load_file(str(ROOT / spec))
