@@ -17,7 +17,7 @@ from alexnet_jax import distributed, memory, supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
 
 MODES = (
-  'train', 'eval', 'describe', 'prepare', 'predict', 'features', 'import', 'export',
+  'train', 'eval', 'describe', 'prepare', 'predict', 'features', 'import', 'export', 'report',
 )  # fmt: skip
 FLAGS = (
   'config', 'workdir', 'mode', 'checkpoint', 'checkpoints', 'weights', 'output', 'shard', 'distributed',
@@ -234,6 +234,7 @@ def parse(argv: Sequence[str]) -> Options:
 # What each of these modes cannot do without: the flag, and what it is to name.
 _NEEDED = {
   'predict': {'workdir': 'the folder of a run', 'images': 'files, folders or a glob'},
+  'report': {'workdir': 'the folder of a run'},
   'features': {'workdir': 'the folder of a run', 'output': 'the .npz file to write'},
   'import': {
     'format': 'torchvision, caffe, cuda_convnet or safetensors',
@@ -293,6 +294,10 @@ def run(options: Options) -> dict[str, object]:
       return predict.predict(*place, options.images, options.checkpoint)
     asked = options.layer, options.output, options.images, options.split
     return predict.features(*place, *asked, options.checkpoint)
+  if options.mode == 'report':
+    from alexnet_jax.report.page import report
+
+    return report(options.config, options.workdir, options.checkpoint)
   if options.mode in ('import', 'export'):
     from alexnet_jax.interop import networks
 

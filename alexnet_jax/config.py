@@ -19,7 +19,7 @@ _FREE = (
     'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
     'train.diagnose_every', 'train.until_train_error', 'eval.',
     'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
-    'log.', 'note', 'prepare.',
+    'log.', 'note', 'prepare.', 'report.',
 )  # fmt: skip
 
 
@@ -181,6 +181,10 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
         )
     if not 0 <= config.train.until_train_error < 100:
       raise UserError('config.train.until_train_error: must be in [0, 100) %')
+    if min(config.report.images, config.report.neighbours, config.report.train_images) < 1:
+      raise UserError('config.report: images, neighbours and train_images must be at least 1')
+    if config.report.bits < 0:
+      raise UserError(f'config.report.bits={config.report.bits}: must be 0 (no codes) or more')
     if config.train.diagnose_every < 0:
       raise UserError('config.train.diagnose_every: must be 0 (never) or more')
     if config.train.steps < 0 or (not config.train.steps and config.train.epochs <= 0):

@@ -91,7 +91,7 @@ class Reader:
         bar.update(len(chunk))
 
 
-def _labels(trained: evaluate.Trained) -> list[str]:
+def class_titles(trained: evaluate.Trained) -> list[str]:
   """What to call the classes: in words where they are ImageNet's."""
   names = trained.meta['class_names']
   place = pathlib.Path(trained.config.data.source.partition(':')[2])
@@ -120,7 +120,7 @@ def predict(
   trained = evaluate.load(workdir, which, config)
   batch_size = evaluate.batch_size_on(trained.config, trained.mesh.shape[parallel.DATA])
   reader = Reader(paths, Canvas.from_config(trained.config.data.canvas), batch_size)
-  model, labels, results = trained.model, _labels(trained), []
+  model, labels, results = trained.model, class_titles(trained), []
   for names, canvases in reader:
     batch = parallel.shard_batch(trained.mesh, {'image': canvases})
     probabilities = np.asarray(

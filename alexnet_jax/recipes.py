@@ -167,6 +167,12 @@ def paper() -> ConfigDict:
         'batch_size': 128,
         'baseline': False,  # also ridge regression on 16x16 pixel means
       },
+      'report': {  # what --mode=report shows
+        'images': 8,  # with their likeliest classes; of the highest loss; with neighbours
+        'neighbours': 6,  # of each
+        'train_images': 100_000,  # among which they are looked for, at most; 4 bytes x 4096 each
+        'bits': 0,  # of binary codes of the same vectors, compared with them; 0: none
+      },
       'log': {'tensorboard': True},
     }
   )
