@@ -1,0 +1,201 @@
+"""What each layer of the network is, as a pure function of arrays; `layers` is what networks call.
+
+Every function works on the maps of one tower, `[B, H, W, C]` (NHWC), unless it says otherwise, and
+keeps the dtype of its input. Sources: P = the 2012 paper, O = the original 2012 code.
+"""
+
+from collections.abc import Sequence
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+Array = jax.Array
+Padding = Sequence[tuple[int, int]]
+
+
+def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) -> Array:
+  """Cross-correlation of `x` with `kernel`, plus `bias`.
+
+  Args:
+    x: `[B, H, W, Cin]`, any float dtype.
+    kernel: `[kh, kw, Cin, Cout]`, cast to the dtype of `x`.
+    bias: `[Cout]`.
+    stride: pixels between windows, the same in both directions.
+    padding: `((top, bottom), (left, right))` zeros. The paper's conv1 reads 3 zero rows and columns
+      at the bottom and right of a 224x224 image, which makes 55x55 outputs (O, layer.py).
+
+  Returns:
+    `[B, H', W', Cout]`.
+  """
+  y = lax.conv_general_dilated(
+    x,
+    kernel.astype(x.dtype),
+    window_strides=(stride, stride),
+    padding=tuple(map(tuple, padding)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+  return y + bias.astype(x.dtype)
+
+
+def dense(x: Array, kernel: Array) -> Array:
+  """Matrix product `[B, Cin] x [Cin, Cout] -> [B, Cout]`; the kernel is cast to the dtype of `x`."""
+  return x @ kernel.astype(x.dtype)
+
+
+def neighbour_sum(x: Array, size: int, axis: int, mirrored: bool = False) -> Array:
+  """Sums `x` over windows of `size` neighbours along `axis`, clipped at both ends.
+
+  The window of place i starts at i - size//2, for even sizes too (cuda-convnet); `mirrored`, it ends at
+  i + size//2, which makes a difference for even sizes only.
+  """
+  before = size // 2 if not mirrored else size - 1 - size // 2
+  pads = [(0, 0)] * x.ndim
+  pads[axis] = (before, size - 1 - before)
+  padded = jnp.pad(x, pads)
+  length = x.shape[axis]
+  return sum(lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(size))
+
+
+def negative_power(x: Array, beta: float) -> Array:
+  """`x ** -beta`; the usual beta of 0.75 by two square roots, several times cheaper than a power."""
+  if beta == 0.75:
+    root = lax.rsqrt(x)
+    return root * jnp.sqrt(root)
+  return x**-beta
+
+
+def local_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:
+  """Local response normalisation across neighbouring maps (P section 3.3).
+
+  `y_i = x_i / (k + alpha * sum_{j in window(i)} x_j^2) ** beta`, computed in float32.
+
+  Args:
+    x: `[..., C]`.
+    size: maps in a window (n = 5 in P), clipped at the first and last map of `x`.
+    k: the constant added to the sum.
+    alpha: the multiplier of the sum itself. P's 1e-4 is not divided by n; O, Caffe and PyTorch
+      divide theirs by n, so callers pass 1e-4 / 5 for those (FACTS section 1.3).
+    beta: the exponent.
+
+  Returns:
+    An array like `x`.
+  """
+  x32 = x.astype(jnp.float32)
+  scale = k + alpha * neighbour_sum(x32 * x32, size, -1)
+  return (x32 * negative_power(scale, beta)).astype(x.dtype)
+
+
+def map_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:
+  """Response normalisation within each map, over `size` x `size` pixels clipped at the border.
+
+  `y = x / (k + alpha * sum_{window} x^2) ** beta`. The original's layer "cnorm2", which the paper does
+  not mention (FACTS section 1.3); `alpha` multiplies the sum itself.
+
+  Args:
+    x: `[B, H, W, C]`.
+    size: side of the square window, in pixels.
+    k: the constant added to the sum.
+    alpha: the multiplier of the sum.
+    beta: the exponent.
+
+  Returns:
+    An array like `x`.
+  """
+  x32 = x.astype(jnp.float32)
+  scale = k + alpha * neighbour_sum(neighbour_sum(x32 * x32, size, 1), size, 2)
+  return (x32 * negative_power(scale, beta)).astype(x.dtype)
+
+
+def pooled_size(size: int, window: int, stride: int, rounding: str) -> int:
+  """Output side of a pooling layer, in pixels: `1 + round((size - window) / stride)`.
+
+  `rounding` is 'ceil' (cuda-convnet, Caffe) or 'floor' (PyTorch's default); FACTS section 1.2.
+  """
+  return 1 + {'ceil': math.ceil, 'floor': math.floor}[rounding]((size - window) / stride)
+
+
+def max_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
+  """Max pooling over `window` x `window` pixels, `stride` apart (P section 3.4: 3 and 2).
+
+  Windows that stick out at the bottom or right (`rounding='ceil'`) are clipped. Where several pixels
+  of a window tie for the maximum, the gradient goes to the first, as in cuDNN and PyTorch;
+  cuda-convnet sends it to every one of them (FACTS section 1.2).
+
+  Args:
+    x: `[B, H, W, C]`.
+    window: side of the window, in pixels.
+    stride: pixels between windows.
+    rounding: 'ceil' or 'floor', see `pooled_size`.
+
+  Returns:
+    `[B, H', W', C]`.
+  """
+  pads = [(0, 0)]
+  for size in x.shape[1:3]:
+    reach = (pooled_size(size, window, stride, rounding) - 1) * stride + window
+    pads.append((0, max(0, reach - size)))
+  pads.append((0, 0))
+  return lax.reduce_window(
+    x, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1), pads
+  )
+
+
+def dropout(
+  x: Array,
+  keys: Array | None,
+  *,
+  rate: float,
+  inverted: bool,
+  part: tuple[Array | int, int] = (0, 1),
+) -> Array:
+  """Dropout (P section 4.2), drawn row by row.
+
+  The paper's form multiplies by a 0/1 mask in training and by `1 - rate` at test; the inverted form
+  (Caffe, PyTorch) divides by `1 - rate` in training and does nothing at test.
+
+  Args:
+    x: `[B, ...]`.
+    keys: one random key a row, `[B]`, so that a row's mask depends neither on the batch it stands in
+      nor on the device it is on; None means test time.
+    rate: the probability of dropping an element.
+    inverted: which of the two forms.
+    part: (i, n): `x` is the i-th of n equal parts of its last dimension, and so is its mask, which does
+      not depend on n.
+
+  Returns:
+    An array like `x`.
+  """
+  keep = 1.0 - rate
+  if keys is None:
+    return x if inverted else x * jnp.asarray(keep, x.dtype)
+  index, parts = part
+  width = x.shape[-1]
+  whole = (*x.shape[1:-1], width * parts)
+  mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, whole))(keys)
+  if parts > 1:
+    mask = lax.dynamic_slice_in_dim(mask, index * width, width, axis=-1)
+  x = jnp.where(mask, x, 0)
+  return x / jnp.asarray(keep, x.dtype) if inverted else x
+
+
+def batch_moments(x: Array, data_axis: str | None) -> tuple[Array, Array]:
+  """Mean and variance of each map of `x` `[B, H, W, C]`, float32 `[C]`, over the global batch.
+
+  `data_axis` names the mesh axis over which the batch is split, if any.
+  """
+  x32 = x.astype(jnp.float32)
+  moments = jnp.stack([x32.mean((0, 1, 2)), (x32 * x32).mean((0, 1, 2))])
+  if data_axis:
+    moments = lax.pmean(moments, data_axis)
+  mean, square = moments
+  return mean, jnp.maximum(square - mean * mean, 0.0)
+
+
+def batch_norm(
+  x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
+) -> Array:
+  """Batch normalisation of `x` `[B, H, W, C]` by per-map `mean`, `var`, `scale`, `bias` `[C]`."""
+  factor = scale * lax.rsqrt(var + epsilon)
+  return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(x.dtype)

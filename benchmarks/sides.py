@@ -1,0 +1,167 @@
+"""What the benchmarks of the network share: both sides of a race, their inputs, and the race itself."""
+
+import argparse
+from collections.abc import Callable, Mapping
+import os
+import sys
+import time
+
+import jax
+from ml_collections import ConfigDict, FrozenConfigDict
+import numpy as np
+
+from alexnet_jax import augment, config as config_lib, memory, optim, parallel, recipes, steps
+
+CLASSES = 1000
+_INPUTS = 4  # batches in turn, so that no side sees the same one twice in a row
+
+Batch = Mapping[str, np.ndarray]
+
+
+def flags(description: str) -> argparse.ArgumentParser:
+  """The flags of all benchmarks of the network."""
+  parser = argparse.ArgumentParser(
+    description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--recipe', default='paper', help='as in configs/alexnet.py:RECIPE')
+  parser.add_argument('--batch', type=int, default=128)
+  parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'))
+  parser.add_argument('--mesh', default='1,1', help='data,tower devices')
+  parser.add_argument('--rounds', type=int, default=5)
+  parser.add_argument('--width', type=float, default=1.0, help='of the network: config.model.width')
+  return parser
+
+
+def config_of(args: argparse.Namespace, batch: int, dropout: bool = True) -> FrozenConfigDict:
+  """A recipe that takes images of the network's own size as they are: neither side augments."""
+  config = recipes.get(args.recipe)
+  mesh = tuple(map(int, args.mesh.split(',')))
+  rate = config.model.dropout.rate if dropout else 0.0
+  choices = {
+    'mesh': mesh,
+    'model': {
+      'num_classes': CLASSES,
+      'dtype': args.dtype,
+      'width': args.width,
+      'dropout': {'rate': rate},
+    },
+    'data': {'canvas': {'size': config.model.input_size}},
+    'augment': {'crop': 'centre', 'flip': False, 'mean': 'none', 'colour': 0.0},
+    'optim': {'rate': 1e-4, 'bias_rate': 1e-4, 'scaling': {'rule': 'none'}},
+    'train': {'batch_size': batch},
+  }
+  config.update(ConfigDict(choices))
+  config_lib.validate(config)
+  return FrozenConfigDict(config)
+
+
+def prepare(args: argparse.Namespace) -> None:
+  """Readies JAX; on a CPU there are as many devices as the mesh asks for. Before anything else."""
+  memory.keep_freed_memory()
+  data, tower = map(int, args.mesh.split(','))
+  if 'JAX_NUM_CPU_DEVICES' not in os.environ:
+    jax.config.update('jax_num_cpu_devices', data * tower)
+
+
+def batches(config: FrozenConfigDict) -> list[Batch]:
+  """Random uint8 images and labels."""
+  rng = np.random.default_rng(0)
+  size, count = config.model.input_size, config.train.batch_size
+  return [
+    {
+      'image': rng.integers(0, 256, (count, size, size, 3), np.uint8),
+      'label': rng.integers(0, CLASSES, count).astype(np.int32),
+      'mask': np.ones(count, bool),
+      'index': np.arange(count, dtype=np.int32),
+    }
+    for _ in range(_INPUTS)
+  ]
+
+
+class Ours:
+  """This project's side."""
+
+  def __init__(self, config: FrozenConfigDict):
+    self.config, self.mesh = config, parallel.make_mesh(config)
+    self.state = steps.init_state(config, self.mesh)
+    size = config.data.canvas.size
+    statistics = augment.Statistics(
+      np.zeros((size, size, 3), np.float32), np.eye(3, dtype=np.float32), np.ones(3, np.float32)
+    )
+    self.statistics = parallel.replicate(self.mesh, statistics)
+    rates = optim.rate_tree(config.optim, self.state.params, 1e-4, 1e-4, 0.0)
+    inputs = jax.tree.map(np.float32, (rates, 0.0))
+    self.rates, self.colour = parallel.replicate(self.mesh, inputs)
+    self.compile_s = {}
+
+  def params(self) -> dict:
+    """Copies of the parameters, on the host."""
+    return jax.tree.map(np.array, self.state.params)
+
+  def _compiled(self, name: str, jitted: Callable, *args) -> Callable:
+    began = time.perf_counter()
+    compiled = jitted.lower(*args).compile()
+    self.compile_s[name] = round(time.perf_counter() - began, 2)
+    return compiled
+
+  def compile_step(self, batch: Batch) -> None:
+    """Compiles the training step for batches like this one."""
+    batch = parallel.shard_batch(self.mesh, batch)
+    jitted = steps.make_train_step(self.config, self.mesh)
+    args = (self.state, batch, self.rates, self.colour, self.statistics)
+    self.train_step = self._compiled('train_step', jitted, *args)
+
+  def step(self, batch: Batch) -> float:
+    """One update; returns the loss."""
+    batch = parallel.shard_batch(self.mesh, batch)
+    self.state, loss = self.train_step(
+      self.state, batch, self.rates, self.colour, self.statistics
+    )
+    return float(loss)
+
+  def compile_predict(self, batch: Batch) -> None:
+    """Compiles the prediction of the centre view."""
+    images = parallel.shard_batch(self.mesh, {'image': batch['image']})['image']
+    jitted = steps.make_predict_step(self.config, self.mesh, 1)
+    args = (self.state.params, self.state.batch_stats, images, self.statistics.mean_image)
+    self.predict = self._compiled('predict', jitted, *args)
+
+  def probabilities(self, images: np.ndarray) -> np.ndarray:
+    """float32 `[B, classes]`."""
+    images = parallel.shard_batch(self.mesh, {'image': images})['image']
+    return np.asarray(
+      self.predict(
+        self.state.params, self.state.batch_stats, images, self.statistics.mean_image
+      )
+    )
+
+
+def rate(work: Callable[[Batch], object], inputs: list[Batch], count: int = _INPUTS) -> float:
+  """Images a second of `count` calls of `work`, each of which waits for its result."""
+  began = time.perf_counter()
+  for i in range(count):
+    work(inputs[i % len(inputs)])
+  return count * len(inputs[0]['image']) / (time.perf_counter() - began)
+
+
+def race(
+  sides: Mapping[str, Callable[[Batch], object]], inputs: list[Batch], rounds: int
+) -> dict[str, list[float]]:
+  """Images a second of each side in each round, the sides in turn, after one round that warms up."""
+  speeds = {name: [] for name in sides}
+  for i in range(rounds + 1):
+    for name, work in sides.items():
+      speed = rate(work, inputs, 2)
+      if i:
+        speeds[name].append(speed)
+    print(f'round {i} of {rounds}', {n: round(s[-1], 1) for n, s in speeds.items() if s}, file=sys.stderr)
+  return speeds
+
+
+def train_flops(table: list[dict[str, object]]) -> float:
+  """FLOP of a training step an image: forward, and the gradients of kernels and inputs.
+
+  The first layer needs no gradient of its input. `table` is `models.layer_table`'s.
+  """
+  macs = [row['macs'] for row in table if row['parameters']]
+  return 2.0 * (3 * sum(macs) - macs[0])

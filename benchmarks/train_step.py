@@ -1,0 +1,132 @@
+"""How fast a training step is, beside PyTorch and beside what the machine can do.
+
+  python -m benchmarks.train_step [--batch=128] [--recipe=paper] [--dtype=float32] [--mesh=1,1] [--rounds=5]
+
+Both sides train the same network from the same weights with the same update, on fresh uint8 images each
+step, without augmentation, and wait for the loss of each step. First they train three steps without
+dropout, and their losses must agree within 1e-3. Then they take turns in one process. PyTorch
+(pip install torch) runs in the fastest of its forms (benchmarks/torch_peer.py), found on small batches; on a
+GPU also compiled by torch.compile.
+
+One line of JSON: `images_per_s` and `peer_images_per_s` (medians), `ratio` (median of the rounds' ratios),
+`roofline_share` (of the FLOP a second of a large matrix product, the better of both libraries'), `spread`,
+`compile_s`, `temporary_bytes` of the compiled step, `peak_bytes`, and the peer's speed at other batches.
+"""
+
+from absl import logging
+import importlib.util
+import json
+import os
+import statistics
+import sys
+
+from benchmarks import machine, sides
+
+_TRIAL = 32  # images a batch, to find the peer's fastest form
+_PEER_BATCHES = (32, 64)  # tried beside --batch: the peer's best is reported too
+_TOLERANCE = 1e-3
+
+
+def say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
+
+
+def fastest_form(args, device: str, params):
+  """The peer's fastest form for training, and the images a second of each."""
+  from benchmarks import torch_peer
+
+  config = sides.config_of(args, min(_TRIAL, args.batch))
+  inputs = sides.batches(config)
+  trials = {}
+  for form in torch_peer.forms(config.model):
+    trainer = torch_peer.Trainer(config, params, form, device)
+    sides.rate(trainer.step, inputs, 1)
+    trials[form] = max(sides.rate(trainer.step, inputs, 2) for _ in range(2))
+    say(f'peer, {form}: {trials[form]:.1f} images/s')
+  return max(trials, key=trials.get), {str(form): round(v, 1) for form, v in trials.items()}
+
+
+def check_losses(args, device: str, form) -> list[list[float]]:
+  """Three steps of both sides without dropout, from the same weights; exits where they differ."""
+  from benchmarks import torch_peer
+
+  config = sides.config_of(args, min(_TRIAL, args.batch), dropout=False)
+  inputs = sides.batches(config)
+  ours = sides.Ours(config)
+  peer = torch_peer.Trainer(config, ours.params(), form, device)
+  ours.compile_step(inputs[0])
+  losses = [[side.step(batch) for batch in inputs[:3]] for side in (ours, peer)]
+  apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
+  if apart > _TOLERANCE:
+    raise SystemExit(f'the losses of the two sides differ by {apart:g}: {losses}')
+  return losses
+
+
+def peers_of(args, config, params) -> tuple[dict, dict]:
+  """PyTorch's side: named trainers, and what is to be said of them."""
+  from benchmarks import torch_peer
+
+  device = torch_peer.ready(os.cpu_count())
+  form, trials = fastest_form(args, device, params)
+  losses = check_losses(args, device, form)
+  trainers = {'eager': torch_peer.Trainer(config, params, form, device)}
+  if device == 'cuda':
+    form = torch_peer.Form(True, True, form.norm)
+    trainers['compiled'] = torch_peer.Trainer(config, params, form, device, compiled=True)
+  best = {}
+  for batch in sorted({*_PEER_BATCHES, args.batch}):
+    inputs = sides.batches(sides.config_of(args, batch))
+    best[batch] = round(max(sides.rate(trainers['eager'].step, inputs, 2) for _ in range(2)), 1)
+  told = {'form': str(form), 'forms': trials, 'first_losses': losses, 'by_batch': best}
+  return trainers, told
+
+
+def main() -> None:
+  args = sides.flags(__doc__).parse_args()
+  sides.prepare(args)
+  config = sides.config_of(args, args.batch)
+  from alexnet_jax import models
+
+  inputs = sides.batches(config)
+  ours = sides.Ours(config)
+  racers, told, torch_rate = {}, {}, 0.0
+  if importlib.util.find_spec('torch'):
+    trainers, told = peers_of(args, config, ours.params())
+    torch_rate = machine.torch_matmul_rate(args.dtype)
+    racers = {name: trainer.step for name, trainer in trainers.items()}
+  else:
+    logging.warning('PyTorch is not installed (pip install torch): no peer')
+  ours.compile_step(inputs[0])
+  speeds = sides.race({'ours': ours.step, **racers}, inputs, args.rounds)
+  ceiling = max(machine.jax_matmul_rate(args.dtype), torch_rate)
+  flops = sides.train_flops(models.layer_table(config.model))
+  speed = statistics.median(speeds['ours'])
+  peer = max(racers, key=lambda name: statistics.median(speeds[name]), default=None)
+  result = {
+    'images_per_s': round(speed, 2),
+    'peer_images_per_s': round(statistics.median(speeds[peer]), 2) if peer else None,
+    'ratio': None,
+    'roofline_share': round(speed * flops / ceiling / ours.mesh.size, 3),
+    'hours_of_90_epochs': round(90 * 1_281_167 / speed / 3600, 2),
+    'batch': args.batch,
+    'dtype': args.dtype,
+    'recipe': args.recipe,
+    'mesh': args.mesh,
+    'spread': {name: machine.spread(values) for name, values in speeds.items()},
+    'peer': {'name': peer, **told},
+    'matmul_gflop_per_s': round(ceiling / 1e9, 1),
+    'copy_gb_per_s': round(machine.copy_rate() / 1e9, 1),
+    'gflop_per_image': round(flops / 1e9, 3),
+    'compile_s': ours.compile_s,
+    'temporary_bytes': ours.train_step.memory_analysis().temp_size_in_bytes,
+    'peak_bytes': machine.peak_memory(),
+    'hardware': machine.hardware(),
+  }
+  if peer:
+    ratios = [a / b for a, b in zip(speeds['ours'], speeds[peer], strict=True)]
+    result['ratio'] = round(statistics.median(ratios), 3)
+  print(json.dumps(result))
+
+
+if __name__ == '__main__':
+  main()
