@@ -10,7 +10,8 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
-from alexnet_jax import augment, config as config_lib, memory, optim, parallel, recipes, steps
+from alexnet_jax import augment, memory, optim, parallel, recipes, steps
+from alexnet_jax import config as config_lib
 
 CLASSES = 1000
 _INPUTS = 4  # batches in turn, so that no side sees the same one twice in a row
@@ -114,9 +115,7 @@ class Ours:
   def step(self, batch: Batch) -> float:
     """One update; returns the loss."""
     batch = parallel.shard_batch(self.mesh, batch)
-    self.state, loss = self.train_step(
-      self.state, batch, self.rates, self.colour, self.statistics
-    )
+    self.state, loss = self.train_step(self.state, batch, self.rates, self.colour, self.statistics)
     return float(loss)
 
   def compile_predict(self, batch: Batch) -> None:
@@ -130,9 +129,7 @@ class Ours:
     """float32 `[B, classes]`."""
     images = parallel.shard_batch(self.mesh, {'image': images})['image']
     return np.asarray(
-      self.predict(
-        self.state.params, self.state.batch_stats, images, self.statistics.mean_image
-      )
+      self.predict(self.state.params, self.state.batch_stats, images, self.statistics.mean_image)
     )
 
 
@@ -154,7 +151,11 @@ def race(
       speed = rate(work, inputs, 2)
       if i:
         speeds[name].append(speed)
-    print(f'round {i} of {rounds}', {n: round(s[-1], 1) for n, s in speeds.items() if s}, file=sys.stderr)
+    print(
+      f'round {i} of {rounds}',
+      {n: round(s[-1], 1) for n, s in speeds.items() if s},
+      file=sys.stderr,
+    )
   return speeds
 
 

@@ -90,7 +90,9 @@ class Net(nn.Module):
     for weight, b in zip(weights, bias, strict=True) if apart else [(weights, bias)]:
       weight, b = weight.reshape(-1, *weight.shape[-3:]), b.reshape(-1)
       inside = 1 if apart else groups
-      conv = nn.Conv2d(weight.shape[1] * inside, len(weight), layer.size, layer.stride, groups=inside)
+      conv = nn.Conv2d(
+        weight.shape[1] * inside, len(weight), layer.size, layer.stride, groups=inside
+      )
       convs.append(_with(conv, weight, b))
     self.parts[name] = nn.ModuleList(convs)
 

@@ -13,12 +13,13 @@ One line of JSON: `images_per_s` and `peer_images_per_s` (medians), `ratio` (med
 `compile_s`, `temporary_bytes` of the compiled step, `peak_bytes`, and the peer's speed at other batches.
 """
 
-from absl import logging
 import importlib.util
 import json
 import os
 import statistics
 import sys
+
+from absl import logging
 
 from benchmarks import machine, sides
 

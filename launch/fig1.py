@@ -11,8 +11,6 @@ an unfinished sweep says so there. `--config.KEY=VALUE` is handed to every run.
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import math
 import pathlib
@@ -23,7 +21,8 @@ import subprocess
 import sys
 import time
 
-from seeds import PACKAGES, ROOT, hardware
+import seeds
+from seeds import ROOT
 
 CURVES = ('relu', 'tanh')
 RATES = (0.0005, 0.001, 0.002)
@@ -147,8 +146,8 @@ def record(cell: Cell, arguments: list[str], code: int | None, seconds: float) -
 def summary(runs: dict[Cell, dict], curve: str) -> dict:
   """One curve: its best rate so far, and what the seeds at that rate gave."""
   rate = best_rate(runs, curve)
-  seeds = [run for (name, r, _), run in runs.items() if (name, r) == (curve, rate)]
-  reached = [run['epochs_to_25_percent'] for run in seeds if run['status'] == 'reached']
+  at_best = [run for (name, r, _), run in runs.items() if (name, r) == (curve, rate)]
+  reached = [run['epochs_to_25_percent'] for run in at_best if run['status'] == 'reached']
   tried = sorted({r for name, r, _ in runs if name == curve})
   return {
     'epochs_to_25_percent': statistics.mean(reached) if reached else None,
@@ -173,14 +172,10 @@ def write(runs: dict[Cell, dict], output: pathlib.Path) -> None:
     ),
     **curves,
     'ratio': tanh / relu if relu and tanh and left is None else None,
-    'command': shlex.join(['python', 'launch/fig1.py', *sys.argv[1:]]),
-    'date': datetime.date.today().isoformat(),
-    'hardware': hardware(),
-    'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+    **seeds.circumstances(),
     'runs': list(runs.values()),
   }
-  output.parent.mkdir(parents=True, exist_ok=True)
-  output.write_text(json.dumps(result, indent=1) + '\n')
+  seeds.write(output, result)
   draw(runs, output.with_suffix('.png'), left is None)
 
 

@@ -62,9 +62,9 @@ def _conv_forward(x, kernel, stride, padding):
 def _conv_backward(stride, padding, saved, g):
   x, kernel = saved
   (dx,) = jax.linear_transpose(lambda x: _xla_conv(x, kernel, stride, padding), x)(g)
-  if x.shape[-1] <= _IMAGE_CHANNELS:
-    dkernel = _kernel_gradient_by_pixels(x, g, kernel.shape, stride, padding)
-  elif stride == 1 and kernel.shape[0] * kernel.shape[1] <= _FEW_TAPS:
+  if x.shape[-1] <= _IMAGE_CHANNELS or (
+    stride == 1 and kernel.shape[0] * kernel.shape[1] <= _FEW_TAPS
+  ):
     dkernel = _kernel_gradient_by_pixels(x, g, kernel.shape, stride, padding)
   else:
     dkernel = _kernel_gradient_in_pieces(x, g, kernel, stride, padding)
