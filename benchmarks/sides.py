@@ -2,7 +2,9 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+import math
 import os
+import statistics
 import sys
 import time
 
@@ -166,3 +168,43 @@ def train_flops(table: list[dict[str, object]]) -> float:
   """
   macs = [row['macs'] for row in table if row['parameters']]
   return 2.0 * (3 * sum(macs) - macs[0])
+
+
+def outcome(
+  args: argparse.Namespace, speeds: Mapping[str, list[float]], flops: float, peak: float
+) -> dict[str, object]:
+  """What every race reports.
+
+  Args:
+    args: the flags.
+    speeds: images a second of each side in each round, this project's as 'ours'.
+    flops: FLOP of an image.
+    peak: FLOP a second of a matrix product, on one device.
+  """
+  others = [name for name in speeds if name != 'ours']
+  peer = max(others, key=lambda name: statistics.median(speeds[name]), default=None)
+  speed = statistics.median(speeds['ours'])
+  devices = math.prod(map(int, args.mesh.split(',')))
+  result = {
+    'images_per_s': round(speed, 2),
+    'peer_images_per_s': None,
+    'ratio': None,
+    'roofline_share': round(speed * flops / peak / devices, 3),
+    'peer': peer,
+  }
+  if peer:
+    ratios = [a / b for a, b in zip(speeds['ours'], speeds[peer], strict=True)]
+    result['peer_images_per_s'] = round(statistics.median(speeds[peer]), 2)
+    result['ratio'] = round(statistics.median(ratios), 3)
+  return result | {
+    'batch': args.batch,
+    'dtype': args.dtype,
+    'recipe': args.recipe,
+    'mesh': args.mesh,
+    'spread': {name: machine.spread(values) for name, values in speeds.items()},
+    'matmul_gflop_per_s': round(peak / 1e9, 1),
+    'copy_gb_per_s': round(machine.copy_rate() / 1e9, 1),
+    'gflop_per_image': round(flops / 1e9, 3),
+    'peak_bytes': machine.peak_memory(),
+    'hardware': machine.hardware(),
+  }

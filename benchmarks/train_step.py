@@ -16,16 +16,14 @@ One line of JSON: `images_per_s` and `peer_images_per_s` (medians), `ratio` (med
 import importlib.util
 import json
 import os
-import statistics
 import sys
 
 from absl import logging
 
-from benchmarks import machine, sides
-
 _TRIAL = 32  # images a batch, to find the peer's fastest form
 _PEER_BATCHES = (32, 64)  # tried beside --batch: the peer's best is reported too
 _TOLERANCE = 1e-3
+_IMAGENET = 1_281_167  # training images of ILSVRC-2012
 
 
 def say(text: str) -> None:
@@ -86,8 +84,6 @@ def main() -> None:
   args = sides.flags(__doc__).parse_args()
   sides.prepare(args)
   config = sides.config_of(args, args.batch)
-  from alexnet_jax import models
-
   inputs = sides.batches(config)
   ours = sides.Ours(config)
   racers, told, torch_rate = {}, {}, 0.0
@@ -101,31 +97,11 @@ def main() -> None:
   speeds = sides.race({'ours': ours.step, **racers}, inputs, args.rounds)
   ceiling = max(machine.jax_matmul_rate(args.dtype), torch_rate)
   flops = sides.train_flops(models.layer_table(config.model))
-  speed = statistics.median(speeds['ours'])
-  peer = max(racers, key=lambda name: statistics.median(speeds[name]), default=None)
-  result = {
-    'images_per_s': round(speed, 2),
-    'peer_images_per_s': round(statistics.median(speeds[peer]), 2) if peer else None,
-    'ratio': None,
-    'roofline_share': round(speed * flops / ceiling / ours.mesh.size, 3),
-    'hours_of_90_epochs': round(90 * 1_281_167 / speed / 3600, 2),
-    'batch': args.batch,
-    'dtype': args.dtype,
-    'recipe': args.recipe,
-    'mesh': args.mesh,
-    'spread': {name: machine.spread(values) for name, values in speeds.items()},
-    'peer': {'name': peer, **told},
-    'matmul_gflop_per_s': round(ceiling / 1e9, 1),
-    'copy_gb_per_s': round(machine.copy_rate() / 1e9, 1),
-    'gflop_per_image': round(flops / 1e9, 3),
-    'compile_s': ours.compile_s,
-    'temporary_bytes': ours.train_step.memory_analysis().temp_size_in_bytes,
-    'peak_bytes': machine.peak_memory(),
-    'hardware': machine.hardware(),
-  }
-  if peer:
-    ratios = [a / b for a, b in zip(speeds['ours'], speeds[peer], strict=True)]
-    result['ratio'] = round(statistics.median(ratios), 3)
+  result = sides.outcome(args, speeds, flops, ceiling)
+  result['hours_of_90_epochs'] = round(90 * _IMAGENET / result['images_per_s'] / 3600, 2)
+  result['peer_details'] = told
+  result['compile_s'] = ours.compile_s
+  result['temporary_bytes'] = ours.train_step.memory_analysis().temp_size_in_bytes
   print(json.dumps(result))
 
 

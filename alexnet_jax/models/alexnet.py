@@ -91,7 +91,8 @@ class AlexNet(nn.Module):
       xs = self._layer(name, xs)
       index = c.layers.index(name)
       for place, operation in enumerate(c[name].then):
-        xs = self._operation(operation, name, xs, keys, (index, place), train)
+        with jax.named_scope(sown(c, operation, name)[0]):  # for profiles
+          xs = self._operation(operation, name, xs, keys, (index, place), train)
     name = c.layers[-1]
     kernel_init, bias_init = self._initializers(c[name])
     return Head(

@@ -181,9 +181,14 @@ def map_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: floa
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
 def _response_norm(x, axes, size, k, alpha, beta):
-  x32 = x.astype(jnp.float32)
+  x32 = lax.optimization_barrier(x).astype(jnp.float32)  # else what made x is done again and again
   scale = k + alpha * _window_sum(x32 * x32, size, axes)
-  return (x32 * plain.negative_power(scale, beta)).astype(x.dtype)
+  return (x32 * _negative_power(scale, beta)).astype(x.dtype)
+
+
+def _negative_power(x: Array, beta: float) -> Array:
+  """`x ** -beta` of what is at least 1, in one pass over `x`: two square roots take several."""
+  return jnp.exp(-beta * jnp.log(x))
 
 
 def _window_sum(x: Array, size: int, axes: tuple[int, ...], mirrored: bool = False) -> Array:
@@ -201,7 +206,7 @@ def _response_norm_backward(axes, size, k, alpha, beta, x, g):
   # summed over the windows i that hold j.
   x32, g32 = x.astype(jnp.float32), g.astype(jnp.float32)
   scale = k + alpha * _window_sum(x32 * x32, size, axes)
-  power = plain.negative_power(scale, beta)
+  power = _negative_power(scale, beta)
   shared = _window_sum(g32 * x32 * power / scale, size, axes, mirrored=True)
   return ((g32 * power - 2 * alpha * beta * x32 * shared).astype(x.dtype),)
 
@@ -210,28 +215,70 @@ _response_norm.defvjp(_response_norm_forward, _response_norm_backward)
 
 
 def max_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
-  """`plain.max_pool` along rows, then along columns, each by strided slices. RATIO
+  """`plain.max_pool` along rows, then along columns, with a gradient of few passes. RATIO"""
+  return _max_pool(x, window, stride, rounding)
 
-  The first of the largest pixels gets the gradient: the first row that has one, and there the first.
-  """
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: Array, window: int, stride: int, rounding: str) -> Array:
+  x = _whole_windows(lax.optimization_barrier(x), window, stride, rounding)
   for axis in (2, 1):
-    windows = plain.pooled_size(x.shape[axis], window, stride, rounding)
-    after = max(0, (windows - 1) * stride + window - x.shape[axis])
-    pads = [(0, after if i == axis else 0) for i in range(x.ndim)]
-    x = jnp.pad(x, pads, constant_values=-jnp.inf)
-    last = (windows - 1) * stride + 1
-    slices = [lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(window)]
-    x = functools.reduce(_larger, slices)
+    count = (x.shape[axis] - window) // stride + 1
+    x = functools.reduce(jnp.maximum, [_every(x, i, count, stride, axis) for i in range(window)])
   return x
 
 
-@jax.custom_jvp
-def _larger(a: Array, b: Array) -> Array:
-  """The larger of two; `jnp.maximum` would share the gradient where they are equal."""
-  return jnp.maximum(a, b)
+def _whole_windows(x: Array, window: int, stride: int, rounding: str) -> Array:
+  """Cuts or pads `x` to what the windows cover."""
+  pads = [(0, 0, 0)]
+  for length in x.shape[1:3]:
+    windows = plain.pooled_size(length, window, stride, rounding)
+    pads.append((0, (windows - 1) * stride + window - length, 0))
+  return lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), [*pads, (0, 0, 0)])
 
 
-@_larger.defjvp
-def _larger_jvp(primals, tangents):
-  a, b = primals
-  return jnp.maximum(a, b), jnp.where(a >= b, *tangents)
+def _every(x: Array, start: int, count: int, stride: int, axis: int) -> Array:
+  """`count` pixels of `x`, `stride` apart, from `start` on."""
+  return lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
+
+
+def _max_pool_forward(x, window, stride, rounding):
+  return _max_pool(x, window, stride, rounding), x
+
+
+def _max_pool_backward(window, stride, rounding, x, g):
+  covered = _whole_windows(x, window, stride, rounding)
+  height, width = g.shape[1:3]
+  best = jnp.full_like(g, -jnp.inf)
+  first = jnp.zeros(g.shape, jnp.int8)  # of the largest pixels of a window, counted by rows
+  for i in range(window):
+    rows = _every(covered, i, height, stride, 1)
+    for j in range(window):
+      pixel = _every(rows, j, width, stride, 2)
+      first = jnp.where(pixel > best, jnp.int8(i * window + j), first)
+      best = jnp.maximum(best, pixel)
+  first, g = lax.optimization_barrier((first, g))
+
+  # The pixels whose place in a square of `stride` pixels is (r, c) take from few windows each.
+  reach = (window - 1) // stride
+  pads = ((0, 0), (reach, reach), (reach, reach), (0, 0))
+  first, g = jnp.pad(first, pads), jnp.pad(g, pads)
+
+  def taken(i, j):
+    """What the pixels at place (i, j) of the windows take."""
+    top, left = reach - i // stride, reach - j // stride
+    here = (slice(None), slice(top, top + height + reach), slice(left, left + width + reach))
+    return jnp.where(first[here] == i * window + j, g[here], 0)
+
+  def place(r, c):
+    return sum(taken(i, j) for i in range(r, window, stride) for j in range(c, window, stride))
+
+  rows = [jnp.stack([place(r, c) for c in range(stride)], 3) for r in range(stride)]
+  squares = jnp.stack(rows, 2)  # [B, H', stride, W', stride, C]
+  batch, channels = x.shape[0], x.shape[-1]
+  dx = squares.reshape(batch, stride * (height + reach), stride * (width + reach), channels)
+  cut = [(0, size - length, 0) for size, length in zip(x.shape, dx.shape, strict=True)]
+  return (lax.pad(dx, jnp.zeros((), dx.dtype), cut),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)

@@ -67,8 +67,8 @@ class TowerDense(nn.Module):
     kernel = self.param('kernel', self.kernel_init, (len(xs), fan_in, self.features), fan_in)
     bias = self.param('bias', self.bias_init, (len(xs), self.features), fan_in)
     # One product of all towers: to take a tower's part out of the kernel would copy it.
-    ys = layers.dense(jnp.stack(xs), kernel) + bias[:, None].astype(xs[0].dtype)
-    return list(ys)
+    ys = layers.dense(jnp.stack(xs), kernel)
+    return [y + bias[t].astype(y.dtype) for t, y in enumerate(ys)]
 
 
 class Head(nn.Module):

@@ -1,0 +1,103 @@
+"""Where the time of a training step goes, by layer, forward and backward.
+
+  python -m benchmarks.profile_step [--batch=128] [--recipe=paper] [--dtype=float32] [--trace=FOLDER]
+
+Traces some steps of the compiled program and adds up what each operation took by the layer that it came from.
+Operations of different layers run at the same time, so the milliseconds are shares of a step: they are
+scaled to add up to it. `gflop_per_s` is of the layer's products alone. Prints a table to stderr and one
+line of JSON; --trace keeps the trace, for TensorBoard's profile plugin or https://ui.perfetto.dev.
+"""
+
+from collections import Counter
+import json
+import pathlib
+import re
+import sys
+import tempfile
+import time
+
+import jax
+
+from alexnet_jax import models
+from benchmarks import machine, sides
+
+_STEPS = 3
+_INSTRUCTION = re.compile(r'%?([\w.\-]+) = .*metadata=\{.*?op_name="([^"]*)"')
+_LAYER = re.compile(r'/((?:conv|fc|act|norm|map_norm|pool|dropout|batch_norm)\d+)(?:/|$)')
+
+
+def layer_of(op_name: str) -> tuple[str, str]:
+  """The layer and the direction of an operation, from the name that JAX gave it."""
+  found = _LAYER.search(op_name)
+  if not found:
+    return 'rest: update, loss, input', 'backward' if 'transpose(' in op_name else 'forward'
+  return found[1], 'backward' if 'transpose(' in op_name else 'forward'
+
+
+def operations(folder: pathlib.Path, program: str) -> Counter:
+  """Nanoseconds of each instruction of a program, from the trace in a folder."""
+  names = dict(_INSTRUCTION.findall(program))
+  inner = set(re.findall(r'%?([\w.\-]+) = [^\n]*? (?:while|call|conditional)\(', program))
+  spent = Counter()
+  (path,) = folder.rglob('*.xplane.pb')
+  for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+    for line in plane.lines:
+      for event in line.events:
+        if event.name in names and event.name not in inner:
+          spent[layer_of(names[event.name])] += event.duration_ns
+  return spent
+
+
+def flops_of(table: list[dict[str, object]], batch: int) -> dict[tuple[str, str], float]:
+  """FLOP of the products of each layer and direction."""
+  rows = [row for row in table if row['macs']]
+  found = {}
+  for i, row in enumerate(rows):
+    found[row['layer'], 'forward'] = 2.0 * batch * row['macs']
+    found[row['layer'], 'backward'] = (2.0 if i == 0 else 4.0) * batch * row['macs']
+  return found
+
+
+def main() -> None:
+  parser = sides.flags(__doc__)
+  parser.add_argument('--trace', help='a folder to keep the trace in')
+  args = parser.parse_args()
+  sides.prepare(args)
+  config = sides.config_of(args, args.batch)
+  inputs = sides.batches(config)
+  ours = sides.Ours(config)
+  ours.compile_step(inputs[0])
+  sides.rate(ours.step, inputs, 2)
+  folder = pathlib.Path(args.trace or tempfile.mkdtemp())
+  with jax.profiler.trace(str(folder)):
+    began = time.perf_counter()
+    for i in range(_STEPS):
+      ours.step(inputs[i])
+    step_ms = (time.perf_counter() - began) * 1e3 / _STEPS
+  spent = operations(folder, ours.train_step.as_text())
+  scale = step_ms / sum(spent.values())
+  flops = flops_of(models.layer_table(config.model), args.batch)
+  rows = [
+    {
+      'layer': layer,
+      'direction': direction,
+      'ms': round(ns * scale, 1),
+      'share': round(ns * scale / step_ms, 3),
+      'gflop_per_s': round(flops[layer, direction] / (ns * scale) / 1e6, 1)
+      if (layer, direction) in flops
+      else None,
+    }
+    for (layer, direction), ns in spent.most_common()
+  ]
+  for row in rows:
+    print(
+      '{layer:26} {direction:9} {ms:8.1f} ms {share:7.1%} {gflop_per_s}'.format(**row),
+      file=sys.stderr,
+    )
+  result = {'step_ms': round(step_ms, 1), 'batch': args.batch, 'dtype': args.dtype, 'layers': rows}
+  result['matmul_gflop_per_s'] = round(machine.jax_matmul_rate(args.dtype) / 1e9, 1)
+  print(json.dumps({**result, 'hardware': machine.hardware()}))
+
+
+if __name__ == '__main__':
+  main()
