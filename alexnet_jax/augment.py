@@ -166,7 +166,7 @@ def train_images(
   else:
     crops = _cut(canvases, tops, lefts, size)
   crops = _mirror(crops, mirrored).astype(jnp.float32)
-  images = _centred(crops, tops, lefts, mirrored, config, statistics.mean_image)
+  images = _centred(crops, tops, lefts, mirrored, config, jnp.asarray(statistics.mean_image))
   if choices.colour > 0:
     images += colour_noise(keys(rng.COLOUR), colour, statistics)[:, None, None, :]
     images /= jnp.where(colour > 0, choices.colour_divisor, 1.0)

@@ -49,7 +49,7 @@ class Checkpoints:
       raise UserError(f'{workdir} holds no checkpoints: train there first, or name another workdir')
     self._manager = ocp.CheckpointManager(
       self.folder,
-      item_names=('params', 'optimizer', 'statistics', 'meta'),
+      item_names=('params', 'ema', 'optimizer', 'statistics', 'meta'),
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
         best_fn=rank,  # Orbax stores metrics only where this is set
@@ -82,10 +82,11 @@ class Checkpoints:
       UserError: there is no such checkpoint.
     """
     steps_there = sorted(self._manager.all_steps())
-    if not steps_there:
+    best, latest = self.best(), self.latest()
+    if best is None or latest is None:
       raise UserError(f'{self.folder.parent} holds no checkpoint: train there first')
     if which in ('best', 'latest'):
-      return self.best() if which == 'best' else self.latest()
+      return best if which == 'best' else latest
     if not which.isdigit() or int(which) not in steps_there:
       raise UserError(
         f'--checkpoint={which}: choose best, latest or a step of {", ".join(map(str, steps_there))}'
@@ -114,6 +115,7 @@ class Checkpoints:
       return False
     step = int(state.step)
     optimizer = {'step': state.step, 'opt_state': state.opt_state, 'sums': state.sums}
+    average = {'ema': ocp.args.StandardSave(state.ema)} if state.ema else {}
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -121,6 +123,7 @@ class Checkpoints:
         optimizer=ocp.args.StandardSave(optimizer),
         statistics=ocp.args.StandardSave(jax.tree.map(np.asarray, statistics._asdict())),
         meta=ocp.args.JsonSave(dict(meta)),
+        **average,
       ),
       metrics=dict(metrics) if metrics else None,
       force=True,
@@ -137,26 +140,33 @@ class Checkpoints:
     """The whole train state, laid out as `abstract` says (`steps.abstract_state`)."""
     params = {'params': abstract.params, 'batch_stats': abstract.batch_stats}
     optimizer = {'step': abstract.step, 'opt_state': abstract.opt_state, 'sums': abstract.sums}
+    average = {'ema': ocp.args.StandardRestore(abstract.ema)} if abstract.ema else {}
     items = self._restore(
       step,
       params=ocp.args.StandardRestore(params),
       optimizer=ocp.args.StandardRestore(optimizer),
+      **average,
     )
-    return steps.TrainState(**items['params'], **items['optimizer'])
+    return steps.TrainState(**items['params'], **items['optimizer'], ema=items.get('ema', {}))
 
-  def restore_params(self, step: int, abstract: steps.TrainState) -> tuple[dict, dict]:
-    """Parameters and batch statistics only."""
+  def restore_params(
+    self, step: int, abstract: steps.TrainState, weights: str = 'last'
+  ) -> tuple[dict, dict]:
+    """Parameters, `weights` (last or ema) as `config.eval.weights` means it, and batch statistics."""
     wanted = {'params': abstract.params, 'batch_stats': abstract.batch_stats}
     item = self._restore(step, params=ocp.args.StandardRestore(wanted))['params']
+    if weights == 'ema':
+      average = self._restore(step, ema=ocp.args.StandardRestore(abstract.ema))['ema']
+      return average, item['batch_stats']
     return item['params'], item['batch_stats']
 
   def restore_statistics(self, step: int, mesh: Mesh, size: int) -> Statistics:
     """The statistics of the training images, on every device of `mesh`; `size` is the canvas's."""
-    shapes = Statistics((size, size, 3), (3, 3), (3,))
+    shapes = {'mean_image': (size, size, 3), 'eigenvectors': (3, 3), 'deviations': (3,)}
     everywhere = NamedSharding(mesh, P())
     abstract = {
       name: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=everywhere)
-      for name, shape in shapes._asdict().items()
+      for name, shape in shapes.items()
     }
     item = self._restore(step, statistics=ocp.args.StandardRestore(abstract))['statistics']
     return Statistics(**item)

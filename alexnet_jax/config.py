@@ -5,10 +5,11 @@ import json
 import math
 import os
 import pathlib
+from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from alexnet_jax import augment, models, optim, recipes
+from alexnet_jax import augment, models, optim, profile, recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.models.spec import is_layer
 
@@ -17,23 +18,46 @@ FILE = 'config.json'
 # What a resumed run may change; anything else would make it another run (see `check_same_run`).
 _FREE = (
     'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
-    'train.diagnose_every', 'train.until_train_error', 'eval.',
+    'train.diagnose_every', 'train.profile', 'train.until_train_error', 'eval.',
     'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
-    'log.', 'note', 'prepare.', 'report.',
+    'log.', 'note', 'prepare.', 'serve.', 'report.',
 )  # fmt: skip
 
 
+def shipped() -> dict[str, pathlib.Path]:
+  """The configs that come with the package, by name: `{'quickstart': PATH, ...}`."""
+  package = pathlib.Path(__file__).parent
+  installed, checkout = package / 'configs', package.parent / 'configs'
+  folder = installed if installed.is_dir() else checkout
+  return {path.stem: path for path in sorted(folder.glob('*.py')) if path.stem != '__init__'}
+
+
+def _find(name: str) -> str | pathlib.Path | None:
+  """The file that `name` names: its path, or `NAME` or `configs/NAME.py` of a shipped one."""
+  if os.path.isfile(name):
+    return name
+  return shipped().get(name.removeprefix('configs/').removesuffix('.py'))
+
+
 def load_file(spec: str) -> ConfigDict:
-  """The config of `PATH.py` or `PATH.py:VARIANT`: calls its `get_config(VARIANT)`.
+  """The config of `FILE` or `FILE:VARIANT`: calls its `get_config(VARIANT)`.
+
+  Args:
+    spec: where FILE is a path, or the name of a shipped config: `quickstart` and
+      `configs/quickstart.py` are found from every folder.
 
   Raises:
     UserError: no such file, or it does not give a config.
   """
-  path, _, variant = spec.partition(':')
-  if not os.path.isfile(path):
-    raise UserError(f'--config={spec}: there is no file {path}; see the files in configs/')
+  name, _, variant = spec.partition(':')
+  path = _find(name)
+  if path is None:
+    raise UserError(
+      f'--config={spec}: there is no file {name}; name one, or one of those shipped: '
+      f'{", ".join(shipped())}'
+    )
   module_spec = importlib.util.spec_from_file_location('experiment_config', path)
-  if module_spec is None:
+  if module_spec is None or module_spec.loader is None:
     raise UserError(f'--config={spec}: {path} is not a Python file')
   module = importlib.util.module_from_spec(module_spec)
   try:
@@ -104,7 +128,7 @@ def load_workdir(workdir: str | os.PathLike) -> ConfigDict:
     ) from None
 
 
-def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, object]:
+def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
   """`{'model.width': 1.0, ...}`."""
   flat = {}
 
@@ -126,7 +150,7 @@ def _kind(source: str) -> str:
 def check_same_run(old: ConfigDict, new: ConfigDict | FrozenConfigDict, workdir) -> None:
   """Raises UserError where `new` cannot continue the run that `old` started in `workdir`.
 
-  It may differ in mesh, train.{epochs, steps, log_every, checkpoint_every, diagnose_every,
+  It may differ in mesh, train.{epochs, steps, log_every, checkpoint_every, diagnose_every, profile,
   until_train_error}, eval, the place of the data, threads and loggers, and in layers that neither
   network has.
   """
@@ -163,6 +187,7 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
         'model.input_size', 'model.pool.window', 'model.pool.stride', 'model.lrn.size',
       'model.map_norm.size', 'data.canvas.size', 'data.canvas.max_pixels', 'train.batch_size',
         'train.log_every', 'train.checkpoint_every', 'train.keep', 'eval.batch_size',
+        'serve.max_mib', 'serve.max_pixels',
     )  # fmt: skip
     flat = flatten(config)
     for key in positive:
@@ -185,6 +210,9 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
       raise UserError('config.report: images, neighbours and train_images must be at least 1')
     if config.report.bits < 0:
       raise UserError(f'config.report.bits={config.report.bits}: must be 0 (no codes) or more')
+    if config.eval.weights not in ('last', 'ema'):
+      raise UserError(f'config.eval.weights={config.eval.weights!r}: choose last or ema')
+    profile.validate(config.train.profile)
     if config.train.diagnose_every < 0:
       raise UserError('config.train.diagnose_every: must be 0 (never) or more')
     if config.train.steps < 0 or (not config.train.steps and config.train.epochs <= 0):

@@ -4,6 +4,7 @@ import functools
 import math
 import re
 import sys
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -47,11 +48,11 @@ def describe(config: ConfigDict) -> dict[str, object]:
     'mesh': list(mesh.shape.values()),
     'bytes_per_device': per_device,
     'bytes_total': total,
-    'collectives': collectives(compiled_step(config, mesh, state).as_text(), mesh),
+    'collectives': collectives(compiled_step(config, mesh, state).as_text() or '', mesh),
   }
 
 
-def print_table(rows: list[dict[str, object]]) -> None:
+def print_table(rows: list[dict[str, Any]]) -> None:
   """Prints `models.layer_table` for people, to stderr."""
   line = '{:<12} {:>14} {:>12} {:>14}'
   print(line.format('layer', 'output', 'parameters', 'macs'), file=sys.stderr)
@@ -80,7 +81,8 @@ def compiled_step(
     'mask': rows((batch,), bool),
     'index': rows((batch,), np.int32),
   }
-  statistics = Statistics(*map(everywhere, ((side, side, 3), (3, 3), (3,))))
+  shapes = (side, side, 3), (3, 3), (3,)
+  statistics = Statistics(*map(everywhere, shapes))  # type: ignore[arg-type]  # not computed
   rates = optim.rate_tree(config.optim, state.params, 0.0, 0.0, 0.0)
   rates, colour = jax.tree.map(lambda _: everywhere(()), (rates, 0.0))
   step = steps.make_train_step(config, mesh)

@@ -15,6 +15,7 @@ import re
 import signal
 import socket
 import sys
+from typing import Any
 
 from absl import logging
 import jax
@@ -128,7 +129,9 @@ def find(
   flags = {'--coordinator': coordinator, '--num_processes': processes, '--process_id': process}
   given = {name: '' if value is None else str(value) for name, value in flags.items()}
   if _all_or_none(tuple(flags), given, 'give all three, or none to take them from the cluster'):
-    cluster = Cluster(_with_port(coordinator), processes, process)
+    cluster = Cluster(
+      _with_port(coordinator), int(given['--num_processes']), int(given['--process_id'])
+    )
   elif _all_or_none(_SLURM, environment, 'start with srun, as launch/slurm.sbatch does'):
     cluster = _from_slurm(environment)
   elif _all_or_none(_JOBSET[:2], environment, 'set them as launch/k8s/jobset.yaml does'):
@@ -166,7 +169,7 @@ def join(cluster: Cluster, peer_timeout: int, stops_at_a_step: bool) -> None:
   """
   jax.config.update('jax_enable_preemption_service', stops_at_a_step)
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  where = {}
+  where: dict[str, Any] = {}
   if cluster.coordinator:
     where = {
       'coordinator_address': cluster.coordinator,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 import contextlib
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -67,7 +67,7 @@ def errors_of(
   config: FrozenConfigDict,
   mesh: jax.sharding.Mesh,
   split: str = 'validation',
-) -> dict[str, float | int | None]:
+) -> dict[str, Any]:
   """Errors over a whole split, every image exactly once.
 
   Args:
@@ -84,11 +84,11 @@ def errors_of(
   batch_size = batch_size_on(config, mesh.shape[parallel.DATA])
   sums = []
   for batch in dataset.eval_batches(batch_size, parallel.local_rows(mesh, batch_size), split):
-    batch = parallel.shard_batch(mesh, batch)
+    rows = parallel.shard_batch(mesh, batch)
     probabilities = sum(
-      m.weight * m.predict(m.params, m.batch_stats, batch['image'], m.mean_image) for m in models
+      m.weight * m.predict(m.params, m.batch_stats, rows['image'], m.mean_image) for m in models
     )
-    sums.append(steps.score(probabilities, batch['label'], batch['mask']))
+    sums.append(steps.score(probabilities, rows['label'], rows['mask']))
   total = {name: float(sum(s[name] for s in jax.device_get(sums))) for name in sums[0]}
   examples = int(total['examples'])
   if not examples:
@@ -110,7 +110,8 @@ def load(
   Args:
     workdir: of the run.
     which: best, latest or a step.
-    overrides: the config in force; its mesh and `eval` are used, the rest is the checkpoint's own.
+    overrides: the config in force; its mesh and `eval` (also which weights) are used, the rest is the
+      checkpoint's own.
     weight: in an ensemble.
 
   Raises:
@@ -123,9 +124,13 @@ def load(
     own.mesh, own.eval = overrides.mesh, overrides.eval
     own.parallelism = 'towers'  # whole networks, whatever trained them
     config = FrozenConfigDict(own)
+    if own.eval.weights == 'ema' and not own.optim.ema:
+      raise UserError(
+        f'config.eval.weights=ema, but {workdir} keeps no average: train with --config.optim.ema=0.999'
+      )
     mesh = _mesh(config)
     abstract = steps.abstract_state(config, mesh)
-    params, batch_stats = checkpoints.restore_params(step, abstract)
+    params, batch_stats = checkpoints.restore_params(step, abstract, own.eval.weights)
     statistics = checkpoints.restore_statistics(step, mesh, config.data.canvas.size)
   predict = steps.make_predict_step(config, mesh, config.eval.views)
   model = Model(predict, params, batch_stats, statistics.mean_image, weight)
@@ -208,7 +213,8 @@ def evaluate(
         f'{config.data.source} has classes {_some(dataset.class_names)}, the checkpoint '
         f'{_some(first.meta["class_names"])}: evaluate on the classes it was trained on'
       )
-    if not dataset.num_validation:
+    labels = dataset.validation_labels
+    if labels is None or not dataset.num_validation:
       raise UserError(
         f'{config.data.source} has no validation images, and nothing to hold out: add PATH/val'
       )
@@ -216,9 +222,7 @@ def evaluate(
     if not math.isfinite(result['loss']):
       raise RunError('the network predicts numbers that are not finite: use an earlier checkpoint')
     result['views'] = config.eval.views
-    result['majority_error'] = baseline.majority_error(
-      first.meta['class_counts'], dataset.validation_labels
-    )
+    result['majority_error'] = baseline.majority_error(first.meta['class_counts'], labels)
     if config.eval.baseline and distributed.is_primary():
       result['baseline_error'] = baseline.ridge_error(dataset, first.config.model.input_size)
     result['skipped_images'] = len(dataset.skipped)

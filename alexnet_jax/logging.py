@@ -1,16 +1,24 @@
-"""What a run says: metrics.jsonl, TensorBoard events, and one line of progress on stderr."""
+"""What a run says: metrics.jsonl, TensorBoard, Weights & Biases, and a line of progress on stderr."""
 
 from collections.abc import Mapping
 import json
 import math
+import os
 import pathlib
 import sys
 import time
+from typing import Protocol
+import uuid
 
 from absl import flags
 from absl import logging as absl_logging
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from alexnet_jax.data.splits import import_module
+from alexnet_jax.errors import UserError
 
 FILE = 'metrics.jsonl'
+_BOLD, _DIM, _RED = '1', '2', '1;31'  # as terminals number them
 
 
 def setup() -> None:
@@ -25,33 +33,115 @@ def setup() -> None:
   handler.addFilter(lambda r: r.levelno >= 40 or pathlib.Path(r.pathname).is_relative_to(ours))
 
 
+def warnings_only() -> None:
+  """Leaves progress out of the log, as all but one of several processes should."""
+  absl_logging.set_verbosity(absl_logging.WARNING)
+
+
+def _painted(text: str, code: str) -> str:
+  """`text` in a colour where stderr is a terminal that shows them and NO_COLOR is not set."""
+  plain = os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb'
+  return text if plain or not sys.stderr.isatty() else f'\x1b[{code}m{text}\x1b[0m'
+
+
+def say_error(error: object) -> None:
+  """The one line of a mistake or a failure."""
+  print(f'{_painted("error:", _RED)} {error}', file=sys.stderr)
+
+
+class Writer(Protocol):
+  """What takes the numbers of a run."""
+
+  def write(self, step: int, values: Mapping[str, float | int]) -> None:
+    """Takes the numbers of a step."""
+
+  def close(self) -> None:
+    """Ends the record."""
+
+
+class _TensorBoard:
+  """Events in WORKDIR/tensorboard; those beyond the first step are cut."""
+
+  def __init__(self, workdir: pathlib.Path, step: int):
+    from tensorboardX import SummaryWriter  # imported late: it takes a second
+
+    self._writer = SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1)
+
+  def write(self, step: int, values: Mapping[str, float | int]) -> None:
+    for name, value in values.items():
+      self._writer.add_scalar(name, value, step)
+    self._writer.flush()
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+class _Wandb:
+  """A run of Weights & Biases, the same one for a workdir however often it is resumed.
+
+  Rows that a resumed run gives again are dropped there, and they are the same.
+  """
+
+  def __init__(self, workdir: pathlib.Path, config: ConfigDict | FrozenConfigDict):
+    wandb = import_module('wandb', 'wandb', 'config.log.wandb')
+    path = workdir / 'wandb_id'
+    if not path.exists():
+      path.write_text(uuid.uuid4().hex)
+    try:
+      self._run = wandb.init(
+        project=config.log.wandb,
+        dir=workdir,
+        id=path.read_text(),
+        name=workdir.absolute().name,
+        config=config.to_dict(),
+        resume='allow',
+        settings=wandb.Settings(silent=True),
+      )
+    except wandb.Error as error:
+      raise UserError(
+        f'config.log.wandb={config.log.wandb}: {" ".join(str(error).split())} (WANDB_MODE=offline needs '
+        'neither account nor network)'
+      ) from None
+
+  def write(self, step: int, values: Mapping[str, float | int]) -> None:
+    self._run.log(dict(values), step=step)
+
+  def close(self) -> None:
+    self._run.finish()
+
+
 class Metrics:
-  """Appends to metrics.jsonl, and to TensorBoard events where asked to.
+  """Appends to metrics.jsonl, and to what else `config.log` asks for.
 
   Args:
     workdir: of the run.
     step: the step it starts from; what lies beyond it in the files is cut, so that a resumed run leaves
       the same files as one that was never stopped.
-    tensorboard: whether to write events.
+    config: of the run.
     quiet: writes nothing, as all but one of several processes should.
   """
 
   def __init__(
-    self, workdir: str | pathlib.Path, step: int, tensorboard: bool, quiet: bool = False
+    self,
+    workdir: str | pathlib.Path,
+    step: int,
+    config: ConfigDict | FrozenConfigDict,
+    quiet: bool = False,
   ):
-    self._file = self._writer = None
+    self._file, self._writers = None, list[Writer]()
     if quiet:
       return
-    path = pathlib.Path(workdir) / FILE
+    workdir = pathlib.Path(workdir)
+    path = workdir / FILE
     lines = _lines_until(path, step) if path.exists() else []
     temporary = path.with_suffix('.tmp')
     temporary.write_text(''.join(lines))
     temporary.replace(path)
+    if config.log.tensorboard:
+      self._writers.append(_TensorBoard(workdir, step))
+    if config.log.wandb:
+      self._writers.append(_Wandb(workdir, config))
     self._file = path.open('a')
-    if tensorboard:
-      from tensorboardX import SummaryWriter  # imported late: it takes a second
-
-      self._writer = SummaryWriter(str(pathlib.Path(workdir) / 'tensorboard'), purge_step=step + 1)
 
   def write(self, step: int, values: Mapping[str, float | int]) -> None:
     """Writes one line, `{"step": step, **values}`, and flushes it."""
@@ -59,17 +149,15 @@ class Metrics:
       return
     self._file.write(json.dumps({'step': step, **values}) + '\n')
     self._file.flush()
-    if self._writer:
-      for name, value in values.items():
-        self._writer.add_scalar(name, value, step)
-      self._writer.flush()
+    for writer in self._writers:
+      writer.write(step, values)
 
   def close(self) -> None:
     """Closes the files."""
     if self._file:
       self._file.close()
-    if self._writer:
-      self._writer.close()
+    for writer in self._writers:
+      writer.close()
 
 
 def _lines_until(path: pathlib.Path, step: int) -> list[str]:
@@ -129,10 +217,14 @@ class Progress:
       return
     done = step - self._first
     left = (time.perf_counter() - self._start) / max(done, 1) * (self._total - step)
-    line = (
-      f'step {step}/{self._total}  epoch {values["epoch"]:.2f}  loss {values["loss"]:.4f}  '
+    where, loss = f'step {step}/{self._total}', f'loss {values["loss"]:.4f}'
+    speed = (
       f'lr {values["lr"]:.3g}  {values["images_per_s"]:.1f} images/s  '
-      f'waiting for data {values["data_wait_frac"]:.1%}  left {_duration(left)}'
+      f'waiting for data {values["data_wait_frac"]:.1%}'
+    )
+    line = (
+      f'{_painted(where, _BOLD)}  epoch {values["epoch"]:.2f}  '
+      f'{_painted(loss, _BOLD)}  {_painted(speed, _DIM)}  left {_duration(left)}'
     )
     print(
       f'\r{line}\x1b[K' if self._live else line, end='' if self._live else '\n', file=sys.stderr

@@ -55,6 +55,8 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
   for key in ('levels', 'bias_levels'):
     if config.dexp[key] < 2:
       raise UserError(f'config.optim.dexp.{key}={config.dexp[key]}: must be at least 2')
+  if not 0 <= config.ema < 1:
+    raise UserError(f'config.optim.ema={config.ema}: must be 0 (none) or more, and less than 1')
   numbers = all(isinstance(b, int | float) for b in config.boundaries)
   if not numbers or list(config.boundaries) != sorted(config.boundaries):
     raise UserError(
@@ -66,6 +68,20 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
   for event in config.layer_rates:
     if len(event) != 3:
       raise UserError(f'config.optim.layer_rates: {event!r} is not (layer, epoch, factor)')
+
+
+def averaged(average: dict, params: dict, decay: float, step: jax.Array) -> dict:
+  """The running average of the parameters, `average + (1 - d) * (params - average)`, after a step.
+
+  Args:
+    average: before, like `params`; the initial parameters at first.
+    params: after the step.
+    decay: d in the long run. Of step s it is at most s / (s + 9), so that the first weights are soon
+      forgotten.
+    step: number of the step, from 1.
+  """
+  share = 1 - jnp.minimum(decay, step / (step + 9))
+  return jax.tree.map(lambda old, new: old + share * (new - old), average, params)
 
 
 def _is_weight(path: tuple) -> bool:

@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import functools
 import glob
+import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +22,7 @@ from alexnet_jax.data import Canvas, decode_canvas, imagenet, open_dataset
 from alexnet_jax.data.sources import SUFFIXES
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import alexnet
+from alexnet_jax.report import prediction
 
 _TOP = 5
 
@@ -91,7 +94,13 @@ class Reader:
         bar.update(len(chunk))
 
 
-def class_titles(trained: evaluate.Trained) -> list[str]:
+def likeliest(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict]:
+  """The five likeliest classes, of equals the first: `[{'label', 'probability'}, ...]`."""
+  best = np.argsort(-probabilities, kind='stable')[:_TOP]
+  return [{'label': labels[k], 'probability': float(probabilities[k])} for k in best]
+
+
+def class_labels(trained: evaluate.Trained) -> list[str]:
   """What to call the classes: in words where they are ImageNet's."""
   names = trained.meta['class_names']
   place = pathlib.Path(trained.config.data.source.partition(':')[2])
@@ -99,7 +108,7 @@ def class_titles(trained: evaluate.Trained) -> list[str]:
 
 
 def predict(
-  config: ConfigDict, workdir: str, images: Sequence[str], which: str = 'best'
+  config: ConfigDict, workdir: str, images: Sequence[str], which: str = 'best', picture: str = ''
 ) -> dict[str, object]:
   """The likeliest classes of image files; a table of them goes to stderr.
 
@@ -108,6 +117,8 @@ def predict(
     workdir: of the run.
     images: files, folders and globs.
     which: checkpoint: best, latest or a step.
+    picture: a file for the first images with their likeliest classes, as `report.prediction` draws them.
+      The true class is known of images in folders that are named as the classes are.
 
   Returns:
     `{'images': [{'path', 'top': [{'label', 'probability'}, ...]}], 'skipped': [{'path', 'reason'}],
@@ -116,23 +127,32 @@ def predict(
   Raises:
     UserError: nothing to read, or no such checkpoint.
   """
+  if picture:
+    prediction.check(picture)
   paths = find_images(images)
   trained = evaluate.load(workdir, which, config)
   batch_size = evaluate.batch_size_on(trained.config, trained.mesh.shape[parallel.DATA])
   reader = Reader(paths, Canvas.from_config(trained.config.data.canvas), batch_size)
-  model, labels, results = trained.model, class_titles(trained), []
+  model, labels = trained.model, class_labels(trained)
+  results: list[dict[str, Any]] = []
+  shown: list[np.ndarray] = []
   for names, canvases in reader:
     batch = parallel.shard_batch(trained.mesh, {'image': canvases})
     probabilities = np.asarray(
       model.predict(model.params, model.batch_stats, batch['image'], model.mean_image)
     )
+    if picture:
+      shown.extend(canvases[: min(len(names), prediction.MOST - len(shown))])
     for path, row in zip(names, probabilities, strict=False):
-      best = np.argsort(-row, kind='stable')[:_TOP]
-      top = [{'label': labels[k], 'probability': float(row[k])} for k in best]
-      results.append({'path': path, 'top': top})
+      results.append({'path': path, 'top': likeliest(row, labels)})
       _show(results[-1])
   if not results:
     raise UserError(f'none of the {len(paths)} images can be read: {reader.skipped[0]["reason"]}')
+  if picture:
+    words = dict(zip(trained.meta['class_names'], labels, strict=True))
+    truths = [words.get(pathlib.Path(r['path']).absolute().parent.name) for r in results]
+    tops = [r['top'] for r in results[: len(shown)]]
+    prediction.draw(picture, shown, tops, truths[: len(shown)])
   return {
     'images': results,
     'skipped': reader.skipped,
@@ -199,14 +219,15 @@ def features(
   split: str = 'validation',
   which: str = 'best',
 ) -> dict[str, object]:
-  """Writes the vectors of a layer, of the centre view, to an .npz file.
+  """Writes the vectors of a layer, of the centre view, to an .npz or a .parquet file.
 
   Args:
     config: `data` names the images where `images` does not; `eval.batch_size` is used.
     workdir: of the run.
     layer: see `feature_function`.
-    output: an .npz file with `features`, float32 `[N, ...]`, `class_names`, and `paths`, or of a split
-      `labels` and `index`, int32 `[N]`.
+    output: an .npz file with `features`, float32 `[N, ...]`, `layer`, `checkpoint`, `class_names`, and
+      `paths`, or of a split `labels` and `index`, int32 `[N]`. A .parquet file has these as columns, each
+      row's features as one list; what is one for all, and their shape, is JSON in its schema's metadata.
     images: files, folders and globs; without any, the split `split` of `config.data.source`.
     split: train or validation.
     which: checkpoint: best, latest or a step.
@@ -227,9 +248,14 @@ def features(
   else:
     data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
     vectors, columns, skipped = _of_split(compute, data, config.seed, trained, split)
-  path = output if output.endswith('.npz') else f'{output}.npz'
+  path = output if output.endswith(('.npz', '.parquet')) else f'{output}.npz'
   pathlib.Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-  np.savez(path, features=vectors, class_names=np.asarray(trained.meta['class_names']), **columns)
+  names = trained.meta['class_names']
+  made: dict[str, Any] = {'layer': layer, 'checkpoint': trained.step}
+  if path.endswith('.parquet'):
+    _write_parquet(path, vectors, columns, made | {'class_names': names})
+  else:
+    np.savez(path, features=vectors, class_names=np.asarray(names), **made, **columns)
   return {
     'output': path,
     'layer': layer,
@@ -237,6 +263,21 @@ def features(
     'skipped': skipped,
     'checkpoint': trained.step,
   }
+
+
+def _write_parquet(path: str, vectors: np.ndarray, columns: dict, made: dict) -> None:
+  """A row an image; see `features`."""
+  import pyarrow as pa
+  from pyarrow import parquet
+
+  flat = pa.array(vectors.reshape(-1))
+  lists = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(vectors.shape[1:])))
+  table = pa.table(
+    {'features': lists} | {name: pa.array(column) for name, column in columns.items()}
+  )
+  metadata = {'shape': vectors.shape[1:], **made}
+  said = {name: json.dumps(value) for name, value in metadata.items()}
+  parquet.write_table(table.replace_schema_metadata(said), path)
 
 
 def _of_files(compute, paths: list[str], trained: evaluate.Trained):

@@ -5,6 +5,8 @@ choices from `CHOICES` in turn. Sources: P = the 2012 paper, O = the original 20
 C2 = cuda-convnet2, K = Caffe, T = torchvision; docs/FACTS.md sections 1, 2, 9.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError
@@ -21,31 +23,34 @@ def _model() -> ConfigDict:
       'num_classes': 0,  # 0: as many as the source has (1000 in create and describe)
       'input_size': 224,  # side of the image the network sees, in pixels
       'gray': False,  # whether it sees one channel, the mean of the three
-      'towers': 2,
+      'towers': 2,  # columns that meet where a layer's `exchange` says so
       'width': 1.0,  # multiplies the features of every layer but the last
       'dtype': 'float32',  # of the computation; parameters are always float32
       'activation': 'relu',  # tanh, or scaled_tanh: 1.7159 tanh(2x/3), as LeNet-5 has it
       'norm': 'lrn',  # what 'norm' in `then` means: lrn, batch or none (which drops map_norm too)
       'init': 'normal',  # `std` and `bias` of each layer, or 'torch': PyTorch's defaults
+      # Those there are, in order.
       'layers': ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8'),
-      # 3 zero rows and columns at the bottom and right make 55x55 of 224x224, as O did.
+      # The layers. Of conv1, 3 zero rows and columns at the bottom and right make 55x55 of 224x224, as O did.
       'conv1': conv(96, 11, ((0, 3), (0, 3)), stride=4, then=RELU_POOL),
       'conv2': conv(256, 5, 2, bias=1.0, then=RELU_POOL),
       'conv3': conv(384, 3, 1, exchange=True),
       'conv4': conv(384, 3, 1, bias=1.0),
       'conv5': conv(256, 3, 1, bias=1.0, then=('act', 'pool')),
-      # In the tree for the nets that have it (FACTS section 4): named in `layers` by choice conv6.
+      # For the nets that have it (FACTS section 4): named in `layers` by choice conv6.
       'conv6': conv(256, 3, 1, bias=1.0, exchange=True, std=0.03),
       'fc6': fc(),
       'fc7': fc(),
       'fc8': head(),
+      # Max pooling, in pixels; rounding of the output's size: ceil (O, K) or floor (T).
       'pool': {'window': 3, 'stride': 2, 'rounding': 'ceil'},
-      # x / (k + alpha * sum x^2)^beta over `size` neighbouring maps of one tower or of all;
+      # x / (k + alpha * sum x^2)^beta over `size` neighbouring maps, of one tower or of all (scope);
       # divide: alpha is divided by size first.
       'lrn': {'size': 5, 'k': 2.0, 'alpha': 1e-4, 'beta': 0.75, 'divide': False, 'scope': 'tower'},
       # The original's norm within a map over size x size pixels; 4e-5 is its 1e-3 / 25.
       'map_norm': {'size': 5, 'k': 1.0, 'alpha': 4e-5, 'beta': 0.75},
-      'batch_norm': {'momentum': 0.9, 'epsilon': 1e-5},
+      'batch_norm': {'momentum': 0.9, 'epsilon': 1e-5},  # of the running moments; of the variance
+      # rate: share of units dropped; inverted: scaled up in training (K, T), not down at test (O).
       'dropout': {'rate': 0.5, 'inverted': False},
     }
   )
@@ -72,11 +77,11 @@ def _data() -> dict[str, object]:
     # global: another permutation each epoch; stored: the order they lie in, O's habit; buffer: `buffer`
     # images at a time, for a TFDS set in TFRecord, which is else copied into a store
     'shuffle': 'global',
-    'buffer': 4096,
+    'buffer': 4096,  # images among which shuffle=buffer draws
     'loader': 'threads',  # how larger sets are read: threads, or tf.data (the same batches)
     'cache_mib': 2048,  # sets whose canvases fit are decoded once and kept in memory
     'max_bad_share': 0.01,  # of undecodable training images before the run stops; one never does
-    'synthetic': {'classes': 10, 'train': 512, 'validation': 128},
+    'synthetic': {'classes': 10, 'train': 512, 'validation': 128},  # how many of each
   }
 
 
@@ -84,24 +89,27 @@ def _optim() -> ConfigDict:
   """The update rule and the schedule of the paper's section 5."""
   return ConfigDict(
     {
-      'momentum': 0.9,
+      'momentum': 0.9,  # of the velocity, which has the rate inside it
       'rate': 0.01,  # of weights
-      'bias_rate': 0.01,
+      'bias_rate': 0.01,  # of biases
       # How both rates grow with train.batch_size over `batch`, for which they are meant: linear (what
       # worked in "one weird trick"), sqrt (its theory), none; auto: linear for parallelism owt,
       # else none.
       'scaling': {'rule': 'auto', 'batch': 128},
       'decay': 5e-4,  # of weights
-      'bias_decay': 0.0,
+      'bias_decay': 0.0,  # of biases
       'layer_decay': (),  # (layer, decay): of the weights of single layers, in place of `decay`
+      'ema': 0.0,  # decay a step of a running average of the weights (0.9999, say); 0: none is kept
       # steps: divided at `boundaries`; plateau: divided when the validation error stops
       # improving, P's rule; dexp: O's discretised exponential; constant.
       'schedule': 'steps',
       'unit': 'epoch',  # of the boundaries: epoch or step
-      'boundaries': (25.0, 51.0, 79.0),
+      'boundaries': (25.0, 51.0, 79.0),  # after which a rate is divided
       'factor': 0.1,  # of the rate at each boundary or plateau
       'bias_factor': 0.1,  # the same for biases
-      'plateau': {'patience': 3, 'min_delta': 0.1, 'drops': 3},  # evaluations; points of error
+      # Drop the rate after `patience` evaluations that gain less than min_delta points of error, so often.
+      'plateau': {'patience': 3, 'min_delta': 0.1, 'drops': 3},
+      # factor: by which the rate falls in all, in so many levels.
       'dexp': {'factor': 250.0, 'levels': 4, 'bias_factor': 10.0, 'bias_levels': 2},
       # (layer, epoch, factor): from that epoch on, both rates of the layer are this share of
       # the others'; 0 freezes it, momentum and decay too.
@@ -114,7 +122,7 @@ def paper() -> ConfigDict:
   """The whole config of recipe `paper`; every other recipe is a few overrides of it."""
   return ConfigDict(
     {
-      'recipe': 'paper',
+      'recipe': 'paper',  # its name, with its choices
       'note': '',  # said when training starts
       'seed': 0,  # of initial weights, order of images, crops, flips, colour noise and dropout
       'mesh': (0, 0),  # (data, tower) devices; (0, 0): from the number of devices and of towers
@@ -124,8 +132,8 @@ def paper() -> ConfigDict:
       # A run's workdir or an archive (.safetensors) that layers are copied from before the first step.
       'init_from': '',
       'init_layers': '',  # which: conv1,conv2; '': all but the last, whose classes are others
-      'model': _model(),
-      'data': _data(),
+      'model': _model(),  # the network
+      'data': _data(),  # the images
       'prepare': {  # what --mode=prepare makes of data.source
         'format': 'jpeg',  # or raw: uint8, six times the size, nothing to decode
         'quality': 95,  # of jpeg
@@ -133,9 +141,9 @@ def paper() -> ConfigDict:
         'shard_images': 4096,  # in each file; what a restart may have to do again
         'shuffle': True,  # training images, once and for all
       },
-      'augment': {
+      'augment': {  # what is done to training images on the device
         'crop': 'random',  # random: a square of input_size; resized: T's RandomResizedCrop; centre
-        'flip': True,
+        'flip': True,  # mirrored at random
         'chunk': 1,  # so many images in a row share one crop position and flip; O: 32
         'mean': 'image',  # image: a value a pixel; channel: a value a channel; none
         'mean_at': 'crop',  # where the crop was cut (and mirrored with it), or centre (O)
@@ -144,11 +152,11 @@ def paper() -> ConfigDict:
         'colour_divisor': 1.0,  # O divides the noised image by 1.1
         'colour_until': 0.0,  # epoch from which there is no colour noise; 0: never
       },
-      'optim': _optim(),
-      'train': {
-        'epochs': 90.0,
+      'optim': _optim(),  # the update rule and its schedule
+      'train': {  # the loop
+        'epochs': 90.0,  # how long
         'steps': 0,  # where set, overrides epochs
-        'batch_size': 128,
+        'batch_size': 128,  # of all devices together
         'log_every': 20,  # steps
         'diagnose_every': 0,  # steps between numbers about each layer in metrics.jsonl; 0: never
         'checkpoint_every': 1000,  # steps; there is one at each evaluation too
@@ -157,14 +165,16 @@ def paper() -> ConfigDict:
         # %: the run ends with the epoch after which the error over all training images, taken as
         # in evaluation, is no higher; 0: never, and it is not measured.
         'until_train_error': 0.0,
+        'profile': (0, 0),  # first and last step of a trace in WORKDIR/profile; (0, 0): none
         'stall_steps': 2000,  # warn if the loss is still ln(classes) after as many; 0: never
       },
-      'eval': {
+      'eval': {  # how networks are tested
         # Of --mode=eval: 1 (centre), 10 (corners, centre and their mirrors) or 9 (3x3 places, not
         # mirrored: the original's CIFAR-10).
         'views': 10,
+        'weights': 'last',  # last: as the last step left them; ema: their running average, optim.ema
         'train_views': 1,  # of the evaluations while training
-        'batch_size': 128,
+        'batch_size': 128,  # images at a time, of all devices together
         'baseline': False,  # also ridge regression on 16x16 pixel means
       },
       'report': {  # what --mode=report shows
@@ -173,7 +183,11 @@ def paper() -> ConfigDict:
         'train_images': 100_000,  # among which they are looked for, at most; 4 bytes x 4096 each
         'bits': 0,  # of binary codes of the same vectors, compared with them; 0: none
       },
-      'log': {'tensorboard': True},
+      'serve': {'max_mib': 16, 'max_pixels': 50_000_000},  # largest image that --mode=serve takes
+      'log': {  # beside metrics.jsonl
+        'tensorboard': True,  # events in WORKDIR/tensorboard
+        'wandb': '',  # project of Weights & Biases; '': not there. WANDB_MODE=offline needs no account
+      },
     }
   )
 
@@ -202,7 +216,7 @@ ONE_TOWER = {
   'model.conv2.features': 192,
 }
 
-RECIPES = {
+RECIPES: dict[str, dict[str, Any]] = {
   'paper': {
     'note': (
       'recipe `paper` takes the text to the letter, initial weights of 0.01 in every layer too; '
@@ -275,7 +289,7 @@ def _without(config, layer):
 
 
 # Plain choices of the same config, for the paper's ablations and a few questions readers ask.
-CHOICES = {
+CHOICES: dict[str, Any] = {
   # The control of P section 3.2: half the kernels in conv1-conv4, conv5 and fc as they were.
   'one_gpu': {
     'model.towers': 1,

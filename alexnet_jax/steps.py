@@ -29,6 +29,7 @@ class TrainState:
     opt_state: the velocity, in optax's containers.
     sums: running sums since the last log line, float32 scalars: `loss` (of steps), `steps`, `correct`
       and `examples`.
+    ema: running average of the parameters, float32 like them; empty without `optim.ema`.
   """
 
   step: Array
@@ -36,6 +37,7 @@ class TrainState:
   batch_stats: dict
   opt_state: optax.OptState
   sums: dict[str, Array]
+  ema: dict = struct.field(default_factory=dict)
 
 
 def zero_sums() -> dict[str, np.ndarray]:
@@ -55,6 +57,7 @@ def _fresh_state(config: FrozenConfigDict) -> TrainState:
     batch_stats=variables.get('batch_stats', {}),
     opt_state=optim.paper_sgd(config.optim).init(params),
     sums=jax.tree.map(jnp.asarray, zero_sums()),
+    ema=jax.tree.map(jnp.copy, params) if config.optim.ema else {},
   )
 
 
@@ -134,9 +137,7 @@ def loss_and_gradients(
   return function
 
 
-def make_train_step(
-  config: FrozenConfigDict, mesh: Mesh
-) -> Callable[..., tuple[TrainState, Array]]:
+def make_train_step(config: FrozenConfigDict, mesh: Mesh) -> jax.stages.Wrapped:
   """Compiles the training step for `mesh`.
 
   Returns:
@@ -155,12 +156,14 @@ def make_train_step(
     correct = (batch['mask'] & (_counts(logits, batch['label']) == 0)).sum()
     loss, correct = lax.psum((loss, correct), parallel.DATA)
     new = {'loss': loss, 'steps': 1.0, 'correct': correct, 'examples': examples}
+    params, done = optax.apply_updates(state.params, updates), state.step + 1
     new_state = TrainState(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      step=done,
+      params=params,
       batch_stats=variables.get('batch_stats', {}),
       opt_state=opt_state,
       sums={name: total + new[name] for name, total in state.sums.items()},
+      ema=optim.averaged(state.ema, params, config.optim.ema, done) if state.ema else {},
     )
     return new_state, loss
 
@@ -186,7 +189,7 @@ def make_predict_step(
     def one(view):
       images = augment.test_images(canvases, view, mean_image, config)
       logits = module.apply({'params': params, 'batch_stats': batch_stats}, images, train=False)
-      return jax.nn.softmax(logits)
+      return jax.nn.softmax(jnp.asarray(logits))
 
     return lax.map(one, table).mean(0)
 

@@ -51,7 +51,7 @@ def supervise(cluster: Cluster) -> int:
   signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child too
   process, hosts, verdict = cluster.process, [], []
-  for line in child.stderr:
+  for line in child.stderr or ():
     if line.startswith(HOSTS):
       process, hosts = json.loads(line.removeprefix(HOSTS))
     elif line.startswith('[Gloo]'):

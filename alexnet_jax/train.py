@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 import contextlib
+import dataclasses
 import errno
 import math
 import os
 import pathlib
 import time
+from typing import Any
 
 from absl import logging
 import jax
@@ -15,7 +17,17 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import diagnostics, distributed, evaluate, models, optim, parallel, steps, transfer
+from alexnet_jax import (
+  diagnostics,
+  distributed,
+  evaluate,
+  models,
+  optim,
+  parallel,
+  profile,
+  steps,
+  transfer,
+)
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.data.prefetch import prefetch
@@ -52,7 +64,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
   with distributed.primary_first('data'):
     dataset = open_dataset(config.data, config.seed)
   with contextlib.closing(dataset):
-    config = _resolve(config, dataset)
+    config = resolve(config, dataset)
     _make(workdir)
     with Checkpoints(workdir, config.train.keep) as checkpoints:
       _claim(workdir, config, checkpoints)
@@ -60,8 +72,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
       return _Run(config, workdir, dataset, mesh, checkpoints).run()
 
 
-def _resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
-  """Fills in what the data decide and checks the rest."""
+def resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
+  """Fills in what the data decide and checks the rest; raises UserError."""
   config = config.copy_and_resolve_references()
   classes = len(dataset.class_names)
   if classes < 2:
@@ -73,6 +85,8 @@ def _resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
       f'config.model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} '
       'classes: leave it at 0'
     )
+  if config.eval.weights == 'ema' and not config.optim.ema:
+    raise UserError('config.eval.weights=ema: set config.optim.ema too, to 0.999, say')
   config.model.num_classes = classes
   config_lib.validate(config)
   return FrozenConfigDict(config)
@@ -120,8 +134,8 @@ class _Run:
     self.total = config_lib.total_steps(config, dataset.num_train)
     self.schedule = optim.ScheduleState()
     self.last = {}  # the latest validation errors, as logged
-    self.last_loss = None
-    self.rates_now = (None, None)
+    self.last_loss: float | None = None
+    self.rates_now: tuple[Any, Any] = (None, None)
     self.evaluating = config.train.evaluate and dataset.num_validation > 0
     self.until = config.train.until_train_error
     if config.train.evaluate and not self.evaluating:
@@ -149,7 +163,7 @@ class _Run:
     if factor != 1:
       logging.info('batch %d: rates are multiplied by %g', self.config.train.batch_size, factor)
     quiet = not distributed.is_primary()  # of several processes one writes
-    self.metrics = Metrics(self.workdir, first, self.config.log.tensorboard, quiet)
+    self.metrics = Metrics(self.workdir, first, self.config, quiet)
     if first >= self.total or self.has_learnt():
       self.metrics.close()
       logging.info('nothing to do: the run has ended already, at step %d', first)
@@ -159,6 +173,7 @@ class _Run:
     self.predict = steps.make_predict_step(self.config, self.mesh, self.config.eval.train_views)
     self.progress = Progress(self.total, first, quiet)
     self.timer = Timer()
+    self.profile = profile.Window(self.workdir, self.config.train.profile, quiet)
     batch_size = self.config.train.batch_size
     rows = parallel.local_rows(self.mesh, batch_size)
     on_host = self.dataset.train_batches(first, batch_size, rows)
@@ -169,6 +184,7 @@ class _Run:
       with distributed.stop_signal() as told_to_stop, contextlib.closing(batches):
         last = self.loop(state, batches, told_to_stop)
     finally:
+      self.profile.close()
       self.progress.end()
       self.metrics.close()
     return self.summary(last)
@@ -224,6 +240,7 @@ class _Run:
     choices, step = self.config.train, int(state.step)
     pending = deque()
     while step < self.total:
+      self.profile.at(step, state)
       waiting = time.perf_counter()
       batch = next(batches)
       self.timer.waited(time.perf_counter() - waiting)
@@ -294,7 +311,7 @@ class _Run:
     self.metrics.write(step, values)
     self.progress.show(step, values)
     self.warn_if_stalled(step)
-    return state.replace(sums=parallel.replicate(self.mesh, steps.zero_sums()))
+    return dataclasses.replace(state, sums=parallel.replicate(self.mesh, steps.zero_sums()))
 
   def diagnose(self, step: int, state: steps.TrainState, batch: dict, colour: jax.Array) -> None:
     """Writes numbers about each layer, of the network after `step` steps on the batch of the last."""
@@ -312,15 +329,14 @@ class _Run:
     """Warns, once, when `stall_steps` have passed and the loss is still that of guessing."""
     chance, limit = math.log(self.config.model.num_classes), self.config.train.stall_steps
     due = limit and limit <= step < limit + self.config.train.log_every
-    if due and self.last_loss > 0.98 * chance:
+    if due and self.last_loss is not None and self.last_loss > 0.98 * chance:
       logging.warning(_STALLED, chance, step)
 
   def evaluate(self, state: steps.TrainState, step: int) -> dict[str, float]:
     """Evaluates on the validation split, and where asked the training split; returns the values logged."""
     began = time.perf_counter()
-    model = evaluate.Model(
-      self.predict, state.params, state.batch_stats, self.statistics.mean_image, 1.0
-    )
+    params = state.ema if self.config.eval.weights == 'ema' else state.params
+    model = evaluate.Model(self.predict, params, state.batch_stats, self.statistics.mean_image, 1.0)
     self.last, splits = {}, {'val': 'validation'} if self.evaluating else {}
     self.progress.end()
     for room, split in (splits | ({'train_set': 'train'} if self.until else {})).items():

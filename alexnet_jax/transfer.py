@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import pathlib
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
@@ -83,4 +84,5 @@ def copy_layers(config: FrozenConfigDict, mesh: Mesh, state: steps.TrainState) -
       f'config.init_from={config.init_from} has other layers ({"; ".join(differing)}): name those to copy '
       'with --config.init_layers=conv1,conv2, or make the widths and sizes equal'
     )
-  return state.replace(params=kept[0], batch_stats=kept[1])
+  ema = jax.tree.map(jnp.copy, kept[0]) if state.ema else {}  # the step donates both
+  return state.replace(params=kept[0], batch_stats=kept[1], ema=ema)

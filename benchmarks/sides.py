@@ -14,6 +14,7 @@ import numpy as np
 
 from alexnet_jax import augment, memory, optim, parallel, recipes, steps
 from alexnet_jax import config as config_lib
+from benchmarks import machine
 
 CLASSES = 1000
 _INPUTS = 4  # batches in turn, so that no side sees the same one twice in a row

@@ -20,6 +20,9 @@ import sys
 
 from absl import logging
 
+from alexnet_jax import models
+from benchmarks import machine, sides
+
 _TRIAL = 32  # images a batch, to find the peer's fastest form
 _PEER_BATCHES = (32, 64)  # tried beside --batch: the peer's best is reported too
 _TOLERANCE = 1e-3

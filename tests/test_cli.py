@@ -7,7 +7,7 @@ import sys
 import pytest
 from tiny import ROOT, main, write_config
 
-from alexnet_jax import cli
+from alexnet_jax import cli, flags
 from alexnet_jax.errors import Preempted, RunError, UserError
 
 PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
@@ -87,7 +87,7 @@ def test_exit_codes(error, code, tmp_path):
 
 
 def test_overrides_reach_the_config():
-  options = cli.parse(
+  options = flags.parse(
     [
       PAPER,
       '--workdir',
@@ -145,7 +145,7 @@ def test_describe_without_config_is_the_papers_net(capsys):
 
 def test_help_explains_and_exits_0():
   result = main('--help')
-  assert result.returncode == 0 and '--config.key=value' in result.stderr
+  assert result.returncode == 0 and '--config.key=value' in result.stdout
 
 
 def test_the_core_does_not_import_tensorflow(tmp_path):

@@ -6,6 +6,7 @@ import helpers
 import jax
 import numpy as np
 from PIL import Image
+from pyarrow import parquet
 import pytest
 from tiny import main, tiny_config
 
@@ -142,6 +143,41 @@ def test_features_of_a_split(workdir, tmp_path, capsys):
   assert json.loads(capsys.readouterr().out)['shape'][0] == 40
 
 
+def test_features_to_parquet_are_those_of_npz(workdir, pictures, tmp_path):
+  config = config_lib.load_workdir(workdir)
+  predict.features(config, workdir, 'conv3', str(tmp_path / 'x.npz'), [str(pictures)])
+  path = str(tmp_path / 'x.parquet')
+  result = predict.features(config, workdir, 'conv3', path, [str(pictures)])
+  table = parquet.read_table(path)
+  assert result['output'] == path and table.column_names == ['features', 'paths']
+  shape = json.loads(table.schema.metadata[b'shape'])
+  found = np.stack(table['features'].to_numpy()).reshape(-1, *shape)
+  with np.load(tmp_path / 'x.npz', allow_pickle=False) as file:
+    np.testing.assert_array_equal(found, file['features'])
+    assert found.dtype == np.float32 and table['paths'].to_pylist() == list(file['paths'])
+    assert json.loads(table.schema.metadata[b'class_names']) == list(file['class_names'])
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.svg'])
+def test_the_picture_shows_images_labels_and_bars(workdir, tmp_path, suffix):
+  """The true label is that of the folder; names are text, not markup."""
+  (tmp_path / 'class3').mkdir()
+  for i in range(5):
+    Image.new('RGB', (80, 80), (200, 40 * i, 0)).save(tmp_path / 'class3' / f'{i}.png')
+  config = config_lib.load_workdir(workdir)
+  path = tmp_path / 'new' / f'shown{suffix}'
+  result = predict.predict(config, workdir, [str(tmp_path / 'class3')], picture=str(path))
+  assert len(result['images']) == 5 and [p.name for p in path.parent.iterdir()] == [path.name]
+  if suffix == '.svg':
+    text = path.read_text()
+    assert text.count('<image') == 5  # the photographs
+    assert text.count('#9db8e8') + text.count('#e8a0a0') == 25 and '#e8a0a0' in text
+  else:
+    with Image.open(path) as image:
+      pixels = np.asarray(image.convert('RGB')).reshape(-1, 3)
+    assert {(200, 0, 0), (200, 160, 0)} <= {tuple(map(int, p)) for p in np.unique(pixels, axis=0)}
+
+
 def test_layers_of_conv6_are_told_apart():
   config = recipes.get('paper+conv6')
   assert {'conv6', 'fc6', 'norm1', 'pool5', 'fc8'} <= set(predict.layer_names(config.model))
@@ -158,6 +194,10 @@ def test_layers_of_conv6_are_told_apart():
     ),
     (['--mode=predict', '--workdir=WORKDIR', '--images=empty.png'], 'none of the 1 images can be'),
     (['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--checkpoint=7'], 'or a step of 0'),
+    (
+      ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--picture=x.gif'],
+      'end its name in one of .png',
+    ),
     (['--mode=features', '--workdir=WORKDIR'], 'needs --output'),
     (
       ['--mode=features', '--workdir=WORKDIR', '--output=x', '--layer=fc9'],

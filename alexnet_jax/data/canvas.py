@@ -99,8 +99,8 @@ def decode_canvas(
   """
   notes = [] if notes is None else notes
   try:
-    encoded = not isinstance(source, np.ndarray)
-    image = _decode(source, canvas, notes) if encoded else _from_array(source)
+    raw = isinstance(source, np.ndarray)
+    image = _from_array(source) if raw else _decode(source, canvas, notes)  # type: ignore[arg-type]
     _check_pixels(image.shape[1], image.shape[0], canvas)
     image = _fit(image, canvas)
     return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
@@ -146,7 +146,7 @@ def decode_stored(data: bytes | np.ndarray, out: np.ndarray) -> None:
     simplejpeg.decode_jpeg(data, 'RGB', buffer=out)
     return
   try:
-    with Image.open(io.BytesIO(data), formats=('JPEG',)) as image:
+    with Image.open(io.BytesIO(bytes(data)), formats=('JPEG',)) as image:
       out[...] = np.asarray(image)
   except (OSError, SyntaxError) as error:
     raise ValueError(str(error)) from error
@@ -177,7 +177,7 @@ def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
   """Decodes a Pillow image of any mode into mode L (uint8 [H, W]) or RGB (uint8 [H, W, 3])."""
   if image.mode == 'CMYK':
     notes.append('CMYK was converted to RGB')
-  if image.mode.startswith('I') or ';16' in str([part.args for part in image.tile]):
+  if image.mode.startswith('I') or ';16' in str([part.args for part in getattr(image, 'tile', ())]):
     notes.append('16 bits a channel were scaled to 8')
   if image.mode.startswith('I;16') or (image.mode == 'I' and image.format == 'PNG'):
     # Pillow's own conversion clips at 255, which leaves a white image.
@@ -238,4 +238,5 @@ def _resize(
 
 def _scaled(width: int, height: int, size: int, side: int) -> tuple[int, int]:
   """Width and height after scaling `side` to `size`, rounded half up, at least 1 pixel."""
-  return tuple(max(1, (2 * length * size + side) // (2 * side)) for length in (width, height))
+  scaled = lambda length: max(1, (2 * length * size + side) // (2 * side))
+  return scaled(width), scaled(height)

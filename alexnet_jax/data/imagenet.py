@@ -98,12 +98,12 @@ def open_flat(root: pathlib.Path, class_names: tuple[str, ...], devkit: Devkit |
     UserError: a file of another name, no labels, or a class that training has not.
   """
   files = sorted(entry.name for entry in os.scandir(root) if entry.name[0] != '.')
-  matches = {name: _FLAT.fullmatch(name) for name in files}
-  if strange := [name for name, match in matches.items() if not match]:
+  matches = {name: match for name in files if (match := _FLAT.fullmatch(name))}
+  if strange := [name for name in files if name not in matches]:
     raise UserError(
       f'{root} holds {strange[0]}: expected are class folders, or ILSVRC2012_val_00000001.JPEG and so on'
     )
-  truth = _ground_truth(root, files[0], devkit)
+  truth = _ground_truth(root, matches[files[0]], devkit)
   labels = []
   for name, match in matches.items():
     number = int(match[3])
@@ -119,9 +119,9 @@ def open_flat(root: pathlib.Path, class_names: tuple[str, ...], devkit: Devkit |
   )
 
 
-def _ground_truth(root: pathlib.Path, first: str, devkit: Devkit | None) -> list[str]:
+def _ground_truth(root: pathlib.Path, first: re.Match, devkit: Devkit | None) -> list[str]:
   """The WordNet ID of each image by its number, from 1."""
-  year, kind, _ = _FLAT.fullmatch(first).groups()
+  year, kind, _ = first.groups()
   if devkit is not None:
     long = {'val': 'validation', 'test': 'test'}[kind.lower()]
     path = pathlib.Path(devkit.path) / f'ILSVRC{year}_{long}_ground_truth.txt'

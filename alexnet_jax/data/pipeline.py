@@ -6,7 +6,7 @@ stream through threads or tf.data. All give the same batches, bit for bit.
 """
 
 import atexit
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import functools
@@ -134,7 +134,7 @@ class Dataset:
     self._shuffle, self._buffer = config_data.shuffle, config_data.buffer
     self._lock = threading.Lock()
     self._skipped: dict[tuple[str, int], str] = {}
-    self._iterators: weakref.WeakSet[Iterator[Batch]] = weakref.WeakSet()
+    self._iterators: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
     splits = {'train': source.train, 'validation': source.validation}
     self._images = {
       name: _Images(split, self._canvas, functools.partial(self._skip, name))
@@ -271,13 +271,13 @@ class Dataset:
 
   def _batches(
     self, split: str, plan: Callable[[int], np.ndarray], start: int, stop: int | None
-  ) -> Iterator[Batch]:
+  ) -> Generator[Batch]:
     """Batches of the steps start..stop-1 (None: for ever); plan(step) gives their indices."""
     iterator = (self._gather if self.cached else self._stream)(split, plan, start, stop)
     self._iterators.add(iterator)
     return iterator
 
-  def _gather(self, split: str, plan: Callable, start: int, stop: int | None) -> Iterator[Batch]:
+  def _gather(self, split: str, plan: Callable, start: int, stop: int | None) -> Generator[Batch]:
     """Batches from memory; the first call of next() decodes the split."""
     images = self._images[split]
     images.keep(self._threads or cores())
@@ -289,7 +289,7 @@ class Dataset:
 
     yield from prefetch(map(make, steps), _AHEAD)
 
-  def _stream(self, split: str, plan: Callable, start: int, stop: int | None) -> Iterator[Batch]:
+  def _stream(self, split: str, plan: Callable, start: int, stop: int | None) -> Generator[Batch]:
     """Batches made on the way, never more than a few at a time."""
     images = self._images[split]
     work = stream.Work(plan, images.fill, self._canvas.size, start, stop, self._threads)

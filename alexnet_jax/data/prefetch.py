@@ -1,7 +1,7 @@
 """Threads that work ahead of their consumer."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor
 import queue
 import threading
@@ -11,7 +11,7 @@ T = TypeVar('T')
 R = TypeVar('R')
 
 
-def prefetch(items: Iterator[T], ahead: int) -> Iterator[T]:
+def prefetch(items: Iterator[T], ahead: int) -> Generator[T]:
   """Yields `items`, made in a thread, up to `ahead` of them in advance.
 
   The thread ends when the items do or when the generator is closed or forgotten. What making an

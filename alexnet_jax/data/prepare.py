@@ -274,15 +274,17 @@ class _Job:
         notes.append('it is not the JPEG that its name says')
       if notes:
         report.append(('repaired', split, name, '; '.join(notes)))
-      stored, payload = canvas, canvas
+      stored, payload = canvas, canvas.tobytes()
       if choices.format == 'jpeg':
         payload = encode_jpeg(canvas, choices.quality, choices.subsampling)
         stored = np.empty((size, size, 3), np.uint8)
         decode_stored(payload, stored)  # the statistics are those of what will be read
       kept.append(stored)
       short = os.path.relpath(name, self.root) if self.root else name
-      record = self.serialize(payload, int(images.labels[row]), short)
-      done.append((row, record, payload if choices.format == 'jpeg' else payload.tobytes()))
+      record = self.serialize(
+        payload if choices.format == 'jpeg' else canvas, int(images.labels[row]), short
+      )
+      done.append((row, record, payload))
     return rows, done, report, stats.add(kept if split == 'train' else [], size)
 
   def finish(self) -> dict[str, Any]:
@@ -290,9 +292,10 @@ class _Job:
     try:
       meta = self._metadata()
     except FileNotFoundError:
-      meta = store.read_meta(self.output)  # another part was quicker
-      if meta is None:
+      of_another = store.read_meta(self.output)  # another part was quicker
+      if of_another is None:
         raise
+      meta = of_another
     shutil.rmtree(os.path.join(self.output, store.PARTS), ignore_errors=True)
     return meta
 
@@ -350,7 +353,7 @@ class _Job:
       os.remove(leftover)  # of a process that was killed
     _replace(
       os.path.join(self.output, store.ARRAYS),
-      lambda file: np.savez(file, **arrays, **statistics._asdict(), covariance=covariance),
+      lambda file: np.savez(file, **arrays, **statistics._asdict(), covariance=covariance),  # type: ignore[arg-type]
     )
     _write_json(os.path.join(self.output, store.REPORT), report)
     tfds_store.write_metadata(self.output, self.features, meta)

@@ -98,7 +98,7 @@ def _locate(file: np.ndarray, heads: list[tuple[bytes, int, int]], path: str) ->
     while (place := text.find(prefix, place + 1)) >= 0:
       if end + place + size <= length:
         read(file, end + place, found)
-        if zlib.crc32(found) == checksum:
+        if zlib.crc32(found.data) == checksum:
           break
     else:
       raise RunError(f'{path}: record {i} does not read back as it was written; is the disk full?')

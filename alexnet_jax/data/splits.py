@@ -37,11 +37,12 @@ class Split:
 
   def select(self, rows: np.ndarray) -> 'Split':
     """The split of the images `rows` (int [M]) alone, in that order."""
+    fill = self.fill
     return Split(
       self.labels[rows],
       lambda i: self.read(int(rows[i])),
       lambda i: self.name(int(rows[i])),
-      self.fill and (lambda i, out: self.fill(int(rows[i]), out)),
+      fill and (lambda i, out: fill(int(rows[i]), out)),
       self.sequential,
     )
 

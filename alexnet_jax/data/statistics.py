@@ -39,7 +39,7 @@ class Sums(NamedTuple):
     moments: of the products of two channels over all pixels, float64 [3, 3].
   """
 
-  count: np.ndarray
+  count: np.ndarray  # type: ignore[assignment]  # tuples have a method of that name
   total: np.ndarray
   moments: np.ndarray
 
@@ -49,7 +49,7 @@ def add(images: Iterable[np.ndarray], size: int) -> Sums:
   sums = Sums(np.zeros(()), np.zeros((size, size, 3)), np.zeros((3, 3)))
   for image in images:
     pixels = image.reshape(-1, 3).astype(np.float64)
-    for total, more in zip(sums, (1, image, pixels.T @ pixels), strict=True):
+    for total, more in zip(sums, (np.ones(()), image, pixels.T @ pixels), strict=True):
       np.add(total, more, out=total)
   return sums
 

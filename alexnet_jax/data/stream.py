@@ -4,7 +4,7 @@ Both give the same batches in the same order. Threads decode straight into the b
 between Python and TensorFlow, and need no TensorFlow; they are the default for being faster (RESULTS.md).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 import itertools
 from typing import NamedTuple
@@ -44,7 +44,7 @@ class Work(NamedTuple):
     return itertools.count(self.start) if self.stop is None else range(self.start, self.stop)
 
 
-def by_threads(work: Work) -> Iterator[Made]:
+def by_threads(work: Work) -> Generator[Made]:
   """Batches made by Python threads; the decoders let go of Python's lock while they work."""
   threads = work.threads or cores()
 
@@ -71,7 +71,7 @@ def by_threads(work: Work) -> Iterator[Made]:
         yield batch
 
 
-def by_tf_data(work: Work, need: str) -> Iterator[Made]:
+def by_tf_data(work: Work, need: str) -> Generator[Made]:
   """The same batches through tf.data; raises UserError, that names `need`, without TensorFlow."""
   tf = import_tensorflow(need)
   size, b = work.size, len(work.plan(work.start))

@@ -136,8 +136,8 @@ def _open_tfrecord(
 
   if buffer is None:
     logging.info('reading the encoded images of %s, split %s, into memory', builder.name, split)
-    images, labels = zip(*pairs(0, n), strict=True)
-    return Split(np.asarray(labels, np.int32), images.__getitem__, _namer(builder, split))
+    images, known = zip(*pairs(0, n), strict=True)
+    return Split(np.asarray(known, np.int32), images.__getitem__, _namer(builder, split))
   labels = _cached_labels(builder, split, n, ([k] for _, k in pairs(0, n)), label)
   lock = threading.Lock()
 

@@ -9,7 +9,7 @@ FACTS sections 1 and 3 (K).
 import functools
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
@@ -59,7 +59,7 @@ class Net(NamedTuple):
 
 
 @functools.cache
-def _messages() -> dict[str, type]:
+def _messages() -> dict[str, Any]:
   """The message classes of `_SCHEMA`, made by the protobuf library."""
   from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -83,7 +83,7 @@ def _messages() -> dict[str, type]:
   }
 
 
-def _parse(path: str, message: str):
+def _parse(path: str, message: str) -> Any:
   """The message that a file holds.
 
   Raises:

@@ -126,4 +126,4 @@ def write(path: str, params: Mapping) -> None:
     archive.write_tensors(path, matrices, {})
     return
   with open(path, 'wb') as file:
-    np.savez(file, **matrices)
+    np.savez(file, **matrices)  # type: ignore[arg-type]

@@ -17,7 +17,15 @@ from alexnet_jax.data import imagenet
 from alexnet_jax.data.splits import import_module
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
-from alexnet_jax.interop import archive, caffe, cuda_convnet, layout, programs, torchvision
+from alexnet_jax.interop import (
+  archive,
+  caffe,
+  cuda_convnet,
+  layout,
+  model_card,
+  programs,
+  torchvision,
+)  # fmt: skip
 
 IMPORTS = ('torchvision', 'caffe', 'cuda_convnet', 'safetensors')
 EXPORTS = ('torchvision', 'cuda_convnet', 'safetensors', 'stablehlo', 'savedmodel')
@@ -119,6 +127,7 @@ def import_network(
   if classes:
     network = network._replace(class_names=_read_classes(classes, len(network.class_names)))
   config.model.num_classes = len(network.class_names)
+  config.optim.ema, config.eval.weights = 0.0, 'last'  # a file holds one set of weights
   step_folder = _save(FrozenConfigDict(config), folder, network)
   return {
     'workdir': str(workdir),
@@ -144,8 +153,9 @@ _READERS = {
 def _statistics(form: str, config: ConfigDict) -> Statistics:
   """What is known of ImageNet's training images."""
   size = config.data.canvas.size
-  mean = np.broadcast_to(np.float32(MEANS[form]), (size, size, 3)).copy()
-  return Statistics(mean, np.float32(_EIGENVECTORS), np.float32(_DEVIATIONS))
+  mean = np.broadcast_to(np.asarray(MEANS[form], np.float32), (size, size, 3)).copy()
+  colours = (np.asarray(x, np.float32) for x in (_EIGENVECTORS, _DEVIATIONS))
+  return Statistics(mean, *colours)
 
 
 def _mean(mean: str, size: int) -> np.ndarray:
@@ -218,11 +228,11 @@ def _from_archive(config: ConfigDict, path: str) -> Network:
 def _save(config: FrozenConfigDict, workdir: pathlib.Path, network: Network) -> pathlib.Path:
   """Writes the checkpoint of step 0, then config.json; returns the checkpoint's folder."""
   state = steps.TrainState(
-    step=np.zeros((), np.int32),
+    step=jnp.zeros((), jnp.int32),
     params=network.params,
     batch_stats=network.batch_stats,
     opt_state=optim.paper_sgd(config.optim).init(network.params),
-    sums=steps.zero_sums(),
+    sums=jax.tree.map(jnp.asarray, steps.zero_sums()),
   )
   meta = {
     'config': config_lib.to_json(config),
@@ -248,7 +258,8 @@ def export_network(
   """Writes the network of a checkpoint for others.
 
   Args:
-    config: whose `eval.views` (1 or 10) an exported program averages; the rest is the checkpoint's.
+    config: whose `eval.views` (1 or 10) an exported program averages, and whose `eval.weights` are taken;
+      the rest is the checkpoint's.
     workdir: of the run.
     form: one of `EXPORTS`.
     output: the file, for savedmodel the folder. torchvision's may end in .pth or .safetensors,
@@ -256,8 +267,8 @@ def export_network(
     which: checkpoint: best, latest or a step.
 
   Returns:
-    `{'output', 'format', 'checkpoint', 'bytes'}`; for programs also `views` and `description`, the JSON
-    file beside the program that says what goes in and out.
+    `{'output', 'format', 'checkpoint', 'bytes', 'model_card'}`, the last a file beside it; for programs
+    also `views` and `description`, the JSON file beside the program that says what goes in and out.
 
   Raises:
     UserError: no such checkpoint, or the format has no room for this network.
@@ -289,4 +300,6 @@ def export_network(
     more = programs.export_program(trained, form, output)
   files = [output, *(os.path.join(r, f) for r, _, fs in os.walk(output) for f in fs)]
   size = sum(os.path.getsize(file) for file in files if os.path.isfile(file))
-  return {'output': output, 'format': form, 'checkpoint': trained.step, 'bytes': size, **more}
+  return {'output': output, 'format': form, 'checkpoint': trained.step, 'bytes': size, **more} | {
+    'model_card': model_card.write(trained, form, output)
+  }

@@ -41,7 +41,7 @@ def serving_function(config: FrozenConfigDict) -> Callable:
     def one(canvas):
       def probabilities(view):
         images = augment.test_images(canvas[None], view, mean_image, config)
-        return jax.nn.softmax(module.apply(variables, images, train=False))[0]
+        return jax.nn.softmax(jnp.asarray(module.apply(variables, images, train=False)))[0]
 
       return jax.lax.map(probabilities, views).mean(0)
 

@@ -11,6 +11,7 @@ tower axis: conv2 kernel `[2, 5, 5, 48, 128]`, conv3 `[2, 3, 3, 256, 192]`, fc6 
 import functools
 import math
 import string
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -163,7 +164,7 @@ class AlexNet(nn.Module):
     elif operation == 'map_norm' and c.norm == 'lrn':
       xs = [layers.map_response_norm(x, **c.map_norm) for x in xs]
     elif operation == 'dropout' and c.dropout.rate > 0:
-      part = (0, 1)
+      part: tuple[Array | int, int] = (0, 1)
       if self.unit_axis and is_dense(layer):
         part = lax.axis_index(self.unit_axis), axis_size(self.unit_axis)
       xs = [
@@ -293,7 +294,7 @@ def create(config: ConfigDict | FrozenConfigDict) -> AlexNet:
   return AlexNet(FrozenConfigDict(config))
 
 
-def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, object]]:
+def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, Any]]:
   """Describes each layer of `config.model` without computing anything.
 
   Raises:

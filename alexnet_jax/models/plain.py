@@ -5,6 +5,7 @@ keeps the dtype of its input. Sources: P = the 2012 paper, O = the original 2012
 """
 
 from collections.abc import Sequence
+import functools
 import math
 
 import jax
@@ -33,7 +34,7 @@ def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) ->
     x,
     kernel.astype(x.dtype),
     window_strides=(stride, stride),
-    padding=tuple(map(tuple, padding)),
+    padding=[(int(low), int(high)) for low, high in padding],
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
   return y + bias.astype(x.dtype)
@@ -55,7 +56,8 @@ def neighbour_sum(x: Array, size: int, axis: int, mirrored: bool = False) -> Arr
   pads[axis] = (before, size - 1 - before)
   padded = jnp.pad(x, pads)
   length = x.shape[axis]
-  return sum(lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(size))
+  parts = (lax.slice_in_dim(padded, i, i + length, axis=axis) for i in range(size))
+  return functools.reduce(jnp.add, parts)
 
 
 def negative_power(x: Array, beta: float) -> Array:

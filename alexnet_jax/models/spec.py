@@ -20,9 +20,10 @@ def conv(
   """A convolutional layer, or a locally connected one; `features` counts the maps of all towers together."""
   return ConfigDict(
     {
-      'features': features,
+      'features': features,  # maps of all towers together, before model.width
       'size': size,  # side of the kernel, in pixels
-      'stride': stride,
+      'stride': stride,  # pixels between its places
+      # Zeros around the maps: ((top, bottom), (left, right)).
       'padding': ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding,
       'exchange': exchange,  # whether each tower sees the maps of all towers
       # what follows, in order: act, norm, map_norm, pool, avg_pool, dropout
@@ -41,13 +42,24 @@ def fc(
 ) -> ConfigDict:
   """A fully connected layer that sees all towers; `features` counts the units of all towers."""
   return ConfigDict(
-    {'features': features, 'exchange': True, 'then': tuple(then), 'std': std, 'bias': bias}
+    {
+      'features': features,  # units of all towers together, before model.width
+      'exchange': True,  # whether each tower sees the units, or maps, of all towers
+      'then': tuple(then),  # what follows, in order: act, dropout
+      'std': std,  # standard deviation of the initial weights
+      'bias': bias,  # initial biases
+    }
   )
 
 
 def head(std: float = 0.01, bias: float = 0.0) -> ConfigDict:
   """The last layer: a logit a class."""
-  return ConfigDict({'std': std, 'bias': bias})
+  return ConfigDict(
+    {
+      'std': std,  # standard deviation of the initial weights
+      'bias': bias,  # initial biases
+    }
+  )
 
 
 def replace_layers(model: ConfigDict, layers: dict[str, ConfigDict]) -> ConfigDict:

@@ -89,7 +89,7 @@ class _Page:
   def __init__(self, config: ConfigDict, trained: evaluate.Trained, dataset: Dataset):
     self.choices, self.trained, self.dataset = config.report, trained, dataset
     self.layer = trained.config.model.layers[-2]
-    self.labels = predict.class_titles(trained)
+    self.labels = predict.class_labels(trained)
 
   def values(self, workdir: pathlib.Path) -> dict[str, object]:
     """All that the template names."""

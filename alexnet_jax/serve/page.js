@@ -1,0 +1,89 @@
+// Sends a dropped, pasted or chosen image to the server on this machine and shows its answer. Names of
+// classes and files are put in as text, never as markup.
+'use strict';
+
+const at = (id) => document.getElementById(id);
+let limits = null;
+let latest = 0; // number of the image asked about last; answers to earlier ones are not shown
+
+function element(name, text, parent) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (parent) parent.append(made);
+  return made;
+}
+
+function say(text, wrong) {
+  at('message').textContent = text;
+  at('message').classList.toggle('wrong', Boolean(wrong));
+}
+
+function show(answer) {
+  say('');
+  for (const guess of answer.top) {
+    const item = element('li', undefined, at('bars'));
+    const words = element('div', undefined, item);
+    words.className = 'words';
+    element('span', guess.label, words);
+    element('span', `${(100 * guess.probability).toFixed(1)} %`, words);
+    const bar = element('progress', undefined, item);
+    bar.max = 1;
+    bar.value = guess.probability;
+    bar.setAttribute('aria-label', guess.label);
+  }
+  for (const near of answer.neighbours) {
+    const item = element('li', undefined, at('neighbours'));
+    const image = element('img', undefined, item);
+    image.src = `neighbours/${near.place}`;
+    image.alt = near.name;
+    element('span', `${near.name} (${near.distance.toFixed(1)})`, item);
+  }
+  at('near').hidden = answer.neighbours.length === 0;
+}
+
+async function ask(file) {
+  if (!file) return;
+  const mine = ++latest;
+  at('bars').replaceChildren();
+  at('neighbours').replaceChildren();
+  at('near').hidden = true;
+  URL.revokeObjectURL(at('preview').src);
+  at('preview').src = URL.createObjectURL(file);
+  at('preview').alt = file.name;
+  at('preview').hidden = false;
+  at('hint').hidden = true;
+  if (limits && file.size > limits.max_bytes) {
+    say(`the file is too large: at most ${limits.max_bytes >> 20} MiB`, true);
+    return;
+  }
+  say('Looking ...');
+  try {
+    const response = await fetch('predict', {method: 'POST', body: file});
+    const answer = await response.json();
+    if (mine !== latest) return;
+    if (response.ok) show(answer);
+    else say(answer.error, true);
+  } catch (error) {
+    if (mine === latest) say('The server does not answer: is it still running?', true);
+  }
+}
+
+at('file').addEventListener('change', (event) => ask(event.target.files[0]));
+at('preview').addEventListener('error', () => {
+  at('preview').hidden = true;
+  at('hint').hidden = false;
+});
+document.addEventListener('paste', (event) => ask(event.clipboardData.files[0]));
+for (const name of ['dragover', 'dragleave', 'drop']) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    at('drop').classList.toggle('over', name === 'dragover');
+    if (name === 'drop') ask(event.dataTransfer.files[0]);
+  });
+}
+
+fetch('about').then((response) => response.json()).then((about) => {
+  limits = about;
+  at('about').textContent = `recipe ${about.recipe}, checkpoint of step ${about.checkpoint}, ` +
+    `${about.classes} classes, ${about.views} view${about.views === 1 ? '' : 's'} of each image`;
+});

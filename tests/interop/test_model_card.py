@@ -1,0 +1,67 @@
+"""The card beside an export says what the run was, and the Hub can read its head."""
+
+import json
+
+import pytest
+from tiny import tiny_config
+import yaml
+
+from alexnet_jax import cli
+from alexnet_jax.train import train
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('run')
+  train(tiny_config(train__steps=5, train__log_every=1), folder)
+  return folder
+
+
+def export(workdir, output, form, capsys):
+  args = [f'--workdir={workdir}', f'--format={form}', f'--output={output}']
+  assert cli.main(['--mode=export', *args]) == 0
+  return json.loads(capsys.readouterr().out)['model_card']
+
+
+def test_it_tells_recipe_data_errors_and_terms(workdir, tmp_path, capsys):
+  card = export(workdir, tmp_path / 'net.safetensors', 'safetensors', capsys)
+  assert card == str(tmp_path / 'README.md')
+  _, head, text = (tmp_path / 'README.md').read_text().split('---\n', 2)
+  head = yaml.safe_load(head)
+  rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+  error = [row['val/top1_error'] for row in rows if 'val/top1_error' in row][-1]
+  (metric,) = head['model-index'][0]['results'][0]['metrics']
+  assert metric['value'] == pytest.approx(1 - error / 100, abs=1e-4)
+  assert head['license'] == 'other' and head['library_name'] == 'alexnet_jax'
+  for part in (
+    'recipe `original`',
+    'two towers',
+    '40 images of source `synthetic`, 18 more for validation',
+    f'| top-1 error %, 1 view(s) | {error:.2f} |',
+    'checkpoint of step 5',
+    '--weights=net.safetensors',
+    'Intended use',
+    'Limits',
+    '**name them here**',
+  ):
+    assert part in text, part
+  assert '$' not in text
+
+
+def test_a_page_that_is_there_stays(workdir, tmp_path, capsys):
+  (tmp_path / 'README.md').write_text('mine')
+  card = export(workdir, tmp_path / 'net.stablehlo', 'stablehlo', capsys)
+  assert card == str(tmp_path / 'net.stablehlo.README.md')
+  assert (tmp_path / 'README.md').read_text() == 'mine'
+  assert 'jax.export.deserialize(open("net.stablehlo"' in (tmp_path / card).read_text()
+
+
+def test_of_imported_weights_it_claims_nothing(workdir, tmp_path, capsys):
+  export(workdir, tmp_path / 'net.safetensors', 'safetensors', capsys)
+  args = [f'--weights={tmp_path / "net.safetensors"}', f'--workdir={tmp_path / "run"}']
+  assert cli.main(['--mode=import', '--format=safetensors', *args]) == 0
+  (tmp_path / 'out').mkdir()
+  capsys.readouterr()
+  export(tmp_path / 'run', tmp_path / 'out' / 'net.safetensors', 'safetensors', capsys)
+  text = (tmp_path / 'out' / 'README.md').read_text()
+  assert 'not measured' in text and 'nothing is known' in text and 'model-index' not in text

@@ -1,0 +1,29 @@
+"""Every key of a config is explained, once, where it stands."""
+
+from tiny import ROOT, main
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import explain, recipes
+
+
+def test_every_key_is_explained():
+  said = explain.explanations()
+  assert [key for key in config_lib.flatten(recipes.paper()) if not said.get(key)] == []
+  assert said['model.width'] == 'multiplies the features of every layer but the last'
+  assert said['model.lrn.k'].startswith(
+    'x / (k + alpha * sum x^2)^beta'
+  )  # of the dictionary's line
+  assert said['model.conv3.stride'] == said['model.conv1.stride'] == 'pixels between its places'
+  assert said['optim.scaling.rule'].endswith('else none.')  # three lines above, joined
+
+
+def test_the_page_is_of_these_keys():
+  """After a change: python -m alexnet_jax.explain > docs/CONFIG.md"""
+  assert (ROOT / 'docs' / 'CONFIG.md').read_text() == explain.table() + '\n'
+
+
+def test_helpfull_has_the_values_of_the_config():
+  result = main('--helpfull', '--config=configs/quickstart.py')
+  assert result.returncode == 0, result.stderr
+  assert '--config.model.width=0.125\n        multiplies the features' in result.stdout
+  assert '--config.data.source=' not in main('--help').stdout
