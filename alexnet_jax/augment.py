@@ -19,10 +19,12 @@ from alexnet_jax.errors import UserError
 Array = jax.Array
 
 # A view is (share of the margin above it, share to its left, mirrored). The original's order:
-# top left, top right, centre, bottom left, bottom right, then the five mirrored (FACTS section 3).
+# top left, top right, centre, bottom left, bottom right, then the five mirrored (FACTS section 3). Nine
+# places without mirrors are those of its CIFAR-10 nets (FACTS section 5).
 _FIVE = ((0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0))
 VIEWS = {
   1: ((0.5, 0.5, False),),
+  9: tuple((top, left, False) for top in (0.0, 0.5, 1.0) for left in (0.0, 0.5, 1.0)),
   10: tuple((top, left, mirrored) for mirrored in (False, True) for top, left in _FIVE),
 }
 

@@ -44,6 +44,10 @@ def run(options: Options) -> dict[str, object]:
 
     where = options.features, options.host, options.port
     return serve(options.config, options.workdir, options.checkpoint, *where)
+  if options.mode == 'report':
+    from alexnet_jax.report.page import report
+
+    return report(options.config, options.workdir, options.checkpoint)
   if options.mode in ('import', 'export'):
     from alexnet_jax.interop import networks
 

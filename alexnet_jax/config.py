@@ -11,15 +11,16 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax import augment, models, optim, profile, recipes
 from alexnet_jax.errors import UserError
+from alexnet_jax.models.spec import is_layer
 
 FILE = 'config.json'
 
 # What a resumed run may change; anything else would make it another run (see `check_same_run`).
 _FREE = (
     'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
-    'train.diagnose_every', 'train.profile', 'eval.',
+    'train.diagnose_every', 'train.profile', 'train.until_train_error', 'eval.',
     'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
-    'log.', 'note', 'prepare.', 'serve.',
+    'log.', 'note', 'prepare.', 'serve.', 'report.',
 )  # fmt: skip
 
 
@@ -155,14 +156,21 @@ def _kind(source: str) -> str:
 def check_same_run(old: ConfigDict, new: ConfigDict | FrozenConfigDict, workdir) -> None:
   """Raises UserError where `new` cannot continue the run that `old` started in `workdir`.
 
-  It may differ in mesh, train.{epochs, steps, log_every, checkpoint_every, diagnose_every, profile}, eval,
-  the place of the data, threads and loggers.
+  It may differ in mesh, train.{epochs, steps, log_every, checkpoint_every, diagnose_every, profile,
+  until_train_error}, eval, the place of the data, threads and loggers, and in layers that neither
+  network has.
   """
+  used = {*old.model.layers, *new.model.layers}
+  idle = tuple(
+    f'model.{name}.'
+    for name, room in (*old.model.items(), *new.model.items())
+    if is_layer(room) and name not in used
+  )
   old, new = flatten(old), flatten(new)
   differences = []
   for key in sorted(old.keys() | new.keys()):
     before, after = old.get(key, 'absent'), new.get(key, 'absent')
-    if before == after or key.startswith(_FREE):
+    if before == after or key.startswith((*_FREE, *idle)):
       continue
     if (
       key == 'data.source'
@@ -200,6 +208,20 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     models.validate(config.model)
     optim.validate(config.optim)
     augment.validate(config)
+    for layer, _ in config.optim.layer_decay:
+      if layer not in config.model.layers:
+        raise UserError(f'config.optim.layer_decay names {layer!r}, which the network lacks')
+    for layer in filter(None, config.init_layers.split(',')):
+      if layer not in config.model.layers:
+        raise UserError(
+          f'config.init_layers names {layer!r}; layers here: {", ".join(config.model.layers)}'
+        )
+    if not 0 <= config.train.until_train_error < 100:
+      raise UserError('config.train.until_train_error: must be in [0, 100) %')
+    if min(config.report.images, config.report.neighbours, config.report.train_images) < 1:
+      raise UserError('config.report: images, neighbours and train_images must be at least 1')
+    if config.report.bits < 0:
+      raise UserError(f'config.report.bits={config.report.bits}: must be 0 (no codes) or more')
     if config.eval.weights not in ('last', 'ema'):
       raise UserError(f'config.eval.weights={config.eval.weights!r}: choose last or ema')
     profile.validate(config.train.profile)

@@ -67,15 +67,17 @@ def errors_of(
   dataset: Dataset,
   config: FrozenConfigDict,
   mesh: jax.sharding.Mesh,
+  split: str = 'validation',
   stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
-  """Errors over the whole validation split, every image exactly once.
+  """Errors over a whole split, every image exactly once.
 
   Args:
     models: whose probabilities are averaged by weight.
-    dataset: whose `validation` split is read.
+    dataset: whose split is read.
     config: `eval.batch_size` is used.
     mesh: of the models.
+    split: validation or train.
     stopping: asked between batches; where it says so, the evaluation ends and None is returned.
 
   Returns:
@@ -84,7 +86,7 @@ def errors_of(
   """
   batch_size = batch_size_on(config, mesh.shape[parallel.DATA])
   sums = []
-  for batch in dataset.eval_batches(batch_size, parallel.local_rows(mesh, batch_size)):
+  for batch in dataset.eval_batches(batch_size, parallel.local_rows(mesh, batch_size), split):
     jax.block_until_ready(sums[-_IN_FLIGHT:][:1])
     if stopping():
       return None
@@ -96,7 +98,7 @@ def errors_of(
   total = {name: float(sum(s[name] for s in jax.device_get(sums))) for name in sums[0]}
   examples = int(total['examples'])
   if not examples:
-    raise UserError('no validation image could be decoded: nothing to evaluate')
+    raise UserError(f'no {split} image could be decoded: nothing to evaluate')
   classes = config.model.num_classes
   return {
     'top1_error': 100 * total['top1'] / examples,
@@ -162,10 +164,12 @@ def _check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
   asked, there = config_lib.flatten(config), config_lib.flatten(own)
   for key, value in asked.items():
     if (
-      key.startswith(('model.', 'augment.')) and key != 'model.num_classes' and value != there[key]
+      key.startswith(('model.', 'augment.'))
+      and key != 'model.num_classes'
+      and value != there.get(key)
     ):
       raise UserError(
-        f'config.{key}={value!r}, but the checkpoint was trained with {there[key]!r}: evaluation '
+        f'config.{key}={value!r}, but the checkpoint was trained with {there.get(key)!r}: evaluation '
         'takes data, eval and mesh from the command line, the rest from the checkpoint'
       )
 

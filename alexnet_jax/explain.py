@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import recipes
+from alexnet_jax.models import spec
 
 _HEADER = """# Every key of a config
 
@@ -66,7 +67,7 @@ def explanations() -> dict[str, str]:
 
   A key in a dictionary that stands on one line has the explanation of that line.
   """
-  source = inspect.getsource(recipes)
+  source = inspect.getsource(recipes) + inspect.getsource(spec)  # layers are made there
   comments = _Comments(source)
   functions = {n.name: n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)}
 

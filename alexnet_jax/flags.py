@@ -24,6 +24,7 @@ MODES = {
   'import': 'make a workdir of weights from elsewhere',
   'export': 'write weights, or a program, for elsewhere',
   'serve': 'a page on this machine where one drops images',
+  'report': 'a page about a run, WORKDIR/report/index.html',
 }
 
 # Each flag but --config and --config.KEY: what it is where it is left out, which also says its type (a
@@ -77,6 +78,7 @@ _NEEDED = {
     'workdir': 'the folder to make',
   },
   'serve': {'workdir': 'the folder of a run'},
+  'report': {'workdir': 'the folder of a run'},
   'export': {
     'workdir': 'the folder of a run',
     'format': 'torchvision, cuda_convnet, safetensors, stablehlo or savedmodel',

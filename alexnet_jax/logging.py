@@ -20,6 +20,7 @@ from alexnet_jax.data.splits import import_module
 from alexnet_jax.errors import UserError
 
 FILE = 'metrics.jsonl'
+_EVALUATED = ('val/', 'train_set/')  # how the names of what evaluations write begin
 _BOLD, _DIM, _RED = '1', '2', '1;31'  # as terminals number them
 
 
@@ -137,7 +138,7 @@ class Metrics:
       the same files as one that was never stopped.
     config: of the run.
     quiet: writes nothing, as all but one of several processes should.
-    unevaluated: whether `step` is to be evaluated again, so that the values of `val/` at it are cut too.
+    unevaluated: whether `step` is to be evaluated again, so that what evaluations wrote at it is cut too.
   """
 
   def __init__(
@@ -191,7 +192,9 @@ def _lines_until(path: pathlib.Path, step: int, unevaluated: bool) -> list[str]:
       values = json.loads(line)
       if values['step'] > step:
         break
-      if unevaluated and values['step'] == step and any(key.startswith('val/') for key in values):
+      if (
+        unevaluated and values['step'] == step and any(key.startswith(_EVALUATED) for key in values)
+      ):
         continue
     except (ValueError, KeyError, TypeError):
       break

@@ -62,6 +62,9 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     raise UserError(
       f'config.optim.boundaries={config.boundaries!r}: write ascending numbers, as in "(25.,51.)"'
     )
+  for event in config.layer_decay:
+    if len(event) != 2 or not isinstance(event[1], int | float) or event[1] < 0:
+      raise UserError(f'config.optim.layer_decay: {event!r} is not (layer, decay)')
   for event in config.layer_rates:
     if len(event) != 3:
       raise UserError(f'config.optim.layer_rates: {event!r} is not (layer, epoch, factor)')
@@ -114,17 +117,26 @@ def paper_sgd(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransforma
   """The update above as a chain of Optax parts.
 
   Args:
-    config: `config.optim`: `momentum`, `decay` (weights) and `bias_decay` are used.
+    config: `config.optim`: `momentum`, `decay` (weights), `layer_decay` and `bias_decay` are used.
 
   Returns:
     A transformation whose `update(gradients, state, params, rates=...)` takes the rates of the step, a
     tree of scalars shaped like the parameters (`rate_tree`).
   """
-  weights = lambda params: jax.tree.map_with_path(lambda path, _: _is_weight(path), params)
-  others = lambda params: jax.tree.map_with_path(lambda path, _: not _is_weight(path), params)
+  own = dict(config.layer_decay)
+  where = lambda rule: lambda params: jax.tree.map_with_path(lambda path, _: rule(path), params)
+  layers = [
+    optax.add_decayed_weights(
+      decay, where(lambda path, layer=layer: _is_weight(path) and path[0].key == layer)
+    )
+    for layer, decay in own.items()
+  ]
   return optax.chain(
-    optax.add_decayed_weights(config.decay, weights),
-    optax.add_decayed_weights(config.bias_decay, others),
+    optax.add_decayed_weights(
+      config.decay, where(lambda path: _is_weight(path) and path[0].key not in own)
+    ),
+    optax.add_decayed_weights(config.bias_decay, where(lambda path: not _is_weight(path))),
+    *layers,
     _scale_by_rates(),
     _skip_frozen(optax.trace(config.momentum)),
   )

@@ -113,7 +113,7 @@ def predict(
   """The likeliest classes of image files; a table of them goes to stderr.
 
   Args:
-    config: `eval.views` (1 or 10) and `eval.batch_size` are used, and the mesh.
+    config: `eval.views` and `eval.batch_size` are used, and the mesh.
     workdir: of the run.
     images: files, folders and globs.
     which: checkpoint: best, latest or a step.

@@ -10,67 +10,38 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.models.spec import NO_PADDING, conv, fc, head
 
-NO_PADDING = ((0, 0), (0, 0))
 RELU_POOL = ('act', 'norm', 'pool')
-
-
-def _conv(features, size, padding, then=('act',), stride=1, exchange=False, std=0.01, bias=0.0):
-  """A convolutional layer; `features` counts the maps of all towers together."""
-  return ConfigDict(
-    {
-      'features': features,  # maps of all towers together, before model.width
-      'size': size,  # side of the kernel, in pixels
-      'stride': stride,  # pixels between its places
-      # Zeros around the maps: ((top, bottom), (left, right)).
-      'padding': ((padding,) * 2,) * 2 if isinstance(padding, int) else padding,
-      'exchange': exchange,  # whether each tower sees the maps of all towers
-      'then': then,  # what follows, in order: act, norm, map_norm, pool, dropout
-      'std': std,  # standard deviation of the initial weights
-      'bias': bias,  # initial biases
-    }
-  )
-
-
-def _fc(features=4096, std=0.01, bias=1.0, then=('act', 'dropout')):
-  """A fully connected layer that sees all towers; `features` counts the units of all towers."""
-  return ConfigDict(
-    {
-      'features': features,  # units of all towers together, before model.width
-      'exchange': True,  # whether each tower sees the units, or maps, of all towers
-      'then': then,  # what follows, in order: act, dropout
-      'std': std,  # standard deviation of the initial weights
-      'bias': bias,  # initial biases
-    }
-  )
 
 
 def _model() -> ConfigDict:
   """The network of the paper, taken literally."""
   return ConfigDict(
     {
-      'name': 'alexnet',  # of the kind of network
+      'name': 'alexnet',  # what it is called: alexnet, cifar10 or lenet5
       'num_classes': 0,  # 0: as many as the source has (1000 in create and describe)
       'input_size': 224,  # side of the image the network sees, in pixels
+      'gray': False,  # whether it sees one channel, the mean of the three
       'towers': 2,  # columns that meet where a layer's `exchange` says so
       'width': 1.0,  # multiplies the features of every layer but the last
       'dtype': 'float32',  # of the computation; parameters are always float32
-      'activation': 'relu',  # or tanh
+      'activation': 'relu',  # tanh, or scaled_tanh: 1.7159 tanh(2x/3), as LeNet-5 has it
       'norm': 'lrn',  # what 'norm' in `then` means: lrn, batch or none (which drops map_norm too)
       'init': 'normal',  # `std` and `bias` of each layer, or 'torch': PyTorch's defaults
       # Those there are, in order.
       'layers': ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8'),
       # The layers. Of conv1, 3 zero rows and columns at the bottom and right make 55x55 of 224x224, as O did.
-      'conv1': _conv(96, 11, ((0, 3), (0, 3)), stride=4, then=RELU_POOL),
-      'conv2': _conv(256, 5, 2, bias=1.0, then=RELU_POOL),
-      'conv3': _conv(384, 3, 1, exchange=True),
-      'conv4': _conv(384, 3, 1, bias=1.0),
-      'conv5': _conv(256, 3, 1, bias=1.0, then=('act', 'pool')),
+      'conv1': conv(96, 11, ((0, 3), (0, 3)), stride=4, then=RELU_POOL),
+      'conv2': conv(256, 5, 2, bias=1.0, then=RELU_POOL),
+      'conv3': conv(384, 3, 1, exchange=True),
+      'conv4': conv(384, 3, 1, bias=1.0),
+      'conv5': conv(256, 3, 1, bias=1.0, then=('act', 'pool')),
       # For the nets that have it (FACTS section 4): named in `layers` by choice conv6.
-      'conv6': _conv(256, 3, 1, bias=1.0, exchange=True, std=0.03),
-      'fc6': _fc(),
-      'fc7': _fc(),
-      'fc8': ConfigDict({'std': 0.01, 'bias': 0.0}),  # initial weights' deviation, and biases
+      'conv6': conv(256, 3, 1, bias=1.0, exchange=True, std=0.03),
+      'fc6': fc(),
+      'fc7': fc(),
+      'fc8': head(),
       # Max pooling, in pixels; rounding of the output's size: ceil (O, K) or floor (T).
       'pool': {'window': 3, 'stride': 2, 'rounding': 'ceil'},
       # x / (k + alpha * sum x^2)^beta over `size` neighbouring maps, of one tower or of all (scope);
@@ -127,6 +98,7 @@ def _optim() -> ConfigDict:
       'scaling': {'rule': 'auto', 'batch': 128},
       'decay': 5e-4,  # of weights
       'bias_decay': 0.0,  # of biases
+      'layer_decay': (),  # (layer, decay): of the weights of single layers, in place of `decay`
       'ema': 0.0,  # decay a step of a running average of the weights (0.9999, say); 0: none is kept
       # steps: divided at `boundaries`; plateau: divided when the validation error stops
       # improving, P's rule; dexp: O's discretised exponential; constant.
@@ -157,6 +129,9 @@ def paper() -> ConfigDict:
       # towers: a tower a device, as the paper had it, and whole networks where there are more; owt:
       # "one weird trick" (2014), convolutions split by image, fully connected layers by unit.
       'parallelism': 'towers',
+      # A run's workdir or an archive (.safetensors) that layers are copied from before the first step.
+      'init_from': '',
+      'init_layers': '',  # which: conv1,conv2; '': all but the last, whose classes are others
       'model': _model(),  # the network
       'data': _data(),  # the images
       'prepare': {  # what --mode=prepare makes of data.source
@@ -187,15 +162,26 @@ def paper() -> ConfigDict:
         'checkpoint_every': 1000,  # steps; there is one at each evaluation too
         'keep': 2,  # latest checkpoints kept, beside the best one
         'evaluate': True,  # on the validation split, at the end of each epoch
+        # %: the run ends with the epoch after which the error over all training images, taken as
+        # in evaluation, is no higher; 0: never, and it is not measured.
+        'until_train_error': 0.0,
         'profile': (0, 0),  # first and last step of a trace in WORKDIR/profile; (0, 0): none
         'stall_steps': 2000,  # warn if the loss is still ln(classes) after as many; 0: never
       },
       'eval': {  # how networks are tested
-        'views': 10,  # of --mode=eval: 1 (centre) or 10 (corners, centre and their mirrors)
+        # Of --mode=eval: 1 (centre), 10 (corners, centre and their mirrors) or 9 (3x3 places, not
+        # mirrored: the original's CIFAR-10).
+        'views': 10,
         'weights': 'last',  # last: as the last step left them; ema: their running average, optim.ema
         'train_views': 1,  # of the evaluations while training
         'batch_size': 128,  # images at a time, of all devices together
         'baseline': False,  # also ridge regression on 16x16 pixel means
+      },
+      'report': {  # what --mode=report shows
+        'images': 8,  # with their likeliest classes; of the highest loss; with neighbours
+        'neighbours': 6,  # of each
+        'train_images': 100_000,  # among which they are looked for, at most; 4 bytes x 4096 each
+        'bits': 0,  # of binary codes of the same vectors, compared with them; 0: none
       },
       'serve': {'max_mib': 16, 'max_pixels': 50_000_000},  # largest image that --mode=serve takes
       'log': {  # beside metrics.jsonl

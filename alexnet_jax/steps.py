@@ -180,7 +180,7 @@ def make_predict_step(
 
   Returns:
     `predict(params, batch_stats, images, mean_image) -> probabilities`: uint8 canvases `[B, C, C, 3]`
-    to float32 `[B, classes]`, the softmax averaged over the `views` (1 or 10) of `augment.VIEWS`.
+    to float32 `[B, classes]`, the softmax averaged over the `views` of `augment.VIEWS`.
   """
   module = parallel.local_module(config, mesh)
   table = jnp.asarray(augment.VIEWS[views], jnp.float32)

@@ -24,6 +24,7 @@ from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.logging import Metrics, Progress, Timer
 from alexnet_jax.preemption import StopSignal
+from alexnet_jax.transfer import copy_layers
 
 _ON_DEVICE = 1  # batches there ahead of the step that takes them, and one on its way
 _IN_FLIGHT = 1  # steps that may wait for the one that runs; SIGTERM waits for both
@@ -100,6 +101,7 @@ class _Run:
     self.rates_now: tuple[Any, Any] = (None, None)
     self.checksums = dataset.checksums()
     self.evaluating = config.train.evaluate and dataset.num_validation > 0
+    self.until = config.train.until_train_error
     if config.train.evaluate and not self.evaluating:
       logging.warning('no validation images: evaluation is skipped')
 
@@ -135,16 +137,16 @@ class _Run:
     try:
       if self.unevaluated:
         self.evaluate_again(state, first)
-      if first >= self.total:
-        logging.info('nothing to do: the run has its %d steps already', self.total)
+      if first >= self.total or self.has_learnt():
+        logging.info('nothing to do: the run has ended already, at step %d', first)
         return self.summary(first)
       with contextlib.closing(self.batches(first)) as batches:
-        self.loop(state, batches)
+        last = self.loop(state, batches)
     finally:
       self.profile.close()
       self.progress.end()
       self.metrics.close()
-    return self.summary(self.total)
+    return self.summary(last)
 
   def batches(self, first: int) -> Generator[dict]:
     """The batches of the steps from `first` on, on the devices before they are asked for."""
@@ -164,9 +166,10 @@ class _Run:
         self.workdir if alone else None, distributed.share(), distributed.add_up
       )
       self.statistics = parallel.replicate(self.mesh, statistics)
-      return steps.init_state(self.config, self.mesh)
+      state = steps.init_state(self.config, self.mesh)
+      return copy_layers(self.config, self.mesh, state)
     meta = self.checkpoints.meta(step)
-    self.check_same_data(meta)
+    workdir_lib.check_same_data(self.workdir, self.config, self.dataset, meta)
     self.schedule = optim.ScheduleState(**meta['schedule'])
     self.last, self.last_loss = meta['validation'], meta['loss']
     self.unevaluated = meta.get('unevaluated', False)
@@ -176,29 +179,8 @@ class _Run:
     logging.info('resuming %s at step %d of %d', self.workdir, step, self.total)
     return self.checkpoints.restore(step, steps.abstract_state(self.config, self.mesh))
 
-  def check_same_data(self, meta: dict) -> None:
-    """Raises UserError where the data are not those that the checkpoint was trained on."""
-    here = {
-      'classes': list(self.dataset.class_names),
-      'training images': self.dataset.num_train,
-      'validation images': self.dataset.num_validation,
-    }
-    there = {
-      'classes': meta['class_names'],
-      'training images': meta['num_train'],
-      'validation images': meta['num_validation'],
-    }
-    changed = [
-      f'{key}: {there[key]} there, {here[key]} here' for key in here if here[key] != there[key]
-    ] or self.dataset.changed_since(meta.get('checksums', {}))
-    if changed:
-      raise UserError(
-        f'the images of {self.config.data.source} are not those that {self.workdir} was trained on '
-        f'({"; ".join(changed)}): restore them, or choose another workdir'
-      )
-
-  def loop(self, state: steps.TrainState, batches: Iterator) -> None:
-    """Steps from `state.step` to the last, with logs, evaluations and checkpoints between."""
+  def loop(self, state: steps.TrainState, batches: Iterator) -> int:
+    """Steps from `state.step` to the last, which it returns; logs, evaluations, checkpoints between."""
     choices, step = self.config.train, int(state.step)
     while step < self.total:
       self.profile.at(step, state)
@@ -214,7 +196,7 @@ class _Run:
       self.settle(_IN_FLIGHT)
       done = step == self.total
       crossed = self.crossed(step)
-      evaluate_now = self.evaluating and (crossed or done)
+      evaluate_now = (self.evaluating or self.until > 0) and (crossed or done)
       if step % choices.log_every == 0 or done:
         state = self.log(state, step)
       if choices.diagnose_every and step % choices.diagnose_every == 0:
@@ -224,11 +206,19 @@ class _Run:
       terminated = self.stop.asked_at(step)
       if evaluate_now or done or terminated or step % choices.checkpoint_every == 0:
         self.save(state, step, errors)
+      if self.has_learnt():
+        logging.info('the error over all training images is down to %g %%', self.until)
+        return step
       if terminated and (self.unevaluated or not done):
         self.checkpoints.wait()
         raise Preempted(
           f'stopped by SIGTERM at step {step}; a checkpoint is written: the same command resumes'
         )
+    return step
+
+  def has_learnt(self) -> bool:
+    """Whether the error over all training images is as low as `train.until_train_error` asks."""
+    return self.until > 0 and self.last.get('train_set/top1_error', math.inf) <= self.until
 
   def crossed(self, step: int) -> bool:
     """Whether an epoch ended with `step`."""
@@ -297,21 +287,36 @@ class _Run:
       logging.warning(_STALLED, chance, step)
 
   def evaluate(self, state: steps.TrainState, step: int) -> dict[str, float] | None:
-    """Evaluates on the validation split, and lets the schedule know; None where SIGTERM came into it."""
+    """Evaluates on the validation split, and where asked on the training split; lets the schedule know.
+
+    Returns:
+      The values logged; None where SIGTERM came into it.
+    """
     began = time.perf_counter()
     params = state.ema if self.config.eval.weights == 'ema' else state.params
     model = evaluate.Model(self.predict, params, state.batch_stats, self.statistics.mean_image, 1.0)
-    errors = evaluate.errors_of([model], self.dataset, self.config, self.mesh, self.stop.asked)
-    if errors is None:
-      return None
-    if not math.isfinite(errors['loss']):
-      self.fail(step)
-    self.last = {f'val/{name}': value for name, value in errors.items() if value is not None}
-    self.metrics.write(step, {'epoch': round(self.epoch(step), 4), **self.last})
+    splits = {'val': 'validation'} if self.evaluating else {}
+    if self.until:
+      splits['train_set'] = 'train'
+    found: dict[str, float] = {}
+    for room, split in splits.items():
+      asked = self.stop.asked
+      errors = evaluate.errors_of([model], self.dataset, self.config, self.mesh, split, asked)
+      if errors is None:
+        return None
+      if not math.isfinite(errors['loss']):
+        self.fail(step)
+      found |= {f'{room}/{name}': value for name, value in errors.items() if value is not None}
+    self.last = found
+    self.metrics.write(step, {'epoch': round(self.epoch(step), 4), **found})
     self.progress.end()
-    top1 = errors['top1_error']
-    logging.info('epoch %.2f: validation top-1 error %.2f %%', self.epoch(step), top1)
-    if self.crossed(step):  # an early end is no epoch: a longer run would not have looked then
+    for room, split in splits.items():
+      top1 = found[f'{room}/top1_error']
+      logging.info('epoch %.2f: %s top-1 error %.2f %%', self.epoch(step), split, top1)
+    if self.evaluating and self.crossed(
+      step
+    ):  # an early end is no epoch: a longer run would not look
+      top1 = found['val/top1_error']
       self.schedule = optim.after_evaluation(self.config.optim, self.schedule, top1)
     self.timer.paused(time.perf_counter() - began)
     return self.last
@@ -319,6 +324,8 @@ class _Run:
   def evaluate_again(self, state: steps.TrainState, step: int) -> None:
     """Makes the evaluation that SIGTERM came into, and adds what it finds to the checkpoint of `step`."""
     errors = self.evaluate(state, step)
+    if errors is None:
+      raise Preempted(f'stopped by SIGTERM at step {step}: the same command resumes')
     self.unevaluated = False
     self.metrics.sync()
     self.checkpoints.amend(step, self.meta(step), errors)

@@ -1,6 +1,6 @@
 """The folder of a run: made, locked, so that one run at a time is in it, and claimed for one config."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import errno
 import fcntl
@@ -15,6 +15,7 @@ from ml_collections import FrozenConfigDict
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import distributed, durable
+from alexnet_jax.data import Dataset
 from alexnet_jax.errors import UserError
 
 LOCK = 'lock'
@@ -115,3 +116,27 @@ def _holder(text: str) -> str:
     return f'host {holder["host"]}, process {holder["pid"]}, since {holder["since"]}'
   except (ValueError, KeyError, TypeError):  # it has not written its name yet
     return 'which has just begun'
+
+
+def check_same_data(
+  workdir: pathlib.Path, config: FrozenConfigDict, dataset: Dataset, meta: Mapping
+) -> None:
+  """Raises UserError where the images are not those that a checkpoint with this `meta` was trained on."""
+  here = {
+    'classes': list(dataset.class_names),
+    'training images': dataset.num_train,
+    'validation images': dataset.num_validation,
+  }
+  there = {
+    'classes': meta['class_names'],
+    'training images': meta['num_train'],
+    'validation images': meta['num_validation'],
+  }
+  changed = [
+    f'{key}: {there[key]} there, {here[key]} here' for key in here if here[key] != there[key]
+  ] or dataset.changed_since(meta.get('checksums', {}))
+  if changed:
+    raise UserError(
+      f'the images of {config.data.source} are not those that {workdir} was trained on '
+      f'({"; ".join(changed)}): restore them, or choose another workdir'
+    )

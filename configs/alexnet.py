@@ -7,6 +7,7 @@ choices are added with +, as in `original+no_norm` (see alexnet_jax/recipes.py).
 Command:  python main.py --config=configs/alexnet.py:original --workdir=DIR
           python main.py --config=configs/alexnet.py --workdir=DIR     (recipe `paper`, the literal text)
           python main.py --config=configs/alexnet.py --config.data.source=folder:PATH --workdir=DIR
+Expected: as Table 2, with `original`.
 Hardware: any; the paper used two GTX 580 for five to six days.
 Result:   not measured by us: needs ImageNet.
 """

@@ -44,6 +44,42 @@ def hardware() -> str:
   return f'{cpu}, {len(os.sched_getaffinity(0))} cores; JAX on {kinds}'
 
 
+def one_seed(config: str, workdir: str, seed: int, overrides: list[str]) -> dict:
+  """Trains `workdir`/seedN and evaluates its last checkpoint: `{'seed', 'train', 'eval'}`."""
+  place = f'--workdir={workdir}/seed{seed}'
+  trained = main_py(f'--config={config}', place, f'--config.seed={seed}', *overrides)
+  evaluated = main_py('--mode=eval', place, '--checkpoint=latest')
+  trained.pop('checkpoint')
+  print(f'{config}, seed {seed}: {evaluated}', file=sys.stderr)
+  return {'seed': seed, 'train': trained, 'eval': evaluated}
+
+
+def spread(runs: list[dict]) -> dict:
+  """Of the top-1 errors of `runs`."""
+  errors = [run['eval']['top1_error'] for run in runs]
+  return {
+    'mean': statistics.mean(errors), 'min': min(errors), 'max': max(errors), 'seeds': len(errors)
+  }  # fmt: skip
+
+
+def circumstances() -> dict:
+  """How, when and on what this program was run."""
+  program = pathlib.Path(sys.argv[0]).name
+  return {
+    'command': f'python launch/{program} {" ".join(sys.argv[1:])}',
+    'date': datetime.date.today().isoformat(),
+    'hardware': hardware(),
+    'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+  }
+
+
+def write(output: str, result: dict) -> None:
+  """Writes a file of results, with the folder it is in."""
+  path = pathlib.Path(output)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(result, indent=2) + '\n')
+
+
 def main() -> None:
   """Reads the command line, runs, and writes the file."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -52,26 +88,8 @@ def main() -> None:
   options, overrides = parser.parse_known_args()
   runs = []
   for seed in options.seeds.split(','):
-    workdir = f'--workdir={options.workdir}/seed{seed}'
-    trained = main_py(f'--config={options.config}', workdir, f'--config.seed={seed}', *overrides)
-    evaluated = main_py('--mode=eval', workdir, '--checkpoint=latest')
-    trained.pop('checkpoint')
-    runs.append({'seed': int(seed), 'train': trained, 'eval': evaluated})
-    errors = [run['eval']['top1_error'] for run in runs]
-    result = {
-      'command': f'python launch/seeds.py {" ".join(sys.argv[1:])}',
-      'date': datetime.date.today().isoformat(),
-      'hardware': hardware(),
-      'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
-      'top1_error': {
-        'mean': statistics.mean(errors), 'min': min(errors), 'max': max(errors), 'seeds': len(errors)
-      },
-      'runs': runs,
-    }  # fmt: skip
-    output = pathlib.Path(options.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=2) + '\n')
-    print(f'seed {seed}: {evaluated}', file=sys.stderr)
+    runs.append(one_seed(options.config, options.workdir, int(seed), overrides))
+    write(options.output, circumstances() | {'top1_error': spread(runs), 'runs': runs})
 
 
 if __name__ == '__main__':

@@ -271,6 +271,9 @@ def test_ten_views(canvas, size, half):
   assert found == expected
   (centre,) = augment.VIEWS[1]
   assert decode(np.asarray(cut(jnp.asarray(centre, jnp.float32))))[0] == (half, half, False)
+  nine = [decode(np.asarray(cut(jnp.asarray(view, jnp.float32))))[0] for view in augment.VIEWS[9]]
+  steps = (0, half, margin)  # the original's CIFAR-10 (FACTS section 5)
+  assert nine == [(top, left, False) for top in steps for left in steps]
 
 
 @pytest.mark.parametrize('variant', ['paper', 'original', 'torchvision'])

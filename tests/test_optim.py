@@ -97,6 +97,24 @@ def test_decay_is_chosen_by_name():
         np.testing.assert_array_equal(after[layer][name], before)
 
 
+def test_a_layer_s_own_decay():
+  """In place of the common one, for its weights alone (FACTS section 5: 3 on the last layer)."""
+  config = get(optim__layer_decay=(('fc8', 3.0),), optim__decay=0.5).optim
+  params = {
+    layer: {'kernel': np.full((2, 2), 2.0), 'bias': np.full((2,), 2.0)} for layer in ('fc7', 'fc8')
+  }
+  transform = optim.paper_sgd(config)
+  updates, _ = transform.update(
+    jax.tree.map(np.zeros_like, params),
+    transform.init(params),
+    params,
+    rates=jax.tree.map(lambda _: 0.1, params),
+  )
+  np.testing.assert_allclose(updates['fc7']['kernel'], -0.1 * 0.5 * 2.0, rtol=1e-6)
+  np.testing.assert_allclose(updates['fc8']['kernel'], -0.1 * 3.0 * 2.0, rtol=1e-6)
+  assert not np.any(updates['fc7']['bias']) and not np.any(updates['fc8']['bias'])
+
+
 def test_rate_stands_inside_the_velocity():
   """Equal to optax.sgd while the rate is constant, not after it drops (FACTS section 2)."""
   config = get(optim__decay=0.0).optim

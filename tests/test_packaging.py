@@ -14,7 +14,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())
-SHIPPED = ['alexnet', 'elpv_defect', 'quickstart']
+SHIPPED = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 
 
 @pytest.fixture(scope='module')
@@ -47,7 +47,7 @@ def test_every_module_and_file_is_installed(installed):
     if path.is_file() and '__pycache__' not in path.parts
   }
   assert there(installed / 'alexnet_jax') == there(ROOT / 'alexnet_jax') | {
-    f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py')
+    f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.*')
   }
 
 
@@ -73,7 +73,7 @@ def test_shipped_configs_are_found_by_name(tmp_path, monkeypatch):
   (tmp_path / 'quickstart').write_text('')  # a file of the user's comes first
   with pytest.raises(UserError, match='--config=quickstart'):
     config_lib.load_file('quickstart')
-  with pytest.raises(UserError, match='those shipped: alexnet, elpv_defect, quickstart'):
+  with pytest.raises(UserError, match=f'those shipped: {", ".join(SHIPPED)}'):
     config_lib.load_file('quickstrat')
 
 

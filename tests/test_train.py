@@ -213,6 +213,26 @@ def test_without_validation_images_training_goes_on(tmp_path):
   assert summary['top1_error'] is None and summary['step'] == 6
 
 
+def test_a_run_ends_where_it_has_learnt_its_training_images(tmp_path):
+  """Figure 1's measure: the error over all training images after each epoch; resumed, it stays ended."""
+  config = tiny_config(
+    'original+no_dropout+no_colour',
+    train__epochs=40.0,
+    train__until_train_error=30.0,
+    train__checkpoint_every=1000,
+    data__synthetic__validation=0,
+  )
+  summary = train(config, tmp_path)
+  rows = read_metrics(tmp_path)
+  errors = [row['train_set/top1_error'] for row in rows if 'train_set/top1_error' in row]
+  assert errors[-1] <= 30 < min(errors[:-1])
+  assert summary['step'] == rows[-1]['step'] == 5 * len(errors) < 200
+  assert rows[-1]['train_set/examples'] == 40
+  before = (tmp_path / 'metrics.jsonl').read_text()
+  assert train(config, tmp_path) == summary
+  assert (tmp_path / 'metrics.jsonl').read_text() == before
+
+
 def test_a_stalled_loss_is_named_with_its_remedies(tmp_path, caplog):
   frozen = tiny_config(train__steps=4, train__stall_steps=2, optim__rate=0.0, optim__bias_rate=0.0)
   train(frozen, tmp_path)

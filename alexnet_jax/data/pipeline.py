@@ -6,7 +6,7 @@ stream through threads or tf.data. All give the same batches, bit for bit.
 """
 
 import atexit
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import functools
@@ -174,7 +174,7 @@ class Dataset:
 
   def train_batches(
     self, start_step: int, batch_size: int, rows: np.ndarray | None = None
-  ) -> Iterator[Batch]:
+  ) -> Generator[Batch]:
     """Endless training batches, from `start_step` on.
 
     Args:
@@ -220,6 +220,10 @@ class Dataset:
       return np.where(indices < n, indices, -1)
 
     return self._batches(split, plan, 0, -(-n // batch_size))
+
+  def canvases(self, split: str, indices: Sequence[int]) -> np.ndarray:
+    """Single images of a split by their numbers: uint8 [b, S, S, 3], zeros for an undecodable one."""
+    return self._images[split].take(np.asarray(indices, np.int64))[0]
 
   def preload(self) -> None:
     """Decodes every split of a set that is kept in memory, so that bad images are found at once.

@@ -117,10 +117,10 @@ def check_shapes(
     )
 
 
-def _function(model: ConfigDict | FrozenConfigDict) -> dict[str, object]:
+def function_of(model: ConfigDict | FrozenConfigDict) -> dict[str, object]:
   """The choices of `config.model` that decide what it computes of given parameters, by their keys."""
   values = model.to_dict()
-  function = {key: values[key] for key in ('activation', 'layers', 'towers')}
+  function = {key: values[key] for key in ('activation', 'gray', 'layers', 'towers')}
   used = set()
   for layer in model.layers:
     choices = {key: x for key, x in values[layer].items() if key not in _FREE}
@@ -130,7 +130,8 @@ def _function(model: ConfigDict | FrozenConfigDict) -> dict[str, object]:
     function |= {f'{layer}.{key}': x for key, x in choices.items()}
   if used & {'norm', 'map_norm'}:
     function['norm'] = model.norm
-  for operation, room in (('norm', 'lrn'), ('map_norm', 'map_norm'), ('pool', 'pool')):
+  rooms = {'norm': 'lrn', 'map_norm': 'map_norm', 'pool': 'pool', 'avg_pool': 'pool'}
+  for operation, room in rooms.items():
     if operation in used:
       function |= {f'{room}.{key}': x for key, x in values[room].items()}
   return function
@@ -144,7 +145,7 @@ def check_same_function(
   Widths, classes, sizes of images, initial weights, dtype and dropout are free, and so are constants that
   neither uses.
   """
-  a, b = _function(ours), _function(theirs)
+  a, b = function_of(ours), function_of(theirs)
   differing = [
     f'config.model.{key} is {a.get(key)!r}, there {b.get(key)!r}'
     for key in sorted(a.keys() | b.keys())

@@ -10,6 +10,7 @@ tower axis: conv2 kernel `[2, 5, 5, 48, 128]`, conv3 `[2, 3, 3, 256, 192]`, fc6 
 
 import functools
 import math
+import string
 from typing import Any
 
 from flax import linen as nn
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import layers
+from alexnet_jax.models.cifar_layers import TowerLocal, avg_pool
 from alexnet_jax.models.towers import (
   Array,
   Head,
@@ -32,9 +34,15 @@ from alexnet_jax.models.towers import (
   exchange,
 )
 
-ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh}
-OPERATIONS = ('act', 'norm', 'map_norm', 'pool', 'dropout')
+ACTIVATIONS = {
+  'relu': nn.relu,
+  'tanh': jnp.tanh,
+  'scaled_tanh': lambda x: 1.7159 * jnp.tanh(2 / 3 * x),
+}
+OPERATIONS = ('act', 'norm', 'map_norm', 'pool', 'dropout', 'avg_pool')
 DEFAULT_CLASSES = 1000
+# Places after a layer with dropout keys of their own. It is part of what makes a run repeatable.
+_PLACES = 5
 
 
 class AlexNet(nn.Module):
@@ -75,6 +83,7 @@ class AlexNet(nn.Module):
     rows = jnp.arange(len(images)) if rows is None else rows
     base = self.make_rng('dropout') if train else None
     keys = self._row_keys(base, rows)
+    images = images.mean(-1, keepdims=True) if c.gray else images
     xs = [images.astype(c.dtype)] * (self.local_towers or c.towers)
     for name in c.layers[:-1]:
       if self.unit_axis and name == first_dense(c):
@@ -128,9 +137,8 @@ class AlexNet(nn.Module):
       here = features // axis_size(self.unit_axis)
       # After the exchange, so the order is (H, W, tower, C); importers permute to match.
       return TowerDense(here, *initializers, name=name)([x.reshape(len(x), -1) for x in xs])
-    return TowerConv(features, layer.size, layer.stride, layer.padding, *initializers, name=name)(
-      xs
-    )
+    kind = TowerLocal if is_local(name) else TowerConv
+    return kind(features, layer.size, layer.stride, layer.padding, *initializers, name=name)(xs)
 
   def _operation(
     self,
@@ -146,10 +154,12 @@ class AlexNet(nn.Module):
       xs = [ACTIVATIONS[c.activation](x) for x in xs]
     elif operation == 'pool':
       xs = [layers.max_pool(x, **c.pool) for x in xs]
+    elif operation == 'avg_pool':
+      xs = [avg_pool(x, **c.pool) for x in xs]
     elif operation == 'norm' and c.norm == 'lrn':
       xs = self._local_response_norm(xs)
     elif operation == 'norm' and c.norm == 'batch':
-      name = layer.replace('conv', 'batch_norm')
+      name = f'batch_norm{number(layer)}'
       xs = TowerBatchNorm(**c.batch_norm, data_axis=self.data_axis, name=name)(xs, train)
     elif operation == 'map_norm' and c.norm == 'lrn':
       xs = [layers.map_response_norm(x, **c.map_norm) for x in xs]
@@ -189,7 +199,7 @@ class AlexNet(nn.Module):
     if keys is None:
       return None
     index, operation = place
-    purpose = (index * len(OPERATIONS) + operation) * self.config.towers
+    purpose = (index * _PLACES + operation) * self.config.towers
     purpose = purpose + self._first_tower() + tower
     return jax.vmap(jax.random.fold_in, (0, None))(keys, purpose)
 
@@ -200,9 +210,19 @@ def sown(config: ConfigDict | FrozenConfigDict, operation: str, layer: str) -> t
   Returns:
     The name, `pool1`, and the place under it: conv6 and fc6 share `act6`.
   """
-  name = lambda layer: operation + layer.lstrip('convf')
+  name = lambda layer: operation + number(layer)
   before = config.layers[: config.layers.index(layer)]
   return name(layer), sum(name(other) == name(layer) for other in before)
+
+
+def number(layer: str) -> str:
+  """The number in a layer's name, as a string: 3 of conv3, fc3 and local3."""
+  return layer.lstrip(string.ascii_lowercase)
+
+
+def is_local(layer: str) -> bool:
+  """Whether a layer is locally connected, by its name."""
+  return layer.startswith('local')
 
 
 def is_dense(layer: str) -> bool:
@@ -223,7 +243,7 @@ def scaled(features: int, width: float, towers: int) -> int:
 def validate(config: ConfigDict | FrozenConfigDict) -> None:
   """Raises UserError where `config.model` asks for what the network cannot do."""
   choices = {
-    'name': ('alexnet',),
+    'name': ('alexnet', 'cifar10', 'lenet5'),
     'activation': tuple(ACTIVATIONS),
     'norm': ('lrn', 'batch', 'none'),
     'init': ('normal', 'torch'),
@@ -301,7 +321,7 @@ def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, Any]]:
       'layer': name,
       'output': (*space, maps * len(towers)),
       'parameters': sum(math.prod(p.shape) for p in tensors),
-      'macs': math.prod(kernel) * math.prod(space),
+      'macs': math.prod(kernel) * (1 if is_local(name) else math.prod(space)),
     }
 
   rows = []
@@ -313,11 +333,11 @@ def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, Any]]:
         f'config.model.input_size={config.input_size} is too small: nothing is left of it at {name}'
       )
     rows.append(row(name, towers, params[name]['kernel'], params[name]['bias']))
-    number = name.lstrip('convf')
-    norm = params.get(f'batch_norm{number}')
+    place = number(name)
+    norm = params.get(f'batch_norm{place}')
     if norm:
-      rows.append(row(f'batch_norm{number}', outputs[f'norm{number}'][0], *norm.values()))
+      rows.append(row(f'batch_norm{place}', outputs[f'norm{place}'][0], *norm.values()))
       rows[-1]['macs'] = 0
-    if 'pool' in config[name].get('then', ()):
-      rows.extend(row(f'pool{number}', pooled) for pooled in outputs[f'pool{number}'])
+    for kind in {'pool', 'avg_pool'} & set(config[name].get('then', ())):
+      rows.extend(row(f'{kind}{place}', pooled) for pooled in outputs[f'{kind}{place}'])
   return rows

@@ -1,1 +1,1 @@
-"""Figures: what a trained network says and has learned, drawn as in the paper."""
+"""Pictures and numbers of a trained network, and one page of them all: `--mode=report`."""

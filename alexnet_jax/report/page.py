@@ -1,0 +1,256 @@
+"""`--mode=report`: one self-contained page about a run, WORKDIR/report/index.html.
+
+What is measured is measured here, on the images that the config names, by the checkpoint's own network; the
+curves are those of metrics.jsonl. No script, no file beside it: it opens offline.
+"""
+
+import base64
+import contextlib
+import functools
+import io
+import math
+import os
+import pathlib
+
+import jax
+import jinja2
+from ml_collections import ConfigDict
+import numpy as np
+from PIL import Image
+
+from alexnet_jax import evaluate, predict
+from alexnet_jax import logging as metrics
+from alexnet_jax.data import Dataset, open_dataset
+from alexnet_jax.errors import UserError
+from alexnet_jax.report import curves, kernels, mistakes, neighbours
+
+_SIDE = 160  # pixels of a picture on the page, at most
+_BARS = 5
+# The paper's own rows, to stand beside what is measured (FACTS section 6).
+PAPER = (
+  ('the paper, ILSVRC-2010 test, ten views', 37.5, 17.0),
+  ('the paper, ILSVRC-2012 validation, one network, ten views', 40.7, 18.2),
+)
+
+
+def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, object]:
+  """Writes the page of the run in `workdir`.
+
+  Args:
+    config: `data` names the images; `report` says how many of what, `eval.views` how they are looked at.
+    workdir: of the run.
+    which: checkpoint: best, latest or a step.
+
+  Returns:
+    `{'output', 'checkpoint', 'bytes', 'top1_error', 'top5_error', 'views', 'examples', 'specialisation'}`,
+    and where `report.bits` asks for codes, `codes`.
+
+  Raises:
+    UserError: no checkpoint, no validation images, or other classes than the checkpoint's.
+  """
+  alone = ConfigDict(config.to_dict() | {'mesh': (1, 1)})
+  trained = evaluate.load(workdir, which, alone)
+  data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
+  with contextlib.closing(open_dataset(data, config.seed)) as dataset:
+    if list(dataset.class_names) != trained.meta['class_names']:
+      raise UserError(
+        f'{data.source} has other classes than the run in {workdir}: name its images with '
+        '--config.data.source'
+      )
+    if not dataset.num_validation:
+      raise UserError(f'{data.source} has no validation images to report on')
+    page = _Page(config, trained, dataset)
+    values = page.values(pathlib.Path(workdir))
+  output = pathlib.Path(workdir) / 'report' / 'index.html'
+  output.parent.mkdir(exist_ok=True)
+  html = _template().render(**values)
+  temporary = output.with_suffix('.tmp')
+  temporary.write_text(html)
+  os.replace(temporary, output)
+  keys = ('top1_error', 'top5_error', 'views', 'examples', 'specialisation', 'codes')
+  found = {key: values[key] for key in keys if values[key] is not None or key != 'codes'}
+  return {'output': str(output), 'checkpoint': trained.step, 'bytes': len(html.encode()), **found}
+
+
+def _template() -> jinja2.Template:
+  room = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  return room.get_template('page.html')
+
+
+class _Page:
+  """What one page needs: the network, its images, and what it says of them."""
+
+  def __init__(self, config: ConfigDict, trained: evaluate.Trained, dataset: Dataset):
+    self.choices, self.trained, self.dataset = config.report, trained, dataset
+    self.layer = trained.config.model.layers[-2]
+    self.labels = predict.class_labels(trained)
+
+  def values(self, workdir: pathlib.Path) -> dict[str, object]:
+    """All that the template names."""
+    probabilities, labels, index, vectors = self._validation()
+    loss = mistakes.losses(probabilities, labels)
+    wrong = probabilities.argmax(1) != labels
+    above = (probabilities >= np.take_along_axis(probabilities, labels[:, None], 1)).sum(1) - 1
+    shown = self._some(len(labels))
+    worst = np.argsort(-loss, kind='stable')[: self.choices.images]
+    stored = self._stored()
+    meta, own = self.trained.meta, self.trained.config
+    sizes = (leaf.size for leaf in jax.tree.leaves(self.trained.model.params))
+    classes = len(self.labels)
+    return {
+      'title': f'{own.recipe} on {own.data.source.rpartition("/")[2]}',
+      'settings': {
+        'recipe': own.recipe,
+        'images': f'{own.data.source}: {meta["num_train"]:,} and {meta["num_validation"]:,} held out',
+        'classes': f'{classes}',
+        'parameters': f'{sum(sizes):,}',
+        'checkpoint': f'step {self.trained.step:,}, epoch {meta["epoch"]:.1f}',
+        'batch': f'{own.train.batch_size}',
+        'rate': f'{own.optim.rate:g}, biases {own.optim.bias_rate:g}, {own.optim.schedule}',
+        'seed': f'{own.seed}',
+      },
+      'top1_error': float(100 * (above >= 1).mean()),
+      'top5_error': float(100 * (above >= 5).mean()) if classes > 5 else None,
+      'views': own.eval.views,
+      'examples': len(labels),
+      'majority': float(100 * np.mean(labels != int(np.argmax(meta['class_counts'])))),
+      'paper': PAPER,
+      'curves': curves.draw(workdir / metrics.FILE),
+      'specialisation': kernels.specialisation(self.trained.model.params)
+      if 'conv1' in self.trained.model.params and not own.model.gray
+      else None,
+      'kernels': self._kernels(),
+      'layer': self.layer,
+      'predictions': self._cards(shown, index, labels, probabilities),
+      'worst': self._cards(worst, index, labels, probabilities),
+      'wrong': int(wrong.sum()),
+      'pairs': mistakes.confused_pairs(probabilities, labels, self.labels, 10),
+      **self._neighbours(shown, index, labels, vectors, *stored),
+    }
+
+  def _some(self, number: int) -> np.ndarray:
+    """Places of a few images, drawn by a fixed seed."""
+    few = min(self.choices.images, number)
+    return np.sort(np.random.default_rng(0).choice(number, few, replace=False))
+
+  def _validation(self) -> tuple[np.ndarray, ...]:
+    """Of every validation image: probabilities, label, index and vector of the last hidden layer."""
+    model, rows = self.trained.model, []
+    for batch in self.dataset.eval_batches(self.trained.config.eval.batch_size):
+      mask = batch['mask']
+      probabilities = model.predict(
+        model.params, model.batch_stats, batch['image'], model.mean_image
+      )
+      vectors = self._vectors(batch['image'])
+      rows.append(
+        (np.asarray(probabilities)[mask], batch['label'][mask], batch['index'][mask], vectors[mask])
+      )
+    return tuple(map(np.concatenate, zip(*rows, strict=True)))
+
+  @functools.cached_property
+  def _function(self):
+    return predict.feature_function(self.trained.config, self.layer)
+
+  def _vectors(self, images: np.ndarray) -> np.ndarray:
+    """The last hidden layer's numbers of canvases, float32 `[B, D]`."""
+    model = self.trained.model
+    variables = {'params': model.params, 'batch_stats': model.batch_stats}
+    out = self._function(variables, model.mean_image, images)
+    return np.asarray(out, np.float32).reshape(len(images), -1)
+
+  def _stored(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vectors, labels and indices of training images, of a random part where there are too many."""
+    left = min(self.choices.train_images, self.dataset.num_train)
+    batch_size = self.trained.config.eval.batch_size
+    vectors, labels, index = [], [], []
+    with contextlib.closing(self.dataset.train_batches(0, batch_size)) as batches:
+      while left > 0:  # the first epoch holds every image once
+        batch = next(batches)
+        mask = batch['mask'] & (np.arange(batch_size) < left)
+        left -= batch_size
+        vectors.append(self._vectors(batch['image'])[mask])
+        labels.append(batch['label'][mask])
+        index.append(batch['index'][mask])
+    return np.concatenate(vectors), np.concatenate(labels), np.concatenate(index)
+
+  def _neighbours(self, shown, index, labels, vectors, stored, stored_labels, stored_index) -> dict:
+    """The section of Figure 4, right: rows of images, and what codes make of them."""
+    count = self.choices.neighbours
+    places, distances = neighbours.Index(stored).nearest(vectors[shown], count)
+    rows = []
+    for at, near, far in zip(shown, places, distances, strict=True):
+      query = self._picture('validation', index[at], self.labels[labels[at]])
+      found = [
+        self._picture('train', stored_index[i], self.labels[stored_labels[i]])
+        | {'distance': f'{distance:.3g}', 'same': bool(stored_labels[i] == labels[at])}
+        for i, distance in zip(near, far, strict=True)
+      ]
+      rows.append({'query': query, 'found': found})
+    codes = None
+    if self.choices.bits:
+      encode = neighbours.train_codes(stored, self.choices.bits)
+      short, _ = neighbours.Codes(encode(stored)).nearest(encode(vectors[shown]), 10 * count)
+      codes = {'bits': self.choices.bits, 'share': neighbours.agreement(short, places)}
+      codes['numbers'] = stored.shape[1]
+    return {'neighbours': rows, 'stored': len(stored), 'codes': codes}
+
+  def _cards(self, places, index, labels, probabilities) -> list[dict[str, object]]:
+    """Images with their likeliest classes, as bars."""
+    cards = []
+    for at in places:
+      best = np.argsort(-probabilities[at], kind='stable')[:_BARS]
+      bars = [
+        {
+          'label': self.labels[k],
+          'percent': float(100 * probabilities[at, k]),
+          'right': bool(k == labels[at]),
+        }
+        for k in best
+      ]
+      cards.append(
+        self._picture('validation', index[at], self.labels[labels[at]])
+        | {'bars': bars, 'loss': float(mistakes.losses(probabilities[[at]], labels[[at]])[0])}
+      )
+    return cards
+
+  def _picture(self, split: str, index: int, label: str) -> dict[str, object]:
+    image = Image.fromarray(self.dataset.canvases(split, [int(index)])[0])
+    image.thumbnail((_SIDE, _SIDE))
+    kind = 'training' if split == 'train' else split
+    return {
+      'src': _data_uri(image, 'JPEG'),
+      'label': label,
+      'alt': f'{kind} image {index}: {label}',
+    }
+
+  def _kernels(self) -> list[dict[str, str]]:
+    """A picture a tower, none where the first layer is no convolution of colours."""
+    kernel = self.trained.model.params.get('conv1', {}).get('kernel')
+    if kernel is None:
+      return []
+    pictures = []
+    for number, tower in enumerate(np.asarray(kernel), 1):
+      image = Image.fromarray(kernels.picture(tower))
+      times = max(1, math.ceil(480 / image.width))
+      image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+      size, maps = tower.shape[0], tower.shape[-1]
+      pictures.append(
+        {
+          'src': _data_uri(image, 'PNG'),
+          'alt': f'{maps} kernels of {size}x{size} pixels, tower {number}',
+          'tower': str(number),
+        }
+      )
+    return pictures
+
+
+def _data_uri(image: Image.Image, form: str) -> str:
+  stream = io.BytesIO()
+  image.save(stream, form, **({'quality': 85} if form == 'JPEG' else {}))
+  return f'data:image/{form.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}'

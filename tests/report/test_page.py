@@ -1,0 +1,125 @@
+"""The page of a run: what it holds, that it needs nothing else, and how a real browser shows it."""
+
+from html.parser import HTMLParser
+import pathlib
+import shutil
+
+from helpers import untrained_run
+import pytest
+from tiny import tiny_config
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.errors import UserError
+from alexnet_jax.report.page import report
+
+NAMES = ('report__images', 'report__neighbours', 'report__bits')
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+  """A run's workdir with its report, and what the mode says of it."""
+  workdir = tmp_path_factory.mktemp('run') / 'run'
+  config = tiny_config(eval__views=10, **dict(zip(NAMES, (3, 4, 16), strict=True)))
+  config.recipe = 'original <script>alert(1)</script>'
+  untrained_run(config, workdir)
+  lines = [f'{{"step": {s}, "epoch": {s / 4}, "loss": {3 / s}}}' for s in range(1, 9)]
+  (workdir / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+  return workdir, report(config_lib.load_workdir(workdir), str(workdir))
+
+
+class Tags(HTMLParser):
+  """All tags of a page with their attributes, and its text."""
+
+  def __init__(self, html):
+    super().__init__()
+    self.tags, self.text = [], ''
+    self.feed(html)
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+
+  def handle_data(self, data):
+    self.text += data
+
+
+def test_the_page_stands_alone(page):
+  """No script, nothing fetched, every image there and described, and what a config says is only text."""
+  workdir, result = page
+  html = pathlib.Path(result['output']).read_text()
+  assert result['output'] == str(workdir / 'report' / 'index.html')
+  assert result['bytes'] == len(html.encode())
+  tags = Tags(html)
+  assert 'alert(1)' in tags.text and not [tag for tag, _ in tags.tags if tag == 'script']
+  images = [attributes for tag, attributes in tags.tags if tag == 'img']
+  # Loss; two towers; three images twice; three rows of one image and four neighbours.
+  assert len(images) == 1 + 2 + 3 + 3 + 3 * 5
+  assert all(image['alt'] and image['src'].startswith('data:image/') for image in images)
+  for _, attributes in tags.tags:
+    for name in ('src', 'href'):
+      assert attributes.get(name, 'data:').startswith('data:')
+  assert '40.7' in tags.text and 'class3' in tags.text and 'Euclidean' in tags.text
+
+
+def test_what_the_mode_says(page):
+  """As evaluation has it: ten views, each image once."""
+  _, result = page
+  assert result['views'] == 10 and result['examples'] == 18
+  assert 0 <= result['top1_error'] <= 100 and result['top5_error'] is None
+  assert len(result['specialisation']['colour']) == 2
+  assert result['codes']['bits'] == 16 and result['codes']['numbers'] == 256
+
+
+def test_bad_input(page, tmp_path):
+  """A workdir without checkpoints, other classes, no validation images: each named, with its remedy."""
+  workdir, _ = page
+  with pytest.raises(UserError, match='no checkpoints'):
+    report(tiny_config(), str(tmp_path))
+  other = config_lib.load_workdir(workdir)
+  other.data.synthetic.classes = 3
+  with pytest.raises(UserError, match=r'other classes.*--config\.data\.source'):
+    report(other, str(workdir))
+  other.data.synthetic.classes, other.data.synthetic.validation = 4, 0
+  with pytest.raises(UserError, match='no validation images'):
+    report(other, str(workdir))
+  other.report.neighbours = 0
+  with pytest.raises(UserError, match='must be at least 1'):
+    config_lib.validate(other)
+
+
+@pytest.fixture(scope='module')
+def browser():
+  """A headless Chromium."""
+  sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+  path = next(
+    filter(None, map(shutil.which, ('chromium', 'google-chrome', 'chromium-browser'))), None
+  )
+  if not path:
+    pytest.skip('there is no Chromium on this machine')
+  quiet = ('background-networking', 'component-update', 'sync', 'gpu')
+  with sync_api.sync_playwright() as play:
+    opened = play.chromium.launch(
+      executable_path=path, args=['--no-sandbox', *(f'--disable-{what}' for what in quiet)]
+    )
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+@pytest.mark.parametrize('width', [390, 1280])
+def test_in_a_browser(page, browser, width, scheme):
+  """No errors, no horizontal scrolling, all pictures drawn, dark ground where dark is asked; no script."""
+  context = browser.new_context(
+    viewport={'width': width, 'height': 800}, color_scheme=scheme, offline=True
+  )
+  tab, said = context.new_page(), []
+  tab.on('console', lambda message: said.append(message.text))
+  tab.on('pageerror', lambda error: said.append(str(error)))
+  tab.goto(pathlib.Path(page[1]['output']).as_uri())
+  seen = tab.evaluate(
+    '({wide: document.documentElement.scrollWidth, broken: [...document.images].filter('
+    'i => !i.complete || !i.naturalWidth).length, ground: getComputedStyle(document.body).backgroundColor})'
+  )
+  context.close()
+  assert said == []
+  assert seen['wide'] <= width and seen['broken'] == 0
+  assert seen['ground'] == {'light': 'rgb(255, 255, 255)', 'dark': 'rgb(20, 23, 26)'}[scheme]

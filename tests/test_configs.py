@@ -1,0 +1,148 @@
+"""Every config and variant in configs/ is described, builds at full size, and trains two steps when small."""
+
+import importlib.util
+import re
+
+import jax
+from ml_collections import FrozenConfigDict
+import numpy as np
+import pytest
+from tiny import ROOT, shrink
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import models, optim, parallel, recipes, steps
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import UserError
+from alexnet_jax.interop import layout
+
+FILES = sorted((ROOT / 'configs').glob('*.py'))
+
+
+def variants_of(path):
+  """The names that a config file knows; those of recipes where it takes any of them."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  names = getattr(module, 'VARIANTS', None)
+  if names is None:
+    names = recipes.RECIPES if module.get_config.__defaults__ else ['']
+  return list(names)
+
+
+SPECS = [
+  f'{path.relative_to(ROOT)}:{name}'.rstrip(':') for path in FILES for name in variants_of(path)
+]
+
+
+def test_the_map_names_every_config():
+  """configs/README.md leads to each file, and names no variant that there is not."""
+  text = (ROOT / 'configs' / 'README.md').read_text()
+  for path in FILES:
+    assert path.name in text
+  file = None
+  for name, variant in re.findall(r'`(\w+\.py)?:?([\w+]*)`', text):
+    file = name or file
+    if variant and file and f':{variant}`' in text:
+      load(f'configs/{file}:{variant}')
+
+
+def load(spec):
+  """The config of `FILE:VARIANT`, from the root of the checkout."""
+  return config_lib.load_file(str(ROOT / spec))
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_header(path):
+  """What it reproduces, the command, the result expected, the hardware; all variants by their names."""
+  header = path.read_text().split('"""')[1]
+  for part in ('Command:', f'configs/{path.name}', 'Expected:', 'Hardware:'):
+    assert part in header or (part == f'configs/{path.name}' and 'quickstart.sh' in header)
+  if 'VARIANTS' in path.read_text():
+    described = re.sub(r'no_conv2 \.\.\. 5', 'no_conv2 no_conv3 no_conv4 no_conv5', header)
+    missing = [name for name in variants_of(path) if name not in described]
+    assert not missing, missing
+    with pytest.raises(UserError, match='choose one of'):
+      load(f'configs/{path.name}:nonsense')
+
+
+@pytest.mark.parametrize('spec', SPECS)
+def test_builds(spec):
+  """At full size: the config is sound and a network can be made of it; every layer it names is there."""
+  config = load(spec)
+  config_lib.validate(config)
+  rows = models.layer_table(config.model)
+  assert rows[-1]['output'] == (config.model.num_classes or 1000,)
+  named = {layer: {'kernel': 0, 'bias': 0} for layer in config.model.layers}
+  optim.rate_tree(config.optim, named, 0.01, 0.01, epoch=1000.0)
+  back = config_lib.from_json(config_lib.to_json(config))
+  config_lib.check_same_run(back, config, 'a workdir')
+
+
+def small(spec):
+  """The config of `spec`, made small enough for a test, in one tower.
+
+  Without crops, mirrors, colour noise and dropout, too, which have tests of their own: compiling is what
+  takes the time here.
+  """
+  config = shrink(load(spec))
+  return recipes.apply(
+    config,
+    {
+      'model.towers': 1,
+      'model.num_classes': 4,
+      'augment.crop': 'centre',
+      'augment.flip': False,
+      'augment.colour': 0.0,
+      'model.dropout.rate': 0.0,
+      'train.batch_size': 2,
+    },
+  )
+
+
+def program(spec):
+  """What decides the compiled step of a config: of those that agree on it one is enough."""
+  config = small(spec)
+  layers = config.model.layers
+  function = layout.function_of(config.model) | {
+    'features': [config.model[layer].get('features') for layer in layers],
+    'input': (config.model.input_size, config.data.canvas.size, config.model.gray),
+  }
+  return repr(sorted(function.items()))
+
+
+# From the last to the first, so that of equals it is the first that is trained.
+PROGRAMS = {program(spec): spec for spec in reversed(SPECS)}
+
+
+@pytest.mark.parametrize('spec', sorted(PROGRAMS.values()))
+def test_trains_two_steps(spec):
+  """Of configs that make the same program, one; the loss is finite, and each layer that may moves."""
+  config = FrozenConfigDict(small(spec))
+  mesh = parallel.make_mesh(config)
+  size, draw = config.data.canvas.size, np.random.default_rng(0)
+  state = jax.tree.map(
+    lambda leaf: jax.device_put(draw.normal(0, 0.1, leaf.shape).astype(leaf.dtype), leaf.sharding),
+    steps.abstract_state(config, mesh),
+  )
+  before = jax.device_get(state.params)
+  batch = {
+    'image': draw.integers(0, 256, (2, size, size, 3), np.uint8),
+    'label': draw.integers(0, 4, 2, np.int32),
+    'mask': np.ones(2, bool),
+    'index': np.arange(2, dtype=np.int32),
+  }
+  batch = parallel.shard_batch(mesh, batch)
+  mean = np.full((size, size, 3), 120)
+  statistics = Statistics(*map(np.float32, (mean, np.eye(3), np.ones(3))))
+  rates = optim.rate_tree(config.optim, before, 1e-3, 1e-3, epoch=0.0)
+  inputs = parallel.replicate(mesh, jax.tree.map(np.float32, (rates, 0.0, statistics)))
+  step = steps.make_train_step(config, mesh).lower(state, batch, *inputs)
+  step = step.compile(
+    {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
+  )
+  for _ in range(2):
+    state, loss = step(state, batch, *inputs)
+  assert np.isfinite(loss)
+  for layer in config.model.layers:
+    moved = np.any(before[layer]['kernel'] != np.asarray(state.params[layer]['kernel']))
+    assert moved == bool(rates[layer]['kernel']), layer

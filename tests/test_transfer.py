@@ -1,0 +1,104 @@
+"""Layers copied by name from a run or an archive; what does not fit is listed."""
+
+import jax
+from ml_collections import FrozenConfigDict
+import numpy as np
+import pytest
+from tiny import read_metrics, tiny_config
+
+from alexnet_jax import parallel, steps, transfer
+from alexnet_jax.checkpoint import Checkpoints
+from alexnet_jax.errors import UserError
+from alexnet_jax.interop import networks
+from alexnet_jax.train import train
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A run of six steps on four classes."""
+  workdir = tmp_path_factory.mktemp('source')
+  train(tiny_config(train__steps=6), workdir)
+  return workdir
+
+
+def parameters(workdir, step=None):
+  """Parameters of a checkpoint, the newest by default, on the host."""
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    step = checkpoints.latest() if step is None else step
+    config = checkpoints.meta(step)['config']
+    abstract = steps.abstract_state(config, parallel.make_mesh(config))
+    return jax.device_get(checkpoints.restore_params(step, abstract)[0])
+
+
+def fresh(config):
+  """A fresh train state with the layers that `config` copies, and without them, on the host."""
+  config.model.num_classes = config.data.synthetic.classes
+  config = FrozenConfigDict(config)
+  mesh = parallel.make_mesh(config)
+  state = steps.init_state(config, mesh)
+  return jax.device_get((transfer.copy_layers(config, mesh, state).params, state.params))
+
+
+@pytest.mark.parametrize('mesh', [(1, 1), (2, 2)])
+@pytest.mark.parametrize('layers', ['', 'conv1,conv4'])
+def test_layers_are_copied_by_name(trained, layers, mesh):
+  """Onto any mesh; all but the last without names; the others are as drawn, and the head is new."""
+  config = tiny_config(
+    init_from=str(trained), init_layers=layers, data__synthetic__classes=7, mesh=mesh
+  )
+  there = parameters(trained)
+  params, drawn = fresh(config)
+  copied = layers.split(',') if layers else [layer for layer in params if layer != 'fc8']
+  for layer, leaves in params.items():
+    for name, leaf in leaves.items():
+      np.testing.assert_array_equal(leaf, (there if layer in copied else drawn)[layer][name])
+  assert params['fc8']['bias'].shape == (7,)
+
+
+def test_from_an_archive(trained, tmp_path):
+  """The same numbers as from the workdir itself."""
+  path = str(tmp_path / 'weights.safetensors')
+  networks.export_network(tiny_config(), str(trained), 'safetensors', path)
+  config = tiny_config(init_from=path)
+  there = parameters(trained)
+  params, _ = fresh(config)
+  np.testing.assert_array_equal(params['fc7']['kernel'], there['fc7']['kernel'])
+
+
+def test_frozen_layers_stay(trained, tmp_path):
+  """Fixed features with a linear classifier: layers of rate 0 end as they were copied."""
+  hidden = tiny_config().model.layers[:-1]
+  config = tiny_config(
+    init_from=str(trained),
+    optim__layer_rates=tuple((layer, 0.0, 0.0) for layer in hidden),
+    train__steps=6,
+  )
+  train(config, tmp_path)
+  there, here = parameters(trained), parameters(tmp_path)
+  for layer in hidden:
+    np.testing.assert_array_equal(here[layer]['kernel'], there[layer]['kernel'])
+  assert np.any(here['fc8']['kernel'] != there['fc8']['kernel'])
+  rows = (tmp_path / 'metrics.jsonl').read_text()
+  train(config, tmp_path)  # resumed, it reads its own checkpoint, not the other run's
+  assert (tmp_path / 'metrics.jsonl').read_text() == rows and read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('variant', 'overrides', 'message'),
+  [
+    ('original', {'model__fc6__features': 2048}, r'fc6/bias is \[2, 128\] there, \[2, 64\] here.*fc7'),
+    ('original+conv6', {}, r'conv6/kernel is nothing there'),
+    ('original+one_gpu', {}, r'conv1/kernel is \[2, 11, 11, 3, 3\] there, \[1, 11, 11, 3, 3\] here'),
+    ('original', {'init_layers': 'conv1,conv9'}, "init_layers names 'conv9'"),
+  ],
+)  # fmt: skip
+def test_layers_that_differ_are_listed(trained, tmp_path, variant, overrides, message):
+  config = tiny_config(variant, init_from=str(trained), **overrides)
+  with pytest.raises(UserError, match=message):
+    train(config, tmp_path)
+
+
+@pytest.mark.parametrize('place', ['nowhere', 'nowhere.safetensors', '.'])
+def test_nothing_to_start_from(place, tmp_path):
+  with pytest.raises(UserError, match=r'no such f|holds no'):
+    train(tiny_config(init_from=place), tmp_path)
