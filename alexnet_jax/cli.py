@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 
-from alexnet_jax import distributed, logging, memory, supervisor
+from alexnet_jax import compilation, distributed, logging, memory, supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.flags import Options, parse
 
@@ -81,17 +81,22 @@ def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run
     logging.say_error(error)
     return USER_ERROR
   if not options.cluster:
-    memory.keep_freed_memory()
+    _ready()
     return _guard(lambda: print(json.dumps(work(options))))
   cluster = options.cluster
   if not supervisor.is_child():
     return supervisor.supervise(cluster)
   supervisor.follow_parent()
-  memory.keep_freed_memory()
+  _ready()
   code = _guard(lambda: _work_with_others(options, cluster, work))
   if code != DONE:
     supervisor.leave(code)
   return code
+
+
+def _ready() -> None:
+  memory.keep_freed_memory()
+  compilation.keep_programs()
 
 
 def _work_with_others(

@@ -17,7 +17,7 @@ FILE = 'config.json'
 
 # What a resumed run may change; anything else would make it another run (see `check_same_run`).
 _FREE = (
-    'mesh', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
+    'mesh', 'micro_batches', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
     'train.diagnose_every', 'train.profile', 'train.until_train_error', 'eval.',
     'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
     'log.', 'note', 'prepare.', 'serve.', 'report.',
@@ -192,7 +192,7 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     positive = (
         'model.input_size', 'model.pool.window', 'model.pool.stride', 'model.lrn.size',
       'model.map_norm.size', 'data.canvas.size', 'data.canvas.max_pixels', 'train.batch_size',
-        'train.log_every', 'train.checkpoint_every', 'train.keep', 'eval.batch_size',
+        'train.log_every', 'train.checkpoint_every', 'train.keep', 'eval.batch_size', 'micro_batches',
         'serve.max_mib', 'serve.max_pixels',
     )  # fmt: skip
     flat = flatten(config)
@@ -207,6 +207,10 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
         raise UserError(f'config.{key}={value}: must be at most {most}')
     models.validate(config.model)
     optim.validate(config.optim)
+    if config.micro_batches > 1 and config.model.norm == 'batch':
+      raise UserError(
+        f'config.micro_batches={config.micro_batches}: batch normalisation needs the whole batch at once'
+      )
     augment.validate(config)
     for layer, _ in config.optim.layer_decay:
       if layer not in config.model.layers:

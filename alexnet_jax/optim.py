@@ -47,7 +47,7 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     )
   if config.scaling.batch < 1:
     raise UserError(f'config.optim.scaling.batch={config.scaling.batch}: must be at least 1')
-  for key in ('rate', 'bias_rate', 'decay', 'bias_decay'):
+  for key in ('rate', 'bias_rate', 'decay', 'bias_decay', 'warmup'):
     if config[key] < 0:
       raise UserError(f'config.optim.{key}={config[key]}: must not be negative')
   if not 0 <= config.momentum < 1:
@@ -142,19 +142,22 @@ def paper_sgd(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransforma
   )
 
 
-def batch_factor(config: ConfigDict | FrozenConfigDict) -> float:
-  """By how much both rates are multiplied for the batch of `config` (a whole config).
+def batch_factor(config: ConfigDict | FrozenConfigDict, epoch: float = math.inf) -> float:
+  """By how much both rates are multiplied at `epoch` for the batch of `config` (a whole config).
 
   "One weird trick" (arXiv 1404.5997, section 5) trains K workers on K times 128 images a step. The variance
   of the gradient asks for rates sqrt(K) times as high; K times as high is what its author found to work
-  best, with decay and momentum as they were.
+  best, with decay and momentum as they were. Over the first `optim.warmup` epochs the factor rises from 1,
+  as arXiv 1706.02677 does.
   """
   scaling = config.optim.scaling
   rule = scaling.rule
   if rule == 'auto':
     rule = 'linear' if config.parallelism == 'owt' else 'none'
   larger = config.train.batch_size / scaling.batch
-  return {'linear': larger, 'sqrt': math.sqrt(larger), 'none': 1.0}[rule]
+  factor = {'linear': larger, 'sqrt': math.sqrt(larger), 'none': 1.0}[rule]
+  risen = min(1.0, epoch / config.optim.warmup) if config.optim.warmup else 1.0
+  return 1 + (factor - 1) * risen
 
 
 def _dexp_factor(factor: float, levels: int, progress: float) -> float:

@@ -96,6 +96,7 @@ def _optim() -> ConfigDict:
       # worked in "one weird trick"), sqrt (its theory), none; auto: linear for parallelism owt,
       # else none.
       'scaling': {'rule': 'auto', 'batch': 128},
+      'warmup': 0.0,  # epochs in which rates rise from those for scaling.batch to those for the batch
       'decay': 5e-4,  # of weights
       'bias_decay': 0.0,  # of biases
       'layer_decay': (),  # (layer, decay): of the weights of single layers, in place of `decay`
@@ -129,6 +130,9 @@ def paper() -> ConfigDict:
       # towers: a tower a device, as the paper had it, and whole networks where there are more; owt:
       # "one weird trick" (2014), convolutions split by image, fully connected layers by unit.
       'parallelism': 'towers',
+      # Parts of a device's share of a batch that a step computes one after the other, for less memory:
+      # the same update.
+      'micro_batches': 1,
       # A run's workdir or an archive (.safetensors) that layers are copied from before the first step.
       'init_from': '',
       'init_layers': '',  # which: conv1,conv2; '': all but the last, whose classes are others
@@ -290,6 +294,12 @@ def _without(config, layer):
 
 # Plain choices of the same config, for the paper's ablations and a few questions readers ask.
 CHOICES: dict[str, Any] = {
+  # For an accelerator that a batch of 128 leaves idle: rates grow with the batch, over five epochs.
+  'large_batch': {
+    'train.batch_size': 1024,
+    'optim.scaling.rule': 'linear',
+    'optim.warmup': 5.0,
+  },
   # The control of P section 3.2: half the kernels in conv1-conv4, conv5 and fc as they were.
   'one_gpu': {
     'model.towers': 1,

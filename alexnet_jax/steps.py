@@ -1,6 +1,7 @@
 """The train state and the compiled steps: one code path for one device, two towers or a cluster."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from flax import struct
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 import optax
 
 from alexnet_jax import augment, models, optim, parallel, rng
+from alexnet_jax.errors import UserError
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -107,17 +109,19 @@ def loss_and_gradients(
   Returns:
     `f(params, batch_stats, batch, step, colour, statistics) -> ((loss, (logits, examples, variables)),
     gradients)`: this device's share of the mean loss, its rows' logits, and the number of rows of the
-    global batch whose mask is set.
+    global batch whose mask is set. Of a part of a batch, the place of its first row in the global batch
+    and that number are to be given too.
   """
   module = parallel.local_module(config, mesh)
   seed_key = rng.seed_key(config.seed)
 
-  def function(params, batch_stats, batch, step, colour, statistics):
+  def function(params, batch_stats, batch, step, colour, statistics, first=None, examples=None):
     labels, mask = batch['label'], batch['mask']
-    first = lax.axis_index(parallel.DATA) * len(labels)
+    if first is None:
+      first = lax.axis_index(parallel.DATA) * len(labels)
+      examples = lax.psum(mask.sum(), parallel.DATA)
     rows = first + jnp.arange(len(labels))
     images = augment.train_images(batch['image'], rows, seed_key, step, colour, statistics, config)
-    examples = lax.psum(mask.sum(), parallel.DATA)
 
     def loss_of(params):
       logits, variables = module.apply(
@@ -137,6 +141,34 @@ def loss_and_gradients(
   return function
 
 
+def in_micro_batches(compute: Callable, count: int) -> Callable:
+  """`compute` (of `loss_and_gradients`) of `count` parts of the rows, one after the other, added up.
+
+  The loss and the gradients are those of all rows at once but for the order of sums, and the random
+  numbers are the same; what the network keeps for its gradients is that of one part at a time.
+  """
+
+  def function(params, batch_stats, batch, step, colour, statistics):
+    size = len(batch['label']) // count
+    examples = lax.psum(batch['mask'].sum(), parallel.DATA)
+    first = lax.axis_index(parallel.DATA) * len(batch['label'])
+    total: Any = None
+    parts = []
+    for start in range(0, size * count, size):
+      part = {name: rows[start : start + size] for name, rows in batch.items()}
+      (loss, (logits, _, _)), grads = compute(
+        params, batch_stats, part, step, colour, statistics, first + start, examples
+      )
+      parts.append(logits)
+      new = loss, grads
+      total = new if total is None else jax.tree.map(jnp.add, total, new)
+      params, total = lax.optimization_barrier((params, total))  # the next part waits for this one
+    loss, grads = total
+    return (loss, (jnp.concatenate(parts), examples, {})), grads
+
+  return function
+
+
 def make_train_step(config: FrozenConfigDict, mesh: Mesh) -> jax.stages.Wrapped:
   """Compiles the training step for `mesh`.
 
@@ -146,6 +178,14 @@ def make_train_step(config: FrozenConfigDict, mesh: Mesh) -> jax.stages.Wrapped:
     the mean cross-entropy over the rows of the global batch whose mask is set.
   """
   compute = loss_and_gradients(config, mesh)
+  if config.micro_batches > 1:
+    parts = mesh.shape[parallel.DATA] * config.micro_batches
+    if config.train.batch_size % parts:
+      raise UserError(
+        f'config.micro_batches={config.micro_batches} on {mesh.shape[parallel.DATA]} devices along data: '
+        f'config.train.batch_size={config.train.batch_size} must be a multiple of {parts}'
+      )
+    compute = in_micro_batches(compute, config.micro_batches)
   transform = optim.paper_sgd(config.optim)
 
   def step(state, batch, rates, colour, statistics):

@@ -237,7 +237,7 @@ class _Run:
     """The rates of every parameter and the strength of the colour noise at `step`, on the devices."""
     epoch, optimizer, augment = self.epoch(step), self.config.optim, self.config.augment
     rates = optim.rates(optimizer, step, epoch, step / self.total, self.schedule)
-    self.lr, bias_rate = (rate * optim.batch_factor(self.config) for rate in rates)
+    self.lr, bias_rate = (rate * optim.batch_factor(self.config, epoch) for rate in rates)
     tree = optim.rate_tree(optimizer, state.params, self.lr, bias_rate, epoch)
     off = augment.colour_until and epoch >= augment.colour_until
     inputs = tree, 0.0 if off else augment.colour

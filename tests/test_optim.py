@@ -310,6 +310,14 @@ def test_rates_grow_with_the_batch(variant, overrides, factor):
   assert optim.batch_factor(get(variant, **overrides)) == pytest.approx(factor)
 
 
+def test_warm_up():
+  """From the rates for 128 images to those for 1024, in a straight line over five epochs."""
+  config = get('paper+large_batch')
+  factors = [optim.batch_factor(config, epoch) for epoch in (0.0, 2.5, 5.0, 60.0)]
+  assert factors == pytest.approx([1.0, 4.5, 8.0, 8.0])
+  assert optim.batch_factor(config) == 8.0
+
+
 @pytest.mark.parametrize(
   ('key', 'value', 'message'),
   [('rule', 'cubic', 'linear, sqrt, none'), ('batch', 0, 'at least 1')],

@@ -9,6 +9,7 @@ from ml_collections import FrozenConfigDict
 import numpy as np
 import pytest
 
+from alexnet_jax import config as config_lib
 from alexnet_jax import describe, optim, parallel, steps
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
@@ -66,9 +67,9 @@ def visible_state(config, mesh):
 
 
 @functools.cache
-def step_on(variant, mesh_shape, parallelism='towers'):
+def step_on(variant, mesh_shape, parallelism='towers', micro_batches=1):
   """(loss, velocity, running sums, HLO, mesh) of one compiled step, as `train` runs it."""
-  config = configure(variant, mesh_shape, parallelism=parallelism)
+  config = configure(variant, mesh_shape, parallelism=parallelism, micro_batches=micro_batches)
   mesh = parallel.make_mesh(config)
   state = visible_state(config, mesh)
   compiled = describe.compiled_step(config, mesh, state)
@@ -384,3 +385,29 @@ def test_bad_meshes(variant, mesh, batch, message):
     config.mesh = mesh
   with pytest.raises(UserError, match=message):
     parallel.make_mesh(config)
+
+
+@pytest.mark.parametrize(
+  ('mesh', 'count', 'parallelism'),
+  [((1, 1), 4, 'towers'), ((2, 2), 2, 'towers'), ((2, 1), 2, 'owt')],
+)
+def test_micro_batches(mesh, count, parallelism):
+  """The same masks and the same update as of the whole batch, but for the order of sums."""
+  loss, velocity, sums, *_ = step_on('paper', (1, 1))
+  ours, parts, part_sums, *_ = step_on('paper', mesh, parallelism, count)
+  assert ours == pytest.approx(loss, rel=1e-6)
+  for name, value in velocity.items():
+    assert relative_error(parts[name], value) < 1e-5, name
+  assert part_sums == pytest.approx(sums, rel=1e-6)
+
+
+def test_micro_batches_that_do_not_fit():
+  config = configure('paper', (2, 1), micro_batches=3)
+  with pytest.raises(UserError, match='multiple of 6'):
+    steps.make_train_step(config, parallel.make_mesh(config))
+
+
+def test_micro_batches_and_batch_norm():
+  config = get('paper+batch_norm', micro_batches=2)
+  with pytest.raises(UserError, match='whole batch'):
+    config_lib.validate(config)
