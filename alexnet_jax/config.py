@@ -214,7 +214,9 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
     augment.validate(config)
     for layer, _ in config.optim.layer_decay:
       if layer not in config.model.layers:
-        raise UserError(f'config.optim.layer_decay names {layer!r}, which the network lacks')
+        raise UserError(
+          f'config.optim.layer_decay names {layer!r}; layers here: {", ".join(config.model.layers)}'
+        )
     for layer in filter(None, config.init_layers.split(',')):
       if layer not in config.model.layers:
         raise UserError(

@@ -255,9 +255,9 @@ def parse(argv: Sequence[str]) -> Options:
 def _options(values: flags.FlagValues, mode: str) -> Options:
   """What absl read, checked where flags hang together."""
   if mode != 'train' and (values.dry_run or values.sweep):
-    raise UserError('--dry_run and --sweep are of --mode=train')
+    raise UserError('--dry_run and --sweep are of --mode=train: leave them out')
   if values.sweep and (values.distributed or values.dry_run):
-    raise UserError('--sweep goes neither with --distributed nor with --dry_run')
+    raise UserError('--sweep goes neither with --distributed nor with --dry_run: leave one out')
   if mode == 'train' and not values.workdir and not values.dry_run:
     raise UserError('--workdir is missing: name the folder for checkpoints and logs')
   if mode == 'prepare' and not values.output:

@@ -162,7 +162,12 @@ def in_micro_batches(compute: Callable, count: int) -> Callable:
       parts.append(logits)
       new = loss, grads
       total = new if total is None else jax.tree.map(jnp.add, total, new)
-      params, total = lax.optimization_barrier((params, total))  # the next part waits for this one
+      # The next part waits for this one: conv1, where it begins, for the last gradient of this one.
+      pairs = jax.tree.map(lambda *pair: lax.optimization_barrier(pair), params, total[1])
+      params, grads = jax.tree.transpose(
+        jax.tree.structure(params), jax.tree.structure((0, 0)), pairs
+      )
+      total = total[0], grads
     loss, grads = total
     return (loss, (jnp.concatenate(parts), examples, {})), grads
 

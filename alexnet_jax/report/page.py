@@ -58,7 +58,7 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
         '--config.data.source'
       )
     if not dataset.num_validation:
-      raise UserError(f'{data.source} has no validation images to report on')
+      raise UserError(f'{data.source} has no validation images to report on: add PATH/val')
     page = _Page(config, trained, dataset)
     values = page.values(pathlib.Path(workdir))
   output = pathlib.Path(workdir) / 'report' / 'index.html'

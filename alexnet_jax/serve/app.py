@@ -116,6 +116,8 @@ def serve(
   Raises:
     UserError: the network or the features cannot be read, or the address cannot be listened at.
   """
+  if not 0 <= port < 2**16:
+    raise UserError(f'--port={port} cannot be listened at: choose one up to 65535')
   uvicorn = import_module('uvicorn', 'starlette uvicorn', _NEED)
   network = Network(config, workdir, which, features)
   hosts = ['localhost', '127.0.0.1', '[::1]', host] if _is_loopback(host) else ['*']

@@ -29,9 +29,9 @@ LEFT_OUT = {
     (
       (
         'alexnet_jax/checkpoint.py',
-        "return steps.TrainState(**items['params'], **items['optimizer'])",
-        "state = steps.TrainState(**items['params'], **items['optimizer'])\n"
-        '    return state.replace(opt_state=jax.tree.map(jnp.zeros_like, state.opt_state))',
+        "**items['optimizer'], ema=items.get('ema', {}))",
+        "**(items['optimizer'] | {'opt_state': jax.tree.map(jnp.zeros_like, items['optimizer']['opt_state'])}), "
+        "ema=items.get('ema', {}))",
       ),
     ),
   ),

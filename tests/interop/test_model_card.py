@@ -37,7 +37,7 @@ def test_it_tells_recipe_data_errors_and_terms(workdir, tmp_path, capsys):
     'recipe `original`',
     'two towers',
     '40 images of source `synthetic`, 18 more for validation',
-    f'| top-1 error %, 1 view(s) | {error:.2f} |',
+    f'| top-1 error %, 1 view(s), weights `last` | {error:.2f} |',
     'checkpoint of step 5',
     '--weights=net.safetensors',
     'Intended use',
