@@ -30,8 +30,8 @@ LEFT_OUT = {
       (
         'alexnet_jax/checkpoint.py',
         "**items['optimizer'], ema=items.get('ema', {}))",
-        "**(items['optimizer'] | {'opt_state': jax.tree.map(jnp.zeros_like, items['optimizer']['opt_state'])}), "
-        "ema=items.get('ema', {}))",
+        "**(items['optimizer'] | {'opt_state': jax.tree.map(jnp.zeros_like, "
+        "items['optimizer']['opt_state'])}), ema=items.get('ema', {}))",
       ),
     ),
   ),
