@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 
 import chex
 import pytest
@@ -58,6 +59,7 @@ def test_an_evaluation_is_left_and_made_again(tmp_path, whole, monkeypatch, eval
       calls.append(None)
       if len(calls) == 3 * evaluation - 1:  # the second of three batches
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)  # until the thread that reads signals has it
       return predict(*arguments)
 
     return terminated
