@@ -215,7 +215,7 @@ _response_norm.defvjp(_response_norm_forward, _response_norm_backward)
 
 
 def max_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
-  """`plain.max_pool` along rows, then along columns, with a gradient of few passes: 11 to 15 times as fast."""
+  """`plain.max_pool` along rows, then columns, with few passes for the gradient: 11 to 15 times as fast."""
   if min(x.shape[1:3]) < window:  # what is too small says so elsewhere
     return plain.max_pool(x, window=window, stride=stride, rounding=rounding)
   return _max_pool(x, window, stride, rounding)
