@@ -18,7 +18,7 @@ from alexnet_jax.models.plain import Array, Padding
 _IMAGE_CHANNELS = 4  # at most, of what counts as an image and not as maps
 _CACHE = 2 * 2**20  # bytes of rearranged pixels that stay in the cache
 PIECE = 32  # images whose gradient of a kernel XLA takes at once
-_FEW_TAPS = 9  # in a kernel: a matrix product for each one pays
+_FEW_TAPS = 9  # in a kernel whose gradient is taken by pixels, over maps too
 
 
 def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) -> Array:
@@ -85,19 +85,6 @@ def _kernel_gradient_in_pieces(
 
   starts = range(0, len(x), PIECE)
   return sum(piece(x[i : i + PIECE], g[i : i + PIECE]) for i in starts)
-
-
-def _kernel_gradient_by_taps(x: Array, g: Array, shape: tuple, padding: Padding) -> Array:
-  """Each tap of a 3x3 kernel: the input, shifted, times the gradient of the output."""
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  rows, columns, channels, features = shape
-  height, width = g.shape[1:3]
-  g = g.reshape(-1, features)
-
-  def tap(i, j):
-    return _product(x[:, i : i + height, j : j + width].reshape(-1, channels).T, g)
-
-  return jnp.stack([tap(i, j) for i in range(rows) for j in range(columns)]).reshape(shape)
 
 
 def _product(a: Array, b: Array) -> Array:
