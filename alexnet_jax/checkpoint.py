@@ -41,8 +41,7 @@ _NONE, _NONE_WHOLE = -1, -2  # in place of a step
 @jax.jit
 def _snapshot(tree):
   """A copy, which outlives the donation of `tree` to the next step, and whether all of it is finite."""
-  finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
-  return jax.tree.map(jnp.copy, tree), finite
+  return jax.tree.map(jnp.copy, tree), steps.all_finite(tree)
 
 
 class Checkpoints:

@@ -17,16 +17,9 @@ import numpy as np
 from alexnet_jax import augment, parallel, rng, steps
 from alexnet_jax.models import alexnet
 
-Array = jax.Array
 _SHOWN = 3  # images named
 
 REMEDY = 'lower the rate (--config.optim.rate=) in a new workdir'
-
-
-@jax.jit
-def all_finite(tree) -> Array:
-  """Whether every number of `tree` is finite, bool scalar."""
-  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def find(
@@ -56,7 +49,7 @@ def find(
     rates, colour = inputs(step, state)
     before = jax.tree.map(jnp.copy, state)
     state, loss = train_step(state, batch, rates, colour, statistics)
-    if not (np.isfinite(float(loss)) and all_finite((state.params, state.batch_stats))):
+    if not (np.isfinite(float(loss)) and steps.all_finite((state.params, state.batch_stats))):
       return _in_words(step + 1, jax.device_get(watch(before, batch, colour, statistics)), name)
   return (
     'done again from the last checkpoint, the same steps give finite numbers, so the machine made this one '
@@ -106,7 +99,7 @@ def make_watch_step(config: FrozenConfigDict, mesh: Mesh) -> Callable[..., dict]
       'rows': rows | ~mask,
       'index': batch['index'],
       'activations': activations,
-      'gradients': {layer: all_finite(gradients[layer]) for layer in config.model.layers},
+      'gradients': {layer: steps.all_finite(gradients[layer]) for layer in config.model.layers},
     }
 
   return jax.jit(watch, out_shardings=NamedSharding(mesh, P()))

@@ -42,6 +42,12 @@ class TrainState:
   ema: dict = struct.field(default_factory=dict)
 
 
+@jax.jit
+def all_finite(tree) -> Array:
+  """Whether every number of `tree` is finite, bool scalar."""
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
 def zero_sums() -> dict[str, np.ndarray]:
   """Running sums at their start."""
   return {name: np.zeros((), np.float32) for name in ('loss', 'steps', 'correct', 'examples')}

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+import importlib.util
 import math
 import os
 import statistics
@@ -171,8 +172,22 @@ def train_flops(table: list[dict[str, object]]) -> float:
   return 2.0 * (3 * sum(macs) - macs[0])
 
 
+def has_peer() -> bool:
+  """Whether PyTorch is there to race with."""
+  if importlib.util.find_spec('torch'):
+    return True
+  print('PyTorch is not installed (pip install torch): no peer', file=sys.stderr)
+  return False
+
+
+def costs(ours: Ours, compiled: jax.stages.Compiled) -> dict[str, object]:
+  """What compiling took, and what the program needs beside its inputs and outputs."""
+  bytes_needed = compiled.memory_analysis().temp_size_in_bytes
+  return {'compile_s': ours.compile_s, 'temporary_bytes': bytes_needed}
+
+
 def outcome(
-  args: argparse.Namespace, speeds: Mapping[str, list[float]], flops: float, peak: float
+  args: argparse.Namespace, speeds: Mapping[str, list[float]], flops: float
 ) -> dict[str, object]:
   """What every race reports.
 
@@ -180,8 +195,10 @@ def outcome(
     args: the flags.
     speeds: images a second of each side in each round, this project's as 'ours'.
     flops: FLOP of an image.
-    peak: FLOP a second of a matrix product, on one device.
   """
+  peak = machine.jax_matmul_rate(args.dtype)
+  if has_peer():
+    peak = max(peak, machine.torch_matmul_rate(args.dtype))
   others = [name for name in speeds if name != 'ours']
   peer = max(others, key=lambda name: statistics.median(speeds[name]), default=None)
   speed = statistics.median(speeds['ours'])

@@ -5,9 +5,10 @@ groups of one convolution or as convolutions of their own, and how response norm
 forms give the same numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import itertools
+import sys
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from alexnet_jax.models.alexnet import is_dense
+from benchmarks import sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +214,33 @@ class Trainer:
   def probabilities(self, images: np.ndarray) -> np.ndarray:
     self.net.eval()
     return self.logits(images).softmax(-1).cpu().numpy()
+
+
+def fastest_form(
+  config,
+  params: Mapping,
+  device: str,
+  inputs: list[Mapping[str, np.ndarray]],
+  work: Callable[[Trainer], Callable[[Mapping[str, np.ndarray]], object]],
+) -> tuple[Form, dict[str, float]]:
+  """The fastest form for what `work` makes of a trainer, and the images a second of each form."""
+  trials = {}
+  for form in forms(config.model):
+    call = work(Trainer(config, params, form, device))
+    sides.rate(call, inputs, 1)
+    trials[form] = max(sides.rate(call, inputs, 2) for _ in range(2))
+    print(f'peer, {form}: {trials[form]:.1f} images/s', file=sys.stderr, flush=True)
+  best = max(trials, key=lambda form: trials[form])
+  return best, {str(form): round(speed, 1) for form, speed in trials.items()}
+
+
+def trainers(config, params: Mapping, form: Form, device: str) -> dict[str, Trainer]:
+  """Those that race: eager, and on a GPU also compiled, grouped and channels_last."""
+  racers = {'eager': Trainer(config, params, form, device)}
+  if device == 'cuda':
+    compiled = Form(True, True, form.norm)
+    racers['compiled'] = Trainer(config, params, compiled, device, compiled=True)
+  return racers
 
 
 def ready(threads: int) -> str:

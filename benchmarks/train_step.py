@@ -13,39 +13,16 @@ One line of JSON: `images_per_s` and `peer_images_per_s` (medians), `ratio` (med
 `compile_s`, `temporary_bytes` of the compiled step, `peak_bytes`, and the peer's speed at other batches.
 """
 
-import importlib.util
 import json
 import os
-import sys
-
-from absl import logging
 
 from alexnet_jax import models
-from benchmarks import machine, sides
+from benchmarks import sides
 
 _TRIAL = 32  # images a batch, to find the peer's fastest form
 _PEER_BATCHES = (32, 64)  # tried beside --batch: the peer's best is reported too
 _TOLERANCE = 1e-3
 _IMAGENET = 1_281_167  # training images of ILSVRC-2012
-
-
-def say(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)
-
-
-def fastest_form(args, device: str, params):
-  """The peer's fastest form for training, and the images a second of each."""
-  from benchmarks import torch_peer
-
-  config = sides.config_of(args, min(_TRIAL, args.batch))
-  inputs = sides.batches(config)
-  trials = {}
-  for form in torch_peer.forms(config.model):
-    trainer = torch_peer.Trainer(config, params, form, device)
-    sides.rate(trainer.step, inputs, 1)
-    trials[form] = max(sides.rate(trainer.step, inputs, 2) for _ in range(2))
-    say(f'peer, {form}: {trials[form]:.1f} images/s')
-  return max(trials, key=trials.get), {str(form): round(v, 1) for form, v in trials.items()}
 
 
 def check_losses(args, device: str, form) -> list[list[float]]:
@@ -69,18 +46,18 @@ def peers_of(args, config, params) -> tuple[dict, dict]:
   from benchmarks import torch_peer
 
   device = torch_peer.ready(os.cpu_count())
-  form, trials = fastest_form(args, device, params)
+  small = sides.config_of(args, min(_TRIAL, args.batch))
+  form, trials = torch_peer.fastest_form(
+    small, params, device, sides.batches(small), lambda trainer: trainer.step
+  )
   losses = check_losses(args, device, form)
-  trainers = {'eager': torch_peer.Trainer(config, params, form, device)}
-  if device == 'cuda':
-    form = torch_peer.Form(True, True, form.norm)
-    trainers['compiled'] = torch_peer.Trainer(config, params, form, device, compiled=True)
+  trainers = torch_peer.trainers(config, params, form, device)
   best = {}
   for batch in sorted({*_PEER_BATCHES, args.batch}):
     inputs = sides.batches(sides.config_of(args, batch))
     best[batch] = round(max(sides.rate(trainers['eager'].step, inputs, 2) for _ in range(2)), 1)
   told = {'form': str(form), 'forms': trials, 'first_losses': losses, 'by_batch': best}
-  return trainers, told
+  return {name: trainer.step for name, trainer in trainers.items()}, told
 
 
 def main() -> None:
@@ -89,23 +66,13 @@ def main() -> None:
   config = sides.config_of(args, args.batch)
   inputs = sides.batches(config)
   ours = sides.Ours(config)
-  racers, told, torch_rate = {}, {}, 0.0
-  if importlib.util.find_spec('torch'):
-    trainers, told = peers_of(args, config, ours.params())
-    torch_rate = machine.torch_matmul_rate(args.dtype)
-    racers = {name: trainer.step for name, trainer in trainers.items()}
-  else:
-    logging.warning('PyTorch is not installed (pip install torch): no peer')
+  racers, told = peers_of(args, config, ours.params()) if sides.has_peer() else ({}, {})
   ours.compile_step(inputs[0])
-  speeds = sides.race({'ours': ours.step, **racers}, inputs, args.rounds)
-  ceiling = max(machine.jax_matmul_rate(args.dtype), torch_rate)
+  speeds = sides.race({'ours': ours.step} | racers, inputs, args.rounds)
   flops = sides.train_flops(models.layer_table(config.model))
-  result = sides.outcome(args, speeds, flops, ceiling)
+  result = sides.outcome(args, speeds, flops) | sides.costs(ours, ours.train_step)
   result['hours_of_90_epochs'] = round(90 * _IMAGENET / result['images_per_s'] / 3600, 2)
-  result['peer_details'] = told
-  result['compile_s'] = ours.compile_s
-  result['temporary_bytes'] = ours.train_step.memory_analysis().temp_size_in_bytes
-  print(json.dumps(result))
+  print(json.dumps(result | {'peer_details': told}))
 
 
 if __name__ == '__main__':

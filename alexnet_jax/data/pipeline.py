@@ -52,10 +52,8 @@ class _Images:
     self._skip = skip
     self._lock = threading.Lock()
     self._kept: tuple[np.ndarray, np.ndarray] | None = None
-    self.summing = False  # whether `checksums` are wanted
-    self.checksums = np.zeros(
-      len(split), np.uint32
-    )  # CRC-32 of what was decoded; 0 where that failed
+    self.summing = False  # whether `checksums` are wanted: CRC-32 of an image, 0 where it failed
+    self.checksums = np.zeros(len(split), np.uint32)
 
   def keep(self, threads: int) -> None:
     """Decodes the whole split into memory, unless that has been done."""
