@@ -53,7 +53,8 @@ def run(options: Options) -> dict[str, object]:
 
     network = options.config, options.workdir, options.format
     if options.mode == 'import':
-      return networks.import_network(*network, options.file, options.mean, options.classes)
+      known = options.mean, options.classes, options.channels
+      return networks.import_network(*network, options.file, *known)
     return networks.export_network(*network, options.output, options.checkpoint)
   if options.dry_run:
     from alexnet_jax.dry_run import dry_run

@@ -51,11 +51,15 @@ FLAGS: dict[str, tuple[Any, str]] = {
   'shard': ('', 'Of prepare: i/n, one of n parts of the work.'),
   'format': (
     '',
-    'Of import: torchvision, caffe, cuda_convnet, safetensors. Of export: the same but caffe, and '
-    'stablehlo, savedmodel.',
+    'Of import: torchvision, pytorch, caffe, cuda_convnet, safetensors. Of export: the same but caffe, '
+    'and stablehlo, savedmodel.',
   ),
   'mean': ('', 'Of import: R,G,B in grey levels, or a .binaryproto or .npy mean image.'),
   'classes': ('', 'Of import: a text file, the name of a class a line.'),
+  'channels': (
+    '',
+    'Of import: rgb or bgr, as the weights take images; left out, bgr of caffe, else rgb.',
+  ),
   'distributed': (
     False,
     'Work with other processes: of SLURM, a JobSet, a Cloud TPU or as the next three flags say.',
@@ -73,7 +77,7 @@ _NEEDED = {
   'predict': {'workdir': 'the folder of a run', 'images': 'files, folders or a glob'},
   'features': {'workdir': 'the folder of a run', 'output': 'the .npz or .parquet file to write'},
   'import': {
-    'format': 'torchvision, caffe, cuda_convnet or safetensors',
+    'format': 'torchvision, pytorch, caffe, cuda_convnet or safetensors',
     'weights': 'the file of weights',
     'workdir': 'the folder to make',
   },
@@ -81,7 +85,7 @@ _NEEDED = {
   'report': {'workdir': 'the folder of a run'},
   'export': {
     'workdir': 'the folder of a run',
-    'format': 'torchvision, cuda_convnet, safetensors, stablehlo or savedmodel',
+    'format': 'torchvision, pytorch, cuda_convnet, safetensors, stablehlo or savedmodel',
     'output': 'the file to write',
   },
 }
@@ -108,6 +112,7 @@ class Options:
   format: str
   mean: str
   classes: str
+  channels: str
   cluster: distributed.Cluster | None  # None: this process works alone
   peer_timeout: int
   dry_run: bool

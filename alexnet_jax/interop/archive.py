@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from alexnet_jax.errors import UserError
 
@@ -74,7 +74,8 @@ def write_tensors(
   pathlib.Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
   temporary = f'{path}.{os.getpid()}'
   arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-  save_file(arrays, temporary, dict(metadata))
+  # Not save_file, whose files nobody else may read.
+  pathlib.Path(temporary).write_bytes(save(arrays, dict(metadata)))
   os.replace(temporary, path)
 
 
@@ -89,6 +90,6 @@ def read_metadata(path: str) -> dict[str, str]:
   if (metadata.get('format'), metadata.get('version')) != (FORMAT, VERSION):
     raise UserError(
       f'{path} is no archive of this project (format {metadata.get("format")}, version '
-      f'{metadata.get("version")}): for a state_dict use --format=torchvision'
+      f'{metadata.get("version")}): for a state_dict use --format=torchvision or pytorch'
     )
   return metadata

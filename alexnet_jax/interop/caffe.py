@@ -200,8 +200,12 @@ def _without_ones(blob: np.ndarray, rank: int) -> np.ndarray:
   return blob
 
 
-def read_mean(path: str) -> np.ndarray:
-  """A mean image, `imagenet_mean.binaryproto`: BGR `[1, 3, H, W]` there, RGB float32 `[H, W, 3]` here.
+def read_mean(path: str, channels: str = 'bgr') -> np.ndarray:
+  """A mean image, `imagenet_mean.binaryproto`: `[1, 3, H, W]` there, RGB float32 `[H, W, 3]` here.
+
+  Args:
+    path: of the file.
+    channels: their order in the file, bgr or rgb.
 
   Raises:
     UserError: it cannot be read, or is no colour image.
@@ -211,4 +215,5 @@ def read_mean(path: str) -> np.ndarray:
     raise UserError(
       f'{path} holds an array {list(mean.shape)}, not a mean image [1, 3, H, W]: name another file'
     )
-  return np.array(mean[::-1].transpose(1, 2, 0), order='C')
+  rgb = mean if channels == 'rgb' else mean[::-1]
+  return np.array(rgb.transpose(1, 2, 0), order='C')

@@ -16,6 +16,7 @@ import numpy as np
 
 from alexnet_jax import models
 from alexnet_jax.errors import UserError
+from alexnet_jax.models.alexnet import is_dense, is_local
 
 Planar = dict[str, dict[str, np.ndarray]]
 _SHOWN = 8  # unknown tensors that an error lists; of those expected it lists all that differ
@@ -87,6 +88,20 @@ def planar_shapes(model: ConfigDict | FrozenConfigDict) -> dict[str, dict[str, t
   }
 
 
+def check_planar(model: ConfigDict | FrozenConfigDict, what: str) -> None:
+  """Raises UserError where the network of `config.model` has no planar parameters, for `what`."""
+  strange = [
+    name
+    for name in model.layers
+    if is_local(name) or (is_dense(name) and not model[name].get('exchange', True))
+  ] + ['batch normalisation'] * (model.norm == 'batch')
+  if strange:
+    raise UserError(
+      f'{what} has no room for {", ".join(strange)}, only for convolutions and for fully connected layers '
+      'that see all towers: choose --format=safetensors'
+    )
+
+
 def check_shapes(
   expected: Mapping[str, tuple[int, ...]],
   found: Mapping[str, tuple[int, ...]],
@@ -117,6 +132,11 @@ def check_shapes(
     )
 
 
+def dropout_factor(model: ConfigDict | FrozenConfigDict) -> float:
+  """What dropout multiplies by outside of training: 1 where it is inverted (FACTS section 1.4)."""
+  return 1.0 if model.dropout.inverted else 1.0 - model.dropout.rate
+
+
 def function_of(model: ConfigDict | FrozenConfigDict) -> dict[str, object]:
   """The choices of `config.model` that decide what it computes of given parameters, by their keys."""
   values = model.to_dict()
@@ -124,12 +144,15 @@ def function_of(model: ConfigDict | FrozenConfigDict) -> dict[str, object]:
   used = set()
   for layer in model.layers:
     choices = {key: x for key, x in values[layer].items() if key not in _FREE}
-    dropped = {'dropout', 'norm', 'map_norm'} if model.norm == 'none' else {'dropout'}
+    dropped = {'norm', 'map_norm'} if model.norm == 'none' else set()
+    dropped |= {'dropout'} if dropout_factor(model) == 1 else set()
     choices['then'] = tuple(x for x in choices.get('then', ()) if x not in dropped)
     used.update(choices['then'])
     function |= {f'{layer}.{key}': x for key, x in choices.items()}
   if used & {'norm', 'map_norm'}:
     function['norm'] = model.norm
+  if 'dropout' in used:
+    function |= {f'dropout.{key}': x for key, x in values['dropout'].items()}
   rooms = {'norm': 'lrn', 'map_norm': 'map_norm', 'pool': 'pool', 'avg_pool': 'pool'}
   for operation, room in rooms.items():
     if operation in used:
@@ -142,8 +165,8 @@ def check_same_function(
 ) -> None:
   """Raises UserError where two `config.model`, ours and that of `what`, compute different things.
 
-  Widths, classes, sizes of images, initial weights, dtype and dropout are free, and so are constants that
-  neither uses.
+  Widths, classes, sizes of images, initial weights, dtype, dropout that does nothing outside of training, and
+  constants that neither uses are free.
   """
   a, b = function_of(ours), function_of(theirs)
   differing = [

@@ -7,6 +7,8 @@ import json
 import pathlib
 import string
 
+import numpy as np
+
 from alexnet_jax import models
 from alexnet_jax.evaluate import Trained
 from alexnet_jax.version import __version__
@@ -19,11 +21,14 @@ _USAGE = {
   'safetensors': 'Read it with `alexnet-jax --mode=import --format=safetensors --weights=$file '
   '--workdir=DIR`.',
   'torchvision': 'It is a state_dict of `torchvision.models.alexnet`.',
+  'pytorch': 'It is a state_dict for PyTorch: layers by name, towers as groups (`nn.Conv2d(..., groups=2)`), '
+  'fc6 after `flatten(1)`.',
   'cuda_convnet': "The matrices of the original's layers.",
   'stablehlo': 'Run it with `jax.export.deserialize(open("$file", "rb").read()).call(canvases)`; the JSON '
   'file beside it says what goes in and out.',
   'savedmodel': 'Signature `serving_default(images)`; the JSON file in it says what goes in and out.',
 }
+_ALONE = ('torchvision', 'pytorch', 'cuda_convnet')  # formats of weights and nothing else
 
 # The licence, by how the Hub calls it, and its terms, of what is trained on a source.
 _TERMS = {
@@ -65,6 +70,20 @@ def _errors(trained: Trained) -> tuple[list[str], str]:
   }
   index = [{'name': f'alexnet_jax {trained.config.recipe}', 'results': [result]}]
   return rows, f'model-index: {json.dumps(index)}\n'
+
+
+def _usage(trained: Trained, form: str, file: str) -> str:
+  """How a file is read back, and where it does not say so itself, which images the network takes."""
+  usage = string.Template(_USAGE[form]).substitute(file=file)
+  if form not in _ALONE:
+    return usage
+  config, mean = trained.config, np.asarray(trained.model.mean_image).mean((0, 1), np.float64)
+  levels, deviations = (', '.join(f'{x:.4g}' for x in xs) for xs in (mean, config.augment.std))
+  return (
+    f'{usage} It takes RGB images in grey levels, {config.model.input_size} pixels of a canvas of '
+    f'{config.data.canvas.size} (fit `{config.data.canvas.fit}`), less the mean '
+    f'(`{config.augment.mean}`; its channels have {levels}) and divided by {deviations}.'
+  )
 
 
 def _training(trained: Trained) -> str:
@@ -117,7 +136,7 @@ def write(trained: Trained, form: str, output: str) -> str:
     format=form,
     step=trained.step,
     weights_kind=config.eval.weights,
-    usage=string.Template(_USAGE[form]).substitute(file=place.name),
+    usage=_usage(trained, form, place.name),
     training=_training(trained),
     errors='\n'.join(rows),
     shown=', '.join(f'`{name}`' for name in names[:_SHOWN]) + more,

@@ -24,11 +24,11 @@ from alexnet_jax.interop import (
   layout,
   model_card,
   programs,
-  torchvision,
+  pytorch,
 )  # fmt: skip
 
-IMPORTS = ('torchvision', 'caffe', 'cuda_convnet', 'safetensors')
-EXPORTS = ('torchvision', 'cuda_convnet', 'safetensors', 'stablehlo', 'savedmodel')
+IMPORTS = ('torchvision', 'pytorch', 'caffe', 'cuda_convnet', 'safetensors')
+EXPORTS = ('torchvision', 'pytorch', 'cuda_convnet', 'safetensors', 'stablehlo', 'savedmodel')
 
 # Channel means of ILSVRC-2012's training images, RGB in grey levels, as each has them (FACTS section 3).
 MEANS = {
@@ -44,6 +44,7 @@ _EIGENVECTORS = (
 )
 _DEVIATIONS = (19.7208, 37.0939, 121.7801)
 _IMAGENET = 1000
+_NEAR = 1.5  # grey levels between two means that are the same
 
 
 class Network(NamedTuple):
@@ -67,9 +68,13 @@ def default_config(form: str, weights: str) -> ConfigDict:
   """The config that weights of a format are for, where none is given.
 
   Raises:
-    UserError: an unknown format, or the file cannot be read.
+    UserError: an unknown format, one that may be for any config, or the file cannot be read.
   """
   _check_format(form, IMPORTS)
+  if form == 'pytorch':
+    raise UserError(
+      '--format=pytorch may be of any network: name its recipe, as in --config=alexnet:caffe'
+    )
   if form == 'safetensors':
     return config_lib.from_json(archive.read_metadata(weights)['config'])
   if form == 'caffe':
@@ -86,7 +91,13 @@ def _check_format(form: str, known: tuple[str, ...]) -> None:
 
 
 def import_network(
-  config: ConfigDict, workdir: str, form: str, weights: str, mean: str = '', classes: str = ''
+  config: ConfigDict,
+  workdir: str,
+  form: str,
+  weights: str,
+  mean: str = '',
+  classes: str = '',
+  channels: str = '',
 ) -> dict[str, object]:
   """Makes a workdir, with config.json and a checkpoint of step 0, of weights from elsewhere.
 
@@ -100,9 +111,11 @@ def import_network(
       .binaryproto or an .npy of RGB `[C, C, 3]`. By default the channel means of `MEANS`.
     classes: a text file with the name of one class a line, in the order of the labels. By default the WordNet
       IDs of ILSVRC-2012 where there are 1000 classes, and `class 0` ... otherwise.
+    channels: `rgb` or `bgr`, the order in which the network was trained to take them, which no file says;
+      '': Caffe's is bgr, all others' rgb. The network that is made takes RGB.
 
   Returns:
-    `{'workdir', 'checkpoint', 'recipe', 'parameters', 'classes', 'mean' (RGB, grey levels)}`.
+    `{'workdir', 'checkpoint', 'recipe', 'parameters', 'classes', 'channels', 'mean' (RGB, grey levels)}`.
 
   Raises:
     UserError: the file, the mean or the classes do not fit the config, or the workdir holds a run.
@@ -113,16 +126,27 @@ def import_network(
     raise UserError(f'--workdir={workdir} holds a run already: name a new folder')
   config = config.copy_and_resolve_references()
   config_lib.validate(config)
+  own = 'bgr' if form == 'caffe' else 'rgb'
+  channels = channels or own
+  if channels not in ('rgb', 'bgr') or (form == 'safetensors' and channels != own):
+    raise UserError(
+      f'--channels={channels}: write rgb or bgr, and leave it out where --format=safetensors'
+    )
   if form == 'safetensors':
     network = _from_archive(config, weights)
   else:
     params = _READERS[form](weights, config.model)
-    number = params['fc8']['bias'].shape[-1]
+    first, *_, last = config.model.layers
+    if channels != own:
+      params[first]['kernel'] = np.array(params[first]['kernel'][..., ::-1, :], order='C')
+    number = params[last]['bias'].size
     names = _class_names(number, form, config.data.devkit)
     network = Network(params, {}, _statistics(form, config), names, [0] * number)
   if mean:
     network = network._replace(
-      statistics=network.statistics._replace(mean_image=_mean(mean, config.data.canvas.size))
+      statistics=network.statistics._replace(
+        mean_image=_mean(mean, config.data.canvas.size, channels)
+      )
     )
   if classes:
     network = network._replace(class_names=_read_classes(classes, len(network.class_names)))
@@ -135,14 +159,14 @@ def import_network(
     'recipe': config.recipe,
     'parameters': sum(x.size for x in jax.tree.leaves(network.params)),
     'classes': len(network.class_names),
+    'channels': channels,
     'mean': [round(float(x), 3) for x in network.statistics.mean_image.mean((0, 1), np.float64)],
   }
 
 
 _READERS = {
-  'torchvision': lambda path, model: torchvision.from_torchvision(
-    torchvision.read(path), model, path
-  ),
+  'torchvision': lambda path, model: pytorch.from_torchvision(pytorch.read(path), model, path),
+  'pytorch': lambda path, model: pytorch.from_pytorch(pytorch.read(path), model, path),
   'caffe': caffe.from_caffe,
   'cuda_convnet': lambda path, model: cuda_convnet.from_cuda_convnet(
     cuda_convnet.read(path), model, path
@@ -153,15 +177,17 @@ _READERS = {
 def _statistics(form: str, config: ConfigDict) -> Statistics:
   """What is known of ImageNet's training images."""
   size = config.data.canvas.size
-  mean = np.broadcast_to(np.asarray(MEANS[form], np.float32), (size, size, 3)).copy()
+  recipe = config.recipe.partition('+')[0]
+  levels = MEANS.get(form) or MEANS.get(recipe, MEANS['cuda_convnet'])
+  mean = np.broadcast_to(np.asarray(levels, np.float32), (size, size, 3)).copy()
   colours = (np.asarray(x, np.float32) for x in (_EIGENVECTORS, _DEVIATIONS))
   return Statistics(mean, *colours)
 
 
-def _mean(mean: str, size: int) -> np.ndarray:
-  """`--mean` as a mean image, float32 `[size, size, 3]` RGB."""
+def _mean(mean: str, size: int, channels: str) -> np.ndarray:
+  """`--mean` as a mean image, float32 `[size, size, 3]` RGB; `channels` are those of a .binaryproto."""
   if mean.endswith('.binaryproto'):
-    image = caffe.read_mean(mean)
+    image = caffe.read_mean(mean, channels)
   else:
     try:
       levels = np.load(mean, allow_pickle=False) if mean.endswith('.npy') else mean.split(',')
@@ -174,7 +200,21 @@ def _mean(mean: str, size: int) -> np.ndarray:
     raise UserError(
       f'--mean={mean} has shape {list(image.shape)}: three numbers or [{size}, {size}, 3], RGB, are needed'
     )
-  return np.broadcast_to(image, (size, size, 3)).copy()
+  image = np.broadcast_to(image, (size, size, 3)).copy()
+  _check_order(image, mean, channels)
+  return image
+
+
+def _check_order(image: np.ndarray, mean: str, channels: str) -> None:
+  """Raises UserError where the channel means of a mean image are ImageNet's, but blue first."""
+  found = image.mean((0, 1), np.float64)
+  if any(np.abs(found[::-1] - known).max() < _NEAR for known in MEANS.values()):
+    remedy = 'write R,G,B, also for a network that takes BGR'
+    if mean.endswith('.binaryproto'):
+      other = {'rgb': 'bgr', 'bgr': 'rgb'}[channels]
+      remedy = f'say --channels={other} if its network takes {other.upper()}'
+    shown = ', '.join(f'{x:.1f}' for x in found)
+    raise UserError(f"--mean={mean} has means R, G, B of {shown}, ImageNet's B, G, R: {remedy}")
 
 
 def _class_names(number: int, form: str, devkit: str) -> list[str]:
@@ -262,8 +302,8 @@ def export_network(
       the rest is the checkpoint's.
     workdir: of the run.
     form: one of `EXPORTS`.
-    output: the file, for savedmodel the folder. torchvision's may end in .pth or .safetensors,
-      cuda_convnet's in .npz or .safetensors.
+    output: the file, for savedmodel the folder. torchvision's and pytorch's may end in .pth or
+      .safetensors, cuda_convnet's in .npz or .safetensors.
     which: checkpoint: best, latest or a step.
 
   Returns:
@@ -281,10 +321,15 @@ def export_network(
   params, batch_stats = jax.device_get((trained.model.params, trained.model.batch_stats))
   pathlib.Path(output).absolute().parent.mkdir(parents=True, exist_ok=True)
   more = {}
-  if form in ('torchvision', 'cuda_convnet'):
-    peer = recipes.get({'torchvision': 'torchvision', 'cuda_convnet': 'original'}[form])
-    layout.check_same_function(trained.config.model, peer.model, f'--format={form}')
-    {'torchvision': torchvision.write, 'cuda_convnet': cuda_convnet.write}[form](output, params)
+  model = trained.config.model
+  if form == 'pytorch':
+    pytorch.write(output, pytorch.to_pytorch(params, model))
+  elif form == 'torchvision':
+    layout.check_same_function(model, recipes.get('torchvision').model, '--format=torchvision')
+    pytorch.write(output, pytorch.to_torchvision(params))
+  elif form == 'cuda_convnet':
+    layout.check_same_function(model, recipes.get('original').model, '--format=cuda_convnet')
+    cuda_convnet.write(output, params)
   elif form == 'safetensors':
     tree = {'params': params, 'batch_stats': batch_stats}
     tree['statistics'] = jax.device_get(trained.statistics)._asdict()

@@ -77,34 +77,53 @@ def tensorflow_logits(planar: dict, images: np.ndarray, order: tuple[str, ...]) 
   return x.numpy()
 
 
-def torch_caffe_logits(planar: dict, images: np.ndarray, order: tuple[str, ...]) -> np.ndarray:
-  """The same network in PyTorch, with its grouped convolutions."""
+def torch_two_towers(planar: dict, recipe: str):
+  """Two towers as groups, with LRN, in PyTorch: the module of recipe `caffe` or `paper` with planar weights.
+
+  Caffe's norm is over all maps, k 1 and 1e-4 / 5; the paper's within a tower, k 2 and 1e-4, which PyTorch's
+  layer divides by 5 too (FACTS section 1.3).
+  """
   import torch
+  from torch import nn
   from torch.nn import functional as f
 
-  w = {k: {n: torch.from_numpy(np.array(x)) for n, x in v.items()} for k, v in planar.items()}
-  x = torch.from_numpy(images)
-  for layer, stride, padding, groups in (
-    ('conv1', 4, 0, 1),
-    ('conv2', 1, 2, 2),
-    ('conv3', 1, 1, 1),
-    ('conv4', 1, 1, 2),
-    ('conv5', 1, 1, 2),
-  ):
-    x = f.conv2d(x, w[layer]['weight'], w[layer]['bias'], stride, padding, groups=groups)
-    operations = {'conv1': order, 'conv2': order, 'conv5': ('relu', 'pool')}.get(layer, ('relu',))
-    for operation in operations:
-      if operation == 'relu':
-        x = f.relu(x)
-      elif operation == 'norm':
-        x = f.local_response_norm(x, 5, alpha=1e-4, beta=0.75, k=1.0)
-      else:
-        x = f.max_pool2d(x, 3, 2, ceil_mode=True)
-  x = x.flatten(1)
-  for layer in ('fc6', 'fc7', 'fc8'):
-    x = f.linear(x, w[layer]['weight'], w[layer]['bias'])
-    x = x if layer == 'fc8' else f.relu(x)
-  return x.detach().numpy()
+  paper = recipe == 'paper'
+  geometry = {'conv1': (4, 0, 1), 'conv2': (1, 2, 2), 'conv3': (1, 1, 1)}  # stride, padding, groups
+
+  def convolution(layer: str):
+    out, inputs, size, _ = planar[layer]['weight'].shape
+    stride, padding, groups = geometry.get(layer, (1, 1, 2))
+    return nn.Conv2d(inputs * groups, out, size, stride, padding, groups=groups)
+
+  class TwoTowers(nn.Module):
+    def __init__(self):
+      super().__init__()
+      self.maps = nn.ModuleList(convolution(layer) for layer in planar if layer[0] == 'c')
+      shapes = (planar[layer]['weight'].shape for layer in planar if layer[0] == 'f')
+      self.units = nn.ModuleList(nn.Linear(inputs, out) for out, inputs in shapes)
+
+    def norm(self, x):
+      if not paper:
+        return f.local_response_norm(x, 5, alpha=1e-4, beta=0.75, k=1.0)
+      towers = (f.local_response_norm(t, 5, alpha=5e-4, beta=0.75, k=2.0) for t in x.chunk(2, 1))
+      return torch.cat(list(towers), 1)
+
+    def forward(self, x):
+      x = f.pad(x, (0, 3, 0, 3)) if paper else x
+      for i, layer in enumerate(self.maps):
+        x = f.relu(layer(x))
+        x = self.norm(x) if i < 2 else x
+        x = f.max_pool2d(x, 3, 2) if i in (0, 1, 4) else x  # 55, 27 and 13 leave no remainder
+      x = x.flatten(1)
+      for layer in self.units[:-1]:
+        x = f.relu(layer(x))
+      return self.units[-1](x)
+
+  network = TwoTowers().eval()
+  arrays = [planar[layer][name] for layer in planar for name in ('weight', 'bias')]
+  named = zip(network.state_dict(), arrays, strict=True)
+  network.load_state_dict({name: torch.from_numpy(np.array(x)) for name, x in named})
+  return network
 
 
 def torch_alexnet(width: float = 1.0, classes: int = 1000):

@@ -3,11 +3,13 @@
 import os
 import pathlib
 import pickle
+import stat
 import subprocess
 import sys
 
 import caffemodel
 import helpers
+import ml_dtypes
 import numpy as np
 import peers
 import pytest
@@ -16,7 +18,7 @@ from tiny import ROOT
 
 from alexnet_jax import interop
 from alexnet_jax.errors import UserError
-from alexnet_jax.interop import caffe, cuda_convnet, layout, torchvision
+from alexnet_jax.interop import caffe, cuda_convnet, layout, pytorch
 
 VARIANTS = ['caffe', 'original', 'owt', 'torchvision', 'paper+conv6', 'original+one_gpu']
 
@@ -119,6 +121,9 @@ def test_mean_image_of_caffe(tmp_path, old):
   (tmp_path / 'mean').write_bytes(caffemodel.blob(mean, old))
   np.testing.assert_array_equal(
     caffe.read_mean(str(tmp_path / 'mean')), mean[0, ::-1].transpose(1, 2, 0)
+  )
+  np.testing.assert_array_equal(
+    caffe.read_mean(str(tmp_path / 'mean'), 'rgb'), mean[0].transpose(1, 2, 0)
   )
   (tmp_path / 'gray').write_bytes(caffemodel.blob(mean[:, :1], old))
   with pytest.raises(UserError, match=r'\[1, 5, 5\], not a mean image'):
@@ -231,6 +236,74 @@ def test_torchvision_round_trip_is_exact():
   assert_same(interop.from_torchvision(parallel, model), params)
 
 
+@pytest.mark.parametrize('variant', ['caffe', 'paper+conv6', 'torchvision', 'original+one_gpu'])
+def test_pytorch_round_trip_is_exact(variant):
+  """Under the names of our layers, and under others in their order."""
+  model = helpers.narrow(variant, width=1 / 16)
+  params = helpers.visible_params(model)
+  state_dict = interop.to_pytorch(params, model)
+  if model.towers == 2:
+    assert state_dict['conv2.weight'].shape == (16, 3, 5, 5)  # [256, 48, 5, 5], groups=2
+  free = helpers.narrow(variant, width=1 / 16, num_classes=0)
+  assert_same(interop.from_pytorch(state_dict, free), params)
+  assert_same(interop.from_pytorch(dict(reversed(state_dict.items())), model), params)
+  renamed = {
+    f'net.{i // 2}.{x.rpartition(".")[2]}': state_dict[x] for i, x in enumerate(state_dict)
+  }
+  assert_same(interop.from_pytorch(renamed, model), params)
+
+
+def test_dropout_that_halves_is_part_of_the_function():
+  """The paper's, at test time; a peer whose dropout does nothing then computes something else."""
+  model = helpers.get('torchvision', model__dropout__inverted=False).model
+  with pytest.raises(
+    UserError, match=r"config.model.fc6.then is \('act', 'dropout'\), there \('act',\)"
+  ):
+    interop.from_torchvision({}, model)
+  original = helpers.get('original', model__dropout__rate=0.0).model
+  with pytest.raises(UserError, match=r"fc6.then is \('act',\), there \('act', 'dropout'\)"):
+    interop.from_cuda_convnet({}, original)
+
+
+@pytest.mark.parametrize(
+  ('variant', 'said'),
+  [('paper+no_communication', 'fc6, fc7'), ('paper+batch_norm', 'batch normalisation')],
+)
+def test_networks_that_pytorch_files_have_no_room_for(variant, said):
+  with pytest.raises(UserError, match=f'has no room for {said}'):
+    interop.from_pytorch({}, helpers.narrow(variant))
+
+
+def test_state_dicts_of_other_networks_as_pytorch():
+  model = helpers.narrow('caffe', width=1 / 16)
+  state_dict = interop.to_pytorch(helpers.visible_params(model), model)
+  renamed = {f'x{name}': x for name, x in state_dict.items()}
+  with pytest.raises(UserError, match=r'xfc8.bias: expected \[7\], found \[10\]'):
+    interop.from_pytorch(renamed, helpers.narrow('caffe', width=1 / 16, num_classes=7))
+  del renamed['xfc8.weight'], renamed['xfc8.bias']
+  with pytest.raises(UserError, match=r'fc8.weight: expected \[1000, 256\], found nothing'):
+    interop.from_pytorch(renamed, helpers.narrow('caffe', width=1 / 16, num_classes=0))
+  with pytest.raises(UserError, match=r'conv2.weight: expected \[16, 6, 5, 5\], found \[16, 3'):
+    interop.from_pytorch(state_dict, helpers.narrow('caffe', width=1 / 16, towers=1))
+
+
+def test_tensors_of_other_types(tmp_path):
+  """Half precision is read; the counts of another network's batch normalisation are listed."""
+  model = helpers.narrow('torchvision', width=1 / 16)
+  halves = {
+    name: x.astype(ml_dtypes.bfloat16)
+    for name, x in interop.to_torchvision(helpers.visible_params(model)).items()
+  }
+  path = str(tmp_path / 'net.safetensors')
+  pytorch.write(path, halves)
+  params = interop.from_torchvision(pytorch.read(path), model)
+  assert params['conv1']['kernel'].dtype == np.float32
+  np.testing.assert_array_equal(params['fc8']['bias'], halves['classifier.6.bias'])
+  resnet = {'conv1.weight': np.zeros((64, 3, 7, 7)), 'bn1.num_batches_tracked': np.array(0)}
+  with pytest.raises(UserError, match=r'bn1.num_batches_tracked: expected nothing, found \[\]'):
+    interop.from_torchvision(resnet)
+
+
 def test_state_dicts_of_other_networks():
   model = helpers.narrow('torchvision', width=1 / 16)
   state_dict = interop.to_torchvision(helpers.visible_params(model))
@@ -258,17 +331,24 @@ def test_state_dicts_of_other_networks():
     interop.to_torchvision(helpers.visible_params(helpers.narrow('caffe', width=1 / 16)))
 
 
+def umask() -> int:
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask
+
+
 def test_state_dict_as_safetensors_needs_no_torch(tmp_path):
   model = helpers.narrow('torchvision', width=1 / 16)
   params = helpers.visible_params(model)
   path = str(tmp_path / 'net.safetensors')
-  torchvision.write(path, params)
-  assert_same(interop.from_torchvision(torchvision.read(path), model), params)
+  pytorch.write(path, interop.to_torchvision(params))
+  assert_same(interop.from_torchvision(pytorch.read(path), model), params)
+  assert stat.S_IMODE(os.stat(path).st_mode) == 0o666 & ~umask()
   (tmp_path / 'net.safetensors').write_bytes(b'\x10' + bytes(50))
   with pytest.raises(UserError, match='cannot be read as safetensors'):
-    torchvision.read(path)
+    pytorch.read(path)
   with pytest.raises(UserError, match='there is no such file'):
-    torchvision.read(str(tmp_path / 'none.pth'))
+    pytorch.read(str(tmp_path / 'none.pth'))
 
 
 def test_importing_it_needs_neither_torch_nor_tensorflow():

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from tiny import tiny_config
 import yaml
@@ -46,6 +47,17 @@ def test_it_tells_recipe_data_errors_and_terms(workdir, tmp_path, capsys):
   ):
     assert part in text, part
   assert '$' not in text
+
+
+def test_of_weights_alone_it_tells_the_images(workdir, tmp_path, capsys):
+  export(workdir, tmp_path / 'net.safetensors', 'pytorch', capsys)
+  text = (tmp_path / 'README.md').read_text()
+  with np.load(next(workdir.glob('statistics*.npz'))) as file:
+    red = file['mean_image'].mean((0, 1))[0]
+  assert (
+    f'64 pixels of a canvas of 72 (fit `crop`), less the mean (`image`; its channels have {red:.4g}'
+    in text
+  )
 
 
 def test_a_page_that_is_there_stays(workdir, tmp_path, capsys):

@@ -49,7 +49,7 @@ def params_of(workdir) -> dict:
 def test_torchvision_there_and_back(tmp_path, capsys):
   model = helpers.narrow('torchvision', width=1 / 16, num_classes=1000)
   params = helpers.visible_params(model)
-  interop.torchvision.write(str(tmp_path / 'net.safetensors'), params)
+  interop.pytorch.write(str(tmp_path / 'net.safetensors'), interop.to_torchvision(params))
   made = run(
     capsys,
     '--mode=import',
@@ -84,8 +84,7 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
   mean = np.random.default_rng(0).uniform(90, 130, (1, 3, 256, 256)).astype(np.float32)
   (tmp_path / 'mean.binaryproto').write_bytes(caffemodel.blob(mean, old=True))
   workdir = tmp_path / 'run'
-  made = run(
-    capsys,
+  flags = (
     '--mode=import',
     '--format=caffe',
     f'--weights={tmp_path / "net"}',
@@ -93,6 +92,8 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
     f'--mean={tmp_path / "mean.binaryproto"}',
     NARROW,
   )
+  made = run(capsys, *flags)
+  assert made['channels'] == 'bgr'
   assert made['recipe'] == variant
   config = config_lib.load_workdir(workdir)
   config.mesh, config.eval.views = (1, 1), 1
@@ -109,6 +110,20 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
     peers.tensorflow_logits(planar, np.ascontiguousarray(centre), peers.ORDERS[variant])
   )
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_caffemodel_that_takes_rgb(tmp_path, capsys):
+  """Doubt about the order of colours is told, and settled by --channels."""
+  planar = peers.planar_weights(layout.planar_shapes(helpers.narrow('caffe', width=1 / 16)))
+  (tmp_path / 'net').write_bytes(caffemodel.caffemodel(peers.in_order(planar)))
+  mean = np.full((1, 3, 256, 256), 1, np.float32) * np.reshape((123, 117, 104), (3, 1, 1))
+  (tmp_path / 'mean.binaryproto').write_bytes(caffemodel.blob(mean))
+  files = f'--weights={tmp_path / "net"}', f'--mean={tmp_path / "mean.binaryproto"}'
+  flags = '--mode=import', '--format=caffe', f'--workdir={tmp_path / "run"}', NARROW, *files
+  assert 'say --channels=rgb if its network takes RGB' in fail(capsys, *flags)
+  made = run(capsys, *flags, '--channels=rgb')
+  assert made['mean'] == [123, 117, 104] and made['channels'] == 'rgb'
+  assert_same(layout.to_planar(params_of(tmp_path / 'run')), planar)
 
 
 def test_cuda_convnet_there_and_back(tmp_path, capsys):
@@ -185,6 +200,15 @@ def test_mistakes(runs, tmp_path, capsys):
     capsys, *base, '--format=safetensors', f'--weights={weights}'
   )
   assert 'is cut off' in fail(capsys, *base, '--format=caffe', f'--weights={weights}')
+  for order in ('104,117,123', '103.53,116.28,123.675'):
+    assert "ImageNet's B, G, R: write R,G,B" in fail(capsys, *of_torch, NARROW, f'--mean={order}')
+  np.save(tmp_path / 'bgr.npy', np.full((3, 256, 256), 110, np.float32))
+  assert 'has shape [3, 256, 256]: three numbers or [256, 256, 3], RGB' in fail(
+    capsys, *of_torch, NARROW, f'--mean={tmp_path / "bgr.npy"}'
+  )
+  assert '--channels=gbr: write rgb or bgr' in fail(capsys, *of_torch, NARROW, '--channels=gbr')
+  pytorch = (*base, '--format=pytorch', f'--weights={weights}')
+  assert 'name its recipe, as in --config=alexnet:caffe' in fail(capsys, *pytorch)
   assert '--mean=1,2 has shape [2]' in fail(capsys, *of_torch, NARROW, '--mean=1,2')
   assert '--mean=red' in fail(capsys, *of_torch, NARROW, '--mean=red')
   (tmp_path / 'names').write_text('a\nb\nb\n')

@@ -10,11 +10,12 @@ import numpy as np
 import peers
 import pytest
 from test_conversions import assert_same, photographs
+from tiny import ROOT
 
 from alexnet_jax import cli, evaluate, interop
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
-from alexnet_jax.interop import layout, torchvision
+from alexnet_jax.interop import layout, pytorch
 
 torch = pytest.importorskip('torch', reason='PyTorch is an extra: pip install torch')
 
@@ -62,9 +63,8 @@ def test_torchvision_through_the_commands(peer, tmp_path):
   command('--mode=import', '--format=torchvision', f'--weights={weights}', f'--workdir={workdir}')
   model, params = imported(workdir)
   images = photographs(COUNT, 224) / 58
-  with torch.no_grad():
-    theirs = peer(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
-  assert np.abs(theirs).max() > 0.1 and np.ptp(theirs.argmax(1)) > 0
+  theirs = logits(peer, images)
+  assert np.abs(theirs).max() > 0.1
   agree(peers.ours(model)(params, images), theirs)
   command('--mode=export', '--format=torchvision', f'--workdir={workdir}', f'--output={back}')
   back = torch.load(back, weights_only=True)
@@ -77,29 +77,62 @@ def test_a_training_scripts_checkpoint(peer, tmp_path):
   model = helpers.narrow('torchvision', width=WIDTH, num_classes=50)
   wrapped = {'module.' + name: tensor for name, tensor in peer.state_dict().items()}
   torch.save({'epoch': 3, 'state_dict': wrapped}, tmp_path / 'checkpoint.pth.tar')
-  read = torchvision.read(str(tmp_path / 'checkpoint.pth.tar'))
+  read = pytorch.read(str(tmp_path / 'checkpoint.pth.tar'))
   assert_same(
     interop.from_torchvision(read, model), interop.from_torchvision(peer.state_dict(), model)
   )
 
 
-def test_two_towers_with_lrn_through_the_command(tmp_path):
+def two_towers(recipe):
+  """Planar weights of a two-tower network, and the PyTorch module that has them."""
+  shapes = layout.planar_shapes(helpers.narrow(recipe, width=WIDTH, num_classes=50))
+  planar = peers.planar_weights(shapes)
+  return planar, peers.torch_two_towers(planar, recipe)
+
+
+def logits(network, images, channels='rgb'):
+  """Of a PyTorch module, of RGB images `[B, S, S, 3]`, which it takes planar and in its own order."""
+  x = images if channels == 'rgb' else images[..., ::-1]
+  with torch.no_grad():
+    theirs = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
+  assert np.ptp(theirs.argmax(1)) > 0
+  return theirs
+
+
+def test_caffemodel_through_the_command(tmp_path):
   """Caffe's AlexNet: grouped convolutions, LRN over all maps, BGR."""
   weights, workdir = str(tmp_path / 'net.caffemodel'), str(tmp_path / 'run')
-  shapes = layout.planar_shapes(helpers.narrow('caffe', width=WIDTH, num_classes=50))
-  planar = peers.planar_weights(shapes)
+  planar, network = two_towers('caffe')
   with open(weights, 'wb') as file:
     file.write(caffemodel.caffemodel(peers.in_order(planar), 'V1'))
   command('--mode=import', '--format=caffe', f'--weights={weights}', f'--workdir={workdir}')
   model, params = imported(workdir)
   images = photographs(COUNT, 227)
-  bgr = np.ascontiguousarray(images.transpose(0, 3, 1, 2)[:, ::-1])
-  theirs = peers.torch_caffe_logits(planar, bgr, peers.ORDERS['caffe'])
-  assert np.ptp(theirs.argmax(1)) > 0
-  agree(peers.ours(model)(params, images), theirs)
+  agree(peers.ours(model)(params, images), logits(network, images, 'bgr'))
   back = layout.to_planar(params)
   back['conv1']['weight'] = back['conv1']['weight'][:, ::-1]
   assert_same(back, planar)
+
+
+@pytest.mark.parametrize(('recipe', 'channels'), [('caffe', 'bgr'), ('paper', 'rgb')])
+def test_two_towers_with_lrn_through_the_commands(tmp_path, recipe, channels):
+  """A PyTorch module with grouped convolutions, to us and back; the paper's norm stays within a tower."""
+  weights, workdir, back = (str(tmp_path / name) for name in ('net.pth', 'run', 'back.pth'))
+  _, network = two_towers(recipe)
+  torch.save(network.state_dict(), weights)
+  config = f'--config={ROOT / "configs/alexnet.py"}:{recipe}'
+  source = f'--weights={weights}', f'--channels={channels}', config
+  command('--mode=import', '--format=pytorch', f'--workdir={workdir}', *source)
+  model, params = imported(workdir)
+  images = photographs(COUNT, model.input_size)
+  agree(peers.ours(model)(params, images), logits(network, images, channels))
+  command('--mode=export', '--format=pytorch', f'--workdir={workdir}', f'--output={back}')
+  back = torch.load(back, weights_only=True)
+  assert list(back)[:2] == ['conv1.weight', 'conv1.bias']
+  if channels == 'bgr':  # what comes back takes RGB
+    back['conv1.weight'] = back['conv1.weight'].flip(1)
+  named = zip(network.state_dict().values(), back.values(), strict=True)
+  assert all(torch.equal(a, b) for a, b in named)
 
 
 class Evil:
@@ -113,16 +146,16 @@ def test_arbitrary_objects_are_refused(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   torch.save({'features.0.weight': Evil()}, 'evil.pth')
   with pytest.raises(UserError, match='holds other things than tensors'):
-    torchvision.read('evil.pth')
+    pytorch.read('evil.pth')
   torch.save(torch.nn.Linear(2, 3), 'whole.pth')
   with pytest.raises(UserError, match='save only the state_dict'):
-    torchvision.read('whole.pth')
+    pytorch.read('whole.pth')
   torch.save([1, 2], 'list.pth')
   with pytest.raises(UserError, match='holds a list'):
-    torchvision.read('list.pth')
+    pytorch.read('list.pth')
   torch.save(peers.torch_alexnet(1 / 64).state_dict(), 'cut.pth')
   data = (tmp_path / 'cut.pth').read_bytes()
   (tmp_path / 'cut.pth').write_bytes(data[: len(data) // 2])
   with pytest.raises(UserError, match='cannot be read as a PyTorch file'):
-    torchvision.read('cut.pth')
+    pytorch.read('cut.pth')
   assert not (tmp_path / 'evil').exists()
