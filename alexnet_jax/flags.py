@@ -71,6 +71,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
 }
 _LOWEST = {'port': 0, 'num_processes': 1, 'process_id': 0, 'peer_timeout': 1}
 _HELP = ('help', 'helpfull')
+_FEW = 40  # names that fit into a message
 
 # What each of these modes cannot do without: the flag, and what it is to name.
 _NEEDED = {
@@ -138,9 +139,12 @@ def _take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
-  """`did you mean X?`, or the names there are."""
-  near = difflib.get_close_matches(name, known, 1)
-  return f'did you mean {near[0]}?' if near else f'known are {", ".join(known)}'
+  """`did you mean X?`, or the names there are, unless they are many."""
+  if near := difflib.get_close_matches(name, known, 1):
+    return f'did you mean {near[0]}?'
+  if len(known) > _FEW:
+    return 'the same command with --helpfull lists those there are'
+  return f'known are {", ".join(known)}'
 
 
 def _check_names(argv: Sequence[str]) -> None:

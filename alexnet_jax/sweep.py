@@ -15,12 +15,14 @@ from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.train import train
 
 FILE = 'sweep.json'
+_SHORT = {'lr': 'optim.rate'}  # as metrics.jsonl calls it
 _COMMA = re.compile(r',(?![^()]*\))')  # not in brackets: (25.,51.) is one value
 
 
 def _key(name: str, config: ConfigDict) -> str:
   """The key that `name` means: the key itself, or its last parts where no other key ends with them."""
   keys = list(config_lib.flatten(config))
+  name = _SHORT.get(name, name)
   found = [name] if name in keys else [key for key in keys if key.endswith(f'.{name}')]
   if len(found) != 1:
     hint = f'it may be {" or ".join(found)}' if found else flags.suggest(name, keys)

@@ -70,7 +70,7 @@ def test_neighbours_are_the_nearest_by_distance(run, client):
   assert [near['place'] for near in answer['neighbours']] == list(order) and order[0] == own
   assert answer['neighbours'][0]['name'] == NASTY
   found = [near['distance'] for near in answer['neighbours']]
-  np.testing.assert_allclose(found, distances[order], rtol=1e-3, atol=1e-2 * distances.max())
+  np.testing.assert_allclose(found, distances[order], rtol=1e-3, atol=1e-4 * distances.max())
   image = client.get(f'/neighbours/{own}')
   with Image.open(io.BytesIO(image.content)) as picture, Image.open(run / 'images' / NASTY) as file:
     assert picture.size == (72, 72)

@@ -25,6 +25,7 @@ def test_combinations():
     {'optim.rate': '0.02', 'seed': '0'},
     {'optim.rate': '0.02', 'seed': '1'},
   ]
+  assert sweep.combinations('lr=0.01', config) == [{'optim.rate': '0.01'}]
   assert sweep.combinations('boundaries=(1.,2.),(3.,) patience=2', config) == [
     {'optim.boundaries': '(1.,2.)', 'optim.plateau.patience': '2'},
     {'optim.boundaries': '(3.,)', 'optim.plateau.patience': '2'},
@@ -35,7 +36,7 @@ def test_combinations():
   ('text', 'message'),
   [
     ('rate=1', "which key is 'rate'? it may be model.dropout.rate or optim.rate"),
-    ('lr=1', "which key is 'lr'?"),
+    ('learning=1', "which key is 'learning'? the same command with --helpfull"),
     ('seed', 'write it as in'),
     ('seed=1,', 'write it as in'),
     ('seed=1,x', 'config.seed=x'),

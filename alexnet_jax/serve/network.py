@@ -13,6 +13,7 @@ from PIL import Image
 from alexnet_jax import evaluate, predict
 from alexnet_jax.data import Canvas, decode_canvas
 from alexnet_jax.errors import UserError
+from alexnet_jax.report.neighbours import Index
 
 _NEIGHBOURS = 6
 _KERNELS = 16  # in a row of their picture; the paper's 48 of a tower fill three
@@ -53,14 +54,12 @@ class Features:
       )
     self.layer = str(arrays['layer'])
     self.paths = [str(name) for name in arrays['paths']]
-    self._vectors = arrays['features'].reshape(len(self.paths), -1)
-    self._squares = (self._vectors**2).sum(1)
+    self._index = Index(arrays['features'].reshape(len(self.paths), -1))
 
   def nearest(self, vector: np.ndarray) -> list[tuple[int, float]]:
-    """Places of the nearest vectors and their Euclidean distances, the nearest first."""
-    squares = self._squares - 2 * self._vectors @ vector + vector @ vector
-    places = np.argsort(squares, kind='stable')[:_NEIGHBOURS]
-    return [(int(i), float(np.sqrt(max(squares[i], 0.0)))) for i in places]
+    """Places of the vectors nearest to one, float32 `[D]`, and Euclidean distances, the nearest first."""
+    places, distances = self._index.nearest(vector[None], _NEIGHBOURS)
+    return list(zip(places[0].tolist(), distances[0].tolist(), strict=True))
 
 
 class Network:

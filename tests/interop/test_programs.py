@@ -1,6 +1,10 @@
-"""Exported programs, run: the same probabilities as the live network, for any number of canvases."""
+"""Exported programs, run: the same probabilities as the live network, for any number of canvases.
+
+With `ALEXNET_JAX_DATA` and `ALEXNET_JAX_WIDTH` set, of a hundred photographs and networks of that width.
+"""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,25 +13,39 @@ import helpers
 import jax
 import numpy as np
 import pytest
+from test_conversions import photographs
 from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import evaluate
+from alexnet_jax import evaluate, recipes
 from alexnet_jax.interop import networks
 
 VIEWS = {'original': 10, 'torchvision': 1, 'caffe': 1}
+WIDTH = float(os.environ.get('ALEXNET_JAX_WIDTH', '0'))
+CLASSES, SIZE = (50, 256) if WIDTH else (7, 72)
 
 
 @pytest.fixture(scope='module')
 def canvases():
-  return np.random.default_rng(0).integers(0, 256, (5, 72, 72, 3), np.uint8)
+  if 'ALEXNET_JAX_DATA' in os.environ:
+    return (photographs(100, SIZE) + 110).astype(np.uint8)
+  return np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
+
+
+def make_run(variant, folder):
+  """A run of a recipe in `folder`: tiny, or of the width that is asked for."""
+  config = tiny_config(variant, data__synthetic__classes=CLASSES)
+  if WIDTH:
+    values = {'data.source': 'synthetic', 'data.synthetic': config.data.synthetic, 'mesh': (1, 1)}
+    config = recipes.apply(recipes.get(variant), values | {'model.width': WIDTH})
+  helpers.untrained_run(config, folder)
 
 
 @pytest.fixture(scope='module', params=VIEWS)
 def network(request, tmp_path_factory):
   """A run, and how many views its programs shall average."""
   folder = tmp_path_factory.mktemp('run')
-  helpers.untrained_run(tiny_config(request.param, data__synthetic__classes=7), folder)
+  make_run(request.param, folder)
   return folder, VIEWS[request.param]
 
 
@@ -44,9 +62,17 @@ def export(workdir, form, output, views):
   config.eval.views = views
   result = networks.export_network(config, str(workdir), form, str(output))
   description = json.loads(pathlib.Path(result['description']).read_text())
-  assert description['views'] == result['views'] == views and len(description['classes']) == 7
-  assert description['input']['shape'] == ['batch', 72, 72, 3] and result['bytes'] > 10_000
+  assert description['views'] == result['views'] == views and len(description['classes']) == CLASSES
+  assert description['input']['shape'] == ['batch', SIZE, SIZE, 3] and result['bytes'] > 10_000
   return result
+
+
+def assert_same(found, expected):
+  """Within 1e-5; prints what it was."""
+  print(
+    f'{len(found)} images: probabilities differ by at most {np.abs(found - expected).max():.1e}'
+  )
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_stablehlo(network, canvases, tmp_path):
@@ -56,13 +82,13 @@ def test_stablehlo(network, canvases, tmp_path):
   assert set(program.platforms) == {'cpu', 'cuda', 'tpu'}
   expected = live(workdir, canvases, views)
   assert np.ptp(expected) > 0.1  # what is compared is no constant
-  for n in (1, 5):
-    np.testing.assert_allclose(program.call(canvases[:n]), expected[:n], rtol=0, atol=1e-5)
+  for n in (1, len(canvases)):
+    assert_same(program.call(canvases[:n]), expected[:n])
 
 
 def test_savedmodel_runs_without_jax(canvases, tmp_path):
   workdir, views = tmp_path / 'run', 10
-  helpers.untrained_run(tiny_config('original', data__synthetic__classes=7), workdir)
+  make_run('original', workdir)
   result = export(workdir, 'savedmodel', tmp_path / 'net', views)
   assert result['description'] == str(tmp_path / 'net' / 'alexnet_jax.json')
   np.save(tmp_path / 'canvases.npy', canvases)
@@ -71,12 +97,12 @@ def test_savedmodel_runs_without_jax(canvases, tmp_path):
     'import numpy as np, tensorflow as tf\n'
     f'f = tf.saved_model.load({str(tmp_path / "net")!r}).signatures["serving_default"]\n'
     f'x = np.load({str(tmp_path / "canvases.npy")!r})\n'
-    'one, all = (f(images=tf.constant(x[:n]))["probabilities"].numpy() for n in (1, 5))\n'
+    'one, all = (f(images=tf.constant(x[:n]))["probabilities"].numpy() for n in (1, len(x)))\n'
     f'np.savez({str(tmp_path / "out.npz")!r}, one=one, all=all)'
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   expected = live(workdir, canvases, views)
   with np.load(tmp_path / 'out.npz') as found:
-    np.testing.assert_allclose(found['all'], expected, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(found['one'], expected[:1], rtol=0, atol=1e-5)
+    assert_same(found['all'], expected)
+    assert_same(found['one'], expected[:1])
