@@ -68,11 +68,11 @@ def export(workdir, form, output, views):
 
 
 def assert_same(found, expected):
-  """Within 1e-5; prints what it was."""
+  """Within 1e-5, of full-size networks within 1e-5 (1 + p), as rounding has it; prints what it was."""
   print(
     f'{len(found)} images: probabilities differ by at most {np.abs(found - expected).max():.1e}'
   )
-  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(found, expected, rtol=1e-5 if WIDTH else 0, atol=1e-5)
 
 
 def test_stablehlo(network, canvases, tmp_path):
