@@ -127,17 +127,14 @@ def import_network(
   config = config.copy_and_resolve_references()
   config_lib.validate(config)
   own = 'bgr' if form == 'caffe' else 'rgb'
-  channels = channels or own
-  if channels not in ('rgb', 'bgr') or (form == 'safetensors' and channels != own):
-    raise UserError(
-      f'--channels={channels}: write rgb or bgr, and leave it out where --format=safetensors'
-    )
+  if channels not in ('', own) and (form == 'safetensors' or channels not in ('rgb', 'bgr')):
+    raise UserError(f'--channels={channels}: choose rgb or bgr; --format=safetensors is rgb always')
   if form == 'safetensors':
     network = _from_archive(config, weights)
   else:
     params = _READERS[form](weights, config.model)
     first, *_, last = config.model.layers
-    if channels != own:
+    if channels not in ('', own):
       params[first]['kernel'] = np.array(params[first]['kernel'][..., ::-1, :], order='C')
     number = params[last]['bias'].size
     names = _class_names(number, form, config.data.devkit)
@@ -145,7 +142,7 @@ def import_network(
   if mean:
     network = network._replace(
       statistics=network.statistics._replace(
-        mean_image=_mean(mean, config.data.canvas.size, channels)
+        mean_image=_mean(mean, config.data.canvas.size, channels or 'bgr')
       )
     )
   if classes:
@@ -159,7 +156,7 @@ def import_network(
     'recipe': config.recipe,
     'parameters': sum(x.size for x in jax.tree.leaves(network.params)),
     'classes': len(network.class_names),
-    'channels': channels,
+    'channels': channels or own,
     'mean': [round(float(x), 3) for x in network.statistics.mean_image.mean((0, 1), np.float64)],
   }
 
@@ -185,7 +182,7 @@ def _statistics(form: str, config: ConfigDict) -> Statistics:
 
 
 def _mean(mean: str, size: int, channels: str) -> np.ndarray:
-  """`--mean` as a mean image, float32 `[size, size, 3]` RGB; `channels` are those of a .binaryproto."""
+  """`--mean` as a mean image, float32 `[size, size, 3]` RGB; `channels`: of a .binaryproto, rgb or bgr."""
   if mean.endswith('.binaryproto'):
     image = caffe.read_mean(mean, channels)
   else:

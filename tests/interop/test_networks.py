@@ -126,6 +126,30 @@ def test_a_caffemodel_that_takes_rgb(tmp_path, capsys):
   assert_same(layout.to_planar(params_of(tmp_path / 'run')), planar)
 
 
+def test_two_towers_for_pytorch_there_and_back(tmp_path, capsys):
+  """Weights that take RGB, with a mean of Caffe's, which is BGR."""
+  model = helpers.narrow('caffe', width=1 / 16)
+  params = helpers.visible_params(model)
+  interop.pytorch.write(str(tmp_path / 'net.safetensors'), interop.to_pytorch(params, model))
+  mean = np.full((1, 3, 256, 256), 1, np.float32) * np.reshape((104, 117, 123), (3, 1, 1))
+  (tmp_path / 'mean.binaryproto').write_bytes(caffemodel.blob(mean))
+  made = run(
+    capsys,
+    '--mode=import',
+    '--format=pytorch',
+    f'--config={ROOT / "configs/alexnet.py"}:caffe',
+    f'--weights={tmp_path / "net.safetensors"}',
+    f'--mean={tmp_path / "mean.binaryproto"}',
+    f'--workdir={tmp_path / "run"}',
+    NARROW,
+  )
+  assert made['mean'] == [123, 117, 104] and made['channels'] == 'rgb' and made['classes'] == 10
+  assert_same(params_of(tmp_path / 'run'), params)
+  back = f'--output={tmp_path / "back.safetensors"}'
+  run(capsys, '--mode=export', '--format=pytorch', f'--workdir={tmp_path / "run"}', back)
+  assert (tmp_path / 'back.safetensors').read_bytes() == (tmp_path / 'net.safetensors').read_bytes()
+
+
 def test_cuda_convnet_there_and_back(tmp_path, capsys):
   model = helpers.narrow('original', width=1 / 16, num_classes=5)
   matrices = interop.to_cuda_convnet(helpers.visible_params(model))
@@ -206,7 +230,7 @@ def test_mistakes(runs, tmp_path, capsys):
   assert 'has shape [3, 256, 256]: three numbers or [256, 256, 3], RGB' in fail(
     capsys, *of_torch, NARROW, f'--mean={tmp_path / "bgr.npy"}'
   )
-  assert '--channels=gbr: write rgb or bgr' in fail(capsys, *of_torch, NARROW, '--channels=gbr')
+  assert '--channels=gbr: choose rgb or bgr' in fail(capsys, *of_torch, NARROW, '--channels=gbr')
   pytorch = (*base, '--format=pytorch', f'--weights={weights}')
   assert 'name its recipe, as in --config=alexnet:caffe' in fail(capsys, *pytorch)
   assert '--mean=1,2 has shape [2]' in fail(capsys, *of_torch, NARROW, '--mean=1,2')
