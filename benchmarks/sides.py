@@ -34,6 +34,7 @@ def flags(description: str) -> argparse.ArgumentParser:
   parser.add_argument('--batch', type=int, default=128)
   parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'))
   parser.add_argument('--mesh', default='1,1', help='data,tower devices')
+  parser.add_argument('--micro_batches', type=int, default=1, help='parts of a batch, in turn')
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--width', type=float, default=1.0, help='of the network: config.model.width')
   return parser
@@ -46,6 +47,7 @@ def config_of(args: argparse.Namespace, batch: int, dropout: bool = True) -> Fro
   rate = config.model.dropout.rate if dropout else 0.0
   choices = {
     'mesh': mesh,
+    'micro_batches': args.micro_batches,
     'model': {
       'num_classes': CLASSES,
       'dtype': args.dtype,
@@ -238,6 +240,7 @@ def outcome(
   }
   return result | {
     'batch': args.batch,
+    'micro_batches': args.micro_batches,
     'dtype': args.dtype,
     'recipe': args.recipe,
     'mesh': args.mesh,

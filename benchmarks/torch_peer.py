@@ -6,6 +6,7 @@ forms give the same numbers.
 """
 
 from collections.abc import Callable, Mapping
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -276,11 +277,12 @@ def apart(
 
 def _serve(pipe, config, params: Mapping, form: Form, work: Work) -> None:
   trainer, batches = Trainer(config, params, form, ready(os.cpu_count())), {}
-  while True:
-    key, batch = pipe.recv()
-    if batch is not None:
-      batches[key] = batch
-    pipe.send(work(trainer, batches[key]))
+  with contextlib.suppress(EOFError):  # the race is over
+    while True:
+      key, batch = pipe.recv()
+      if batch is not None:
+        batches[key] = batch
+      pipe.send(work(trainer, batches[key]))
 
 
 def ready(threads: int) -> str:
