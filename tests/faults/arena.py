@@ -26,10 +26,12 @@ _STANDSTILL = (
   3  # seconds for such a turn, after which this machine must have been stopped or asleep
 )
 standstills: list[int] = []  # one for each that was seen
-STEPS, BATCH = 36, 8
+STEPS = 24
 SIDE, CLASSES, TRAINING, VALIDATION = 72, 4, 10, 4  # images a class
-# Every piece of state counts: dropout, momentum, and a rate that falls after every epoch.
+# Every piece of state counts: dropout, momentum, and a rate that falls after every epoch. Half of the layers,
+# as a start costs what it takes to trace them.
 _CHOICES = {
+  'model__layers': ('conv1', 'conv3', 'fc6', 'fc8'),
   'data__max_bad_share': 0.1,
   'train__steps': STEPS,
   'train__log_every': 1,
