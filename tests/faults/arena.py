@@ -32,6 +32,7 @@ SIDE, CLASSES, TRAINING, VALIDATION = 72, 4, 10, 4  # images a class
 # as a start costs what it takes to trace them.
 _CHOICES = {
   'model__layers': ('conv1', 'conv3', 'fc6', 'fc8'),
+  'model__conv3__then': ('pool', 'act'),
   'data__max_bad_share': 0.1,
   'train__steps': STEPS,
   'train__log_every': 1,
