@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import pathlib
+import statistics
 import sys
 import tempfile
 import time
@@ -14,19 +15,20 @@ import time
 from . import arena as arena_lib
 from . import controls, rounds
 
-HEADER = f'{"fault":<16}{"rounds":>8}{"survived":>10}{"told":>6}{"median s":>10}{"longest s":>11}'
+COLUMNS = ('fault', 'rounds', 'survived', 'told', 'median s', 'longest s', 'processor s')
 
 
 def table(found: list[dict]) -> str:
   """A line a kind, and a closing line."""
-  lines = [HEADER]
+  lines = [COLUMNS]
   for kind in dict.fromkeys(one['kind'] for one in found):
     of_kind = [one for one in found if one['kind'] == kind]
-    seconds = sorted(one['seconds'] for one in of_kind)
-    lines.append(
-      f'{kind:<16}{len(of_kind):>8}{sum(one["survived"] for one in of_kind):>10}'
-      f'{sum(bool(one["told"]) for one in of_kind):>6}{seconds[len(seconds) // 2]:>10.1f}{seconds[-1]:>11.1f}'
-    )
+    survived, told = (sum(bool(one[name]) for one in of_kind) for name in ('survived', 'told'))
+    seconds = [one['seconds'] for one in of_kind]
+    worked = statistics.median(one['processor_seconds'] for one in of_kind)
+    times = statistics.median(seconds), max(seconds), worked
+    lines.append((kind, len(of_kind), survived, told, *(f'{time:.1f}' for time in times)))
+  lines = [f'{kind:<12}' + ''.join(f'{cell:>13}' for cell in rest) for kind, *rest in lines]
   hangs = sum(one['wrong'].startswith('hang') for one in found)
   survived = sum(one['survived'] for one in found)
   lines.append(

@@ -71,7 +71,7 @@ def noticed(folder: pathlib.Path, what: str, number: int, seed: int, honest: Are
   arena = Arena(home, home / 'code')
   if not (home / 'code').exists():
     patched_copy(home / 'code', changes)
-  arena.undisturbed, arena.seconds = {'folder': honest.reference('folder')}, honest.seconds
+  arena.undisturbed = {'folder': honest.reference('folder')}
   return fight_round(arena, number, seed, kind).wrong
 
 

@@ -1,7 +1,7 @@
 """`python -m tests.faults.sigterm`: seconds from SIGTERM to the end, for the full-size net, and exact resume.
 
-It may take 15 s and a step. `--moments=evaluating,saving` chooses; all but the first then resume, and the metrics
-and the bits of the last state must be those of a run that nothing disturbed, which --folder keeps.
+It may take 15 s and a step. `--moments=evaluating,saving` chooses; all but the first then resume, and the
+metrics and the bits of the last state must be those of a run that nothing disturbed, which --folder keeps.
 """
 
 import argparse
