@@ -261,7 +261,8 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
   for name in config.layers:
     if name not in config:
       raise UserError(
-        f'config.model.layers names {name!r}: describe it in config.model, or leave it out'
+        f'config.model.layers names {name!r}: describe it in config.model, or leave it out; on the '
+        "command line lists of names are written \"('conv1', 'fc8')\""
       )
     padding = config[name].get('padding', ((0, 0), (0, 0)))
     if not (len(padding) == 2 and all(isinstance(p, tuple) and len(p) == 2 for p in padding)):
