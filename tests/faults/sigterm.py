@@ -80,9 +80,11 @@ def finish(workdir: pathlib.Path, compiled: str) -> tuple[list[dict], str]:
 
 
 def step_seconds(workdir: pathlib.Path) -> float:
-  """Of the fastest step."""
-  rows = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
-  return round(128 / max(row.get('images_per_s', 0) for row in rows), 1)
+  """Of the last step, with the same other work beside it as what is measured; 0 where there was none."""
+  path = workdir / 'metrics.jsonl'
+  rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+  speeds = [row['images_per_s'] for row in rows if 'images_per_s' in row]
+  return round(128 / speeds[-1], 1) if speeds else 0.0
 
 
 def stop(workdir: pathlib.Path, compiled: str, wait_for: Callable) -> dict:
@@ -112,8 +114,8 @@ def main() -> int:
     workdir = folder / moment.replace(' ', '-')
     shutil.rmtree(workdir, ignore_errors=True)
     cold = moment == 'compiling'
-    one = {'moment': moment, 'step_seconds': step_seconds(folder / 'undisturbed')}
-    one |= stop(workdir, '' if cold else compiled, MOMENTS[moment])
+    one = {'moment': moment} | stop(workdir, '' if cold else compiled, MOMENTS[moment])
+    one['step_seconds'] = step_seconds(workdir)
     if not cold:
       one['resumed_exactly'] = finish(workdir, compiled) == undisturbed
     found.append(one)
