@@ -156,13 +156,13 @@ def until(done: Callable[[], bool], seconds: float = BOUND) -> bool:
   return done()
 
 
-def wait_for(process: subprocess.Popen) -> int:
-  """The exit code of a process that should end by itself.
+def wait_for(process: subprocess.Popen, seconds: float = BOUND) -> int:
+  """The exit code of a process that should end by itself within `seconds`.
 
   Raises:
     Hang: it did not; it is killed.
   """
-  if not until(lambda: process.poll() is not None):
+  if not until(lambda: process.poll() is not None, seconds):
     process.kill()
     process.wait()
     raise Hang('a process did not end')

@@ -18,9 +18,10 @@ from typing import NamedTuple
 from tiny import read_metrics
 
 from alexnet_jax.checkpoint import FOLDER
+from alexnet_jax.distributed import START_TIMEOUT
 
 from . import child
-from .arena import Arena, Hang, digest, sealed, standstills, until, wait_for, wait_for_moment
+from .arena import BOUND, Arena, Hang, digest, sealed, standstills, until, wait_for, wait_for_moment
 
 # Steps and rows of the batch; few, as the compiled steps of each can be used again.
 SPOILT = ((0, 3), (6, 0), (9, 7), (14, 5))
@@ -233,7 +234,8 @@ def peer(fight: Fight) -> None:
     fight.moment = wait_for_moment(fight.rng, fight.workdir, run.processes)
     victim = fight.rng.randrange(2)
     run.processes[victim].kill()
-    wait_for(run.processes[1 - victim])
+    # One that was lost before it came is waited for, as it might be slow to start.
+    wait_for(run.processes[1 - victim], START_TIMEOUT + BOUND)
     survivor = run.wait()[1 - victim]
   fight.log.write_text(survivor.stderr)
   fight.expect(
