@@ -3,6 +3,7 @@
 from collections import Counter
 import functools
 import pathlib
+import re
 import shutil
 
 from tiny import ROOT
@@ -17,7 +18,7 @@ LEFT_OUT = {
   'random key': (
     'late kill',
     (
-      ('alexnet_jax/rng.py', 'fold_in(seed_key, step)', 'fold_in(seed_key, step - BEGAN)'),
+      ('alexnet_jax/rng.py', 'fold_in(seed_key, step)', 'fold_in(seed_key, abs(step - BEGAN))'),
       ('alexnet_jax/rng.py', 'Array = jax.Array\n', 'Array = jax.Array\nBEGAN = 0\n'),
       (
         'alexnet_jax/train.py',
@@ -78,18 +79,27 @@ def fight_round(honest: Arena, number: int, seed: int, what: str) -> rounds.Roun
   return rounds.fight_round(arena, number, seed, LEFT_OUT[what][0])._replace(kind=what)
 
 
+def noticed(one: dict) -> str:
+  """What a round reported; '' for nothing, and where the copy did not even run."""
+  return '' if one['wrong'].startswith('a traceback') else one['wrong']
+
+
 def shares(found: list[dict]) -> dict[str, float]:
-  """The share of the rounds that reported something, by what was left out."""
+  """The share of the rounds that reported a difference, by what was left out."""
   kinds = dict.fromkeys(one['kind'] for one in found)
-  of = {what: [bool(one['wrong']) for one in found if one['kind'] == what] for what in kinds}
-  return {what: sum(noticed) / len(noticed) for what, noticed in of.items()}
+  of = {what: [bool(noticed(one)) for one in found if one['kind'] == what] for what in kinds}
+  return {what: sum(reported) / len(reported) for what, reported in of.items()}
+
+
+def _short(text: str) -> str:
+  return re.split(r'[:(]', text)[0].strip()
 
 
 def table(found: list[dict]) -> str:
   """A line for each piece of state, and a closing line."""
   lines = [f'{"left out":<18}{"rounds":>8}{"noticed":>9}   as']
   for what in shares(found):
-    wrong = [one['wrong'][:60] for one in found if one['kind'] == what]
+    wrong = [_short(noticed(one)) for one in found if one['kind'] == what]
     as_what = Counter(filter(None, wrong))
     examples = ', '.join(f'{text} ({number})' for text, number in as_what.items())
     lines.append(f'{what:<18}{len(wrong):>8}{as_what.total():>9}   {examples}')
