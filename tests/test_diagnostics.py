@@ -13,10 +13,12 @@ from alexnet_jax import models, parallel, rng, steps
 from alexnet_jax.diagnostics import make_diagnostics_step
 from alexnet_jax.train import train
 
+LAYERS = ('conv1', 'conv3', 'fc6', 'fc8')
+
 
 @functools.cache
-def diagnose(variant, mesh_shape, **overrides):
-  config = configure(variant, mesh_shape, **overrides)
+def diagnose(variant, mesh_shape, layers=LAYERS, **overrides):
+  config = configure(variant, mesh_shape, model__layers=layers, **overrides)
   mesh = parallel.make_mesh(config)
   state = visible_state(config, mesh)
   batch, statistics = inputs()
@@ -31,8 +33,9 @@ def test_against_numpy():
 
   With conv6, which has the same number as fc6.
   """
+  layers = ('conv1', 'conv3', 'conv6', 'fc6', 'fc8')
   plain = {'augment__crop': 'centre', 'augment__flip': False, 'augment__colour': 0.0}
-  config, state, found = diagnose('paper+no_dropout+no_colour+conv6', (1, 1), **plain)
+  config, state, found = diagnose('paper+no_dropout+no_colour', (1, 1), layers, **plain)
   batch, statistics = inputs()
   low = (config.data.canvas.size - config.model.input_size) // 2
   cut = slice(low, low + config.model.input_size)
