@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -39,9 +40,16 @@ def _find(name: str) -> str | pathlib.Path | None:
   return shipped().get(name.removeprefix('configs/').removesuffix('.py'))
 
 
+_POSITIVE = (
+  'model.input_size', 'data.canvas.size', 'data.canvas.max_pixels', 'train.batch_size', 'train.log_every',
+  'train.checkpoint_every', 'train.keep', 'eval.batch_size', 'micro_batches', 'serve.max_mib',
+  'serve.max_pixels',
+)  # fmt: skip
+_OF_A_LAYER = re.compile(r'model\.\w+\.(size|stride|window)')  # sides in pixels
 # Beyond these nobody can mean it, and the arithmetic of indices and of memory ends.
 _MOST = {
   'model.input_size': 8192, 'data.canvas.size': 8192, 'train.batch_size': 2**20, 'eval.batch_size': 2**20,
+  'seed': 2**63 - 1, 'data.split_seed': 2**63 - 1,
 }  # fmt: skip
 
 
@@ -189,20 +197,14 @@ def check_same_run(old: ConfigDict, new: ConfigDict | FrozenConfigDict, workdir)
 def validate(config: ConfigDict | FrozenConfigDict) -> None:
   """Raises UserError for the first thing in `config` that cannot be."""
   try:
-    positive = (
-        'model.input_size', 'model.pool.window', 'model.pool.stride', 'model.lrn.size',
-      'model.map_norm.size', 'data.canvas.size', 'data.canvas.max_pixels', 'train.batch_size',
-        'train.log_every', 'train.checkpoint_every', 'train.keep', 'eval.batch_size', 'micro_batches',
-        'serve.max_mib', 'serve.max_pixels',
-    )  # fmt: skip
     flat = flatten(config)
-    for key in positive:
+    for key in (*_POSITIVE, *filter(_OF_A_LAYER.fullmatch, flat)):
       if flat[key] < 1:
         raise UserError(f'config.{key}={flat[key]}: must be at least 1')
     for key, value in flat.items():
       if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f'config.{key}={value}: must be finite')
-      most = _MOST.get(key, 2**63 - 1 if 'seed' in key else 2**31 - 1)
+      most = 8192 if _OF_A_LAYER.fullmatch(key) else _MOST.get(key, 2**31 - 1)
       if isinstance(value, int) and abs(value) > most:
         raise UserError(f'config.{key}={value}: must be at most {most}')
     models.validate(config.model)

@@ -162,7 +162,7 @@ def paper() -> ConfigDict:
         'steps': 0,  # where set, overrides epochs
         'batch_size': 128,  # of all devices together
         'log_every': 20,  # steps
-        'diagnose_every': 0,  # steps between numbers about each layer in metrics.jsonl; 0: never
+        'diagnose_every': 500,  # steps between numbers about each layer in metrics.jsonl; 0: never
         'checkpoint_every': 1000,  # steps; there is one at each evaluation too
         'keep': 2,  # latest checkpoints kept, beside the best one
         'evaluate': True,  # on the validation split, at the end of each epoch

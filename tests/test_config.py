@@ -5,7 +5,7 @@ import json
 import pytest
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import recipes
+from alexnet_jax import models, recipes
 from alexnet_jax.config import check_same_run
 
 
@@ -39,3 +39,17 @@ def test_damaged_json(text, tmp_path):
   else:
     with pytest.raises(config_lib.UserError):
       config_lib.validate(config)
+
+
+@pytest.mark.parametrize('key', ['conv1.size', 'conv2.stride', 'pool.window', 'lrn.size'])
+@pytest.mark.parametrize(('value', 'limit'), [(0, 'at least 1'), (10**6, 'at most 8192')])
+def test_sides_in_pixels(key, value, limit):
+  config = recipes.apply(recipes.get('paper'), {f'model.{key}': value})
+  with pytest.raises(config_lib.UserError, match=rf'config\.model\.{key}={value}: must be {limit}'):
+    config_lib.validate(config)
+
+
+def test_a_kernel_larger_than_what_it_sees():
+  config = recipes.apply(recipes.get('paper'), {'model.conv2.size': 64})
+  with pytest.raises(config_lib.UserError, match='nothing is left of it at conv2'):
+    models.layer_table(config.model)

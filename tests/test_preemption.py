@@ -35,7 +35,12 @@ def test_before_the_first_step_it_leaves_at_once(tmp_path):
   assert not list((tmp_path / 'run' / 'checkpoints').iterdir())
 
 
-CHOICES = {'optim__schedule': 'plateau', 'optim__plateau__patience': 1, 'train__log_every': 1}
+CHOICES = {
+  'model__layers': ('conv1', 'fc6', 'fc8'),
+  'optim__schedule': 'plateau',
+  'optim__plateau__patience': 1,
+  'train__log_every': 1,
+}
 
 
 @pytest.fixture(scope='module')

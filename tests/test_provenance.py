@@ -14,12 +14,14 @@ from alexnet_jax import train as train_lib
 from alexnet_jax.errors import RunError
 from alexnet_jax.train import train
 
+FEW = {'model__layers': ('conv1', 'fc6', 'fc8'), 'train__steps': 8}
+
 
 def test_a_rate_that_is_too_high(tmp_path):
   with pytest.raises(
     RunError, match=r'no checkpoint yet\): it began at step \d in the .*lower the rate'
   ):
-    train(tiny_config(train__steps=8, optim__rate=1e30, optim__bias_rate=1e30), tmp_path)
+    train(tiny_config(**FEW, optim__rate=1e30, optim__bias_rate=1e30), tmp_path)
 
 
 def test_what_does_not_come_back_was_the_machine_s(tmp_path, monkeypatch):
@@ -35,13 +37,13 @@ def test_what_does_not_come_back_was_the_machine_s(tmp_path, monkeypatch):
   with pytest.raises(
     RunError, match=r'the machine made this one .*another machine if it comes back'
   ):
-    train(tiny_config(train__steps=8), tmp_path)
+    train(tiny_config(**FEW), tmp_path)
 
 
 def test_no_search_that_would_take_long(tmp_path, monkeypatch):
   monkeypatch.setattr(train_lib, '_SEARCH', 0)
   with pytest.raises(RunError, match='where it began was not looked for'):
-    train(tiny_config(train__steps=8, optim__rate=1e30), tmp_path)
+    train(tiny_config(**FEW, optim__rate=1e30), tmp_path)
 
 
 @pytest.fixture(scope='module')

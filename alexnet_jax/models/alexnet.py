@@ -40,6 +40,7 @@ ACTIVATIONS = {
   'scaled_tanh': lambda x: 1.7159 * jnp.tanh(2 / 3 * x),
 }
 OPERATIONS = ('act', 'norm', 'map_norm', 'pool', 'dropout', 'avg_pool')
+_OF_MAPS = ('map_norm', 'pool', 'avg_pool')  # not of a fully connected layer
 DEFAULT_CLASSES = 1000
 # Places after a layer with dropout keys of their own. It is part of what makes a run repeatable.
 _PLACES = 5
@@ -261,26 +262,32 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
   for name in config.layers:
     if name not in config:
       raise UserError(
-        f'config.model.layers names {name!r}: describe it in config.model, or leave it out'
+        f'config.model.layers names {name!r}: describe it in config.model, or leave it out; on the '
+        "command line lists of names are written \"('conv1', 'fc8')\""
       )
     padding = config[name].get('padding', ((0, 0), (0, 0)))
-    if not (len(padding) == 2 and all(isinstance(p, tuple) and len(p) == 2 for p in padding)):
+    if [isinstance(p, tuple) and len(p) for p in padding] != [2, 2] or not all(
+      isinstance(pixels, int) and 0 <= pixels <= 8192 for side in padding for pixels in side
+    ):
       raise UserError(
-        f'config.model.{name}.padding={padding!r}: write ((top, bottom), (left, right))'
+        f'config.model.{name}.padding={padding!r}: write ((top, bottom), (left, right)) in pixels'
       )
-    bad = set(config[name].get('then', ())) - set(OPERATIONS)
+    known = [kind for kind in OPERATIONS if not (is_dense(name) and kind in _OF_MAPS)]
+    bad = set(config[name].get('then', ())) - set(known)
     if bad:
       raise UserError(
-        f'config.model.{name}.then has {", ".join(sorted(map(str, bad)))}; known: {", ".join(OPERATIONS)}'
+        f'config.model.{name}.then has {", ".join(sorted(map(str, bad)))}; known: {", ".join(known)}'
       )
+    if name != config.layers[-1] and config[name].get('features', 1) < 1:
+      raise UserError(f'config.model.{name}.features={config[name].features}: must be at least 1')
   if config.num_classes < 0 or config.num_classes == 1:
     raise UserError(
       f'config.model.num_classes={config.num_classes}: must be 2 or more, or 0 for as many as the source has'
     )
   if not 0 <= config.dropout.rate < 1:
     raise UserError(f'config.model.dropout.rate={config.dropout.rate}: must be in [0, 1)')
-  if config.width <= 0:
-    raise UserError(f'config.model.width={config.width}: must be positive')
+  if not 0 < config.width <= 1024:
+    raise UserError(f'config.model.width={config.width}: must be positive, and at most 1024')
 
 
 def create(config: ConfigDict | FrozenConfigDict) -> AlexNet:

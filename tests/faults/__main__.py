@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import pathlib
+import statistics
 import sys
 import tempfile
 import time
@@ -14,19 +15,20 @@ import time
 from . import arena as arena_lib
 from . import controls, rounds
 
-HEADER = f'{"fault":<16}{"rounds":>8}{"survived":>10}{"told":>6}{"median s":>10}{"longest s":>11}'
+COLUMNS = ('fault', 'rounds', 'survived', 'told', 'median s', 'longest s', 'processor s')
 
 
 def table(found: list[dict]) -> str:
   """A line a kind, and a closing line."""
-  lines = [HEADER]
+  lines = [COLUMNS]
   for kind in dict.fromkeys(one['kind'] for one in found):
     of_kind = [one for one in found if one['kind'] == kind]
-    seconds = sorted(one['seconds'] for one in of_kind)
-    lines.append(
-      f'{kind:<16}{len(of_kind):>8}{sum(one["survived"] for one in of_kind):>10}'
-      f'{sum(bool(one["told"]) for one in of_kind):>6}{seconds[len(seconds) // 2]:>10.1f}{seconds[-1]:>11.1f}'
-    )
+    survived, told = (sum(bool(one[name]) for one in of_kind) for name in ('survived', 'told'))
+    seconds = [one['seconds'] for one in of_kind]
+    worked = statistics.median(one['processor_seconds'] for one in of_kind)
+    times = statistics.median(seconds), max(seconds), worked
+    lines.append((kind, len(of_kind), survived, told, *(f'{time:.1f}' for time in times)))
+  lines = [f'{kind:<12}' + ''.join(f'{cell:>13}' for cell in rest) for kind, *rest in lines]
   hangs = sum(one['wrong'].startswith('hang') for one in found)
   survived = sum(one['survived'] for one in found)
   lines.append(
@@ -36,15 +38,23 @@ def table(found: list[dict]) -> str:
   return '\n'.join(lines)
 
 
-def campaign(options: argparse.Namespace) -> list[dict]:
-  """Fights the rounds that are not in the output yet."""
+def kinds_of(options: argparse.Namespace) -> list[str]:
+  """The kinds of round, which take turns."""
+  if options.kinds:
+    return options.kinds.split(',')
+  if options.controls:
+    return list(controls.LEFT_OUT)
   kinds = list(rounds.KINDS)
   if not rounds.is_root():
     kinds.remove('disk')
     print('without root nothing can be mounted: no rounds of kind disk', file=sys.stderr)
-  if options.kinds:
-    kinds = options.kinds.split(',')
-  path = pathlib.Path(options.output)
+  return kinds
+
+
+def campaign(options: argparse.Namespace) -> list[dict]:
+  """Fights the rounds that are not in the output yet."""
+  kinds, path = kinds_of(options), pathlib.Path(options.output)
+  fight = controls.fight_round if options.controls else rounds.fight_round
   found = json.loads(path.read_text())['rounds'] if path.exists() else []
   arena, began = arena_lib.Arena(pathlib.Path(options.folder)), time.monotonic()
   for number in range(options.rounds):
@@ -52,7 +62,7 @@ def campaign(options: argparse.Namespace) -> list[dict]:
       continue
     if options.budget and time.monotonic() - began > options.budget:
       break
-    one = rounds.fight_round(arena, number, options.seed, kinds[number % len(kinds)])
+    one = fight(arena, number, options.seed, kinds[number % len(kinds)])
     found = sorted([*found, one._asdict()], key=lambda one: one['number'])
     print(json.dumps(one._asdict()), file=sys.stderr)
     temporary = path.with_suffix('.tmp')
@@ -64,10 +74,10 @@ def campaign(options: argparse.Namespace) -> list[dict]:
 
 def main() -> int:
   parser = argparse.ArgumentParser(prog='python -m tests.faults', description=__doc__)
-  parser.add_argument('--rounds', type=int, default=200)
+  parser.add_argument('--rounds', type=int, help='200; of the controls 40')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--kinds', default='', help=', '.join(rounds.KINDS))
-  parser.add_argument('--output', default='results/faults.json')
+  parser.add_argument('--output', help='results/faults.json; of the controls results/controls.json')
   parser.add_argument('--folder', default=os.path.join(tempfile.gettempdir(), 'alexnet_jax_faults'))
   parser.add_argument('--budget', type=float, default=0, help='seconds after which to stop')
   parser.add_argument(
@@ -77,7 +87,12 @@ def main() -> int:
   parser.add_argument('--controls', action='store_true')
   options = parser.parse_args()
   if options.controls:
-    return controls.main(pathlib.Path(options.folder), options.seed)
+    options.rounds = options.rounds or controls.ROUNDS * len(controls.LEFT_OUT)
+    options.output = options.output or 'results/controls.json'
+    found = campaign(options)
+    print(controls.table(found))
+    return 0 if min(controls.shares(found).values()) >= controls.NEEDED else 1
+  options.rounds, options.output = options.rounds or 200, options.output or 'results/faults.json'
   found = campaign(options)
   print(table(found))
   return 0 if all(one['survived'] for one in found) else 1

@@ -21,19 +21,22 @@ from alexnet_jax import parallel, steps
 from alexnet_jax.checkpoint import FOLDER, Checkpoints
 
 BOUND = 150  # seconds after which a process counts as hung, on a machine that others use too
+_START = 5.0  # seconds, about, that a run takes to its first step
 _TURN = 0.01
 _STANDSTILL = (
   3  # seconds for such a turn, after which this machine must have been stopped or asleep
 )
 standstills: list[int] = []  # one for each that was seen
-STEPS, BATCH = 36, 8
+STEPS = 18
 SIDE, CLASSES, TRAINING, VALIDATION = 72, 4, 10, 4  # images a class
-# Every piece of state counts: dropout, momentum, and a rate that falls after every epoch.
+# Every piece of state counts: dropout, momentum, and a rate that falls after every epoch. Three layers,
+# as a start costs what it takes to trace them.
 _CHOICES = {
+  'model__layers': ('conv1', 'fc6', 'fc8'),
   'data__max_bad_share': 0.1,
   'train__steps': STEPS,
   'train__log_every': 1,
-  'train__checkpoint_every': 4,
+  'train__checkpoint_every': 6,
   'train__keep': 3,
   'optim__schedule': 'plateau',
   'optim__factor': 0.8,
@@ -60,8 +63,6 @@ class Arena:
     self.folder, self.code = folder, code
     folder.mkdir(parents=True, exist_ok=True)
     self.undisturbed = {}
-    self._configs = {}
-    self.seconds = 8.0  # that an undisturbed run takes
 
   def config(self, kind: str, place: pathlib.Path) -> pathlib.Path:
     """The config file of a run whose data lie in `place`."""
@@ -90,12 +91,8 @@ class Arena:
     """Metrics and digest of the run that nothing disturbed."""
     if kind not in self.undisturbed:
       workdir = self.folder / f'undisturbed-{kind}'
-      began = time.monotonic()
       result = self.train(kind, self.data(kind), workdir)
       assert result.returncode == 0, result.stderr
-      if kind == 'folder':
-        self.train(kind, self.data(kind), self.folder / 'again')  # with the compiled steps at hand
-        self.seconds = min(self.seconds, time.monotonic() - began)
       self.undisturbed[kind] = read_metrics(workdir), digest(workdir)
     return self.undisturbed[kind]
 
@@ -159,13 +156,13 @@ def until(done: Callable[[], bool], seconds: float = BOUND) -> bool:
   return done()
 
 
-def wait_for(process: subprocess.Popen) -> int:
-  """The exit code of a process that should end by itself.
+def wait_for(process: subprocess.Popen, seconds: float = BOUND) -> int:
+  """The exit code of a process that should end by itself within `seconds`.
 
   Raises:
     Hang: it did not; it is killed.
   """
-  if not until(lambda: process.poll() is not None):
+  if not until(lambda: process.poll() is not None, seconds):
     process.kill()
     process.wait()
     raise Hang('a process did not end')
@@ -216,7 +213,7 @@ def rows(workdir: pathlib.Path) -> int:
 
 
 def wait_for_moment(
-  rng: random.Random, workdir: pathlib.Path, processes: list, arena: Arena, early: float = 0.2
+  rng: random.Random, workdir: pathlib.Path, processes: list, early: float = 0.2
 ) -> str:
   """Waits for a random moment of a run, or its end; says which it was.
 
@@ -224,7 +221,7 @@ def wait_for_moment(
   """
   alive = lambda: all(process.poll() is None for process in processes)
   if rng.random() < early:
-    seconds = rng.uniform(0, 0.6 * arena.seconds)
+    seconds = rng.uniform(0, _START)
     until(lambda: not alive(), seconds)
     return f'after {seconds:.2f} s'
   line, pause = rng.randrange(STEPS), rng.uniform(0, 0.2)

@@ -1,21 +1,24 @@
 """Controls: with one piece of state left out in a patched copy, the rounds must report it."""
 
+from collections import Counter
+import functools
 import pathlib
+import re
 import shutil
 
 from tiny import ROOT
 
+from . import rounds
 from .arena import Arena
-from .rounds import fight_round
 
-ROUNDS, NEEDED = 10, 9
+ROUNDS, NEEDED = 10, 0.9
 
 # What is left out: the kind of round that should notice, and (file, text, replacement) that make the copy.
 LEFT_OUT = {
   'random key': (
     'late kill',
     (
-      ('alexnet_jax/rng.py', 'fold_in(seed_key, step)', 'fold_in(seed_key, step - BEGAN)'),
+      ('alexnet_jax/rng.py', 'fold_in(seed_key, step)', 'fold_in(seed_key, abs(step - BEGAN))'),
       ('alexnet_jax/rng.py', 'Array = jax.Array\n', 'Array = jax.Array\nBEGAN = 0\n'),
       (
         'alexnet_jax/train.py',
@@ -64,26 +67,44 @@ def patched_copy(folder: pathlib.Path, changes: tuple) -> pathlib.Path:
   return folder
 
 
-def noticed(folder: pathlib.Path, what: str, number: int, seed: int, honest: Arena) -> str:
-  """What a round against the copy without `what` reports; '' if it noticed nothing."""
-  kind, changes = LEFT_OUT[what]
-  home = folder / what.replace(' ', '-')
-  arena = Arena(home, home / 'code')
-  if not (home / 'code').exists():
-    patched_copy(home / 'code', changes)
-  arena.undisturbed, arena.seconds = {'folder': honest.reference('folder')}, honest.seconds
-  return fight_round(arena, number, seed, kind).wrong
+@functools.cache
+def _arena(folder: pathlib.Path, what: str) -> Arena:
+  return Arena(folder, patched_copy(folder / 'code', LEFT_OUT[what][1]))
 
 
-def main(folder: pathlib.Path, seed: int) -> int:
-  """Fights `ROUNDS` rounds against each copy and prints a table."""
-  honest, worst = Arena(folder), ROUNDS
-  print(f'{"left out":<18}{"rounds":>8}{"noticed":>9}   as')
-  for what in LEFT_OUT:
-    shutil.rmtree(folder / what.replace(' ', '-'), ignore_errors=True)
-    found = [noticed(folder, what, number, seed, honest) for number in range(ROUNDS)]
-    worst = min(worst, sum(map(bool, found)))
-    example = next(filter(None, found), '')[:60]
-    print(f'{what:<18}{ROUNDS:>8}{sum(map(bool, found)):>9}   {example}', flush=True)
-  print(f'{len(LEFT_OUT)} controls: each was noticed in at least {worst} of {ROUNDS} rounds')
-  return 0 if worst >= NEEDED else 1
+def fight_round(honest: Arena, number: int, seed: int, what: str) -> rounds.Round:
+  """A round against the copy without `what`, compared with the undisturbed run of the honest program."""
+  arena = _arena(honest.folder / f'without {what}'.replace(' ', '-'), what)
+  arena.undisturbed = {'folder': honest.reference('folder')}
+  return rounds.fight_round(arena, number, seed, LEFT_OUT[what][0])._replace(kind=what)
+
+
+def noticed(one: dict) -> str:
+  """What a round reported; '' for nothing, and where the copy did not even run."""
+  return '' if one['wrong'].startswith('a traceback') else one['wrong']
+
+
+def shares(found: list[dict]) -> dict[str, float]:
+  """The share of the rounds that reported a difference, by what was left out."""
+  kinds = dict.fromkeys(one['kind'] for one in found)
+  of = {what: [bool(noticed(one)) for one in found if one['kind'] == what] for what in kinds}
+  return {what: sum(reported) / len(reported) for what, reported in of.items()}
+
+
+def _short(text: str) -> str:
+  return re.split(r'[:(]', text)[0].strip()
+
+
+def table(found: list[dict]) -> str:
+  """A line for each piece of state, and a closing line."""
+  lines = [f'{"left out":<18}{"rounds":>8}{"noticed":>9}   as']
+  for what in shares(found):
+    wrong = [_short(noticed(one)) for one in found if one['kind'] == what]
+    as_what = Counter(filter(None, wrong))
+    examples = ', '.join(f'{text} ({number})' for text, number in as_what.items())
+    lines.append(f'{what:<18}{len(wrong):>8}{as_what.total():>9}   {examples}')
+  worst = min(shares(found).values(), default=0)
+  lines.append(
+    f'{len(shares(found))} controls: each was noticed in {worst:.0%} of its rounds or more'
+  )
+  return '\n'.join(lines)

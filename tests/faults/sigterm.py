@@ -1,76 +1,135 @@
-"""`python -m tests.faults.sigterm`: seconds from SIGTERM to the end, for the full-size net."""
+"""`python -m tests.faults.sigterm`: seconds from SIGTERM to the end, for the full-size net, and exact resume.
 
-import itertools
+It may take 15 s and a step. `--moments=evaluating,saving` chooses; all but the first then resume, and the
+metrics and the bits of the last state must be those of a run that nothing disturbed, which --folder keeps.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
 import json
+import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 
-from tiny import ROOT, command
+from tiny import ROOT, command, read_metrics
 
+from .arena import digest
+
+BOUND = 15.0  # seconds, and a step
 CHOICES = (
   '--config.data.source=synthetic',
-  '--config.data.synthetic.train=256',
-  '--config.data.synthetic.validation=1024',
+  '--config.data.synthetic.train=256',  # two steps an epoch
+  '--config.data.synthetic.validation=512',
   '--config.train.log_every=1',
   '--config.train.checkpoint_every=1',
-  '--config.train.epochs=50',
+  '--config.train.steps=4',
 )
 
 
-def run(workdir: pathlib.Path, moment: str) -> dict:
-  """Starts, waits for `moment`, sends SIGTERM; returns seconds and exit code."""
+def start(workdir: pathlib.Path, compiled: str) -> subprocess.Popen:
+  """The run; `compiled` is the folder of compiled programs, '' for none."""
   line, env = command(
     f'--config={ROOT}/configs/alexnet.py:original', f'--workdir={workdir}', *CHOICES
   )
-  env['JAX_COMPILATION_CACHE_DIR'] = ''  # every start compiles
-  with subprocess.Popen(
+  env['JAX_COMPILATION_CACHE_DIR'] = compiled
+  return subprocess.Popen(
     line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-  ) as p:
-    steps, last = [], ''
-    for text in p.stderr:
-      last = text
-      if text.startswith('step '):
-        steps.append(time.monotonic())
-      if moment == 'compiling' and 'validation images of' in text:
-        time.sleep(3)
-        break
-      if moment == 'in a step' and len(steps) == 4:
-        time.sleep(1)
-        break
-      if moment == 'evaluating' and text.startswith('step 4/'):
-        time.sleep(2)
-        break
-      if moment == 'saving' and len(steps) == 3:
-        while not list((workdir / 'checkpoints').glob('partial-*')):
-          time.sleep(0.01)
-        break
+  )
+
+
+def compiling(lines: Iterator[str], workdir: pathlib.Path) -> None:
+  next(text for text in lines if 'validation images of' in text)
+  time.sleep(3)
+
+
+def in_a_step(lines: Iterator[str], workdir: pathlib.Path) -> None:
+  next(text for text in lines if text.startswith('step 1/'))
+  time.sleep(1)
+
+
+def evaluating(lines: Iterator[str], workdir: pathlib.Path) -> None:
+  next(text for text in lines if text.startswith('step 2/'))
+  time.sleep(2)
+
+
+def saving(lines: Iterator[str], workdir: pathlib.Path) -> None:
+  next(text for text in lines if text.startswith('step 1/'))
+  while not list((workdir / 'checkpoints').glob('partial-*')):
+    time.sleep(0.01)
+
+
+MOMENTS = {
+  'compiling': compiling,
+  'in a step': in_a_step,
+  'evaluating': evaluating,
+  'saving': saving,
+}
+
+
+def finish(workdir: pathlib.Path, compiled: str) -> tuple[list[dict], str]:
+  """Trains to the end; metrics and digest of the last state."""
+  with start(workdir, compiled) as process:
+    *_, last = process.stderr
+  assert process.returncode == 0, last
+  return read_metrics(workdir), digest(workdir)
+
+
+def step_seconds(workdir: pathlib.Path) -> float:
+  """Of the last step, with the same other work beside it as what is measured; 0 where there was none."""
+  path = workdir / 'metrics.jsonl'
+  rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+  speeds = [row['images_per_s'] for row in rows if 'images_per_s' in row]
+  return round(128 / speeds[-1], 1) if speeds else 0.0
+
+
+def stop(workdir: pathlib.Path, compiled: str, wait_for: Callable) -> dict:
+  """Starts, waits for a moment, sends SIGTERM; seconds and how it ended."""
+  with start(workdir, compiled) as process:
+    wait_for(process.stderr, workdir)
     began = time.monotonic()
-    p.send_signal(signal.SIGTERM)
-    for text in p.stderr:
-      last = text
-    p.wait()
-  seconds = time.monotonic() - began
-  between = [after - before for before, after in itertools.pairwise(steps)]
-  return {
-    'moment': moment,
-    'seconds': round(seconds, 1),
-    'step_seconds': round(min(between), 1) if between else None,
-    'exit_code': p.returncode,
-    'last_line': last.strip(),
-  }
+    process.send_signal(signal.SIGTERM)
+    *_, last = process.stderr
+    process.wait()
+  seconds = round(time.monotonic() - began, 1)
+  return {'seconds': seconds, 'exit_code': process.returncode, 'last_line': last.strip()}
 
 
 def main() -> int:
-  with tempfile.TemporaryDirectory() as folder:
-    found = []
-    for moment in sys.argv[1:] or ('compiling', 'in a step', 'evaluating', 'saving'):
-      found.append(run(pathlib.Path(folder) / moment.replace(' ', '-'), moment))
-      print(json.dumps(found[-1]), flush=True)
-  return 0 if all(one['exit_code'] == 75 for one in found) else 1
+  parser = argparse.ArgumentParser(prog='python -m tests.faults.sigterm', description=__doc__)
+  parser.add_argument('--moments', default=','.join(MOMENTS))
+  parser.add_argument(
+    '--folder', default=os.path.join(tempfile.gettempdir(), 'alexnet_jax_sigterm')
+  )
+  parser.add_argument('--output', default='', help='JSON lines that the results are added to')
+  options = parser.parse_args()
+  folder, found = pathlib.Path(options.folder), []
+  compiled = str(folder / 'compiled')
+  undisturbed = finish(folder / 'undisturbed', compiled)
+  for moment in filter(None, options.moments.split(',')):
+    workdir = folder / moment.replace(' ', '-')
+    shutil.rmtree(workdir, ignore_errors=True)
+    cold = moment == 'compiling'
+    one = {'moment': moment} | stop(workdir, '' if cold else compiled, MOMENTS[moment])
+    one['step_seconds'] = step_seconds(workdir)
+    if not cold:
+      one['resumed_exactly'] = finish(workdir, compiled) == undisturbed
+    found.append(one)
+    print(json.dumps(one), flush=True)
+    if options.output:
+      with open(options.output, 'a') as file:
+        file.write(json.dumps(one) + '\n')
+  good = all(
+    one['exit_code'] == 75
+    and one['seconds'] <= BOUND + one['step_seconds']
+    and one.get('resumed_exactly', True)
+    for one in found
+  )
+  return 0 if good else 1
 
 
 if __name__ == '__main__':

@@ -375,6 +375,11 @@ def test_torch_init(towers):
     ('num_classes', 1, 'config.model.num_classes'),
     ('dropout.rate', 1.0, 'config.model.dropout.rate'),
     ('width', 0.0, 'config.model.width'),
+    ('width', 1e30, 'config.model.width'),
+    ('conv1.features', -5, 'config.model.conv1.features'),
+    ('conv1.padding', ((-70, 0), (0, 3)), 'config.model.conv1.padding'),
+    ('conv1.padding', ((0, 0.5), (0, 3)), 'config.model.conv1.padding'),
+    ('fc6.then', ('act', 'pool'), 'config.model.fc6.then'),
   ],
 )
 def test_bad_values(key, value, named):

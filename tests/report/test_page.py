@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 import pathlib
 import shutil
 
+from faults.arena import write_images
 from helpers import untrained_run
 import pytest
 from tiny import tiny_config
@@ -18,8 +19,15 @@ NAMES = ('report__images', 'report__neighbours', 'report__bits')
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
   """A run's workdir with its report, and what the mode says of it."""
-  workdir = tmp_path_factory.mktemp('run') / 'run'
+  workdir, images = (
+    tmp_path_factory.mktemp('run') / 'run',
+    tmp_path_factory.mktemp('images') / 'all',
+  )
+  write_images(images)
+  for split in ('train', 'val'):
+    (images / split / 'class3').rename(images / split / '"><script>alert(2)<b>')
   config = tiny_config(eval__views=10, **dict(zip(NAMES, (3, 4, 16), strict=True)))
+  config.data.source = f'folder:{images}'
   config.recipe = 'original <script>alert(1)</script>'
   untrained_run(config, workdir)
   lines = [f'{{"step": {s}, "epoch": {s / 4}, "loss": {3 / s}}}' for s in range(1, 9)]
@@ -43,13 +51,14 @@ class Tags(HTMLParser):
 
 
 def test_the_page_stands_alone(page):
-  """No script, nothing fetched, every image there and described, and what a config says is only text."""
+  """No script, nothing fetched, every image there and described, and names are only text."""
   workdir, result = page
   html = pathlib.Path(result['output']).read_text()
   assert result['output'] == str(workdir / 'report' / 'index.html')
   assert result['bytes'] == len(html.encode())
   tags = Tags(html)
-  assert 'alert(1)' in tags.text and not [tag for tag, _ in tags.tags if tag == 'script']
+  assert 'alert(1)' in tags.text and '"><script>alert(2)<b>' in tags.text
+  assert not {'script', 'b'} & {tag for tag, _ in tags.tags}
   images = [attributes for tag, attributes in tags.tags if tag == 'img']
   # Loss; two towers; three images twice; three rows of one image and four neighbours.
   assert len(images) == 1 + 2 + 3 + 3 + 3 * 5
@@ -57,13 +66,13 @@ def test_the_page_stands_alone(page):
   for _, attributes in tags.tags:
     for name in ('src', 'href'):
       assert attributes.get(name, 'data:').startswith('data:')
-  assert '40.7' in tags.text and 'class3' in tags.text and 'Euclidean' in tags.text
+  assert '40.7' in tags.text and 'class2' in tags.text and 'Euclidean' in tags.text
 
 
 def test_what_the_mode_says(page):
   """As evaluation has it: ten views, each image once."""
   _, result = page
-  assert result['views'] == 10 and result['examples'] == 18
+  assert result['views'] == 10 and result['examples'] == 16
   assert 0 <= result['top1_error'] <= 100 and result['top5_error'] is None
   assert len(result['specialisation']['colour']) == 2
   assert result['codes']['bits'] == 16 and result['codes']['numbers'] == 256
@@ -75,10 +84,10 @@ def test_bad_input(page, tmp_path):
   with pytest.raises(UserError, match='no checkpoints'):
     report(tiny_config(), str(tmp_path))
   other = config_lib.load_workdir(workdir)
-  other.data.synthetic.classes = 3
+  other.data.source, images = 'synthetic', other.data.source
   with pytest.raises(UserError, match=r'other classes.*--config\.data\.source'):
     report(other, str(workdir))
-  other.data.synthetic.classes, other.data.synthetic.validation = 4, 0
+  other.data.source, other.data.holdout = f'{images}/train', 0.0
   with pytest.raises(UserError, match='no validation images'):
     report(other, str(workdir))
   other.report.neighbours = 0
