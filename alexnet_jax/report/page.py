@@ -53,9 +53,9 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
   trained = evaluate.load(workdir, which, alone)
   data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
-    if list(dataset.class_names) != trained.meta['class_names']:
+    if apart := evaluate.classes_apart(dataset.class_names, trained.meta['class_names']):
       raise UserError(
-        f'{data.source} has other classes than the run in {workdir}: name its images with '
+        f'{data.source} has other classes than the run in {workdir}: {apart}: name its images with '
         '--config.data.source'
       )
     if not dataset.num_validation:

@@ -78,7 +78,7 @@ def test_bad_input(page, tmp_path):
     report(tiny_config(), str(tmp_path))
   other = config_lib.load_workdir(workdir)
   other.data.synthetic.classes = 3
-  with pytest.raises(UserError, match=r'other classes.*--config\.data\.source'):
+  with pytest.raises(UserError, match=r'other classes.*class3.*--config\.data\.source'):
     report(other, str(workdir))
   other.data.synthetic.classes, other.data.synthetic.validation = 4, 0
   with pytest.raises(UserError, match='no validation images'):
