@@ -23,7 +23,7 @@ from ml_collections import FrozenConfigDict
 import numpy as np
 
 import alexnet_jax
-from alexnet_jax import augment, describe, models, parallel, steps
+from alexnet_jax import augment, describe, models, parallel, predict, steps
 from alexnet_jax import config as configs
 
 config = configs.load_file('alexnet:paper')
@@ -117,12 +117,12 @@ def look(params, images):
   """The logits, and what each layer and operation gave: a list of towers."""
   logits, kept = network.apply({'params': params}, images, capture_intermediates=True)
   last = lambda out: (out['__call__'] if isinstance(out, dict) else out)[-1]
-  inside = {name: last(out) for name, out in kept['intermediates'].items()}
-  return logits, {name: out for name, out in inside.items() if isinstance(out, list | tuple)}
+  return logits, [last(kept['intermediates'][name]) for name in names]
 
 
+names = predict.layer_names(config.model)[:-1]  # in order, without fc8, which gives the logits
 logits, inside = look(params, photograph)
-for name, towers in inside.items():
+for name, towers in zip(names, inside):
   print(f'{name:9}', ' and '.join(str(tower.shape[1:]) for tower in towers))
 print('logits   ', logits.shape[1:])
 
@@ -136,8 +136,8 @@ print('logits   ', logits.shape[1:])
 disturbed = dict(params)
 disturbed['conv1'] = {**params['conv1'], 'kernel': params['conv1']['kernel'].at[0].multiply(2)}
 _, other = look(disturbed, photograph)
-for name, towers in inside.items():
-  changed = ['changed' if np.any(a != b) else '   -   ' for a, b in zip(towers, other[name])]
+for name, *both in zip(names, inside, other):
+  changed = ['changed' if np.any(a != b) else '   -   ' for a, b in zip(*both)]
   print(f'{name:9}', *changed)
 
 # %% [markdown]
@@ -188,7 +188,8 @@ print('test             ', np.round(np.asarray(logits[0, :5]), 4))
 # %%
 config.mesh = (1, 2)
 frozen = FrozenConfigDict(config)
-state = steps.init_state(frozen, parallel.make_mesh(frozen))
+mesh = parallel.make_mesh(frozen)
+state = steps.init_state(frozen, mesh)
 held, total = parallel.bytes_per_device((state.params, state.opt_state))
 print(f'{held / 2**20:.1f} of {total / 2**20:.1f} MiB a device')
 for shard in state.params['conv3']['kernel'].addressable_shards:
@@ -200,7 +201,8 @@ for shard in state.params['conv3']['kernel'].addressable_shards:
 # logits summed. Gradients of the weights never travel: each tower has its own.
 
 # %%
-for message in describe.describe(config)['collectives']:
+program = describe.compiled_step(frozen, mesh, state).as_text()
+for message in describe.collectives(program, mesh):
   print(
     f'{message["kind"]:15} over {message["axis"]:6} {message["bytes"] / BATCH / 1024:8.1f} KiB an image'
   )

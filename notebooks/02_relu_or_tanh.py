@@ -86,7 +86,8 @@ for axis, image, label in zip(axes.flat, batch['image'], batch['label']):
 
 # %%
 for name, config in both.items():
-  print(name, train(config, f'{WORKDIR}/{name}'))
+  ended = train(config, f'{WORKDIR}/{name}')
+  print(name, 'after', ended['step'], 'steps: loss', round(ended['loss'], 3))
 
 # %% [markdown]
 # ## Who learns faster?

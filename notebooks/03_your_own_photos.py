@@ -97,7 +97,8 @@ show((np.asarray(seen) - np.min(seen)) / np.ptp(seen), [f'epoch {i}' for i in ra
 # Stop this cell and run it again: it goes on where it was. When the run is done it returns at once.
 
 # %%
-train(config, WORKDIR)
+ended = train(config, WORKDIR)
+print('after', ended['step'], 'steps: loss', round(ended['loss'], 3), 'error', ended['top1_error'])
 
 # %%
 rows = [

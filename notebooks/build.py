@@ -58,7 +58,8 @@ def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
   Raises:
     nbclient.exceptions.CellExecutionError: a cell failed.
   """
-  NotebookClient(notebook, timeout=3600, resources={'metadata': {'path': str(FOLDER)}}).execute()
+  place = {'metadata': {'path': str(FOLDER)}}
+  NotebookClient(notebook, timeout=3600, coalesce_streams=True, resources=place).execute()
   for cell in notebook.cells:
     cell.metadata.pop('execution', None)  # times, which change with every run
   return notebook
