@@ -1,6 +1,7 @@
 """The train state and the compiled steps: one code path for one device, two towers or a cluster."""
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any
 
 from flax import struct
@@ -69,9 +70,15 @@ def _fresh_state(config: FrozenConfigDict) -> TrainState:
   )
 
 
+@functools.cache
+def _shapes(config: FrozenConfigDict) -> TrainState:
+  """The shapes and dtypes of the train state."""
+  return jax.eval_shape(lambda: _fresh_state(config))
+
+
 def abstract_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
   """The shapes, dtypes and shardings of the train state, without computing it."""
-  state = jax.eval_shape(lambda: _fresh_state(config))
+  state = _shapes(config)
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
     state,
@@ -84,13 +91,13 @@ def init_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
 
   `config.model.num_classes` must be set: the whole network is drawn outside `shard_map`.
   """
-  out = parallel.shardings(config, mesh, jax.eval_shape(lambda: _fresh_state(config)))
+  out = parallel.shardings(config, mesh, _shapes(config))
   return jax.jit(lambda: _fresh_state(config), out_shardings=out)()
 
 
 def state_specs_of(config: FrozenConfigDict) -> TrainState:
   """The partition specs of the train state."""
-  return parallel.specs(config, jax.eval_shape(lambda: _fresh_state(config)))
+  return parallel.specs(config, _shapes(config))
 
 
 def _counts(logits: Array, labels: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+import functools
 import importlib.util
 import math
 import os
@@ -13,8 +14,9 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
-from alexnet_jax import augment, memory, optim, parallel, recipes, steps
+from alexnet_jax import augment, memory, models, optim, parallel, recipes, steps
 from alexnet_jax import config as config_lib
+from alexnet_jax.models import layers
 from benchmarks import machine
 
 CLASSES = 1000
@@ -180,10 +182,37 @@ def has_peer() -> bool:
   return False
 
 
+def with_plain_layers(config: FrozenConfigDict, batch: Batch) -> Callable[[Batch], float]:
+  """The training step of this project with the layers of `models.plain` alone."""
+  ours, table = Ours(config), dict(layers.FAST)
+  layers.FAST.clear()
+  ours.compile_step(batch)
+  layers.FAST.update(table)
+  return ours.step
+
+
+def activation_bytes(config: FrozenConfigDict) -> int:
+  """Bytes of what all layers and operations of the network give for a batch."""
+  module, size = models.create(config.model), config.model.input_size
+  images = jax.ShapeDtypeStruct((config.train.batch_size, size, size, 3), np.float32)
+  variables = jax.eval_shape(module.init, jax.random.key(0), images)
+  apply = functools.partial(module.apply, capture_intermediates=True, mutable=['intermediates'])
+  _, state = jax.eval_shape(apply, variables, images)
+  return _bytes(state['intermediates'])
+
+
+def _bytes(tree) -> int:
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def costs(ours: Ours, compiled: jax.stages.Compiled) -> dict[str, object]:
-  """What compiling took, and what the program needs beside its inputs and outputs."""
-  bytes_needed = compiled.memory_analysis().temp_size_in_bytes
-  return {'compile_s': ours.compile_s, 'temporary_bytes': bytes_needed}
+  """What compiling took, and what the program needs beside its inputs and outputs, with the yardsticks."""
+  return {
+    'compile_s': ours.compile_s,
+    'temporary_bytes': compiled.memory_analysis().temp_size_in_bytes,
+    'activation_bytes': activation_bytes(ours.config),
+    'parameter_bytes': _bytes(ours.state.params),
+  }
 
 
 def outcome(
@@ -199,21 +228,14 @@ def outcome(
   peak = machine.jax_matmul_rate(args.dtype)
   if has_peer():
     peak = max(peak, machine.torch_matmul_rate(args.dtype))
-  others = [name for name in speeds if name != 'ours']
-  peer = max(others, key=lambda name: statistics.median(speeds[name]), default=None)
   speed = statistics.median(speeds['ours'])
   devices = math.prod(map(int, args.mesh.split(',')))
+  ratio = lambda other: statistics.median(a / b for a, b in zip(speeds['ours'], other, strict=True))
   result = {
     'images_per_s': round(speed, 2),
-    'peer_images_per_s': None,
-    'ratio': None,
+    'ratio': {name: round(ratio(v), 3) for name, v in speeds.items() if name != 'ours'},
     'roofline_share': round(speed * flops / peak / devices, 3),
-    'peer': peer,
   }
-  if peer:
-    ratios = [a / b for a, b in zip(speeds['ours'], speeds[peer], strict=True)]
-    result['peer_images_per_s'] = round(statistics.median(speeds[peer]), 2)
-    result['ratio'] = round(statistics.median(ratios), 3)
   return result | {
     'batch': args.batch,
     'dtype': args.dtype,

@@ -7,7 +7,10 @@ forms give the same numbers.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import itertools
+import multiprocessing
+import os
 import sys
 
 import numpy as np
@@ -216,17 +219,19 @@ class Trainer:
     return self.logits(images).softmax(-1).cpu().numpy()
 
 
-def fastest_form(
-  config,
-  params: Mapping,
-  device: str,
-  inputs: list[Mapping[str, np.ndarray]],
-  work: Callable[[Trainer], Callable[[Mapping[str, np.ndarray]], object]],
-) -> tuple[Form, dict[str, float]]:
-  """The fastest form for what `work` makes of a trainer, and the images a second of each form."""
-  trials = {}
+Work = Callable[[Trainer, Mapping[str, np.ndarray]], object]
+
+
+def predict(trainer: Trainer, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Classifies the images of a batch."""
+  return trainer.probabilities(batch['image'])
+
+
+def fastest_form(config, params: Mapping, device: str, work: Work) -> tuple[Form, dict[str, float]]:
+  """The form in which `work` is fastest, and the images a second of each form."""
+  inputs, trials = sides.batches(config), {}
   for form in forms(config.model):
-    call = work(Trainer(config, params, form, device))
+    call = functools.partial(work, Trainer(config, params, form, device))
     sides.rate(call, inputs, 1)
     trials[form] = max(sides.rate(call, inputs, 2) for _ in range(2))
     print(f'peer, {form}: {trials[form]:.1f} images/s', file=sys.stderr, flush=True)
@@ -234,13 +239,48 @@ def fastest_form(
   return best, {str(form): round(speed, 1) for form, speed in trials.items()}
 
 
-def trainers(config, params: Mapping, form: Form, device: str) -> dict[str, Trainer]:
-  """Those that race: eager, and on a GPU also compiled, grouped and channels_last."""
-  racers = {'eager': Trainer(config, params, form, device)}
-  if device == 'cuda':
-    compiled = Form(True, True, form.norm)
-    racers['compiled'] = Trainer(config, params, compiled, device, compiled=True)
-  return racers
+def racers(
+  config, params: Mapping, form: Form, device: str, work: Work
+) -> dict[str, Callable[[Mapping[str, np.ndarray]], object]]:
+  """Those that race, as functions of a batch.
+
+  On a CPU 'eager' is PyTorch as it comes, in a process of its own, and 'eager, memory kept' is here, where
+  `alexnet_jax.memory` serves it too. On a GPU 'eager' and 'compiled' (grouped, channels_last) are both here.
+  """
+  here = functools.partial(work, Trainer(config, params, form, device))
+  if device == 'cpu':
+    return {'eager': apart(config, params, form, work), 'eager, memory kept': here}
+  compiled = Trainer(config, params, Form(True, True, form.norm), device, compiled=True)
+  return {'eager': here, 'compiled': functools.partial(work, compiled)}
+
+
+def apart(
+  config, params: Mapping, form: Form, work: Work
+) -> Callable[[Mapping[str, np.ndarray]], object]:
+  """`work` in a new process, whose memory is managed as PyTorch's users have it."""
+  context = multiprocessing.get_context('spawn')
+  pipe, end = context.Pipe()
+  context.Process(target=_serve, args=(end, config, params, form, work), daemon=True).start()
+  end.close()
+
+  sent = {}
+
+  def call(batch):
+    new = id(batch) not in sent
+    sent[id(batch)] = batch
+    pipe.send((id(batch), batch if new else None))
+    return pipe.recv()
+
+  return call
+
+
+def _serve(pipe, config, params: Mapping, form: Form, work: Work) -> None:
+  trainer, batches = Trainer(config, params, form, ready(os.cpu_count())), {}
+  while True:
+    key, batch = pipe.recv()
+    if batch is not None:
+      batches[key] = batch
+    pipe.send(work(trainer, batches[key]))
 
 
 def ready(threads: int) -> str:

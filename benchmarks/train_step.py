@@ -4,13 +4,14 @@
 
 Both sides train the same network from the same weights with the same update, on fresh uint8 images each
 step, without augmentation, and wait for the loss of each step. First they train three steps without
-dropout, and their losses must agree within 1e-3. Then they take turns in one process. PyTorch
-(pip install torch) runs in the fastest of its forms (benchmarks/torch_peer.py), found on small batches; on a
-GPU also compiled by torch.compile.
+dropout, and their losses must agree within 1e-3. Then they take turns. PyTorch (pip install torch) runs in
+the fastest of its forms, found on small batches: on a CPU as it comes, in a process of its own, and in this
+one, where freed memory is kept for it too (`alexnet_jax.memory`); on a GPU eager and compiled.
 
-One line of JSON: `images_per_s` and `peer_images_per_s` (medians), `ratio` (median of the rounds' ratios),
-`roofline_share` (of the FLOP a second of a large matrix product, the better of both libraries'), `spread`,
-`compile_s`, `temporary_bytes` of the compiled step, `peak_bytes`, and the peer's speed at other batches.
+One line of JSON: `images_per_s` (median) of this project, its `ratio` to each other side (median of the
+rounds' ratios), `roofline_share` (of the FLOP a second of a large matrix product, the better of both
+libraries'), `spread` of each side, `compile_s`, `temporary_bytes` of the compiled step and what they are
+measured by, `peak_bytes`, and the peer's speed at other batches.
 """
 
 import json
@@ -42,32 +43,34 @@ def check_losses(args, device: str, form) -> list[list[float]]:
 
 
 def peers_of(args, config, params) -> tuple[dict, dict]:
-  """PyTorch's side: named trainers, and what is to be said of them."""
+  """PyTorch's side: named functions that take a step, and what is to be said of them."""
   from benchmarks import torch_peer
 
-  device = torch_peer.ready(os.cpu_count())
+  device, work = torch_peer.ready(os.cpu_count()), torch_peer.Trainer.step
   small = sides.config_of(args, min(_TRIAL, args.batch))
-  form, trials = torch_peer.fastest_form(
-    small, params, device, sides.batches(small), lambda trainer: trainer.step
-  )
+  form, trials = torch_peer.fastest_form(small, params, device, work)
   losses = check_losses(args, device, form)
-  trainers = torch_peer.trainers(config, params, form, device)
-  best = {}
+  racers = torch_peer.racers(config, params, form, device, work)
+  by_batch = {name: {} for name in racers}
   for batch in sorted({*_PEER_BATCHES, args.batch}):
     inputs = sides.batches(sides.config_of(args, batch))
-    best[batch] = round(max(sides.rate(trainers['eager'].step, inputs, 2) for _ in range(2)), 1)
-  told = {'form': str(form), 'forms': trials, 'first_losses': losses, 'by_batch': best}
-  return {name: trainer.step for name, trainer in trainers.items()}, told
+    for name, step in racers.items():
+      by_batch[name][batch] = round(max(sides.rate(step, inputs, 2) for _ in range(2)), 1)
+  return racers, {'form': str(form), 'forms': trials, 'first_losses': losses, 'by_batch': by_batch}
 
 
 def main() -> None:
-  args = sides.flags(__doc__).parse_args()
+  flags = sides.flags(__doc__)
+  flags.add_argument('--plain', action='store_true', help='race the plain layers too')
+  args = flags.parse_args()
   sides.prepare(args)
   config = sides.config_of(args, args.batch)
   inputs = sides.batches(config)
   ours = sides.Ours(config)
   racers, told = peers_of(args, config, ours.params()) if sides.has_peer() else ({}, {})
   ours.compile_step(inputs[0])
+  if args.plain:
+    racers['plain layers'] = sides.with_plain_layers(config, inputs[0])
   speeds = sides.race({'ours': ours.step} | racers, inputs, args.rounds)
   flops = sides.train_flops(models.layer_table(config.model))
   result = sides.outcome(args, speeds, flops) | sides.costs(ours, ours.train_step)

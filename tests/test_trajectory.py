@@ -24,7 +24,7 @@ RATE, BIAS_RATE = 2.0**-14, 2.0**-13
 # window, another order of summing may decide otherwise, and one of conv1's decisions is up to a hundredth of
 # its bias's gradient. Such states are rare; all others must agree to 1e-5.
 MOST_FLIPPED_STATES, FLIPPED = 2, 0.05
-MESHES = ((1, 2), (2, 2), (4, 1), (4, 2))
+MESHES = ((1, 2), (4, 2))
 NARROW = {
   'model__width': 1 / 8,
   'model__input_size': 99,

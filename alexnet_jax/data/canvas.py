@@ -31,6 +31,9 @@ FILTERS = {
 }
 # Pillow opens more, some of it by other programs (EPS by Ghostscript): not files of strangers.
 _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which libjpeg does for less, as long as its short side
+# keeps 1.5 times the canvas's: canvases of 256 pixels differ by 1.3 grey levels at most (RESULTS.md).
+_SPARE = 1.5
 _PAD_LEVEL = 128  # mid-gray; the original pasted on the mean image, which is not known here yet
 
 
@@ -99,10 +102,13 @@ def decode_canvas(
   """
   notes = [] if notes is None else notes
   try:
-    raw = isinstance(source, np.ndarray)
-    image = _from_array(source) if raw else _decode(source, canvas, notes)  # type: ignore[arg-type]
-    _check_pixels(image.shape[1], image.shape[0], canvas)
-    image = _fit(image, canvas)
+    if isinstance(source, np.ndarray):
+      image = _from_array(source)
+      height, width = image.shape[:2]
+      _check_pixels(width, height, canvas)
+    else:
+      image, width, height = _decode(source, canvas, notes)
+    image = _fit(image, width, height, canvas)
     return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
   except ValueError:
     raise
@@ -152,13 +158,27 @@ def decode_stored(data: bytes | np.ndarray, out: np.ndarray) -> None:
     raise ValueError(str(error)) from error
 
 
-def _decode(data: bytes, canvas: Any, notes: list[str]) -> np.ndarray:
-  """An encoded image as uint8 [H, W, 1] or [H, W, 3]; its size is checked on the header."""
+def _shrinkage(width: int, height: int, canvas: Any) -> int:
+  """How many times smaller a JPEG may be decoded: 1, 2, 4 or 8."""
+  spare = min(width, height) / (_SPARE * canvas.size)
+  return max((n for n in (2, 4, 8) if n <= spare), default=1)
+
+
+def _decode(data: bytes, canvas: Any, notes: list[str]) -> tuple[np.ndarray, float, float]:
+  """Decodes an image whose size is checked on its header.
+
+  Returns:
+    uint8 [H, W, 1] or [H, W, 3], and the width and height of the image in its pixels: of a JPEG that
+    is decoded smaller, W - 1 < width <= W.
+  """
   if simplejpeg is not None and data[:2] == b'\xff\xd8':
     try:
       height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
       if colors in ('Gray', 'YCbCr') and 0 < width * height <= canvas.max_pixels:
-        return simplejpeg.decode_jpeg(data, 'GRAY' if colors == 'Gray' else 'RGB')
+        n = _shrinkage(width, height, canvas)
+        least = {'min_height': -(-height // n), 'min_width': -(-width // n), 'min_factor': n}
+        space = 'GRAY' if colors == 'Gray' else 'RGB'
+        return simplejpeg.decode_jpeg(data, space, **least), width / n, height / n
     except ValueError as error:
       # It refuses small faults that Pillow forgives. Pillow has the last word on every file.
       notes.append(f'small faults were passed over ({error})')
@@ -167,10 +187,14 @@ def _decode(data: bytes, canvas: Any, notes: list[str]) -> np.ndarray:
   except UnidentifiedImageError as error:  # its own message is an address in memory
     raise ValueError(f'not an image of a known format ({", ".join(_FORMATS)})') from error
   with image:
-    _check_pixels(*image.size, canvas)
+    width, height = image.size
+    _check_pixels(width, height, canvas)
+    n = _shrinkage(width, height, canvas) if image.format in ('JPEG', 'MPO') else 1
+    image.draft(None, (width // n, height // n))
     if getattr(image, 'is_animated', False):
       notes.append(f'animated {image.format}: the first frame was used')
-    return _from_array(np.asarray(_to_gray_or_rgb(image, notes)))
+    pixels = _from_array(np.asarray(_to_gray_or_rgb(image, notes)))
+    return pixels, width / n, height / n
 
 
 def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
@@ -196,9 +220,9 @@ def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
   return image.convert('L' if image.mode == '1' else 'RGB')
 
 
-def _fit(image: np.ndarray, canvas: Any) -> np.ndarray:
-  """Scales uint8 [H, W, 3] or [H, W, 1] to [S, S, 3] or [S, S, 1] as `canvas.fit` says."""
-  size, (height, width) = canvas.size, image.shape[:2]
+def _fit(image: np.ndarray, width: float, height: float, canvas: Any) -> np.ndarray:
+  """Scales uint8 [H, W, C], of which width and height are the image, to [S, S, C] as `canvas.fit` says."""
+  size = canvas.size
   if canvas.fit == 'warp':
     return _resize(image, (size, size), (0, 0, width, height), canvas)
   if canvas.fit == 'pad':
@@ -236,7 +260,7 @@ def _resize(
   return np.frombuffer(scaled.get_buffer(), np.uint8).reshape(size[1], size[0], channels)
 
 
-def _scaled(width: int, height: int, size: int, side: int) -> tuple[int, int]:
+def _scaled(width: float, height: float, size: int, side: float) -> tuple[int, int]:
   """Width and height after scaling `side` to `size`, rounded half up, at least 1 pixel."""
-  scaled = lambda length: max(1, (2 * length * size + side) // (2 * side))
+  scaled = lambda length: max(1, int((2 * length * size + side) // (2 * side)))
   return scaled(width), scaled(height)

@@ -77,6 +77,24 @@ def test_jpeg_pixels_are_pillows(monkeypatch, mode, subsampling, simplejpeg):
   assert_close(decode_canvas(data, SMALL), expected)
 
 
+@pytest.mark.parametrize('fit', canvas_lib.FITS)
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
+def test_a_large_jpeg_is_decoded_smaller(monkeypatch, mode, fit):
+  """At every size from none to an eighth of it, of sides that do not divide; by both decoders alike."""
+  for k, (width, height) in enumerate([(123, 95), (131, 97), (301, 203), (395, 777), (1003, 799)]):
+    pixels = photo(k, width, height)
+    data = encode(Image.fromarray(pixels).convert(mode), progressive=bool(k % 2), subsampling=k % 3)
+    with Image.open(io.BytesIO(data)) as image:
+      whole = decode_canvas(np.asarray(image.convert('RGB')), Canvas(32, fit))
+    found = decode_canvas(data, Canvas(32, fit))
+    difference = np.abs(found.astype(int) - whole.astype(int))
+    assert difference.mean() <= 1 and difference.max() <= 6
+    assert (difference.max() > 0) == (min(width, height) >= 96), 'decoded smaller'
+    with monkeypatch.context() as patch:
+      patch.setattr(canvas_lib, 'simplejpeg', None)
+      chex.assert_trees_all_equal(decode_canvas(data, Canvas(32, fit)), found)
+
+
 @pytest.mark.parametrize('form', ['PNG', 'BMP', 'GIF', 'TIFF', 'WEBP'])
 def test_other_formats(form):
   pixels = photo(4, 32, 32)

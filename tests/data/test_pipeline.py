@@ -1,9 +1,13 @@
 """Batches: what they hold, that they depend on (seed, step) alone, and bad images."""
 
 import itertools
+import json
+import os
+import socket
 import subprocess
 import sys
 import threading
+import zlib
 
 import chex
 from data_helpers import make_config, make_store_config
@@ -26,6 +30,20 @@ def take(iterator, number):
   batches = list(itertools.islice(iterator, number))
   iterator.close()
   return batches
+
+
+def start(script, **values):
+  """A Python process of one CPU device."""
+  code = script.format(path=[p for p in sys.path if p], **values)
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  env = os.environ | {'JAX_NUM_CPU_DEVICES': '1'}
+  return subprocess.Popen([sys.executable, '-c', code], env=env, **pipes)
+
+
+def run(script, **values):
+  process = start(script, **values)
+  output, errors = process.communicate(timeout=120)
+  return process.returncode, output.strip(), errors
 
 
 @CACHED_OR_STREAMED
@@ -63,17 +81,47 @@ def test_a_store_gives_the_same_batches_however_it_is_read(tmp_path, form):
     chex.assert_trees_all_equal(list(streamed.eval_batches(3)), list(cached.eval_batches(3)))
 
 
-@pytest.mark.parametrize('processes', [2, 4])
-def test_processes_share_every_epoch_without_overlap_or_loss(tmp_path, processes):
+SHARE = """
+import json, sys, zlib
+sys.path[:0] = {path!r}
+import jax
+jax.distributed.initialize('localhost:{port}', 2, {process}, cluster_detection_method='deactivate')
+from alexnet_jax import parallel
+from alexnet_jax.data import open_dataset
+from data_helpers import make_config
+from tiny import tiny_config
+rows = parallel.local_rows(parallel.make_mesh(tiny_config(mesh=(2, 1))), 8)
+batches = open_dataset(make_config({source!r}, cache_mib=0), 3).train_batches(0, 8, rows)
+for _ in range(21):
+  batch = next(batches)
+  seen = [zlib.crc32(image) for image in batch['image']]
+  print(json.dumps([*map(list, zip(rows.tolist(), batch['index'].tolist(), seen))]))
+"""
+
+
+def test_processes_share_every_epoch_without_overlap_or_loss(tmp_path):
+  """Two real ones, each with its own device of a mesh, over eight epochs of 21 images."""
   prepare(make_store_config(format='raw'), str(tmp_path / 'store'))
-  data = open_dataset(make_config(f'store:{tmp_path / "store"}', cache_mib=0), 3)
-  rows = np.split(np.arange(8), processes)
-  shares = [take(data.train_batches(0, 8, part), 21) for part in rows]  # eight epochs of 21 images
-  index = np.concatenate(
-    [np.concatenate([b['index'] for b in step]) for step in zip(*shares, strict=True)]
-  )
-  for epoch in index.reshape(8, 21):
-    chex.assert_trees_all_equal(np.sort(epoch), np.arange(21, dtype=np.int32))
+  source = f'store:{tmp_path / "store"}'
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  processes = [start(SHARE, port=port, process=i, source=source) for i in range(2)]
+  shares = []
+  for process in processes:
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    shares.append([json.loads(line) for line in output.splitlines()])
+  index = []
+  alone = open_dataset(make_config(source), 3).train_batches(0, 8)
+  for batch, *parts in zip(take(alone, 21), *shares, strict=True):
+    place, index_of, seen = zip(*sorted(itertools.chain(*parts)), strict=True)
+    assert place == tuple(range(8)) and all(len(part) == 4 for part in parts)
+    assert index_of == tuple(batch['index'])
+    assert seen == tuple(map(zlib.crc32, batch['image']))
+    index += index_of
+  for epoch in np.reshape(index, (8, 21)):
+    chex.assert_trees_all_equal(np.sort(epoch), np.arange(21))
 
 
 @pytest.mark.parametrize('loader', ['threads', 'tf.data'])
@@ -238,21 +286,16 @@ print('left')
 """
 
 
-def run(script, **values):
-  code = script.format(path=[p for p in sys.path if p], **values)
-  return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
-
-
 def test_reading_needs_neither_tensorflow_nor_jax(make_folder, tmp_path):
   folder = f'folder:{make_folder({"a": 4, "b": 4})}'
   stores = [f'store:{tmp_path / form}' for form in ('jpeg', 'raw')]
   for store in stores:
     form = store.rpartition('/')[2]
     prepare(make_store_config(folder, format=form), store.partition(':')[2])
-  done = run(ALONE, sources=['synthetic', folder, *stores])
-  assert done.returncode == 0, done.stderr
+  code, _, errors = run(ALONE, sources=['synthetic', folder, *stores])
+  assert code == 0, errors
 
 
 def test_leaving_in_the_middle_of_a_stream():
-  done = run(STREAM_AND_LEAVE)
-  assert (done.returncode, done.stdout.strip()) == (0, 'left'), done.stderr
+  code, output, errors = run(STREAM_AND_LEAVE)
+  assert (code, output) == (0, 'left'), errors
