@@ -147,16 +147,25 @@ def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
   """Raises UserError where the networks cannot share images and classes."""
   first = trained[0]
   for other, workdir in zip(trained[1:], workdirs[1:], strict=True):
+    ours, theirs = (config_lib.flatten(t.config.data.canvas) for t in (first, other))
     differing = [
-      f'{name}: {ours} and {theirs}'
-      for name, ours, theirs in (
-        ('classes', first.meta['class_names'], other.meta['class_names']),
-        ('config.data.canvas', first.config.data.canvas, other.config.data.canvas),
-      )
-      if ours != theirs
+      f'config.data.canvas.{key}: {ours[key]!r} and {theirs[key]!r}'
+      for key in ours
+      if ours[key] != theirs[key]
     ]
+    if apart := classes_apart(first.meta['class_names'], other.meta['class_names']):
+      differing.insert(0, f'classes: {apart}')
     if differing:
       raise UserError(f'{workdirs[0]} and {workdir} cannot be averaged: {"; ".join(differing)}')
+
+
+def classes_apart(ours: Sequence[str], theirs: Sequence[str]) -> str:
+  """How two lists of class names differ, in words; empty where they do not."""
+  if list(ours) == list(theirs):
+    return ''
+  only = ('the first', set(ours) - set(theirs)), ('the second', set(theirs) - set(ours))
+  more = [f'only {which} has {_some(sorted(names))}' for which, names in only if names]
+  return f'{len(ours)} and {len(theirs)}, ' + (', '.join(more) or 'the same in another order')
 
 
 def _check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
@@ -214,10 +223,10 @@ def evaluate(
   with distributed.primary_first('data'):
     dataset = open_dataset(data, config.seed)
   with contextlib.closing(dataset):
-    if list(dataset.class_names) != first.meta['class_names']:
+    if apart := classes_apart(dataset.class_names, first.meta['class_names']):
       raise UserError(
-        f'{config.data.source} has classes {_some(dataset.class_names)}, the checkpoint '
-        f'{_some(first.meta["class_names"])}: evaluate on the classes it was trained on'
+        f'{config.data.source} has other classes than the checkpoint: {apart}: evaluate on the classes it '
+        'was trained on'
       )
     labels = dataset.validation_labels
     if labels is None or not dataset.num_validation:

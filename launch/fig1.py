@@ -7,10 +7,13 @@ Trains configs/cifar10.py:relu and :tanh with the rates 0.0005, 0.001 and 0.002 
 over all training images is down to 25 %, 60 epochs at most; where the best rate of a curve is the lowest or
 the highest, with half of it or twice as much, too; then with seeds 1 and 2 at the best rate. Stopped, by
 Ctrl-C or SIGTERM, the same command goes on. Every run is in the output, and beside it, as .png, the picture;
-an unfinished sweep says so there. `--config.KEY=VALUE` is handed to every run.
+an unfinished sweep says so there. `--jobs=2` makes two runs at a time; `--config.KEY=VALUE` goes to every
+run.
 """
 
 import argparse
+import concurrent.futures
+import itertools
 import json
 import math
 import pathlib
@@ -20,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import seeds
 from seeds import ROOT
@@ -29,9 +33,24 @@ RATES = (0.0005, 0.001, 0.002)
 SEEDS = (0, 1, 2)
 TARGET = 25.0  # per cent of the training images
 START = (0.0, 90.0)  # epoch, error in per cent: guessing one of ten classes
-PREEMPTED, RUN_FAILED = 75, 3
+RUN_FAILED = 3  # main.py's exit code
 
 Cell = tuple[str, float, int]  # curve, rate of weights, seed
+
+
+class Ended(NamedTuple):
+  """How main.py ended: exit code, last line of its log, seconds it took."""
+
+  code: int
+  said: str
+  seconds: float
+
+  @property
+  def status(self) -> str:
+    """What became of the run, but for whether it reached the target: diverged, ended, running."""
+    if self.code == RUN_FAILED and 'the loss is not finite' in self.said:
+      return 'diverged'
+    return 'ended' if self.code == 0 else 'running'
 
 
 def crossing(errors: list[tuple[float, float]]) -> float | None:
@@ -65,27 +84,28 @@ def best_rate(runs: dict[Cell, dict], curve: str) -> float | None:
   return min(finished, key=lambda rate: rank(finished[rate]), default=None)
 
 
-def next_cell(runs: dict[Cell, dict]) -> Cell | None:
-  """What to run next, or go on with; None when all is done."""
-  todo = lambda cell: cell not in runs or runs[cell]['status'] == 'running'
-  for curve in CURVES:
-    for rate in RATES:
-      if todo((curve, rate, SEEDS[0])):
-        return curve, rate, SEEDS[0]
-    best = best_rate(runs, curve)
-    tried = [rate for name, rate, seed in runs if (name, seed) == (curve, SEEDS[0])]
-    if best == min(tried):
-      return curve, best / 2, SEEDS[0]
-    if best == max(tried):
-      return curve, best * 2, SEEDS[0]
-    if todo((curve, max(tried), SEEDS[0])) or todo((curve, min(tried), SEEDS[0])):
-      return next((curve, rate, SEEDS[0]) for rate in tried if todo((curve, rate, SEEDS[0])))
-  for curve in CURVES:
-    for seed in SEEDS[1:]:
-      cell = curve, best_rate(runs, curve), seed
-      if todo(cell):
-        return cell
-  return None
+def left_of_grid(runs: dict[Cell, dict], curve: str) -> list[Cell]:
+  """The runs with the first seed that a curve still needs; none once its best rate lies inside."""
+  tried = [rate for name, rate, seed in runs if (name, seed) == (curve, SEEDS[0])]
+  rates = sorted({*RATES, *tried})
+  if left := [rate for rate in rates if not is_done(runs, (curve, rate, SEEDS[0]))]:
+    return [(curve, rate, SEEDS[0]) for rate in left]
+  best = best_rate(runs, curve)
+  beyond = {rates[0]: rates[0] / 2, rates[-1]: rates[-1] * 2}.get(best)
+  return [] if beyond is None else [(curve, beyond, SEEDS[0])]
+
+
+def is_done(runs: dict[Cell, dict], cell: Cell) -> bool:
+  """Whether a run has ended, well or not."""
+  return cell in runs and runs[cell]['status'] != 'running'
+
+
+def next_cells(runs: dict[Cell, dict]) -> list[Cell]:
+  """What can be run next, or gone on with, the most urgent first; nothing when all is done."""
+  grids = {curve: left_of_grid(runs, curve) for curve in CURVES}
+  settled = [(curve, best_rate(runs, curve)) for curve in CURVES if not grids[curve]]
+  more = [(curve, rate, seed) for curve, rate in settled for seed in SEEDS[1:]]
+  return [*itertools.chain(*grids.values()), *(cell for cell in more if not is_done(runs, cell))]
 
 
 def command(cell: Cell, source: str, workdir: str, overrides: list[str]) -> list[str]:
@@ -102,18 +122,52 @@ def command(cell: Cell, source: str, workdir: str, overrides: list[str]) -> list
   ]
 
 
-def run(arguments: list[str]) -> int:
-  """Runs main.py to its end; a signal to this program is handed down. Returns the exit code."""
-  process = subprocess.Popen(
-    [sys.executable, 'main.py', *arguments], cwd=ROOT, stdout=subprocess.DEVNULL
-  )
-  hand_down = lambda *_: process.send_signal(signal.SIGTERM)
-  before = {which: signal.signal(which, hand_down) for which in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    return process.wait()
-  finally:
-    for which, handler in before.items():
-      signal.signal(which, handler)
+class Runs:
+  """The runs that are being made, each a process of its own; a signal to this program is handed down."""
+
+  def __init__(self, most: int):
+    self.cells: dict[concurrent.futures.Future, tuple[Cell, list[str]]] = {}
+    self.most, self._pool = most, concurrent.futures.ThreadPoolExecutor(most)
+    self._processes: set[subprocess.Popen] = set()
+    self.stopping = False
+    for which in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(which, lambda *_: self.stop())
+
+  def stop(self) -> None:
+    """Has all of them write a checkpoint and end; starts no other."""
+    self.stopping = True
+    for process in list(self._processes):
+      process.send_signal(signal.SIGTERM)
+
+  def start(self, cell: Cell, arguments: list[str]) -> None:
+    """Begins, or goes on with, the run of a cell."""
+    print('python main.py', shlex.join(arguments), file=sys.stderr)
+    self.cells[self._pool.submit(self._run, arguments)] = cell, arguments
+
+  def wait(self) -> list[tuple[Cell, list[str], Ended]]:
+    """Waits until one or more have ended."""
+    done = concurrent.futures.wait(self.cells, return_when='FIRST_COMPLETED').done
+    return [(*self.cells.pop(future), future.result()) for future in done]
+
+  def _run(self, arguments: list[str]) -> Ended:
+    began, last = time.monotonic(), ''
+    with subprocess.Popen(
+      [sys.executable, 'main.py', *arguments],
+      cwd=ROOT,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      start_new_session=True,  # Ctrl-C reaches it once, from here
+      text=True,
+    ) as process:
+      self._processes.add(process)
+      if self.stopping:
+        process.send_signal(signal.SIGTERM)
+      name = f'{pathlib.Path(arguments[-1]).name}: ' if self.most > 1 else ''
+      for line in process.stderr or ():
+        print(f'{name}{line}', end='', file=sys.stderr, flush=True)
+        last = line
+    self._processes.discard(process)
+    return Ended(process.returncode, last, time.monotonic() - began)
 
 
 def read_errors(workdir: pathlib.Path) -> list[tuple[float, float]]:
@@ -124,12 +178,13 @@ def read_errors(workdir: pathlib.Path) -> list[tuple[float, float]]:
   return [(row['epoch'], row[key]) for row in rows if key in row]
 
 
-def record(cell: Cell, arguments: list[str], code: int | None, seconds: float) -> dict:
-  """What is known of a run after main.py ended with `code` (None: it has not run here)."""
+def record(cell: Cell, arguments: list[str], how: Ended, seconds: float) -> dict:
+  """What is known of a run after main.py ended; `seconds` went by before."""
   errors = read_errors(ROOT / arguments[-1].removeprefix('--workdir='))
   reached = crossing(errors)
-  ended = 'reached' if reached is not None else 'not within the epochs allowed'
-  status = {0: ended, RUN_FAILED: 'diverged'}.get(code, 'running')
+  status = how.status
+  if status == 'ended':
+    status = 'reached' if reached is not None else 'not within the epochs allowed'
   curve, rate, seed = cell
   return {
     'curve': curve,
@@ -138,7 +193,7 @@ def record(cell: Cell, arguments: list[str], code: int | None, seconds: float) -
     'status': status,
     'epochs_to_25_percent': reached,
     'training_errors': errors,
-    'seconds': round(seconds),
+    'seconds': round(seconds + how.seconds),
     'command': shlex.join(['python', 'main.py', *arguments]),
   }
 
@@ -164,19 +219,21 @@ def write(runs: dict[Cell, dict], output: pathlib.Path) -> None:
   """Writes the output and the picture of what is known so far."""
   curves = {curve: summary(runs, curve) for curve in CURVES}
   relu, tanh = (curves[curve]['epochs_to_25_percent'] for curve in CURVES)
-  left = next_cell(runs)
+  left = next_cells(runs)
   result = {
-    'complete': left is None,
-    **(
-      {} if left is None else {'unfinished': f'next: {left[0]}, rate {left[1]:g}, seed {left[2]}'}
-    ),
+    'complete': not left,
+    **({'unfinished': f'next: {_name(left[0])}'} if left else {}),
     **curves,
-    'ratio': tanh / relu if relu and tanh and left is None else None,
+    'ratio': tanh / relu if relu and tanh and not left else None,
     **seeds.circumstances(),
     'runs': list(runs.values()),
   }
   seeds.write(output, result)
-  draw(runs, output.with_suffix('.png'), left is None)
+  draw(runs, output.with_suffix('.png'), not left)
+
+
+def _name(cell: Cell) -> str:
+  return f'{cell[0]}, rate {cell[1]:g}, seed {cell[2]}'
 
 
 def draw(runs: dict[Cell, dict], path: pathlib.Path, complete: bool) -> None:
@@ -213,21 +270,25 @@ def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   for name in ('source', 'workdir', 'output'):
     parser.add_argument(f'--{name}', required=True)
+  parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
   options, overrides = parser.parse_known_args()
   output = ROOT / options.output
   known = json.loads(output.read_text())['runs'] if output.exists() else []
   runs = {(run['curve'], run['learning_rate'], run['seed']): run for run in known}
-  while cell := next_cell(runs):
-    arguments = command(cell, options.source, options.workdir, overrides)
-    began, before = time.monotonic(), runs.get(cell, {}).get('seconds', 0)
-    print('python main.py', shlex.join(arguments), file=sys.stderr)
-    code = run(arguments)
-    if code in (0, RUN_FAILED, PREEMPTED):
-      runs[cell] = record(cell, arguments, code, before + time.monotonic() - began)
-      write(runs, output)
-    if code not in (0, RUN_FAILED):
+  going, code = Runs(options.jobs), 0
+  while True:
+    busy = [cell for cell, _ in going.cells.values()]
+    free = [cell for cell in next_cells(runs) if cell not in busy]
+    for cell in free[: 0 if going.stopping else options.jobs - len(busy)]:
+      going.start(cell, command(cell, options.source, options.workdir, overrides))
+    if not going.cells:
       return code
-  return 0
+    for cell, arguments, how in going.wait():
+      runs[cell] = record(cell, arguments, how, runs.get(cell, {}).get('seconds', 0))
+      write(runs, output)
+      if how.status == 'running':
+        code = code or how.code
+        going.stop()
 
 
 if __name__ == '__main__':

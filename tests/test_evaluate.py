@@ -144,9 +144,12 @@ def test_bad_input(runs, tmp_path):
     evaluate.evaluate(wider, runs[:1])
   other = tiny_config(train__steps=1, data__synthetic__classes=3)
   train(other, tmp_path / 'three')
-  with pytest.raises(UserError, match='cannot be averaged: classes'):
+  with pytest.raises(
+    UserError, match=r'averaged: classes: 4 and 3, only the first has 1 \(class3\)$'
+  ):
     evaluate.evaluate(config, [runs[0], tmp_path / 'three'])
+  assert evaluate.classes_apart('ab', 'ba') == '2 and 2, the same in another order'
   other = config_lib.load_workdir(runs[0])
   other.data.synthetic.classes = 3
-  with pytest.raises(UserError, match='has classes 3'):
+  with pytest.raises(UserError, match=r'only the second has 1 \(class3\)'):
     evaluate.evaluate(other, runs[:1])

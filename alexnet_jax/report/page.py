@@ -1,7 +1,8 @@
 """`--mode=report`: one self-contained page about a run, WORKDIR/report/index.html.
 
 What is measured is measured here, on the images that the config names, by the checkpoint's own network; the
-curves are those of metrics.jsonl. No script, no file beside it: it opens offline.
+curves are those of metrics.jsonl. No file beside it: it opens offline, and without scripts all works but the
+enlarging of pictures.
 """
 
 import base64
@@ -24,7 +25,7 @@ from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.report import curves, kernels, mistakes, neighbours
 
-_SIDE = 160  # pixels of a picture on the page, at most
+_SIDE = 256  # pixels of a picture on the page, at most
 _BARS = 5
 # The paper's own rows, to stand beside what is measured (FACTS section 6).
 PAPER = (
@@ -52,9 +53,9 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
   trained = evaluate.load(workdir, which, alone)
   data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
-    if list(dataset.class_names) != trained.meta['class_names']:
+    if apart := evaluate.classes_apart(dataset.class_names, trained.meta['class_names']):
       raise UserError(
-        f'{data.source} has other classes than the run in {workdir}: name its images with '
+        f'{data.source} has other classes than the run in {workdir}: {apart}: name its images with '
         '--config.data.source'
       )
     if not dataset.num_validation:

@@ -34,7 +34,8 @@ def sweep(epochs, stop_each=0):
   With `stop_each`, every run is stopped as often before it ends.
   """
   runs, order, stops = {}, [], {}
-  while cell := fig1.next_cell(runs):
+  while cells := fig1.next_cells(runs):
+    cell = cells[0]
     order.append(cell)
     curve, rate, seed = cell
     stops[cell] = stops.get(cell, -1) + 1
@@ -103,6 +104,32 @@ def test_what_is_written(tmp_path, monkeypatch):
     else:
       assert not result['complete'] and result['ratio'] is None
       assert result['unfinished'] == 'next: tanh, rate 0.001, seed 0'
+
+
+def test_what_can_run_side_by_side():
+  """At first every run of both grids; a curve's other seeds as soon as its own grid is done."""
+  first = fig1.next_cells({})
+  assert first == [(curve, rate, 0) for curve in fig1.CURVES for rate in fig1.RATES]
+  runs, _ = sweep(lambda curve, rate: 10 + 1000 * abs(rate - 0.001))
+  begun = {cell: run for cell, run in runs.items() if cell[0] == 'relu' and cell[2] == 0}
+  assert fig1.next_cells(begun)[-2:] == [('relu', 0.001, 1), ('relu', 0.001, 2)]
+  assert fig1.next_cells(begun)[:3] == [('tanh', rate, 0) for rate in fig1.RATES]
+
+
+@pytest.mark.parametrize(
+  ('code', 'said', 'status'),
+  [
+    (0, '', 'not within the epochs allowed'),
+    (75, 'stopped by SIGTERM', 'running'),
+    (3, 'error: the loss is not finite at step 7 (there is no checkpoint yet): ...', 'diverged'),
+    (3, 'error: no space left on the disk', 'running'),
+    (2, 'error: no such folder', 'running'),
+  ],
+)
+def test_only_a_loss_that_is_not_finite_has_diverged(tmp_path, code, said, status):
+  """What failed otherwise is to be done again."""
+  found = fig1.record(('relu', 0.001, 0), [f'--workdir={tmp_path}'], fig1.Ended(code, said, 2.0), 1)
+  assert found['status'] == status and found['seconds'] == 3
 
 
 def test_a_cell_is_one_command():

@@ -51,14 +51,16 @@ class Tags(HTMLParser):
 
 
 def test_the_page_stands_alone(page):
-  """No script, nothing fetched, every image there and described, and names are only text."""
+  """Nothing fetched, every image there and described, no script but our own, and names are only text."""
   workdir, result = page
   html = pathlib.Path(result['output']).read_text()
   assert result['output'] == str(workdir / 'report' / 'index.html')
   assert result['bytes'] == len(html.encode())
   tags = Tags(html)
   assert 'alert(1)' in tags.text and '"><script>alert(2)<b>' in tags.text
-  assert not {'script', 'b'} & {tag for tag, _ in tags.tags}
+  assert [attributes for tag, attributes in tags.tags if tag == 'script'] == [{}]
+  assert 'b' not in {tag for tag, _ in tags.tags}
+  assert 'alert' not in html.rpartition('<script>')[2]
   images = [attributes for tag, attributes in tags.tags if tag == 'img']
   # Loss; two towers; three images twice; three rows of one image and four neighbours.
   assert len(images) == 1 + 2 + 3 + 3 + 3 * 5
@@ -85,7 +87,7 @@ def test_bad_input(page, tmp_path):
     report(tiny_config(), str(tmp_path))
   other = config_lib.load_workdir(workdir)
   other.data.source, images = 'synthetic', other.data.source
-  with pytest.raises(UserError, match=r'other classes.*--config\.data\.source'):
+  with pytest.raises(UserError, match=r'other classes.*class3.*--config\.data\.source'):
     report(other, str(workdir))
   other.data.source, other.data.holdout = f'{images}/train', 0.0
   with pytest.raises(UserError, match='no validation images'):
@@ -113,12 +115,17 @@ def browser():
     opened.close()
 
 
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
-@pytest.mark.parametrize('width', [390, 1280])
-def test_in_a_browser(page, browser, width, scheme):
-  """No errors, no horizontal scrolling, all pictures drawn, dark ground where dark is asked; no script."""
+@pytest.mark.parametrize(
+  ('width', 'scheme', 'scripts'),
+  [(390, 'light', True), (390, 'dark', False), (1280, 'light', False), (1280, 'dark', True)],
+)
+def test_in_a_browser(page, browser, width, scheme, scripts):
+  """No errors, no horizontal scrolling, all pictures drawn, dark ground where dark is asked."""
   context = browser.new_context(
-    viewport={'width': width, 'height': 800}, color_scheme=scheme, offline=True
+    viewport={'width': width, 'height': 800},
+    color_scheme=scheme,
+    offline=True,
+    java_script_enabled=scripts,
   )
   tab, said = context.new_page(), []
   tab.on('console', lambda message: said.append(message.text))
@@ -132,3 +139,22 @@ def test_in_a_browser(page, browser, width, scheme):
   assert said == []
   assert seen['wide'] <= width and seen['broken'] == 0
   assert seen['ground'] == {'light': 'rgb(255, 255, 255)', 'dark': 'rgb(20, 23, 26)'}[scheme]
+
+
+def test_pictures_open_large(page, browser):
+  """By a click and by the keyboard, with their words; closed, the keyboard is where it was."""
+  tab = browser.new_page(viewport={'width': 390, 'height': 800}, offline=True)
+  tab.goto(pathlib.Path(page[1]['output']).as_uri())
+  assert tab.locator('main img').count() == tab.locator('main button.zoom img').count() > 0
+  large, card = tab.locator('dialog img'), tab.locator('.card button').first
+  card.click()
+  assert large.get_attribute('alt') == card.locator('img').get_attribute('alt') != ''
+  assert large.bounding_box()['width'] > 1.5 * card.bounding_box()['width']
+  assert tab.evaluate('document.documentElement.scrollWidth') <= 390
+  tab.keyboard.press('Escape')
+  assert not large.is_visible()
+  tab.keyboard.press('Enter')  # the focus is on the same picture again
+  assert large.is_visible()
+  large.click()
+  assert not large.is_visible()
+  tab.close()

@@ -1,0 +1,108 @@
+"""The notebooks are what their texts make of them, and all their cells run, in a kernel of their own."""
+
+import importlib.util
+import re
+
+import nbformat
+import pytest
+from tiny import ROOT
+
+spec = importlib.util.spec_from_file_location('build', ROOT / 'notebooks' / 'build.py')
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+SMALL = {
+  'data.source': 'synthetic',
+  'data.synthetic.train': 24,
+  'data.synthetic.validation': 8,
+  'data.synthetic.classes': 3,
+  'model.width': 1 / 32,
+  'train.batch_size': 8,
+  'eval.batch_size': 8,
+  'log.tensorboard': False,
+}
+# For the notebooks that train the paper's network: smaller images, half the layers to compile.
+SMALLER = SMALL | {
+  'model.input_size': 64,
+  'model.towers': 1,
+  'data.canvas.size': 72,
+  'eval.views': 1,
+  'eval.baseline': False,
+}
+
+
+@pytest.fixture(autouse=True)
+def compiled_quickly(monkeypatch):
+  """Kernels take a third of the time to compile what they run once."""
+  flags = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  monkeypatch.setenv('XLA_FLAGS', flags)
+
+
+def run(name, **settings):
+  """Executes a notebook with its parameters set; all that its cells printed or gave."""
+  values = {key: repr(value) for key, value in settings.items()}
+  notebook = build.execute(build.make(name, values))
+  outputs = [output for cell in notebook.cells for output in cell.get('outputs', ())]
+  pictures = sum('image/png' in output.get('data', {}) for output in outputs)
+  texts = [output.get('text', output.get('data', {}).get('text/plain', '')) for output in outputs]
+  return '\n'.join(texts), pictures
+
+
+@pytest.mark.parametrize('name', build.NAMES)
+def test_made_of_its_text(name):
+  """Cell by cell, but for values set for its outputs; what it shows came from running it to the end."""
+  there = nbformat.read(ROOT / 'notebooks' / f'{name}.ipynb', as_version=4)
+  nbformat.validate(there)
+  cells = [cell for cell in there.cells if not cell.source.startswith(build._SET)]
+  made = build.make(name).cells
+  assert [(c.cell_type, c.source) for c in cells] == [(c.cell_type, c.source) for c in made]
+  code = [cell for cell in there.cells if cell.cell_type == 'code']
+  assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+  outputs = [output for cell in code for output in cell.outputs]
+  assert not [output for output in outputs if output.output_type == 'error']
+  assert any('image/png' in output.get('data', {}) for output in outputs)
+
+
+def test_the_address_is_in_one_place():
+  """The texts name it by {REPOSITORY}; the badge and the installation have it."""
+  for path in [
+    *(ROOT / 'notebooks').glob('[0-9h]*.py'),
+    ROOT / 'README.md',
+    ROOT / 'pyproject.toml',
+  ]:
+    assert build.REPOSITORY not in path.read_text(), path
+  badge, install = (cell.source for cell in build.make(build.NAMES[0]).cells[:2])
+  assert f'colab.research.google.com/github/{build.REPOSITORY}/blob' in badge
+  assert f'{build.NAMES[0]}.ipynb' in badge
+  assert f'git+https://github.com/{build.REPOSITORY}@' in install
+  with pytest.raises(ValueError, match='NONSENSE'):
+    build.make(build.NAMES[0], {'NONSENSE': '1'})
+
+
+def test_alexnet_in_one_hour():
+  said, pictures = run('01_alexnet_in_one_hour', WIDTH=1 / 16, BATCH=2)
+  assert pictures == 3
+  assert re.search(r'conv1 +\(55, 55, 3\) and \(55, 55, 3\)', said)
+  assert re.search(r'conv2 +changed +- ', said) and re.search(r'conv3 +changed changed', said)
+  assert said.count('all-gather') == 3
+
+
+def test_relu_or_tanh(tmp_path):
+  said, pictures = run(
+    '02_relu_or_tanh', SOURCE='synthetic', EPOCHS=1.0, SETTINGS=SMALL, WORKDIR=str(tmp_path)
+  )
+  assert pictures == 3
+  assert 'times sooner with ReLU' in said and said.count('conv1: ') == 2
+
+
+def test_your_own_photos_and_look_inside(tmp_path):
+  """The second looks into the run that the first has trained."""
+  place = str(tmp_path / 'run')
+  said, pictures = run(
+    '03_your_own_photos', SOURCE='synthetic', EPOCHS=1.0, SETTINGS=SMALLER, WORKDIR=place
+  )
+  assert pictures == 4
+  assert "'top1_error':" in said and 'index.html' in said
+  said, pictures = run('04_look_inside', WORKDIR=place, BITS=8)
+  assert pictures == 5
+  assert "'colour':" in said and '8 bits in place of' in said
