@@ -144,7 +144,7 @@ CHOICES = {
   'train__epochs': 6.0,
   'train__checkpoint_every': 15,
 }
-LINES = 10  # of metrics.jsonl, before a process is killed
+LINES = 20  # of metrics.jsonl, before a process is killed: after two checkpoints
 PEER_TIMEOUT = '--peer_timeout=8'
 
 

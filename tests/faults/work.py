@@ -68,7 +68,7 @@ def readers(folder: str) -> dict[str, tuple[bytes, Reader]]:
     lambda path: (archive.read_metadata(path), archive.read_tensors(path)),
   )
   add('weights.npz', lambda path: np.savez(path, a=array), cuda_convnet.read)
-  add('mean.npy', lambda path: np.save(path, array), lambda path: networks._mean(path, 3))
+  add('mean.npy', lambda path: np.save(path, array), lambda path: networks._mean(path, 3, 'rgb'))
   add('weights.caffemodel', write_caffemodel, caffe.read)
   add(
     'classes.txt',
