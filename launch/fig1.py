@@ -199,7 +199,10 @@ def record(cell: Cell, arguments: list[str], how: Ended, seconds: float) -> dict
 
 
 def summary(runs: dict[Cell, dict], curve: str) -> dict:
-  """One curve: its best rate so far, and what the seeds at that rate gave."""
+  """One curve: its best rate so far, and what the seeds at that rate gave, in epochs.
+
+  `spread` is how far the seeds lie apart; a run made again on other hardware differs by such an amount.
+  """
   rate = best_rate(runs, curve)
   at_best = [run for (name, r, _), run in runs.items() if (name, r) == (curve, rate)]
   reached = [run['epochs_to_25_percent'] for run in at_best if run['status'] == 'reached']
@@ -208,6 +211,7 @@ def summary(runs: dict[Cell, dict], curve: str) -> dict:
     'epochs_to_25_percent': statistics.mean(reached) if reached else None,
     'min': min(reached, default=None),
     'max': max(reached, default=None),
+    'spread': max(reached) - min(reached) if reached else None,
     'seeds': len(reached),
     'learning_rate': rate,
     'learning_rates_tried': tried,
@@ -266,7 +270,7 @@ def draw(runs: dict[Cell, dict], path: pathlib.Path, complete: bool) -> None:
 
 
 def main() -> int:
-  """Reads the command line, runs what is left, and writes the output after every run."""
+  """Reads the command line, runs what is left, and writes the output after every run and at the end."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   for name in ('source', 'workdir', 'output'):
     parser.add_argument(f'--{name}', required=True)
@@ -282,6 +286,7 @@ def main() -> int:
     for cell in free[: 0 if going.stopping else options.jobs - len(busy)]:
       going.start(cell, command(cell, options.source, options.workdir, overrides))
     if not going.cells:
+      write(runs, output)
       return code
     for cell, arguments, how in going.wait():
       runs[cell] = record(cell, arguments, how, runs.get(cell, {}).get('seconds', 0))

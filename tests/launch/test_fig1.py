@@ -73,6 +73,7 @@ def test_the_best_rate_lies_inside(stop_each):
   ]
   found = fig1.summary(runs, 'tanh')
   assert found['epochs_to_25_percent'] == pytest.approx(10.1) and found['seeds'] == 3
+  assert found['spread'] == pytest.approx(0.2)
   assert found['best_is_interior'] and found['learning_rate'] == 0.008
 
 
