@@ -27,7 +27,8 @@ def read(place: str, config: FrozenConfigDict) -> tuple[Rooms, Rooms]:
   """Parameters and batch statistics of a network on the host, the layout of `models.alexnet`.
 
   Args:
-    place: the workdir of a run, whose best checkpoint is read, or an archive (`--format=safetensors`).
+    place: the workdir of a run, whose last checkpoint is read (the best was chosen on images that may measure
+      this run, too), or an archive (`--format=safetensors`).
     config: of the run that wants them.
 
   Raises:
@@ -44,7 +45,7 @@ def read(place: str, config: FrozenConfigDict) -> tuple[Rooms, Rooms]:
   whole = ConfigDict(
     config.to_dict() | {'mesh': (0, 0)}
   )  # whole networks: every process can read them
-  model = evaluate.load(place, 'best', whole).model
+  model = evaluate.load(place, 'latest', whole).model
   return jax.tree.map(np.asarray, (model.params, model.batch_stats))
 
 

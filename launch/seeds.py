@@ -1,96 +1,98 @@
 """Trains one config with several seeds, evaluates each last checkpoint, and writes results/NAME.json.
 
   python launch/seeds.py --config=configs/elpv_defect.py --workdir=runs/elpv_defect --seeds=0,1,2 \
-      --output=results/elpv_defect.json [--config.key=value ...]
+      --output=results/elpv_defect.json [--jobs=2] [--config.KEY=VALUE ...]
 
-Run again after a stop, it goes on where it was. The last checkpoint is evaluated, not the best, since the
-best is chosen on the very images that measure it.
+Stopped, by Ctrl-C or SIGTERM, the same command goes on. The last checkpoint is evaluated, not the best,
+since the best is chosen on the very images that measure it. Paths are relative to the checkout.
 """
 
 import argparse
-import datetime
-import importlib.metadata
-import json
-import os
-import pathlib
-import platform
+from collections.abc import Callable
 import statistics
-import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parent.parent
-PACKAGES = ('jax', 'flax', 'optax', 'numpy')
+import runs as runs_lib
+
+Cell = tuple[str, int]  # variant of the config, or none; seed
 
 
-def main_py(*args: str) -> dict:
-  """Runs main.py and returns the JSON of its last line; its log goes to stderr as it comes."""
-  done = subprocess.run(
-    [sys.executable, str(ROOT / 'main.py'), *args], stdout=subprocess.PIPE, text=True
-  )
-  if done.returncode:
-    sys.exit(done.returncode)
-  return json.loads(done.stdout.splitlines()[-1])
-
-
-def hardware() -> str:
-  """The processor's name and how many cores of it this process may use, and the accelerators."""
-  import jax
-
-  cpuinfo = pathlib.Path('/proc/cpuinfo')
-  lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-  names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-  kinds = ', '.join(sorted({device.device_kind for device in jax.devices()}))
-  cpu = names[0] if names else platform.processor()
-  return f'{cpu}, {len(os.sched_getaffinity(0))} cores; JAX on {kinds}'
-
-
-def one_seed(config: str, workdir: str, seed: int, overrides: list[str]) -> dict:
-  """Trains `workdir`/seedN and evaluates its last checkpoint: `{'seed', 'train', 'eval'}`."""
+def calls(config: str, workdir: str, seed: int, overrides: list[str]) -> list[list[str]]:
+  """The arguments of main.py to train `workdir`/seedN and to evaluate its last checkpoint."""
   place = f'--workdir={workdir}/seed{seed}'
-  trained = main_py(f'--config={config}', place, f'--config.seed={seed}', *overrides)
-  evaluated = main_py('--mode=eval', place, '--checkpoint=latest')
-  trained.pop('checkpoint')
-  print(f'{config}, seed {seed}: {evaluated}', file=sys.stderr)
-  return {'seed': seed, 'train': trained, 'eval': evaluated}
+  train = [f'--config={config}', f'--config.seed={seed}', *overrides, place]
+  return [train, ['--mode=eval', place, '--checkpoint=latest']]
 
 
 def spread(runs: list[dict]) -> dict:
-  """Of the top-1 errors of `runs`."""
-  errors = [run['eval']['top1_error'] for run in runs]
+  """Of the top-1 errors of the runs that have been made."""
+  errors = [run['eval']['top1_error'] for run in runs if run['eval']]
   return {
-    'mean': statistics.mean(errors), 'min': min(errors), 'max': max(errors), 'seeds': len(errors)
-  }  # fmt: skip
-
-
-def circumstances() -> dict:
-  """How, when and on what this program was run."""
-  program = pathlib.Path(sys.argv[0]).name
-  return {
-    'command': f'python launch/{program} {" ".join(sys.argv[1:])}',
-    'date': datetime.date.today().isoformat(),
-    'hardware': hardware(),
-    'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+    'mean': statistics.mean(errors) if errors else None,
+    'min': min(errors, default=None),
+    'max': max(errors, default=None),
+    'seeds': len(errors),
   }
 
 
-def write(output: str, result: dict) -> None:
-  """Writes a file of results, with the folder it is in."""
-  path = pathlib.Path(output)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(result, indent=2) + '\n')
+def make(
+  cells: dict[Cell, list[list[str]]],
+  options: argparse.Namespace,
+  summarise: Callable[[list[dict]], dict],
+) -> int:
+  """Makes the runs that are left and writes the output after each; returns the exit code.
+
+  Args:
+    cells: calls of main.py, to train and to evaluate.
+    options: `output` and `jobs`.
+    summarise: what the output says of all runs.
+
+  Raises:
+    ValueError: the output has runs of other commands.
+  """
+  command = lambda cell: runs_lib.as_command(cells[cell][0]) if cell in cells else ''
+  cell_of = lambda run: (run.get('variant'), run['seed'])
+  known = runs_lib.known(options.output, lambda run: command(cell_of(run)))
+  runs = {cell_of(run): run for run in known}
+  runner, on, code = runs_lib.Runner(options.jobs), runs_lib.circumstances(), 0
+  while True:
+    left = [
+      cell for cell in cells if not runs.get(cell, {}).get('eval') and cell not in runner.going
+    ]
+    for cell in left[: runner.free]:
+      runner.start(cell, *cells[cell])
+    if not runner.going:
+      return code
+    for cell, ended in runner.wait():
+      variant, seed = cell
+      trained, evaluated = (*ended.answers, None, None)[:2]
+      runs[cell] = {
+        'variant': variant,
+        'seed': seed,
+        'train': trained,
+        'eval': evaluated,
+        'seconds': round(runs.get(cell, {}).get('seconds', 0) + ended.seconds),
+        'command': command(cell),
+        **on,
+      }
+      made = [runs[cell] for cell in cells if cell in runs]
+      runs_lib.write(options.output, summarise(made), made)
+      if ended.code:
+        code = code or ended.code
+        runner.stop()
 
 
-def main() -> None:
+def main() -> int:
   """Reads the command line, runs, and writes the file."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  for name in ('config', 'workdir', 'seeds', 'output'):
-    parser.add_argument(f'--{name}', required=True)
+  parser = runs_lib.parser(__doc__, 'config', 'workdir', 'seeds', 'output')
   options, overrides = parser.parse_known_args()
-  runs = []
-  for seed in options.seeds.split(','):
-    runs.append(one_seed(options.config, options.workdir, int(seed), overrides))
-    write(options.output, circumstances() | {'top1_error': spread(runs), 'runs': runs})
+  seeds = [int(seed) for seed in options.seeds.split(',')]
+  cells = {(None, n): calls(options.config, options.workdir, n, overrides) for n in seeds}
+  try:
+    return make(cells, options, lambda runs: {'top1_error': spread(runs)})
+  except ValueError as error:
+    parser.error(str(error))
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(main())
