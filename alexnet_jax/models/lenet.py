@@ -1,10 +1,10 @@
 """LeNet-5 (LeCun, Bottou, Bengio, Haffner, 1998), which every account of AlexNet compares it with.
 
-61,706 parameters: 60 k, as its authors say of theirs. As there, every unit up to F6 is squashed, those of the
-convolutions before they are pooled and those of the pools once more. Three things of the paper of 1998 are left out, as
-nearly everybody leaves them out: its second convolution reads only some of the six maps (we read all,
-900 weights more), its pools have a trainable factor and bias (44 numbers), and its last layer measures
-distances to drawn pictures of digits (ours is linear, 850 numbers).
+61,706 parameters: 60 k, as its authors say of theirs. As there, every unit up to F6 is squashed: what a
+convolution gives before it is pooled, and what the pool gives once more. Three things of the paper of 1998
+are left out, as nearly everybody leaves them out: its second convolution reads only some of the six maps
+(we read all, 900 weights more), its pools have a trainable factor and bias (44 numbers), and its last layer
+measures distances to drawn pictures of digits (ours is linear, 850 numbers).
 """
 
 from ml_collections import ConfigDict
