@@ -26,7 +26,8 @@ def run(options: Options) -> dict[str, object]:
     from alexnet_jax.evaluate import evaluate
 
     workdirs = options.checkpoints or (options.workdir,)
-    return evaluate(options.config, workdirs, options.checkpoint, options.weights)
+    how = options.checkpoint, options.weights, options.search_weights
+    return evaluate(options.config, workdirs, *how)
   if options.mode == 'prepare':
     from alexnet_jax.data.prepare import prepare
 

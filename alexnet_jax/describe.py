@@ -28,9 +28,10 @@ def describe(config: ConfigDict) -> dict[str, object]:
   """Describes the network of `config` on the mesh in force; prints the layer table to stderr.
 
   Returns:
-    `parameters`, `macs` (multiply-adds, one image forward), `mesh` [data, tower], `bytes_per_device` and
-    `bytes_total` (parameters and momentum, of the live state), `collectives` of the compiled training
-    step: `[{'kind', 'axis', 'bytes'}]`, bytes of the result on one device.
+    `parameters`, `neurons` (outputs of all layers, before pools), `macs` (multiply-adds, one image forward),
+    `mesh` [data, tower], `bytes_per_device` and `bytes_total` (parameters and momentum, of the live state),
+    `collectives` of the compiled training step: `[{'kind', 'axis', 'bytes'}]`, bytes of the result on one
+    device.
   """
   config = ConfigDict(config)
   config.model.num_classes = config.model.num_classes or DEFAULT_CLASSES
@@ -44,12 +45,22 @@ def describe(config: ConfigDict) -> dict[str, object]:
   per_device, total = parallel.bytes_per_device((state.params, state.opt_state))
   return {
     'parameters': sum(row['parameters'] for row in rows),
+    'neurons': neurons(config.model, rows),
     'macs': sum(row['macs'] for row in rows),
     'mesh': list(mesh.shape.values()),
     'bytes_per_device': per_device,
     'bytes_total': total,
     'collectives': collectives(compiled_step(config, mesh, state).as_text() or '', mesh),
   }
+
+
+def neurons(model: FrozenConfigDict, rows: list[dict[str, Any]]) -> int:
+  """The outputs of the layers of `config.model` added up, from its `models.layer_table`.
+
+  The paper's 650,000 are 659,272: its Figure 2 has 253,440 in the first layer, which are 55 x 55 x 96 =
+  290,400 (FACTS section 1.2).
+  """
+  return sum(math.prod(row['output']) for row in rows if row['layer'] in model.layers)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -37,6 +37,10 @@ FLAGS: dict[str, tuple[Any, str]] = {
   'checkpoint': ('best', 'Of all modes that read one: best, latest or a step.'),
   'checkpoints': ((), 'Of eval: workdirs whose softmax is averaged.'),
   'weights': ((), 'Of --checkpoints: a number a workdir. Of import: the file of weights.'),
+  'search_weights': (
+    False,
+    'Of --checkpoints: the weights that make the fewest errors on the images evaluated, which flatters.',
+  ),
   'images': ((), 'Of predict and features: files, folders, globs.'),
   'output': ('', 'What prepare, features (.npz or .parquet) and export are to make.'),
   'picture': (
@@ -103,6 +107,7 @@ class Options:
   checkpoint: str
   checkpoints: tuple[str, ...]
   weights: tuple[float, ...]  # of --checkpoints
+  search_weights: bool
   file: str  # of weights, of --mode=import
   images: tuple[str, ...]
   output: str

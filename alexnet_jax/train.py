@@ -24,7 +24,7 @@ from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.logging import Metrics, Progress, Timer
 from alexnet_jax.preemption import StopSignal
-from alexnet_jax.transfer import copy_layers
+from alexnet_jax.transfer import check_origin, copy_layers
 
 _ON_DEVICE = 1  # batches there ahead of the step that takes them, and one on its way
 _IN_FLIGHT = 1  # steps that may wait for the one that runs; SIGTERM waits for both
@@ -52,6 +52,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
   """
   workdir = pathlib.Path(workdir)
   config_lib.validate(config)
+  check_origin(config)
   models.layer_table(config.model)  # a config that no network can be made of fails before the data
   mesh = parallel.make_mesh(config)
   with StopSignal() as stop:

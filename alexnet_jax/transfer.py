@@ -49,6 +49,15 @@ def read(place: str, config: FrozenConfigDict) -> tuple[Rooms, Rooms]:
   return jax.tree.map(np.asarray, (model.params, model.batch_stats))
 
 
+def check_origin(config: ConfigDict | FrozenConfigDict) -> None:
+  """Raises UserError where layers are to be copied and nothing says where from."""
+  if config.init_layers and not config.init_from:
+    raise UserError(
+      f'config.init_layers={config.init_layers}, but nothing says where from: name the run with '
+      '--config.init_from=RUN, or copy none with --config.init_layers='
+    )
+
+
 def _rooms(layer: str, ours: Mapping) -> list[str]:
   """The names under which a layer, and what normalises it, keeps parameters."""
   return [layer, *(name for name in [f'batch_norm{number(layer)}'] if name in ours)]

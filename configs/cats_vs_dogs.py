@@ -46,7 +46,7 @@ def get_config(variant='scratch'):
   config = recipes.apply(recipes.get('original'), EVERY_RUN)
   if variant != 'scratch':
     recipes.apply(config, SHORT)
-    config.optim.layer_rates = tuple(
-      (layer, 0.0, VARIANTS[variant]) for layer in config.model.layers[:-1]
-    )
+    copied = config.model.layers[:-1]
+    config.init_layers = ','.join(copied)
+    config.optim.layer_rates = tuple((layer, 0.0, VARIANTS[variant]) for layer in copied)
   return config

@@ -139,6 +139,7 @@ def test_describe_without_config_is_the_papers_net(capsys):
   described = json.loads(out)
   assert described['parameters'] == 60_965_224 and described['macs'] == 724_406_816
   assert described['mesh'] == [1, 1] and described['collectives'] == []
+  assert described['neurons'] == 659_272
   assert described['bytes_per_device'] == described['bytes_total'] == 2 * 4 * 60_965_224
   assert 'conv5' in err and '13x13x256' in err
 

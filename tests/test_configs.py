@@ -1,6 +1,7 @@
 """Every config and variant in configs/ is described, builds at full size, and trains two steps when small."""
 
 import importlib.util
+import itertools
 import re
 
 import jax
@@ -78,6 +79,86 @@ def test_builds(spec):
   config_lib.check_same_run(back, config, 'a workdir')
 
 
+def manual(first, second, conv1_low, frozen, third):
+  """Drops as the lab made them by hand: of all, of conv1, which is then frozen; rows as below."""
+  halfway = (
+    (conv1_low, 1e-5, 1e-4, 1e-4, 1e-4, 0.002, 0.02),
+    (frozen, 0, 1e-4, 1e-4, 1e-4, 0, 0.02),
+  )
+  return (
+    (0, 1e-2, 1e-2, 1e-2, 1e-2, 0.02, 0.02),
+    (first, 1e-3, 1e-3, 1e-3, 1e-3, 0.02, 0.02),
+    (second, 1e-4, 1e-4, 1e-4, 1e-4, 0.02, 0.02),
+    *halfway[: 2 if conv1_low < frozen < third else 1],
+    (third, 0, 1e-5, 1e-5, 1e-5, 0, 0.02),
+  )
+
+
+# Of FACTS sections 2 and 4: epochs from which rates hold, those of the weights of conv1, conv2, fc6 and the
+# last layer, those of the biases of conv1 and fc6; the epoch in which colour noise ends; the last epoch.
+SCHEDULES = {
+  'ilsvrc2010:cnn': (manual(23, 51, 68, 72, 78), 68, 93),
+  'ilsvrc2010:one_gpu': (manual(20, 48, 66, 72, 79), 66, 96),
+  'ablations:base': (manual(25, 51, 67, 72, 79), 67, 91),
+  'ablations:no_norm': (manual(22, 44, 69, 73, 86), 69, 97),
+  'ablations:no_overlap': (manual(23, 51, 67, 79, 79), 67, 90),
+  'ablations:no_communication': (manual(25, 49, 66, 72, 79), 66, 92),
+  'fall2009': (
+    (
+      (0, 1e-2, 1e-2, 1e-2, 1e-2, 0.02, 0.02),
+      (6.26, 1e-3, 1e-3, 1e-3, 1e-3, 0.02, 0.02),
+      (13.34, 1e-4, 1e-4, 1e-4, 1e-4, 0.02, 0.02),
+      (18.24, 1e-5, 1e-5, 1e-4, 1e-4, 0.002, 0.02),
+      (21.19, 1e-6, 1e-6, 1e-5, 1e-5, 0.002, 0.02),
+      (25.37, 1e-7, 1e-7, 1e-6, 1e-6, 0.002, 0.02),
+    ),
+    18.24,
+    28.3,
+  ),
+  'cnn_star:2009': (
+    ((0, 1e-3, 1e-3, 1e-2, 1e-2, 0.002, 0.02), (2.16, 1e-3, 1e-3, 1e-3, 1e-3, 0.002, 0.002)),
+    0,
+    6.65,
+  ),
+  'cnn_star:2011': (
+    ((0, 1e-3, 1e-3, 1e-2, 1e-2, 0.002, 0.02), (6, 1e-3, 1e-3, 1e-3, 1e-3, 0.002, 0.002)),
+    0,
+    8.1,
+  ),
+  'cnn_star:2012': (
+    (
+      (0, 1e-4, 1e-3, 1e-3, 1e-3, 2e-4, 0.002),
+      (0.029973, 1e-4, 1e-3, 1e-3, 1e-2, 2e-4, 0.002),  # after 300 batches of 1,281,167 images
+      (5, 1e-5, 1e-3, 1e-3, 1e-2, 2e-5, 0.002),
+      (7, 0, 1e-3, 1e-3, 1e-2, 0, 0.002),
+      (9, 0, 1e-3, 1e-3, 1e-3, 0, 0.002),
+      (22, 0, 1e-4, 1e-4, 1e-4, 0, 0.002),
+      (42, 0, 1e-5, 1e-5, 1e-5, 0, 0.002),
+    ),
+    38,
+    54,
+  ),
+}
+
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_rates(name):
+  """From the epoch on in which the lab changed them, until the next change."""
+  rows, colour_until, end = SCHEDULES[name]
+  file, _, variant = name.partition(':')
+  config = load(f'configs/{file}.py:{variant}'.rstrip(':'))
+  assert (config.augment.colour_until, config.train.epochs) == (colour_until, end)
+  params = {layer: {'kernel': 0, 'bias': 0} for layer in config.model.layers}
+  weights, biases = ('conv1', 'conv2', 'fc6', config.model.layers[-1]), ('conv1', 'fc6')
+  for (start, *expected), (until, *_) in itertools.pairwise((*rows, (end,))):
+    for epoch in (start, until - 1e-5):
+      now = optim.rates(config.optim, 0, epoch, epoch / end, optim.ScheduleState())
+      tree = optim.rate_tree(config.optim, params, *now, epoch)
+      found = [tree[layer]['kernel'] for layer in weights]
+      found += [tree[layer]['bias'] for layer in biases]
+      assert found == pytest.approx(expected), epoch
+
+
 def small(spec):
   """The config of `spec`, made small enough for a test, in one tower.
 
@@ -99,24 +180,23 @@ def small(spec):
   )
 
 
-def program(spec):
-  """What decides the compiled step of a config: of those that agree on it one is enough."""
-  config = small(spec)
-  layers = config.model.layers
-  function = layout.function_of(config.model) | {
-    'features': [config.model[layer].get('features') for layer in layers],
-    'input': (config.model.input_size, config.data.canvas.size, config.model.gray),
-  }
-  return repr(sorted(function.items()))
+def program(config):
+  """What decides the compiled step of a small config; all else is an input of it, or nothing to it."""
+  layers, augment = config.model.layers, config.augment.to_dict() | {'colour_until': 0}
+  optimizer = [
+    config.optim[key] for key in ('momentum', 'decay', 'layer_decay', 'bias_decay', 'ema')
+  ]
+  sizes = config.model.input_size, config.data.canvas.size, config.train.batch_size
+  features = [config.model[layer].get('features') for layer in layers]
+  return repr((layout.function_of(config.model), features, sizes, augment, optimizer))
 
 
-# From the last to the first, so that of equals it is the first that is trained.
-PROGRAMS = {program(spec): spec for spec in reversed(SPECS)}
+STEPS = {}  # compiled, by program
 
 
-@pytest.mark.parametrize('spec', sorted(PROGRAMS.values()))
+@pytest.mark.parametrize('spec', SPECS)
 def test_trains_two_steps(spec):
-  """Of configs that make the same program, one; the loss is finite, and each layer that may moves."""
+  """At its own first rates; the loss is finite, and each layer that may moves. Equal programs are shared."""
   config = FrozenConfigDict(small(spec))
   mesh = parallel.make_mesh(config)
   size, draw = config.data.canvas.size, np.random.default_rng(0)
@@ -134,14 +214,18 @@ def test_trains_two_steps(spec):
   batch = parallel.shard_batch(mesh, batch)
   mean = np.full((size, size, 3), 120)
   statistics = Statistics(*map(np.float32, (mean, np.eye(3), np.ones(3))))
-  rates = optim.rate_tree(config.optim, before, 1e-3, 1e-3, epoch=0.0)
+  now = optim.rates(config.optim, 0, 0.0, 0.0, optim.ScheduleState())
+  rates = optim.rate_tree(config.optim, before, *now, epoch=0.0)
   inputs = parallel.replicate(mesh, jax.tree.map(np.float32, (rates, 0.0, statistics)))
-  step = steps.make_train_step(config, mesh).lower(state, batch, *inputs)
-  step = step.compile(
-    {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-  )
+  key = program(config)
+  if key not in STEPS:
+    STEPS[key] = (
+      steps.make_train_step(config, mesh)
+      .lower(state, batch, *inputs)
+      .compile({'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True})
+    )
   for _ in range(2):
-    state, loss = step(state, batch, *inputs)
+    state, loss = STEPS[key](state, batch, *inputs)
   assert np.isfinite(loss)
   for layer in config.model.layers:
     moved = np.any(before[layer]['kernel'] != np.asarray(state.params[layer]['kernel']))

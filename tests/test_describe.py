@@ -1,9 +1,9 @@
-"""Reading the messages between devices out of compiled programs."""
+"""The neurons of a network, and the messages between devices read out of compiled programs."""
 
 from helpers import get
 import pytest
 
-from alexnet_jax import describe, parallel
+from alexnet_jax import describe, models, parallel, recipes
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,14 @@ from alexnet_jax import describe, parallel
 def test_all_ways_of_writing_groups(written, groups):
   line = f'  %x = f32[4]{{0}} all-reduce(%y), channel_id=1, {written}'
   assert describe._replica_groups(line, 4) == groups
+
+
+def test_neurons():
+  """The paper's 650,000 and a sixth convolution: what layers give, not what pools and norms make of it."""
+  model = recipes.get('paper+batch_norm+conv6').model
+  layers = 290_400 + 186_624 + 64_896 + 64_896 + 43_264 + 4096 + 4096 + 1000
+  assert layers == 659_272
+  assert describe.neurons(model, models.layer_table(model)) == layers + 6 * 6 * 256
 
 
 def test_groups_that_cannot_be_read_are_not_passed_over():

@@ -70,6 +70,17 @@ def test_eval_equals_one_image_at_a_time(runs, views, weights):
   assert result['majority_error'] == pytest.approx(100 * (1 - np.mean(labels == 0)))
 
 
+def test_searched_weights_are_those_of_the_errors(runs):
+  """Of few classes top-1 decides; giving the same weights by hand gives the same numbers."""
+  config = config_lib.load_workdir(runs[0])
+  found = evaluate.evaluate(config, runs, search=True)
+  again = evaluate.evaluate(config, runs, weights=found.pop('weights'))
+  assert found == again
+  assert found['top1_error'] <= evaluate.evaluate(config, runs)['top1_error']
+  with pytest.raises(UserError, match='two runs or more, in one process'):
+    evaluate.evaluate(config, runs[:1], search=True)
+
+
 @pytest.mark.parametrize('batch_size', [1, 4, 18, 50])
 def test_the_padding_of_the_last_batch_changes_nothing(runs, batch_size):
   config = config_lib.load_workdir(runs[0])

@@ -4,9 +4,10 @@ import jax
 from ml_collections import FrozenConfigDict
 import numpy as np
 import pytest
-from tiny import read_metrics, tiny_config
+from tiny import read_metrics, shrink, tiny_config
 
-from alexnet_jax import parallel, steps, transfer
+from alexnet_jax import config as config_lib
+from alexnet_jax import parallel, recipes, steps, transfer
 from alexnet_jax.checkpoint import Checkpoints
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import networks
@@ -65,22 +66,30 @@ def test_from_an_archive(trained, tmp_path):
   np.testing.assert_array_equal(params['fc7']['kernel'], there['fc7']['kernel'])
 
 
-def test_frozen_layers_stay(trained, tmp_path):
-  """Fixed features with a linear classifier: layers of rate 0 end as they were copied."""
-  hidden = tiny_config().model.layers[:-1]
-  config = tiny_config(
-    init_from=str(trained),
-    optim__layer_rates=tuple((layer, 0.0, 0.0) for layer in hidden),
-    train__steps=6,
-  )
+@pytest.mark.parametrize(('variant', 'moves'), [('features', False), ('fine_tune', True)])
+def test_configs_that_transfer(trained, tmp_path, variant, moves):
+  """Layers of rate 0 end as they were copied, those of a tenth of the rate near it; the head learns."""
+  config = shrink(config_lib.load_file(f'configs/cats_vs_dogs.py:{variant}'))
+  recipes.apply(config, {'init_from': str(trained), 'train.steps': 2, 'eval.baseline': False})
   train(config, tmp_path)
   there, here = parameters(trained), parameters(tmp_path)
-  for layer in hidden:
-    np.testing.assert_array_equal(here[layer]['kernel'], there[layer]['kernel'])
+  for layer in config.model.layers[:-1]:
+    found, copied = here[layer]['kernel'], there[layer]['kernel']
+    assert np.any(found != copied) == moves
+    np.testing.assert_allclose(found, copied, atol=0.01)
   assert np.any(here['fc8']['kernel'] != there['fc8']['kernel'])
   rows = (tmp_path / 'metrics.jsonl').read_text()
   train(config, tmp_path)  # resumed, it reads its own checkpoint, not the other run's
   assert (tmp_path / 'metrics.jsonl').read_text() == rows and read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize('spec', ['cats_vs_dogs.py:features', 'cnn_star.py:2012'])
+def test_layers_from_nowhere_are_not_trained_on(spec, tmp_path):
+  """Before anything is read or written."""
+  config = shrink(config_lib.load_file(f'configs/{spec}'))
+  with pytest.raises(UserError, match=r'init_layers=conv1,.*name the run with --config.init_from'):
+    train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
