@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import evaluate, predict
+from alexnet_jax import baseline, evaluate, predict, steps
 from alexnet_jax import logging as metrics
 from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.errors import UserError
@@ -48,6 +48,7 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
 
   Raises:
     UserError: no checkpoint, no validation images, or other classes than the checkpoint's.
+    RunError: the network predicts numbers that are not finite.
   """
   alone = ConfigDict(config.to_dict() | {'mesh': (1, 1)})
   trained = evaluate.load(workdir, which, alone)
@@ -94,10 +95,8 @@ class _Page:
 
   def values(self, workdir: pathlib.Path) -> dict[str, object]:
     """All that the template names."""
-    probabilities, labels, index, vectors = self._validation()
+    errors, probabilities, labels, index, vectors = self._validation()
     loss = mistakes.losses(probabilities, labels)
-    wrong = probabilities.argmax(1) != labels
-    above = (probabilities >= np.take_along_axis(probabilities, labels[:, None], 1)).sum(1) - 1
     shown = self._some(len(labels))
     worst = np.argsort(-loss, kind='stable')[: self.choices.images]
     stored = self._stored()
@@ -116,11 +115,11 @@ class _Page:
         'rate': f'{own.optim.rate:g}, biases {own.optim.bias_rate:g}, {own.optim.schedule}',
         'seed': f'{own.seed}',
       },
-      'top1_error': float(100 * (above >= 1).mean()),
-      'top5_error': float(100 * (above >= 5).mean()) if classes > 5 else None,
+      'top1_error': errors['top1_error'],
+      'top5_error': errors['top5_error'],
       'views': own.eval.views,
-      'examples': len(labels),
-      'majority': float(100 * np.mean(labels != int(np.argmax(meta['class_counts'])))),
+      'examples': errors['examples'],
+      'majority': baseline.majority_error(meta['class_counts'], labels),
       'paper': PAPER,
       'curves': curves.draw(workdir / metrics.FILE),
       'specialisation': kernels.specialisation(self.trained.model.params)
@@ -130,7 +129,7 @@ class _Page:
       'layer': self.layer,
       'predictions': self._cards(shown, index, labels, probabilities),
       'worst': self._cards(worst, index, labels, probabilities),
-      'wrong': int(wrong.sum()),
+      'wrong': round(errors['top1_error'] * errors['examples'] / 100),
       'pairs': mistakes.confused_pairs(probabilities, labels, self.labels, 10),
       **self._neighbours(shown, index, labels, vectors, *stored),
     }
@@ -140,19 +139,23 @@ class _Page:
     few = min(self.choices.images, number)
     return np.sort(np.random.default_rng(0).choice(number, few, replace=False))
 
-  def _validation(self) -> tuple[np.ndarray, ...]:
-    """Of every validation image: probabilities, label, index and vector of the last hidden layer."""
-    model, rows = self.trained.model, []
+  def _validation(self) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Errors; of every validation image probabilities, label, index, vector of the last hidden layer."""
+    model, sums, rows = self.trained.model, [], []
     for batch in self.dataset.eval_batches(self.trained.config.eval.batch_size):
       mask = batch['mask']
       probabilities = model.predict(
         model.params, model.batch_stats, batch['image'], model.mean_image
       )
+      sums.append(steps.score(probabilities, batch['label'], mask))
       vectors = self._vectors(batch['image'])
       rows.append(
         (np.asarray(probabilities)[mask], batch['label'][mask], batch['index'][mask], vectors[mask])
       )
-    return tuple(map(np.concatenate, zip(*rows, strict=True)))
+    errors = evaluate.errors_from(sums, len(self.labels))
+    evaluate.check_finite(errors)
+    probabilities, labels, index, vectors = map(np.concatenate, zip(*rows, strict=True))
+    return errors, probabilities, labels, index, vectors
 
   @functools.cached_property
   def _function(self):
