@@ -23,15 +23,10 @@ from alexnet_jax import baseline, evaluate, predict, steps
 from alexnet_jax import logging as metrics
 from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.errors import UserError
-from alexnet_jax.report import curves, kernels, mistakes, neighbours
+from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
 
 _SIDE = 256  # pixels of a picture on the page, at most
 _BARS = 5
-# The paper's own rows, to stand beside what is measured (FACTS section 6).
-PAPER = (
-  ('the paper, ILSVRC-2010 test, ten views', 37.5, 17.0),
-  ('the paper, ILSVRC-2012 validation, one network, ten views', 40.7, 18.2),
-)
 
 
 def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, object]:
@@ -61,7 +56,7 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
       )
     if not dataset.num_validation:
       raise UserError(f'{data.source} has no validation images to report on: add PATH/val')
-    page = _Page(config, trained, dataset)
+    page = _Page(config, trained, dataset, which)
     values = page.values(pathlib.Path(workdir))
   output = pathlib.Path(workdir) / 'report' / 'index.html'
   output.parent.mkdir(exist_ok=True)
@@ -88,8 +83,9 @@ def _template() -> jinja2.Template:
 class _Page:
   """What one page needs: the network, its images, and what it says of them."""
 
-  def __init__(self, config: ConfigDict, trained: evaluate.Trained, dataset: Dataset):
+  def __init__(self, config: ConfigDict, trained: evaluate.Trained, dataset: Dataset, which: str):
     self.choices, self.trained, self.dataset = config.report, trained, dataset
+    self.source, self.which = config.data.source, which
     self.layer = trained.config.model.layers[-2]
     self.labels = predict.class_labels(trained)
 
@@ -100,27 +96,23 @@ class _Page:
     shown = self._some(len(labels))
     worst = np.argsort(-loss, kind='stable')[: self.choices.images]
     stored = self._stored()
-    meta, own = self.trained.meta, self.trained.config
-    sizes = (leaf.size for leaf in jax.tree.leaves(self.trained.model.params))
-    classes = len(self.labels)
+    meta, own, source = self.trained.meta, self.trained.config, self.source
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(self.trained.model.params))
+    published = paper.images_of(own.recipe, meta['class_names'])
+    base, differences = settings.differences(meta['config'])
     return {
       'title': f'{own.recipe} on {own.data.source.rpartition("/")[2]}',
-      'settings': {
-        'recipe': own.recipe,
-        'images': f'{own.data.source}: {meta["num_train"]:,} and {meta["num_validation"]:,} held out',
-        'classes': f'{classes}',
-        'parameters': f'{sum(sizes):,}',
-        'checkpoint': f'step {self.trained.step:,}, epoch {meta["epoch"]:.1f}',
-        'batch': f'{own.train.batch_size}',
-        'rate': f'{own.optim.rate:g}, biases {own.optim.bias_rate:g}, {own.optim.schedule}',
-        'seed': f'{own.seed}',
-      },
+      'settings': settings.facts(self.trained, self.which, source, len(self.labels), parameters),
+      'base': base,
+      'differences': differences,
+      'chosen_here': settings.chosen_here(self.trained, self.which, source),
       'top1_error': errors['top1_error'],
       'top5_error': errors['top5_error'],
       'views': own.eval.views,
       'examples': errors['examples'],
       'majority': baseline.majority_error(meta['class_counts'], labels),
-      'paper': PAPER,
+      'published': published,
+      'rows': paper.rows_of(own.recipe, published) if published else (),
       'curves': curves.draw(workdir / metrics.FILE),
       'specialisation': kernels.specialisation(self.trained.model.params)
       if 'conv1' in self.trained.model.params and not own.model.gray
