@@ -15,8 +15,10 @@ _ASKED = (
   'optim.momentum', 'optim.decay', 'optim.schedule', 'optim.boundaries', 'augment.crop', 'augment.flip',
   'augment.colour', 'seed',
 )  # fmt: skip
-# These say nothing of the network: what it is called, where it was computed, what was made of it.
-_ELSEWHERE = ('recipe', 'note', 'mesh', 'log.', 'prepare.', 'report.', 'serve.')
+# These are said elsewhere, or say nothing of the network: where it was computed, what was made of it.
+_ELSEWHERE = (
+  'recipe', 'note', 'model.num_classes', 'mesh', 'log.', 'prepare.', 'report.', 'serve.',
+)  # fmt: skip
 _ABSENT = '-'
 
 
