@@ -9,6 +9,7 @@ import pytest
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import recipes
+from alexnet_jax.evaluate import Trained
 from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
 
 CIFAR = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
@@ -136,6 +137,22 @@ def test_differences():
   config.recipe = 'mine'
   name, rows = settings.differences(config)
   assert name == 'paper' and ('model.norm', 'none', 'lrn') in rows
+
+
+def test_the_best_was_chosen_by_the_images_of_its_page():
+  """Only as the best, of a run that was evaluated, on its own images."""
+  config = config_lib.load_file('quickstart')
+
+  def chosen(which='best', source='elpv', **errors):
+    meta = {'config': config, 'validation': errors}
+    trained = Trained(None, config, meta, 7, None, None)
+    return settings.chosen_here(trained, which, source)
+
+  evaluated = {'val/top1_error': 5.0}
+  assert chosen(**evaluated)
+  assert not chosen()
+  assert not chosen('latest', **evaluated) and not chosen('7', **evaluated)
+  assert not chosen(source='folder:others', **evaluated)
 
 
 def test_curves(tmp_path):
