@@ -1,6 +1,6 @@
 """Evaluation: one centre view or the paper's ten, one network or a weighted ensemble, each image once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import math
 import pathlib
@@ -97,11 +97,17 @@ def errors_of(
       m.weight * m.predict(m.params, m.batch_stats, rows['image'], m.mean_image) for m in models
     )
     sums.append(steps.score(probabilities, rows['label'], rows['mask']))
+  return errors_from(sums, config.model.num_classes, split)
+
+
+def errors_from(
+  sums: Sequence[Mapping[str, jax.Array]], classes: int, split: str = 'validation'
+) -> dict[str, Any]:
+  """What `errors_of` returns, of the `steps.score` of each batch of a split."""
   total = {name: float(sum(s[name] for s in jax.device_get(sums))) for name in sums[0]}
   examples = int(total['examples'])
   if not examples:
     raise UserError(f'no {split} image could be decoded: nothing to evaluate')
-  classes = config.model.num_classes
   return {
     'top1_error': 100 * total['top1'] / examples,
     'top5_error': 100 * total['top5'] / examples if classes >= _WITH_TOP5 else None,
@@ -131,6 +137,12 @@ def _search_weights(
     weights,
   )
   return weights
+
+
+def check_finite(errors: Mapping[str, Any]) -> None:
+  """Raises RunError where errors are those of probabilities that are no numbers."""
+  if not math.isfinite(errors['loss']):
+    raise RunError('the network predicts numbers that are not finite: use an earlier checkpoint')
 
 
 def load(
@@ -274,8 +286,7 @@ def evaluate(
       ]
     result = errors_of(models, dataset, first.config, mesh)
     assert result is not None  # nothing asked it to stop
-    if not math.isfinite(result['loss']):
-      raise RunError('the network predicts numbers that are not finite: use an earlier checkpoint')
+    check_finite(result)
     if search:
       result['weights'] = weights
     result['views'] = config.eval.views

@@ -143,10 +143,11 @@ for i, canvas in zip(some, dataset.canvases('validation', some)):
   place = folder / dataset.class_names[dataset.validation_labels[i]] / f'{i}.png'
   place.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(canvas).save(place)
-said = predict.predict(config, WORKDIR, [str(folder)], 'latest', picture=str(folder / 'said.png'))
+picture = pathlib.Path(WORKDIR) / 'said.png'  # beside the folder: all in it is asked about
+said = predict.predict(config, WORKDIR, [str(folder)], 'latest', picture=str(picture))
 for image in said['images']:
   print(image['path'], image['top'][0])
-Image.open(folder / 'said.png')
+Image.open(picture)
 
 # %% [markdown]
 # ## A page about it

@@ -12,9 +12,9 @@ import shutil
 import subprocess
 import sys
 
-accelerator = (
-  'gpu-cuda12' if shutil.which('nvidia-smi') else 'tpu' if glob.glob('/dev/accel*') else ''
-)
+# TPUs are /dev/accel0 ..., those of v5e and v6e /dev/vfio/0 ...; /dev/vfio/vfio is there without one too.
+tpus = glob.glob('/dev/accel[0-9]*') + glob.glob('/dev/vfio/[0-9]*')
+accelerator = 'gpu-cuda12' if shutil.which('nvidia-smi') else 'tpu' if tpus else ''
 here = pathlib.Path.cwd()
 checkout = next((p for p in (here, *here.parents) if (p / 'alexnet_jax').is_dir()), None)
 if checkout:

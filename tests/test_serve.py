@@ -5,10 +5,10 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 
+from browser import open_chromium
 import helpers
 import numpy as np
 from PIL import Image
@@ -179,20 +179,10 @@ def server(run):
     process.communicate()
 
 
-def find_chromium() -> str | None:
-  return os.environ.get('CHROMIUM') or shutil.which('chromium') or shutil.which('google-chrome')
-
-
 @pytest.mark.parametrize('phone', [False, True])
 def test_in_a_browser(run, server, phone):
   """Drop an image, read the bars; a name that is markup stays text; nothing is wider than the screen."""
-  playwright = pytest.importorskip('playwright.sync_api', reason='pip install playwright')
-  if not find_chromium():
-    pytest.skip('no Chromium here: CHROMIUM=PATH names one')
-  quiet = ('--no-sandbox', '--disable-gpu', '--disable-background-networking',
-           '--disable-component-update', '--disable-sync')  # fmt: skip
-  with playwright.sync_playwright() as driver:
-    browser = driver.chromium.launch(executable_path=find_chromium(), args=list(quiet))
+  with open_chromium() as browser:
     size = {'width': 360, 'height': 740} if phone else {'width': 1100, 'height': 800}
     page = browser.new_page(viewport=size, color_scheme='dark' if phone else 'light')
     wrong = []
@@ -233,7 +223,6 @@ def test_in_a_browser(run, server, phone):
     page.wait_for_selector('#message.wrong')
     assert 'not an image' in page.locator('#message').inner_text()
     assert page.locator('#bars li').count() == 0
-    browser.close()
     # The refusal is a 422, which browsers write to their console themselves.
     assert [text for text in wrong if '422' not in text] == []
 

