@@ -133,7 +133,7 @@ def paper() -> ConfigDict:
       # Parts of a device's share of a batch that a step computes one after the other, for less memory:
       # the same update.
       'micro_batches': 1,
-      # A run's workdir (its last checkpoint) or a .safetensors archive: layers are copied from it at the start.
+      # Layers are copied from it at the start: a run's workdir (its last checkpoint) or a .safetensors file.
       'init_from': '',
       'init_layers': '',  # which: conv1,conv2; '': all but the last, whose classes are others
       'model': _model(),  # the network
