@@ -16,7 +16,7 @@ from alexnet_jax.models import plain
 from alexnet_jax.models.plain import Array, Padding
 
 _IMAGE_CHANNELS = 4  # at most, of what counts as an image and not as maps
-_CACHE = 2 * 2**20  # bytes of rearranged pixels that stay in the cache
+_CACHE = 2**19  # bytes of rearranged pixels that stay in the cache
 PIECE = 32  # images whose gradient of a kernel XLA takes at once
 _FEW_TAPS = 9  # in a kernel whose gradient is taken by pixels, over maps too
 
@@ -54,7 +54,7 @@ def _xla_conv(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
   if stride == 1 and x.shape[-1] <= _IMAGE_CHANNELS:
-    return _conv_by_pixels(x, kernel, padding)
+    return _conv_by_pairs(x, kernel, padding)
   return _xla_conv(x, kernel, stride, padding)
 
 
@@ -65,9 +65,10 @@ def _conv_forward(x, kernel, stride, padding):
 def _conv_backward(stride, padding, saved, g):
   x, kernel = saved
   (dx,) = jax.linear_transpose(lambda x: _xla_conv(x, kernel, stride, padding), x)(g)
-  if x.shape[-1] <= _IMAGE_CHANNELS or (
-    stride == 1 and kernel.shape[0] * kernel.shape[1] <= _FEW_TAPS
-  ):
+  image = x.shape[-1] <= _IMAGE_CHANNELS
+  if stride == 1 and image:
+    dkernel = _kernel_gradient_by_pairs(x, g, kernel.shape, padding)
+  elif image or (stride == 1 and kernel.shape[0] * kernel.shape[1] <= _FEW_TAPS):
     dkernel = _kernel_gradient_by_pixels(x, g, kernel.shape, stride, padding)
   else:
     dkernel = _kernel_gradient_in_pieces(x, g, kernel, stride, padding)
@@ -112,10 +113,10 @@ def _blocks(x: Array, size: int, stride: int, padding: Padding) -> Array:
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // stride, width // stride, -1)
 
 
-def _windows(blocks: Array, size: int) -> Array:
-  """What each window of `size` x `size` pixels sees: `[B, H, W, C]` -> `[B, H', W', size * size * C]`."""
-  height, width = (length - size + 1 for length in blocks.shape[1:3])
-  shifts = [(i, j) for i in range(size) for j in range(size)]
+def _windows(blocks: Array, rows: int, columns: int) -> Array:
+  """What each window sees: `[B, H, W, C]` -> `[B, H', W', rows * columns * C]`."""
+  height, width = blocks.shape[1] - rows + 1, blocks.shape[2] - columns + 1
+  shifts = [(i, j) for i in range(rows) for j in range(columns)]
   return jnp.concatenate([blocks[:, i : i + height, j : j + width] for i, j in shifts], -1)
 
 
@@ -125,38 +126,74 @@ def _in_cache(rows: int, row_bytes: int) -> int:
   return next(n for n in range(min(fitting, rows), 0, -1) if rows % n == 0)
 
 
-def _conv_by_pixels(x: Array, kernel: Array, padding: Padding) -> Array:
-  """A convolution of few channels as matrix products, a few images at a time (1.9)."""
-  size, _, channels, features = kernel.shape
-  blocks = _blocks(x, size, 1, padding)
-  height, width = (length - size + 1 for length in blocks.shape[1:3])
-  few = _in_cache(len(x), height * width * size * size * channels * x.dtype.itemsize)
-  flat = kernel.reshape(-1, features)
-  few_images = blocks.reshape(-1, few, *blocks.shape[1:])
-  y = lax.map(lambda images: _product(_windows(images, size), flat).astype(x.dtype), few_images)
-  return y.reshape(len(x), height, width, features)
+def _windows_times(blocks: Array, g: Array, rows: int, columns: int) -> Array:
+  """Windows times the gradient of the output, `[B, H', W', F]`, a few images at a time.
 
-
-def _kernel_gradient_by_pixels(
-  x: Array, g: Array, shape: tuple, stride: int, padding: Padding
-) -> Array:
-  """Windows times the gradient of the output, a few images at a time."""
-  size, _, channels, features = shape
-  taps = -(-size // stride)  # a side of the kernel, in blocks
-  blocks = _blocks(x, size, stride, padding)
-  width = taps * taps * blocks.shape[-1]
-  few = _in_cache(len(x), g.shape[1] * g.shape[2] * width * x.dtype.itemsize)
+  Returns float32 `[rows * columns * C, F]`.
+  """
+  width, features = rows * columns * blocks.shape[-1], g.shape[-1]
+  few = _in_cache(len(g), g.shape[1] * g.shape[2] * width * g.dtype.itemsize)
 
   def add(total, images):
     blocks, g = images
-    windows = _windows(blocks, taps).reshape(-1, width)
+    windows = _windows(blocks, rows, columns).reshape(-1, width)
     return total + _product(windows.T, g.reshape(-1, features)), None
 
   start, *_ = _alike(jnp.zeros((width, features), jnp.float32), g)
   chunks = [array.reshape(-1, few, *array.shape[1:]) for array in (blocks, g)]
   total, _ = lax.scan(add, start, chunks)
+  return total
+
+
+def _kernel_gradient_by_pixels(
+  x: Array, g: Array, shape: tuple, stride: int, padding: Padding
+) -> Array:
+  size, _, channels, features = shape
+  taps = -(-size // stride)  # a side of the kernel, in blocks
+  total = _windows_times(_blocks(x, size, stride, padding), g, taps, taps)
   total = total.reshape(taps, taps, stride, stride, channels, features).transpose(0, 2, 1, 3, 4, 5)
   return total.reshape(taps * stride, taps * stride, channels, features)[:size, :size]
+
+
+# Of an image at stride 1 a window has few numbers, and a product of few numbers is slow. So two neighbours
+# in a row become one pixel, and the kernel two that lie a pixel apart: a fifth more work in longer products.
+# Gains over windows of single pixels, CIFAR-10's conv1 on one core: 1.8 forward, 1.6 backward.
+
+
+def _pairs(x: Array, size: int, padding: Padding) -> Array:
+  """`[B, H, W, C]` -> `[B, H', W' / 2, 2 * C]`, padded to what pairs of windows of `size` see."""
+  rows, (before, after) = padding
+  windows = before + x.shape[2] + after - size + 1
+  seen = 2 * (-(-windows // 2) - 1 + _taps_of_pairs(size))
+  x = jnp.pad(x, ((0, 0), rows, (before, seen - before - x.shape[2]), (0, 0)))
+  batch, height, width, channels = x.shape
+  return x.reshape(batch, height, width // 2, 2 * channels)
+
+
+def _taps_of_pairs(size: int) -> int:
+  """Pixels of `_pairs` that two neighbouring windows of `size` see."""
+  return -(-(size + 1) // 2)
+
+
+def _conv_by_pairs(x: Array, kernel: Array, padding: Padding) -> Array:
+  size, _, channels, features = kernel.shape
+  taps = _taps_of_pairs(size)
+  sides = [((0, 0), (i, 2 * taps - size - i), (0, 0), (0, 0)) for i in (0, 1)]
+  twice = jnp.stack([jnp.pad(kernel, pads) for pads in sides], 3)
+  wide = twice.reshape(size, taps, 2 * channels, 2 * features)
+  y = _xla_conv(_pairs(x, size, padding), wide, 1, ((0, 0), (0, 0)))
+  y = y.reshape(*y.shape[:2], -1, features)
+  return y[:, :, : x.shape[2] + sum(padding[1]) - size + 1]
+
+
+def _kernel_gradient_by_pairs(x: Array, g: Array, shape: tuple, padding: Padding) -> Array:
+  size, _, channels, features = shape
+  taps = _taps_of_pairs(size)
+  g = jnp.pad(g, ((0, 0), (0, 0), (0, g.shape[2] % 2), (0, 0)))
+  g = g.reshape(*g.shape[:2], -1, 2 * features)
+  total = _windows_times(_pairs(x, size, padding), g, size, taps)
+  total = total.reshape(size, 2 * taps, channels, 2, features)
+  return total[:, :size, :, 0] + total[:, 1 : size + 1, :, 1]
 
 
 def local_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:

@@ -42,6 +42,8 @@ def assert_alike(name, constants, *arrays):
     (2, 32, 3, 11, 4, ((2, 2), (2, 2))),  # torchvision's: the last rows are not seen
     (4, 12, 3, 5, 1, ((2, 2), (2, 2))),  # CIFAR-10's
     (2, 12, 1, 5, 1, ((2, 2), (2, 2))),  # LeNet-5's
+    (2, 11, 3, 4, 1, ((1, 2), (2, 1))),  # an odd number of windows, and an even kernel
+    (3, 8, 3, 3, 1, ((0, 0), (1, 0))),
     (2, 9, 3, 2, 3, ((0, 0), (0, 0))),  # windows that do not touch
     (3, 9, 6, 3, 1, ((1, 1), (1, 1))),  # conv3 ... conv5
     (2, 9, 6, 3, 1, ((1, 0), (0, 2))),
