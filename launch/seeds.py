@@ -66,6 +66,8 @@ def make(
     for cell, ended in runner.wait():
       variant, seed = cell
       trained, evaluated = (*ended.answers, None, None)[:2]
+      if trained:
+        trained.pop('checkpoint')  # a path of this machine
       runs[cell] = {
         'variant': variant,
         'seed': seed,

@@ -36,6 +36,7 @@ def test_seeds_are_trained_evaluated_and_kept(tmp_path):
   made = json.loads(path.read_text())
   (run,) = made['runs']
   assert run['train']['step'] == run['eval']['checkpoint'] == 2 and run['seconds'] > 0
+  assert 'checkpoint' not in run['train']  # a path of one machine
   assert f'--workdir={workdir}/seed0' in run['command'] and '--config.seed=0' in run['command']
   assert run['versions']['jax'] and 'cores; JAX on' in run['hardware']
   assert (
