@@ -16,8 +16,8 @@ Command:  python main.py --config=configs/cifar10.py:relu --workdir=DIR
           python launch/fig1.py --source=tfds:cifar10 --workdir=DIR --output=results/fig1.json  (Figure 1)
 Expected: Figure 1: 25 % training error about 6 times sooner with ReLU than with tanh; test errors as above,
           of conv_local on nine views, which its config asks for.
-Hardware: any; an epoch of `relu` or `tanh`, its evaluation included, takes 45 seconds on 2 CPU cores that
-          make two runs at a time.
+Hardware: any; an epoch of `relu` or `tanh`, its evaluation included, took 45 seconds on 2 CPU cores that
+          made two runs at a time, before the first convolution became faster (RESULTS.md).
 """
 
 from alexnet_jax import recipes
