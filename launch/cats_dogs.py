@@ -16,15 +16,15 @@ import seeds
 
 def summarise(runs: list[dict]) -> dict:
   """Errors of each variant, and of two predictors that look at no shape."""
-  evaluated = [run['eval'] for run in runs if run['eval']]
-  baselines = {
-    'majority': evaluated[0]['majority_error'],
-    'ridge on pixel means': evaluated[0]['baseline_error'],
-  }  # the same images, whichever run
+  answer = next((run['eval'] for run in runs if run['eval']), None)  # any: the images are the same
+  baselines = answer and {
+    'majority': answer['majority_error'],
+    'ridge on pixel means': answer['baseline_error'],
+  }
   variants = dict.fromkeys(run['variant'] for run in runs)
   of = lambda variant: seeds.spread([run for run in runs if run['variant'] == variant])
   return {
-    'baselines': baselines if evaluated else {},
+    'baselines': baselines,
     'top1_error': {variant: of(variant) for variant in variants},
   }
 

@@ -71,3 +71,4 @@ def test_cats_and_dogs_are_told_apart_by_variant():
   assert found['baselines'] == {'majority': 50.0, 'ridge on pixel means': 43.3}
   assert found['top1_error']['scratch'] == {'mean': 35.0, 'min': 30.0, 'max': 40.0, 'seeds': 2}
   assert found['top1_error']['features']['seeds'] == 0
+  assert cats_dogs.summarise([stopped])['baselines'] is None
