@@ -6,7 +6,7 @@ probably defective (probability >= 0.5 in the annotation) from the others.
 Command:  python main.py --config=configs/elpv_defect.py --workdir=DIR
           python main.py --mode=eval --workdir=DIR --checkpoint=latest
           (three seeds: python launch/seeds.py --config=configs/elpv_defect.py --workdir=DIR
-          --seeds=0,1,2 --output=results/elpv_defect.json)
+          --seeds=0,1,2 --output=DIR/seeds.json)
 Expected: see RESULTS.md; about 5 minutes a seed.
 Hardware: 2 CPU cores.
 """

@@ -1,7 +1,7 @@
 """Transfer: cats and dogs from scratch, fine-tuned, and on fixed features, beside plain baselines.
 
   python launch/cats_dogs.py --source=folder:PATH --init_from=runs/quickstart --workdir=runs/cats_dogs \
-      --seeds=0,1,2 --output=results/cats_dogs.json [--jobs=2] [--config.KEY=VALUE ...]
+      --seeds=0,1,2 --output=runs/cats_dogs/all.json [--jobs=2] [--config.KEY=VALUE ...]
 
 Trains configs/cats_vs_dogs.py:scratch, :fine_tune and :features with every seed and evaluates each last
 checkpoint on ten views. `--init_from` is the run, on other images, whose layers are taken; without it only

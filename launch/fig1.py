@@ -1,6 +1,6 @@
 """Figure 1 of the paper: how much sooner a network of ReLUs reaches 25 % training error than one of tanhs.
 
-  python launch/fig1.py --source=tfds:cifar10 --workdir=runs/fig1 --output=results/fig1.json
+  python launch/fig1.py --source=tfds:cifar10 --workdir=runs/fig1 --output=runs/fig1/fig1.json
   python launch/fig1.py --source=folder:PATH ...
 
 Trains configs/cifar10.py:relu with the rates 0.001, 0.002 and 0.004, :tanh with 0.002, 0.004 and 0.008, and
@@ -140,21 +140,21 @@ def record(cell: Cell, arguments: list[str], ended: Ended, seconds: float) -> di
 def summary(runs: dict[Cell, dict], curve: str) -> dict:
   """One curve: its best rate so far, and what the seeds at that rate gave, in epochs.
 
-  `spread` is how far the seeds lie apart; a run made again on other hardware differs by such an amount. If
-  a seed did not get there, there is no mean: it would leave out the slowest. `more_than` is then how long
-  that seed was trained.
+  `spread` is how far the seeds lie apart, None of one: a run made again, at this rate or another, should
+  differ by no more. If a seed did not get there, there is no mean: it would leave out the slowest.
+  `more_than` is then how long that seed was trained.
   """
   rate = best_rate(runs, curve)
   at_best = [run for (name, r, _), run in runs.items() if (name, r) == (curve, rate)]
   reached = [run['epochs_to_25_percent'] for run in at_best if run['status'] == 'reached']
   short = [run['training_errors'][-1][0] for run in at_best if run['status'] == NOT_REACHED]
-  tried = sorted({r for name, r, _ in runs if name == curve})
+  tried = sorted({cell[1] for cell in runs if cell[0] == curve and is_done(runs, cell)})
   return {
     'epochs_to_25_percent': statistics.mean(reached) if reached and not short else None,
     'more_than': min(short, default=None),
     'min': min(reached, default=None),
     'max': max(reached, default=None),
-    'spread': max(reached) - min(reached) if reached else None,
+    'spread': max(reached) - min(reached) if len(reached) > 1 else None,
     'seeds': len(reached) + len(short),
     'learning_rate': rate,
     'learning_rates_tried': tried,
@@ -225,6 +225,8 @@ def main() -> int:
   except ValueError as error:
     parser.error(str(error))
   runs = {cell_of(run): run for run in known}
+  if not next_cells(runs):
+    print(f'nothing to do: {options.output} has every run', file=sys.stderr)
   runner, on, code = runs_lib.Runner(options.jobs), runs_lib.circumstances(), 0
   while True:
     free = [cell for cell in next_cells(runs) if cell not in runner.going]

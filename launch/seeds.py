@@ -1,7 +1,7 @@
-"""Trains one config with several seeds, evaluates each last checkpoint, and writes results/NAME.json.
+"""Trains one config with several seeds, evaluates each last checkpoint, and writes what came of it to a JSON file.
 
   python launch/seeds.py --config=configs/elpv_defect.py --workdir=runs/elpv_defect --seeds=0,1,2 \
-      --output=results/elpv_defect.json [--jobs=2] [--config.KEY=VALUE ...]
+      --output=runs/elpv_defect/seeds.json [--jobs=2] [--config.KEY=VALUE ...]
 
 Stopped, by Ctrl-C or SIGTERM, the same command goes on. The last checkpoint is evaluated, not the best,
 since the best is chosen on the very images that measure it. Paths are relative to the checkout.
@@ -54,6 +54,8 @@ def make(
   cell_of = lambda run: (run.get('variant'), run['seed'])
   known = runs_lib.known(options.output, lambda run: command(cell_of(run)))
   runs = {cell_of(run): run for run in known}
+  if all(runs.get(cell, {}).get('eval') for cell in cells):
+    print(f'nothing to do: {options.output} has every run', file=sys.stderr)
   runner, on, code = runs_lib.Runner(options.jobs), runs_lib.circumstances(), 0
   while True:
     left = [

@@ -43,7 +43,8 @@ def test_seeds_are_trained_evaluated_and_kept(tmp_path):
     made['top1_error']['mean'] == run['eval']['top1_error'] and made['top1_error']['seeds'] == 1
   )
 
-  assert call(path, workdir).returncode == 0
+  again = call(path, workdir)
+  assert again.returncode == 0 and 'nothing to do' in again.stderr
   assert json.loads(path.read_text()) == made
   other = call(path, workdir, '--config.optim.rate=0.02')
   assert other.returncode == 2 and 'now: --config.optim.rate=0.02)' in other.stderr
