@@ -193,7 +193,9 @@ def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
     if apart := classes_apart(first.meta['class_names'], other.meta['class_names']):
       differing.insert(0, f'classes: {apart}')
     if differing:
-      raise UserError(f'{workdirs[0]} and {workdir} cannot be averaged: {"; ".join(differing)}')
+      raise UserError(
+        f'{workdirs[0]} and {workdir} cannot be averaged: {"; ".join(differing)}: leave one out'
+      )
 
 
 def classes_apart(ours: Sequence[str], theirs: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ def _model() -> ConfigDict:
       'width': 1.0,  # multiplies the features of every layer but the last
       'dtype': 'float32',  # of the computation; parameters are always float32
       'activation': 'relu',  # tanh, or scaled_tanh: 1.7159 tanh(2x/3), as LeNet-5 has it
-      'norm': 'lrn',  # what 'norm' in `then` means: lrn, batch or none (which drops map_norm too)
+      'norm': 'lrn',  # what 'norm' in `then` means: lrn, batch or none (only lrn keeps map_norm)
       'init': 'normal',  # `std` and `bias` of each layer, or 'torch': PyTorch's defaults
       # Those there are, in order.
       'layers': ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8'),

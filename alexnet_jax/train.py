@@ -162,13 +162,13 @@ class _Run:
     if step is None:
       if self.config.note:
         logging.warning(self.config.note)
+      state = copy_layers(self.config, self.mesh, steps.init_state(self.config, self.mesh))
       alone = distributed.share() == (0, 1)  # several processes might not agree on a file
       statistics = self.dataset.statistics(
         self.workdir if alone else None, distributed.share(), distributed.add_up
       )
       self.statistics = parallel.replicate(self.mesh, statistics)
-      state = steps.init_state(self.config, self.mesh)
-      return copy_layers(self.config, self.mesh, state)
+      return state
     meta = self.checkpoints.meta(step)
     workdir_lib.check_same_data(self.workdir, self.config, self.dataset, meta)
     self.schedule = optim.ScheduleState(**meta['schedule'])

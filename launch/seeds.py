@@ -1,4 +1,4 @@
-"""Trains one config with several seeds, evaluates each last checkpoint, and writes what came of it to a JSON file.
+"""Trains one config with several seeds, evaluates each last checkpoint, and writes a file of results.
 
   python launch/seeds.py --config=configs/elpv_defect.py --workdir=runs/elpv_defect --seeds=0,1,2 \
       --output=runs/elpv_defect/seeds.json [--jobs=2] [--config.KEY=VALUE ...]

@@ -91,11 +91,11 @@ class _Page:
 
   def values(self, workdir: pathlib.Path) -> dict[str, object]:
     """All that the template names."""
-    errors, probabilities, labels, index, vectors = self._validation()
+    errors, probabilities, labels, index = self._validation()
     loss = mistakes.losses(probabilities, labels)
     shown = self._some(len(labels))
     worst = np.argsort(-loss, kind='stable')[: self.choices.images]
-    stored = self._stored()
+    vectors = self._vectors(self.dataset.canvases('validation', index[shown]))
     meta, own, source = self.trained.meta, self.trained.config, self.source
     parameters = sum(leaf.size for leaf in jax.tree.leaves(self.trained.model.params))
     published = paper.images_of(own.recipe, meta['class_names'])
@@ -123,7 +123,7 @@ class _Page:
       'worst': self._cards(worst, index, labels, probabilities),
       'wrong': round(errors['top1_error'] * errors['examples'] / 100),
       'pairs': mistakes.confused_pairs(probabilities, labels, self.labels, 10),
-      **self._neighbours(shown, index, labels, vectors, *stored),
+      **self._neighbours(shown, index, labels, vectors, *self._stored()),
     }
 
   def _some(self, number: int) -> np.ndarray:
@@ -131,8 +131,8 @@ class _Page:
     few = min(self.choices.images, number)
     return np.sort(np.random.default_rng(0).choice(number, few, replace=False))
 
-  def _validation(self) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Errors; of every validation image probabilities, label, index, vector of the last hidden layer."""
+  def _validation(self) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
+    """Errors; of every validation image probabilities, label, index."""
     model, sums, rows = self.trained.model, [], []
     for batch in self.dataset.eval_batches(self.trained.config.eval.batch_size):
       mask = batch['mask']
@@ -140,24 +140,21 @@ class _Page:
         model.params, model.batch_stats, batch['image'], model.mean_image
       )
       sums.append(steps.score(probabilities, batch['label'], mask))
-      vectors = self._vectors(batch['image'])
-      rows.append(
-        (np.asarray(probabilities)[mask], batch['label'][mask], batch['index'][mask], vectors[mask])
-      )
+      rows.append((np.asarray(probabilities)[mask], batch['label'][mask], batch['index'][mask]))
     errors = evaluate.errors_from(sums, len(self.labels))
     evaluate.check_finite(errors)
-    probabilities, labels, index, vectors = map(np.concatenate, zip(*rows, strict=True))
-    return errors, probabilities, labels, index, vectors
+    probabilities, labels, index = map(np.concatenate, zip(*rows, strict=True))
+    return errors, probabilities, labels, index
 
   @functools.cached_property
-  def _function(self):
+  def _features(self):
     return predict.feature_function(self.trained.config, self.layer)
 
   def _vectors(self, images: np.ndarray) -> np.ndarray:
     """The last hidden layer's numbers of canvases, float32 `[B, D]`."""
     model = self.trained.model
     variables = {'params': model.params, 'batch_stats': model.batch_stats}
-    out = self._function(variables, model.mean_image, images)
+    out = self._features(variables, model.mean_image, images)
     return np.asarray(out, np.float32).reshape(len(images), -1)
 
   def _stored(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -176,9 +173,9 @@ class _Page:
     return np.concatenate(vectors), np.concatenate(labels), np.concatenate(index)
 
   def _neighbours(self, shown, index, labels, vectors, stored, stored_labels, stored_index) -> dict:
-    """The section of Figure 4, right: rows of images, and what codes make of them."""
+    """The section of Figure 4, right, of the images `shown`: their nearest, and what codes make of them."""
     count = self.choices.neighbours
-    places, distances = neighbours.Index(stored).nearest(vectors[shown], count)
+    places, distances = neighbours.Index(stored).nearest(vectors, count)
     rows = []
     for at, near, far in zip(shown, places, distances, strict=True):
       query = self._picture('validation', index[at], self.labels[labels[at]])
@@ -191,7 +188,7 @@ class _Page:
     codes = None
     if self.choices.bits:
       encode = neighbours.train_codes(stored, self.choices.bits)
-      short, _ = neighbours.Codes(encode(stored)).nearest(encode(vectors[shown]), 10 * count)
+      short, _ = neighbours.Codes(encode(stored)).nearest(encode(vectors), 10 * count)
       codes = {'bits': self.choices.bits, 'share': neighbours.agreement(short, places)}
       codes['numbers'] = stored.shape[1]
     return {'neighbours': rows, 'stored': len(stored), 'codes': codes}

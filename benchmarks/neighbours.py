@@ -1,0 +1,37 @@
+"""How long the nearest of many vectors take to find: Figure 4, right, of a whole data set.
+
+  python -m benchmarks.neighbours [--vectors=100000] [--numbers=4096] [--k=6] [--rounds=5]
+
+Looks up one random vector a round among random ones, by `report.neighbours.Index`. One line of JSON with the
+median of the seconds a query took and their spread.
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+
+from alexnet_jax.report import neighbours
+from benchmarks import machine
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  for name, default in (('vectors', 100_000), ('numbers', 4096), ('k', 6), ('rounds', 5)):
+    parser.add_argument(f'--{name}', type=int, default=default)
+  options = parser.parse_args()
+  rng = np.random.default_rng(0)
+  index = neighbours.Index(rng.random((options.vectors, options.numbers), np.float32))
+  seconds = []
+  for _ in range(options.rounds):
+    query = rng.random((1, options.numbers), np.float32)
+    began = time.perf_counter()
+    index.nearest(query, options.k)
+    seconds.append(time.perf_counter() - began)
+  found = {'query_s': machine.spread(seconds), 'hardware': machine.hardware()}
+  print(json.dumps(vars(options) | found))
+
+
+if __name__ == '__main__':
+  main()
