@@ -3,7 +3,7 @@
 #
 # Figure 1 of the paper: a four-layer network reaches 25 % training error on CIFAR-10 about six times sooner
 # with rectified linear units than with tanh units. Here both are trained side by side; the whole
-# experiment, several rates and seeds each, is `python launch/fig1.py`, and what it has given so far is in
+# experiment, several rates and seeds each, is `python launch/fig1.py`, and what it gave is in
 # [RESULTS.md](../RESULTS.md#figure-1-relu-against-tanh-on-cifar-10).
 #
 # The outputs to be seen here are of fewer epochs than the cell of parameters asks for, minutes on two
