@@ -156,7 +156,7 @@ def test_bad_input(runs, tmp_path):
   other = tiny_config(train__steps=1, data__synthetic__classes=3)
   train(other, tmp_path / 'three')
   with pytest.raises(
-    UserError, match=r'averaged: classes: 4 and 3, only the first has 1 \(class3\)$'
+    UserError, match=r'averaged: classes: 4 and 3, only the first has 1 \(class3\): leave one out$'
   ):
     evaluate.evaluate(config, [runs[0], tmp_path / 'three'])
   assert evaluate.classes_apart('ab', 'ba') == '2 and 2, the same in another order'
