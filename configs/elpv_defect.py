@@ -7,7 +7,7 @@ Command:  python main.py --config=configs/elpv_defect.py --workdir=DIR
           python main.py --mode=eval --workdir=DIR --checkpoint=latest
           (three seeds: python launch/seeds.py --config=configs/elpv_defect.py --workdir=DIR
           --seeds=0,1,2 --output=DIR/seeds.json)
-Expected: see RESULTS.md; about 5 minutes a seed.
+Expected: see RESULTS.md; 15 to 19 minutes a seed beside other trainings.
 Hardware: 2 CPU cores.
 """
 
