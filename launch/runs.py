@@ -22,12 +22,17 @@ import time
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
+PREEMPTED = 75  # main.py's exit code: the same command goes on
 PACKAGES = ('jax', 'flax', 'optax', 'numpy')
 
 
 def parser(description: str, *names: str) -> argparse.ArgumentParser:
   """Of the command line: `names` are required; `--jobs`; what it does not know goes to every run."""
-  made = argparse.ArgumentParser(description=description.splitlines()[0], allow_abbrev=False)
+  made = argparse.ArgumentParser(
+    description=description,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
   for name in names:
     made.add_argument(f'--{name}', required=True)
   made.add_argument('--jobs', type=int, default=1, help='runs at a time (on CPUs)')
@@ -177,4 +182,5 @@ class Runner:
         print(f'{name}{said}', end='', file=sys.stderr, flush=True)
       answer = process.stdout.read()  # a line, which fits in the pipe
     self._processes.discard(process)
-    return process.returncode, said, answer.strip().rpartition('\n')[2]
+    killed = self.stopping and process.returncode < 0  # by the signal, as it was about to end
+    return PREEMPTED if killed else process.returncode, said, answer.strip().rpartition('\n')[2]
