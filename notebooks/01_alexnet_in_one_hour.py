@@ -96,7 +96,8 @@ for axis, picture in zip(axes, [canvas / 255, *((view + 120) / 255 for view in v
 # %% [markdown]
 # ## Through the layers
 #
-# `alexnet_jax.create` gives a Flax module. Every parameter begins with an axis of two, the towers, but the last bias.
+# `alexnet_jax.create` gives a Flax module. Every parameter but the last bias begins with an axis of two, the
+# towers.
 
 # %%
 network = alexnet_jax.create(config.model)
