@@ -15,16 +15,16 @@ Four runs, each from the one before; layers are copied by name, the others start
   7 CNNs*  two of these and five of ilsvrc2012:cnn  36.7 / 15.4 (test: 15.3)           not noted
 
 The paper averages two nets of the Fall 2011 release; the lab notes know one, and one by way of 2009 only.
-For two of `2012` that differ, run the chain from 2009 on twice, with --config.seed=0 and --config.seed=1
-(A, B, C and D, E, F below).
+For two of `2012` that differ, the chain is run from 2009 on with seeds 0 and 1.
 
-Command:  python main.py --config=configs/cnn_star.py:2009 --config.init_from=RUN_OF_145 \\
+Command:  python launch/table2.py --source=STORE_2012 --fall_2009=STORE_2009 --fall_2011=STORE_2011 \\
+            --workdir=DIR --output=DIR/table2.json   (all of Table 2), or one by one:
+          python main.py --config=configs/cnn_star.py:2009 --config.init_from=RUN_OF_145 \\
             --config.data.source=store:FALL_2009 --workdir=A
           python main.py --config=configs/cnn_star.py:2011 --config.init_from=A \\
             --config.data.source=store:FALL_2011 --workdir=B
           python main.py --config=configs/cnn_star.py:2012 --config.init_from=B --workdir=C
           python main.py --mode=eval --checkpoint=latest --workdir=C
-          python main.py --mode=eval --checkpoint=latest --checkpoints=C,F,... [--weights=...]
 Expected: the tables above, on all 50,000 validation images and ten views.
 Hardware: any; how long the paper's runs took is not known.
 Result:   not measured by us: needs ImageNet, whole releases of it.

@@ -9,10 +9,7 @@ The paper's five were most likely nets 120-2012, 131, 135, 137 and 145, all but 
 that sees a blurred image (FACTS sections 0 and 4), which we do not have: ours are five seeds of one net.
 
 Command:  python main.py --config=configs/ilsvrc2012.py:cnn --workdir=DIR
-          python launch/seeds.py --config=configs/ilsvrc2012.py:cnn --workdir=DIR --seeds=0,1,2,3,4 \\
-            --output=results/ilsvrc2012.json
-          python main.py --mode=eval --checkpoint=latest \\
-            --checkpoints=DIR/seed0,DIR/seed1,DIR/seed2,DIR/seed3,DIR/seed4 [--weights=1,1,1,1,1]
+          python launch/table2.py --source=SOURCE --workdir=DIR --output=DIR/table2.json   (both rows)
 Expected: the table above, on all 50,000 validation images and ten views.
 Hardware: any; the paper's two GTX 580 took five to six days a network.
 Result:   not measured by us: needs ImageNet.

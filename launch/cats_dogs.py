@@ -8,8 +8,6 @@ checkpoint on ten views. `--init_from` is the run, on other images, whose layers
 `scratch` is trained. Stopped, the same command goes on. Paths are relative to the checkout.
 """
 
-import sys
-
 import runs as runs_lib
 import seeds
 
@@ -38,20 +36,17 @@ def main() -> int:
   start = f'--config.init_from={options.init_from}'
   ways = {'scratch': [data], 'fine_tune': [data, start], 'features': [data, start]}
   cells = {
-    (variant, int(seed)): seeds.calls(
+    (variant, seed): seeds.calls(
       f'configs/cats_vs_dogs.py:{variant}',
       f'{options.workdir}/{variant}',
-      int(seed),
+      seed,
       [*ways[variant], *overrides],
     )
     for variant in (ways if options.init_from else ('scratch',))
-    for seed in options.seeds.split(',')
+    for seed in options.seeds
   }
-  try:
-    return seeds.make(cells, options, summarise)
-  except ValueError as error:
-    parser.error(str(error))
+  return seeds.make(cells, options, summarise)
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  runs_lib.start(main)

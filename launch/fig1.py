@@ -216,33 +216,26 @@ def draw(runs: dict[Cell, dict], path: pathlib.Path, complete: bool) -> None:
 
 def main() -> int:
   """Reads the command line, runs what is left, and writes the output after every run and at the end."""
-  parser = runs_lib.parser(__doc__, 'source', 'workdir', 'output')
-  options, overrides = parser.parse_known_args()
+  options, overrides = runs_lib.parser(__doc__, 'source', 'workdir', 'output').parse_known_args()
   arguments = lambda cell: command(cell, options.source, options.workdir, overrides)
   cell_of = lambda run: (run['curve'], run['learning_rate'], run['seed'])
-  try:
-    known = runs_lib.known(options.output, lambda run: runs_lib.as_command(arguments(cell_of(run))))
-  except ValueError as error:
-    parser.error(str(error))
-  runs = {cell_of(run): run for run in known}
+  known = runs_lib.known(options.output, lambda run: runs_lib.as_command(arguments(cell_of(run))))
+  runs, on = {cell_of(run): run for run in known}, runs_lib.circumstances()
   if not next_cells(runs):
     print(f'nothing to do: {options.output} has every run', file=sys.stderr)
-  runner, on, code = runs_lib.Runner(options.jobs), runs_lib.circumstances(), 0
-  while True:
-    free = [cell for cell in next_cells(runs) if cell not in runner.going]
-    for cell in free[: runner.free]:
-      runner.start(cell, arguments(cell))
-    if not runner.going:
-      write(runs, options.output)
-      return code
-    for cell, ended in runner.wait():
-      before = runs.get(cell, {}).get('seconds', 0)
-      runs[cell] = record(cell, arguments(cell), ended, before) | on
-      write(runs, options.output)
-      if runs[cell]['status'] == 'stopped':
-        code = code or ended.code
-        runner.stop()
+
+  def keep(cell, ended):
+    before = runs.get(cell, {}).get('seconds', 0)
+    runs[cell] = record(cell, arguments(cell), ended, before) | on
+    write(runs, options.output)
+    return runs[cell]['status'] != 'stopped'
+
+  code = runs_lib.make_all(
+    lambda: next_cells(runs), lambda cell: [arguments(cell)], keep, options.jobs
+  )
+  write(runs, options.output)
+  return code
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  runs_lib.start(main)

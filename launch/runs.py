@@ -6,7 +6,7 @@ and on what, and when, it was made.
 """
 
 import argparse
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 import concurrent.futures
 import datetime
 import importlib.metadata
@@ -22,8 +22,20 @@ import time
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
-PREEMPTED = 75  # main.py's exit code: the same command goes on
+USER_ERROR, PREEMPTED = 2, 75  # main.py's exit codes; after the second the same command goes on
 PACKAGES = ('jax', 'flax', 'optax', 'numpy')
+
+
+class Refused(Exception):
+  """What was asked cannot be done; the message says what to ask for."""
+
+
+def seed_list(text: str) -> list[int]:
+  """The numbers in a text such as 0,1,2."""
+  try:
+    return [int(number) for number in text.split(',')]
+  except ValueError:
+    raise argparse.ArgumentTypeError(f'{text!r} is no list of numbers such as 0,1,2') from None
 
 
 def parser(description: str, *names: str) -> argparse.ArgumentParser:
@@ -34,7 +46,7 @@ def parser(description: str, *names: str) -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   for name in names:
-    made.add_argument(f'--{name}', required=True)
+    made.add_argument(f'--{name}', required=True, type=seed_list if name == 'seeds' else str)
   made.add_argument('--jobs', type=int, default=1, help='runs at a time (on CPUs)')
   return made
 
@@ -70,7 +82,7 @@ def known(output: str, command: Callable[[dict], str]) -> list[dict]:
     command: the command by which a run of the file would be made now.
 
   Raises:
-    ValueError: a run was made by another command, for the two do not belong in one file.
+    Refused: a run was made by another command, for the two do not belong in one file.
   """
   path = ROOT / output
   found = json.loads(path.read_text())['runs'] if path.exists() else []
@@ -78,7 +90,7 @@ def known(output: str, command: Callable[[dict], str]) -> list[dict]:
     theirs, ours = (set(shlex.split(line)) for line in (run.get('command', ''), command(run)))
     if theirs != ours:
       lists = (', '.join(sorted(words)) or 'none' for words in (theirs - ours, ours - theirs))
-      raise ValueError(
+      raise Refused(
         '{} has a run that was made with other options (there: {}; now: {}): give the same ones, or name '
         'another --output and --workdir'.format(output, *lists)
       )
@@ -165,7 +177,7 @@ class Runner:
     """Exit code, last line of the log, last line on stdout."""
     print(as_command(arguments), file=sys.stderr)
     places = [word.partition('=')[2] for word in arguments if word.startswith('--workdir=')]
-    name = f'{pathlib.Path(places[0]).name}: ' if self._jobs > 1 else ''
+    name = f'{pathlib.Path(places[0]).name if places else "average"}: ' if self._jobs > 1 else ''
     with subprocess.Popen(
       [sys.executable, 'main.py', *arguments],
       cwd=ROOT,
@@ -184,3 +196,38 @@ class Runner:
     self._processes.discard(process)
     killed = self.stopping and process.returncode < 0  # by the signal, as it was about to end
     return PREEMPTED if killed else process.returncode, said, answer.strip().rpartition('\n')[2]
+
+
+def make_all(
+  left: Callable[[], Iterable[Hashable]],
+  calls: Callable[[Hashable], list[list[str]]],
+  keep: Callable[[Hashable, Ended], bool],
+  jobs: int,
+) -> int:
+  """Makes runs until none is left, or one has been stopped or has failed; returns the exit code.
+
+  Args:
+    left: what can be made now, the most urgent first; asked again after every run.
+    calls: of main.py, to make a run.
+    keep: writes down how a run ended; False: start no other.
+    jobs: runs at a time.
+  """
+  runner, code = Runner(jobs), 0
+  while True:
+    for key in [key for key in left() if key not in runner.going][: runner.free]:
+      runner.start(key, *calls(key))
+    if not runner.going:
+      return code
+    for key, ended in runner.wait():
+      if not keep(key, ended):
+        code = code or ended.code
+        runner.stop()
+
+
+def start(main: Callable[[], int]) -> None:
+  """Ends this program as `main` says; what is refused is one line on stderr, exit code 2."""
+  try:
+    sys.exit(main())
+  except Refused as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(USER_ERROR)

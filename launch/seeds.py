@@ -8,7 +8,7 @@ since the best is chosen on the very images that measure it. Paths are relative 
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import statistics
 import sys
 
@@ -39,64 +39,56 @@ def make(
   cells: dict[Cell, list[list[str]]],
   options: argparse.Namespace,
   summarise: Callable[[list[dict]], dict],
+  after: Callable[[Cell], Iterable[Cell]] = lambda cell: (),
 ) -> int:
   """Makes the runs that are left and writes the output after each; returns the exit code.
 
   Args:
-    cells: calls of main.py, to train and to evaluate.
+    cells: calls of main.py, to train, in one run or several, and to evaluate the last.
     options: `output` and `jobs`.
     summarise: what the output says of all runs.
+    after: the cells that one needs, to have been made before.
 
   Raises:
-    ValueError: the output has runs of other commands.
+    runs.Refused: the output has runs of other commands.
   """
-  command = lambda cell: runs_lib.as_command(cells[cell][0]) if cell in cells else ''
+  of = lambda cell: cells.get(cell, [])
+  command = lambda cell: ' && '.join(map(runs_lib.as_command, of(cell)[:-1] or of(cell)))
   cell_of = lambda run: (run.get('variant'), run['seed'])
   known = runs_lib.known(options.output, lambda run: command(cell_of(run)))
-  runs = {cell_of(run): run for run in known}
-  if all(runs.get(cell, {}).get('eval') for cell in cells):
+  runs, on = {cell_of(run): run for run in known}, runs_lib.circumstances()
+  is_made = lambda cell: bool(runs.get(cell, {}).get('eval'))
+  if all(map(is_made, cells)):
     print(f'nothing to do: {options.output} has every run', file=sys.stderr)
-  runner, on, code = runs_lib.Runner(options.jobs), runs_lib.circumstances(), 0
-  while True:
-    left = [
-      cell for cell in cells if not runs.get(cell, {}).get('eval') and cell not in runner.going
-    ]
-    for cell in left[: runner.free]:
-      runner.start(cell, *cells[cell])
-    if not runner.going:
-      return code
-    for cell, ended in runner.wait():
-      variant, seed = cell
-      trained, evaluated = (*ended.answers, None, None)[:2]
-      if trained:
-        trained.pop('checkpoint')  # a path of this machine
-      runs[cell] = {
-        'variant': variant,
-        'seed': seed,
-        'train': trained,
-        'eval': evaluated,
-        'seconds': round(runs.get(cell, {}).get('seconds', 0) + ended.seconds),
-        'command': command(cell),
-        **on,
-      }
-      made = [runs[cell] for cell in cells if cell in runs]
-      runs_lib.write(options.output, summarise(made), made)
-      if ended.code:
-        code = code or ended.code
-        runner.stop()
+
+  def keep(cell, ended):
+    *trained, evaluated = ended.answers if not ended.code else (*ended.answers, None)
+    trained = {key: value for key, value in (trained or [{}])[-1].items() if key != 'checkpoint'}
+    runs[cell] = {
+      'variant': cell[0],
+      'seed': cell[1],
+      'train': trained or None,  # without a path of this machine
+      'eval': evaluated,
+      'seconds': round(runs.get(cell, {}).get('seconds', 0) + ended.seconds),
+      'command': command(cell),
+      **on,
+    }
+    made = [runs[cell] for cell in cells if cell in runs]
+    runs_lib.write(options.output, summarise(made), made)
+    return not ended.code
+
+  left = lambda: [cell for cell in cells if not is_made(cell) and all(map(is_made, after(cell)))]
+  return runs_lib.make_all(left, cells.__getitem__, keep, options.jobs)
 
 
 def main() -> int:
   """Reads the command line, runs, and writes the file."""
-  parser = runs_lib.parser(__doc__, 'config', 'workdir', 'seeds', 'output')
-  options, overrides = parser.parse_known_args()
-  seeds = [int(seed) for seed in options.seeds.split(',')]
-  cells = {(None, n): calls(options.config, options.workdir, n, overrides) for n in seeds}
-  try:
-    return make(cells, options, lambda runs: {'top1_error': spread(runs)})
-  except ValueError as error:
-    parser.error(str(error))
+  options, overrides = runs_lib.parser(
+    __doc__, 'config', 'workdir', 'seeds', 'output'
+  ).parse_known_args()
+  cells = {(None, n): calls(options.config, options.workdir, n, overrides) for n in options.seeds}
+  return make(cells, options, lambda runs: {'top1_error': spread(runs)})
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  runs_lib.start(main)
