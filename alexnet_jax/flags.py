@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
+import os
 import pathlib
 import sys
 from typing import Any
@@ -245,7 +246,10 @@ def parse(argv: Sequence[str]) -> Options:
   spec, rest = _take(argv, 'config')
   if {'--help', '-h', '--helpfull'} & set(argv):
     config = config_lib.load_file(spec or 'alexnet') if '--helpfull' in argv else None
-    print(help_text(config))
+    try:
+      print(help_text(config), flush=True)
+    except BrokenPipeError:  # the reader has seen enough, as `head` does; Python flushes once more
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise SystemExit(0)
   given = {name: _take(rest, name)[0] for name in FLAGS}
   mode = given['mode'] or 'train'

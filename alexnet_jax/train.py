@@ -78,7 +78,7 @@ def resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
   if config.model.num_classes not in (0, classes):
     raise UserError(
       f'config.model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} '
-      'classes: leave it at 0'
+      'classes: set --config.model.num_classes=0, which takes as many as there are'
     )
   if config.eval.weights == 'ema' and not config.optim.ema:
     raise UserError('config.eval.weights=ema: set config.optim.ema too, to 0.999, say')

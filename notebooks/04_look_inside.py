@@ -113,8 +113,8 @@ plt.show()
 # %%
 stored, stored_labels, places = vectors_of('train')
 shown = np.random.default_rng(0).choice(len(vectors), 3, replace=False)
-near, distances = neighbours.Index(stored).nearest(vectors[shown], 5)
-figure, axes = plt.subplots(len(shown), 6, figsize=(9, 5))
+near, distances = neighbours.Index(stored).nearest(vectors[shown], 6)
+figure, axes = plt.subplots(len(shown), 7, figsize=(10, 5))
 for row, at, found in zip(axes, shown, near):
   pictures = np.concatenate(
     [dataset.canvases('validation', [at]), dataset.canvases('train', places[found])]
@@ -129,12 +129,12 @@ for row, at, found in zip(axes, shown, near):
 # ## Short codes
 #
 # The paper suggests an autoencoder that makes short binary codes of such vectors, and to compare those: a
-# few bytes an image. How many of the true neighbours are among the first fifty by the codes?
+# few bytes an image. How many of the six true neighbours are among the first sixty by the codes?
 
 # %%
 encode = neighbours.train_codes(stored, BITS)
-true, _ = neighbours.Index(stored).nearest(vectors, 5)
-found, bits = neighbours.Codes(encode(stored)).nearest(encode(vectors), 50)
+true, _ = neighbours.Index(stored).nearest(vectors, 6)
+found, bits = neighbours.Codes(encode(stored)).nearest(encode(vectors), 60)
 by_chance, share = found.shape[1] / len(stored), neighbours.agreement(found, true)
 print(f'{BITS} bits in place of {stored.shape[1]} numbers: {share:.0%}, {by_chance:.0%} by chance')
 
@@ -154,11 +154,11 @@ said = model.predict(params, model.batch_stats, np.concatenate([query, covered])
 before, after = np.split(np.asarray(said), [1])
 likeliest = before[0].argmax()
 falls = before[0, likeliest] - after[:, likeliest]
-figure, axes = plt.subplots(1, 2, figsize=(7, 3))
+figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout='constrained')
 axes[0].imshow(query[0])
 axes[0].set_title(dataset.class_names[likeliest])
 drawn = axes[1].imshow(falls.reshape(len(corners), -1))
 axes[1].set_title('how far the probability falls')
-plt.colorbar(drawn)
+plt.colorbar(drawn, ax=axes[1])
 for axis in axes:
   axis.axis('off')

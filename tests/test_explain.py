@@ -1,6 +1,8 @@
 """Every key of a config is explained, once, where it stands."""
 
-from tiny import ROOT, main
+import subprocess
+
+from tiny import ROOT, command, main
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import explain, recipes
@@ -27,3 +29,13 @@ def test_helpfull_has_the_values_of_the_config():
   assert result.returncode == 0, result.stderr
   assert '--config.model.width=0.125\n        multiplies the features' in result.stdout
   assert '--config.data.source=' not in main('--help').stdout
+
+
+def test_help_into_a_reader_that_leaves():
+  """As `| head` does: no traceback, and all is well."""
+  line, env = command('--helpfull')
+  with subprocess.Popen(
+    line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+  ) as process:
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b'', 0)

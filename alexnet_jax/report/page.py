@@ -109,6 +109,7 @@ class _Page:
       'top1_error': errors['top1_error'],
       'top5_error': errors['top5_error'],
       'views': own.eval.views,
+      'train_views': own.eval.train_views,
       'examples': errors['examples'],
       'majority': baseline.majority_error(meta['class_counts'], labels),
       'published': published,

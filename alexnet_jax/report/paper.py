@@ -43,6 +43,10 @@ ILSVRC_2012 = Images(
   _TABLE_2,
   {
     'original+conv6': _CNN_STAR,
+    'original+dexp': (
+      Row('lab notes, net 170, the later schedule, ten views', 40.5, 18.1),
+      Row('lab notes, net 170, the later schedule, one view', 42.3, 19.6),
+    ),
     'original+no_norm': (Row('lab notes, net 148, no normalisation, ten views', 42.0, 19.4),),
     'original+no_overlap': (Row('lab notes, net 147, pools side by side, ten views', 41.1, 18.5),),
     'original+no_communication': (Row('lab notes, net 150, towers apart, ten views', 41.8, 19.3),),

@@ -69,6 +69,7 @@ def test_the_page_stands_alone(page):
     for name in ('src', 'href'):
       assert attributes.get(name, 'data:').startswith('data:')
   assert 'class2' in tags.text and 'Euclidean' in tags.text
+  assert 'from 1 view, for the errors above from 10' in ' '.join(tags.text.split())
   assert 'no error on these images' in tags.text and '40.7' not in tags.text
 
 

@@ -106,6 +106,7 @@ def test_confused_pairs():
     ('cnn_star:2012', ILSVRC_2012, {40.7, 39.0}),
     ('cnn_star:2011', WNIDS, set()),
     ('ilsvrc2012:cnn', ILSVRC_2012, {40.7}),
+    ('ilsvrc2012:dexp', ILSVRC_2012, {40.7, 40.5, 42.3}),
     ('ilsvrc2010:one_gpu', WNIDS[:1000], {37.5, 39.0, 39.2}),
     ('ablations:no_norm', ILSVRC_2012, {40.7, 42.0}),
     ('quickstart', ('mono', 'poly'), set()),
