@@ -120,8 +120,8 @@ def read_errors(workdir: pathlib.Path) -> list[tuple[float, float]]:
   return [(row['epoch'], row[key]) for row in rows if key in row]
 
 
-def record(cell: Cell, arguments: list[str], ended: Ended, seconds: float) -> dict:
-  """What is known of a run after main.py ended; `seconds` went by before."""
+def record(cell: Cell, arguments: list[str], ended: Ended) -> dict:
+  """What is known of a run after main.py ended."""
   errors = read_errors(ROOT / arguments[-1].removeprefix('--workdir='))
   reached = crossing(errors)
   curve, rate, seed = cell
@@ -132,7 +132,6 @@ def record(cell: Cell, arguments: list[str], ended: Ended, seconds: float) -> di
     'status': status_of(ended, reached),
     'epochs_to_25_percent': reached,
     'training_errors': errors,
-    'seconds': round(seconds + ended.seconds),
     'command': runs_lib.as_command(arguments),
   }
 
@@ -219,14 +218,18 @@ def main() -> int:
   options, overrides = runs_lib.parser(__doc__, 'source', 'workdir', 'output').parse_known_args()
   arguments = lambda cell: command(cell, options.source, options.workdir, overrides)
   cell_of = lambda run: (run['curve'], run['learning_rate'], run['seed'])
-  known = runs_lib.known(options.output, lambda run: runs_lib.as_command(arguments(cell_of(run))))
+  known = runs_lib.known(
+    options.output,
+    lambda run: runs_lib.as_command(arguments(cell_of(run))),
+    is_result=lambda run: run['status'] != 'stopped',
+  )
   runs, on = {cell_of(run): run for run in known}, runs_lib.circumstances()
   if not next_cells(runs):
     print(f'nothing to do: {options.output} has every run', file=sys.stderr)
 
   def keep(cell, ended):
-    before = runs.get(cell, {}).get('seconds', 0)
-    runs[cell] = record(cell, arguments(cell), ended, before) | on
+    time_and_place = runs_lib.gone_on(runs.get(cell, {}), ended.seconds, on)
+    runs[cell] = record(cell, arguments(cell), ended) | time_and_place
     write(runs, options.output)
     return runs[cell]['status'] != 'stopped'
 

@@ -2,7 +2,7 @@
 
 What the programs of this folder share. Paths are relative to the checkout, where main.py is started. A file
 of results is JSON: what its program makes of the runs, and `runs`, each with its command, the seconds it took
-and on what, and when, it was made.
+and when, on what and of which commits it was made.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 import concurrent.futures
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -38,6 +39,13 @@ def seed_list(text: str) -> list[int]:
     raise argparse.ArgumentTypeError(f'{text!r} is no list of numbers such as 0,1,2') from None
 
 
+def number(text: str) -> int:
+  """A number of one or more."""
+  if not text.isdecimal() or not int(text):
+    raise argparse.ArgumentTypeError(f'{text!r} is not 1 or more')
+  return int(text)
+
+
 def parser(description: str, *names: str) -> argparse.ArgumentParser:
   """Of the command line: `names` are required; `--jobs`; what it does not know goes to every run."""
   made = argparse.ArgumentParser(
@@ -47,7 +55,7 @@ def parser(description: str, *names: str) -> argparse.ArgumentParser:
   )
   for name in names:
     made.add_argument(f'--{name}', required=True, type=seed_list if name == 'seeds' else str)
-  made.add_argument('--jobs', type=int, default=1, help='runs at a time (on CPUs)')
+  made.add_argument('--jobs', type=number, default=1, help='runs at a time (on CPUs)')
   return made
 
 
@@ -65,46 +73,89 @@ def hardware() -> str:
   return f'{cpu}, {len(os.sched_getaffinity(0))} cores; JAX on {kinds.stdout.strip()}'
 
 
+def commit() -> str | None:
+  """The checkout's commit, with "changed" behind it where files are; None where git knows of none."""
+  ask = ['git', 'describe', '--always', '--abbrev=40', '--exclude=*', '--dirty= changed']
+  try:
+    told = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True)
+  except FileNotFoundError:
+    return None
+  return told.stdout.strip() or None
+
+
 def circumstances() -> dict:
-  """When and on what runs are made."""
+  """When, on what and of which commit runs are made."""
   return {
     'date': datetime.date.today().isoformat(),
     'hardware': hardware(),
     'versions': {name: importlib.metadata.version(name) for name in PACKAGES},
+    'commits': [commit()],
   }
 
 
-def known(output: str, command: Callable[[dict], str]) -> list[dict]:
+def gone_on(before: dict, seconds: float, on: dict) -> dict:
+  """The time and the circumstances of a run that has been begun as `before` says, {} if it had not."""
+  commits = dict.fromkeys([*before.get('commits', []), *on['commits']])
+  return {'seconds': round(before.get('seconds', 0) + seconds), **on, 'commits': list(commits)}
+
+
+def flags_of(command: str) -> list[dict[str, str]]:
+  """The flags of each of the calls that `&&` joins, in any order; of one given twice the last counts."""
+  calls = command.split(' && ')
+  return [dict(word.partition('=')[::2] for word in shlex.split(call)) for call in calls]
+
+
+def known(
+  output: str, command: Callable[[dict], str], is_result: Callable[[dict], bool]
+) -> list[dict]:
   """The runs of a file of results; none if there is no file.
+
+  One that was made by other commands is left out, to be made anew, unless it is a result.
 
   Args:
     output: the file.
     command: the command by which a run of the file would be made now.
+    is_result: whether a run has come to what it was trained for.
 
   Raises:
-    Refused: a run was made by another command, for the two do not belong in one file.
+    Refused: a result was made by another command, for the two do not belong in one file; or the file is none
+      of results.
   """
-  path = ROOT / output
-  found = json.loads(path.read_text())['runs'] if path.exists() else []
-  for run in found:
-    theirs, ours = (set(shlex.split(line)) for line in (run.get('command', ''), command(run)))
-    if theirs != ours:
-      lists = (', '.join(sorted(words)) or 'none' for words in (theirs - ours, ours - theirs))
+  path, found = ROOT / output, []
+  try:
+    runs = json.loads(path.read_text())['runs'] if path.exists() else []
+  except (ValueError, KeyError, TypeError):
+    raise Refused(f'{output} is no file of results: name another --output, or remove it') from None
+  for run in runs:
+    theirs, ours = (flags_of(line) for line in (run.get('command', ''), command(run)))
+    if theirs == ours:
+      found.append(run)
+    elif is_result(run):
+      pairs = itertools.zip_longest(theirs, ours, fillvalue={})
+      one, other = next(pair for pair in pairs if pair[0] != pair[1])
       raise Refused(
-        '{} has a run that was made with other options (there: {}; now: {}): give the same ones, or name '
-        'another --output and --workdir'.format(output, *lists)
+        f'{output} has a run that was made with other options (there: {_apart(one, other)}; now: '
+        f'{_apart(other, one)}): give the same ones, or name another --output and --workdir'
       )
   return found
 
 
+def _apart(flags: dict[str, str], others: dict[str, str]) -> str:
+  """The flags that the others have not, or otherwise."""
+  own = sorted(name for name in flags if others.get(name) != flags[name])
+  return ', '.join(f'{name}={flags[name]}' if flags[name] else name for name in own) or 'none'
+
+
 def write(output: str, result: dict, runs: list[dict]) -> None:
-  """Writes a file of results, with the folder it is in."""
+  """Writes a file of results, whole or not at all, with the folder it is in."""
   path = ROOT / output
   path.parent.mkdir(parents=True, exist_ok=True)
   whole = {
     'command': shlex.join(['python', f'launch/{pathlib.Path(sys.argv[0]).name}', *sys.argv[1:]])
   }
-  path.write_text(json.dumps(whole | result | {'runs': runs}, indent=2) + '\n')
+  beside = path.with_name(f'{path.name}.part')
+  beside.write_text(json.dumps(whole | result | {'runs': runs}, indent=2) + '\n')
+  os.replace(beside, path)
 
 
 def as_command(arguments: list[str]) -> str:
@@ -177,7 +228,7 @@ class Runner:
     """Exit code, last line of the log, last line on stdout."""
     print(as_command(arguments), file=sys.stderr)
     places = [word.partition('=')[2] for word in arguments if word.startswith('--workdir=')]
-    name = f'{pathlib.Path(places[0]).name if places else "average"}: ' if self._jobs > 1 else ''
+    name = '/'.join(pathlib.Path(places[0]).parts[-2:]) if places else 'average'
     with subprocess.Popen(
       [sys.executable, 'main.py', *arguments],
       cwd=ROOT,
@@ -191,11 +242,15 @@ class Runner:
         process.send_signal(signal.SIGTERM)
       said = ''
       for said in process.stderr:
-        print(f'{name}{said}', end='', file=sys.stderr, flush=True)
+        print(f'{name}: {said}' if self._jobs > 1 else said, end='', file=sys.stderr, flush=True)
       answer = process.stdout.read()  # a line, which fits in the pipe
     self._processes.discard(process)
-    killed = self.stopping and process.returncode < 0  # by the signal, as it was about to end
-    return PREEMPTED if killed else process.returncode, said, answer.strip().rpartition('\n')[2]
+    code = process.returncode
+    if (
+      code < 0
+    ):  # a signal: that of `stop`, as the run was about to end, or another, told as shells do
+      code = PREEMPTED if self.stopping and code == -signal.SIGTERM else 128 - code
+    return code, said, answer.strip().rpartition('\n')[2]
 
 
 def make_all(
@@ -204,7 +259,9 @@ def make_all(
   keep: Callable[[Hashable, Ended], bool],
   jobs: int,
 ) -> int:
-  """Makes runs until none is left, or one has been stopped or has failed; returns the exit code.
+  """Makes runs until none is left, or one has been stopped or has failed.
+
+  Returns the exit code: 0 if none is left, that of the first that failed, or 75.
 
   Args:
     left: what can be made now, the most urgent first; asked again after every run.
@@ -217,7 +274,7 @@ def make_all(
     for key in [key for key in left() if key not in runner.going][: runner.free]:
       runner.start(key, *calls(key))
     if not runner.going:
-      return code
+      return code or (PREEMPTED if runner.stopping and list(left()) else 0)
     for key, ended in runner.wait():
       if not keep(key, ended):
         code = code or ended.code

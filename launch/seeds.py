@@ -14,7 +14,7 @@ import sys
 
 import runs as runs_lib
 
-Cell = tuple[str, int]  # variant of the config, or none; seed
+Cell = tuple[str | None, int | None]  # variant of the config, seed; None of what has none
 
 
 def calls(config: str, workdir: str, seed: int, overrides: list[str]) -> list[list[str]]:
@@ -35,6 +35,26 @@ def spread(runs: list[dict]) -> dict:
   }
 
 
+def record(cell: Cell, calls: list[list[str]], answers: list[dict]) -> dict:
+  """What is known of a run whose first calls, or all, have ended well; the last evaluates, others train."""
+  *trainings, evaluation = calls
+  trained = answers[len(trainings) - 1] if 0 < len(trainings) <= len(answers) else None
+  return {
+    'variant': cell[0],
+    'seed': cell[1],
+    # Without the checkpoint, a path of this machine.
+    'train': trained and {key: trained[key] for key in trained if key != 'checkpoint'},
+    'eval': answers[-1] if len(answers) == len(calls) else None,
+    'command': command(calls),
+    'evaluated_by': runs_lib.as_command(evaluation),
+  }
+
+
+def command(calls: list[list[str]]) -> str:
+  """How a person would train a run, or average runs."""
+  return ' && '.join(map(runs_lib.as_command, calls[:-1] or calls))
+
+
 def make(
   cells: dict[Cell, list[list[str]]],
   options: argparse.Namespace,
@@ -44,7 +64,8 @@ def make(
   """Makes the runs that are left and writes the output after each; returns the exit code.
 
   Args:
-    cells: calls of main.py, to train, in one run or several, and to evaluate the last.
+    cells: calls of main.py: to train, in one run or one from the other, and to evaluate; of an average the
+      evaluation alone.
     options: `output` and `jobs`.
     summarise: what the output says of all runs.
     after: the cells that one needs, to have been made before.
@@ -52,27 +73,20 @@ def make(
   Raises:
     runs.Refused: the output has runs of other commands.
   """
-  of = lambda cell: cells.get(cell, [])
-  command = lambda cell: ' && '.join(map(runs_lib.as_command, of(cell)[:-1] or of(cell)))
   cell_of = lambda run: (run.get('variant'), run['seed'])
-  known = runs_lib.known(options.output, lambda run: command(cell_of(run)))
+  known = runs_lib.known(
+    options.output,
+    lambda run: command(cells[cell_of(run)]) if cell_of(run) in cells else '',
+    is_result=lambda run: bool(run['train'] and run['eval']),
+  )
   runs, on = {cell_of(run): run for run in known}, runs_lib.circumstances()
   is_made = lambda cell: bool(runs.get(cell, {}).get('eval'))
   if all(map(is_made, cells)):
     print(f'nothing to do: {options.output} has every run', file=sys.stderr)
 
   def keep(cell, ended):
-    *trained, evaluated = ended.answers if not ended.code else (*ended.answers, None)
-    trained = {key: value for key, value in (trained or [{}])[-1].items() if key != 'checkpoint'}
-    runs[cell] = {
-      'variant': cell[0],
-      'seed': cell[1],
-      'train': trained or None,  # without a path of this machine
-      'eval': evaluated,
-      'seconds': round(runs.get(cell, {}).get('seconds', 0) + ended.seconds),
-      'command': command(cell),
-      **on,
-    }
+    time_and_place = runs_lib.gone_on(runs.get(cell, {}), ended.seconds, on)
+    runs[cell] = record(cell, cells[cell], ended.answers) | time_and_place
     made = [runs[cell] for cell in cells if cell in runs]
     runs_lib.write(options.output, summarise(made), made)
     return not ended.code

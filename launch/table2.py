@@ -17,12 +17,13 @@ import seeds
 from seeds import Cell
 
 NET, STAR = 'CNN', 'CNN*'
-PAPER = {  # top-1 and top-5 errors of the validation images, in per cent
-  '1 CNN': (40.7, 18.2),
-  '5 CNNs': (38.1, 16.4),
-  '1 CNN*': (39.0, 16.6),
-  '7 CNNs*': (36.7, 15.4),
-}
+# Networks of the two kinds that are averaged; errors of the validation images in per cent, top-1 and top-5.
+PAPER = {(1, 0): (40.7, 18.2), (5, 0): (38.1, 16.4), (0, 1): (39.0, 16.6), (5, 2): (36.7, 15.4)}
+CHAIN = ('cnn_star_2009', 'cnn_star_2011', 'cnn_star_2012')
+FOLDERS = {
+  NET: 'cnn',
+  STAR: CHAIN[-1],
+}  # in the workdir, of a network or of the last run of its chain
 
 
 def networks(options: argparse.Namespace) -> list[Cell]:
@@ -34,56 +35,67 @@ def networks(options: argparse.Namespace) -> list[Cell]:
 def rows(options: argparse.Namespace) -> dict[str, list[Cell]]:
   """The networks that are averaged in each row of the table."""
   cells = networks(options)
-  nets = [cell for cell in cells if cell[0] == NET]
-  found = {'1 CNN': nets[:1], '5 CNNs': nets}
-  return found | ({'1 CNN*': [(STAR, 0)], '7 CNNs*': cells} if len(cells) > len(nets) else {})
+  nets, stars = ([cell for cell in cells if cell[0] == name] for name in (NET, STAR))
+  found = {f'1 {NET}': nets[:1], f'{len(nets)} CNNs': nets[1:] and nets}
+  found |= {f'1 {STAR}': stars[:1], f'{len(cells)} CNNs*': stars and cells}
+  return {name: members for name, members in found.items() if members}
 
 
 def place(options: argparse.Namespace, cell: Cell) -> str:
   """The workdir of a network; of a chain, that of its last run."""
   name, seed = cell
-  return f'{options.workdir}/{"cnn" if name == NET else "cnn_star_2012"}/seed{seed}'
+  return f'{options.workdir}/{FOLDERS[name]}/seed{seed}'
 
 
 def chain(options: argparse.Namespace, seed: int, overrides: list[str]) -> list[list[str]]:
   """The arguments of main.py to train a CNN*, each run from the one before, and to evaluate it."""
-  sources = {'2009': options.fall_2009, '2011': options.fall_2011, '2012': options.source}
+  sources = (options.fall_2009, options.fall_2011, options.source)
   start, made = place(options, (NET, 0)), []
-  for variant, source in sources.items():
+  for folder, source in zip(CHAIN, sources, strict=True):
+    config = f'configs/cnn_star.py:{folder.removeprefix("cnn_star_")}'
     data = [f'--config.data.source={source}', f'--config.init_from={start}', *overrides]
-    workdir = f'{options.workdir}/cnn_star_{variant}'
-    train, evaluate = seeds.calls(f'configs/cnn_star.py:{variant}', workdir, seed, data)
+    train, evaluate = seeds.calls(config, f'{options.workdir}/{folder}', seed, data)
     made.append(train)
-    start = f'{workdir}/seed{seed}'
+    start = f'{options.workdir}/{folder}/seed{seed}'
   return [*made, evaluate]
 
 
 def calls(options: argparse.Namespace, overrides: list[str]) -> dict[Cell, list[list[str]]]:
   """The arguments of main.py for every network and every average."""
   data = [f'--config.data.source={options.source}', *overrides]
-  net = lambda seed: seeds.calls('configs/ilsvrc2012.py:cnn', f'{options.workdir}/cnn', seed, data)
+  folder = f'{options.workdir}/{FOLDERS[NET]}'
   cells = {
-    (name, seed): net(seed) if name == NET else chain(options, seed, overrides)
+    (name, seed): seeds.calls('configs/ilsvrc2012.py:cnn', folder, seed, data)
+    if name == NET
+    else chain(options, seed, overrides)
     for name, seed in networks(options)
   }
   for name, members in rows(options).items():
     if len(members) > 1:
       places = ','.join(place(options, cell) for cell in members)
-      cells[name, 0] = [['--mode=eval', '--checkpoint=latest', f'--checkpoints={places}']]
+      cells[name, None] = [['--mode=eval', '--checkpoint=latest', f'--checkpoints={places}']]
   return cells
 
 
+def needed(options: argparse.Namespace, cell: Cell) -> list[Cell]:
+  """What has to be made before: of a chain the first network, of an average its members."""
+  if cell in networks(options):
+    return [(NET, 0)] if cell[0] == STAR else []
+  return rows(options)[cell[0]]
+
+
 def summarise(runs: list[dict], options: argparse.Namespace) -> dict:
-  """The table: of every row the paper's errors and ours, None where it has not been made."""
+  """The table: of each row our errors, None where not made, and the paper's, None of other networks."""
   found = {(run['variant'], run['seed']): run['eval'] for run in runs}
+  errors = lambda top1, top5: {'top1_error': top1, 'top5_error': top5}
   table = {}
   for name, members in rows(options).items():
-    ours = found.get((name, 0) if len(members) > 1 else members[0]) or {}
-    top1, top5 = PAPER[name]
+    ours = found.get((name, None) if len(members) > 1 else members[0])
+    kinds = [kind for kind, _ in members]
+    paper = PAPER.get((kinds.count(NET), kinds.count(STAR)))
     table[name] = {
-      'networks': len(members),
-      'paper': {'top1_error': top1, 'top5_error': top5},
-      'ours': {key: ours.get(key) for key in ('top1_error', 'top5_error')},
+      'paper': paper and errors(*paper),
+      'ours': ours and errors(ours['top1_error'], ours['top5_error']),
     }
   return {'table': table}
 
@@ -93,20 +105,18 @@ def main() -> int:
   parser = runs_lib.parser(__doc__, 'source', 'workdir', 'output')
   parser.add_argument('--fall_2009', default='', help='the 10,184 classes')
   parser.add_argument('--fall_2011', default='', help='the 21,843 classes')
-  parser.add_argument('--nets', type=int, default=5)
-  parser.add_argument('--chains', type=int, default=2)
+  parser.add_argument('--nets', type=runs_lib.number, default=5)
+  parser.add_argument('--chains', type=runs_lib.number, default=2)
   options, overrides = parser.parse_known_args()
   if bool(options.fall_2009) != bool(options.fall_2011):
     raise runs_lib.Refused(
       'a CNN* takes both releases: name --fall_2009 and --fall_2011, or neither'
     )
-  if options.nets < 1 or options.chains < 1:
-    raise runs_lib.Refused(
-      '--nets and --chains are 1 or more; without --fall_2009 no chain is made'
-    )
-  after = lambda cell: {NET: [], STAR: [(NET, 0)]}.get(cell[0], rows(options).get(cell[0], []))
   return seeds.make(
-    calls(options, overrides), options, lambda runs: summarise(runs, options), after
+    calls(options, overrides),
+    options,
+    lambda runs: summarise(runs, options),
+    lambda cell: needed(options, cell),
   )
 
 

@@ -59,6 +59,7 @@ def test_a_run_that_fails_says_so(tmp_path):
   made = json.loads(path.read_text())
   assert made['top1_error'] == {'mean': None, 'min': None, 'max': None, 'seeds': 0}
   assert made['runs'][0]['train'] is None and made['runs'][0]['eval'] is None
+  assert made['runs'][0]['commits'] and made['runs'][0]['evaluated_by']
 
 
 def test_cats_and_dogs_are_told_apart_by_variant():

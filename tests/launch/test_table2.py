@@ -34,8 +34,25 @@ def test_the_networks_of_each_row():
   sources = [word for call in trained for word in call if 'source' in word]
   assert [word.partition('=')[2] for word in sources] == ['store:2009', 'store:2011', 'store:2012']
   assert evaluated[1] == '--workdir=T/cnn_star_2012/seed1' == trained[-1][-1]
-  (average,) = cells['7 CNNs*', 0]
+  (average,) = cells['7 CNNs*', None]
   assert len(average[-1].partition('=')[2].split(',')) == 7
+
+
+def test_the_rows_of_the_paper():
+  """Its errors stand beside as many networks as it averaged, and no others."""
+  table = table2.summarise([], options())['table']
+  assert [row['paper']['top1_error'] for row in table.values()] == [40.7, 38.1, 39.0, 36.7]
+  assert {row['ours'] for row in table.values()} == {None}
+  fewer = table2.summarise([], options(nets=3, chains=1))['table']
+  assert [bool(row['paper']) for row in fewer.values()] == [True, False, True, False]
+  assert list(fewer) == ['1 CNN', '3 CNNs', '1 CNN*', '4 CNNs*']
+
+
+def test_what_comes_first():
+  """A chain takes layers of the first network; an average is made of its members."""
+  assert table2.needed(options(), ('CNN', 3)) == []
+  assert table2.needed(options(), ('CNN*', 1)) == [('CNN', 0)]
+  assert len(table2.needed(options(), ('7 CNNs*', None))) == 7
 
 
 def test_without_the_releases():
@@ -76,25 +93,25 @@ def test_the_table_is_made(tmp_path):
   done = make(tmp_path)
   assert done.returncode == 0, done.stderr
   made = json.loads((tmp_path / 'table2.json').read_text())
-  assert list(made['table']) == list(table2.PAPER)
+  assert list(made['table']) == ['1 CNN', '1 CNN*', '2 CNNs*']
   runs = {(run['variant'], run['seed']): run for run in made['runs']}
   star = runs['CNN*', 0]
   assert star['command'].count(' && ') == 2 and star['train']['step'] == 1
   assert made['table']['1 CNN*']['ours']['top1_error'] == star['eval']['top1_error']
-  average = runs['7 CNNs*', 0]
+  average = runs['2 CNNs*', None]
   assert average['train'] is None and average['eval']['views'] == 10
-  assert made['table']['7 CNNs*'] == {
-    'networks': 2,
-    'paper': {'top1_error': 36.7, 'top5_error': 15.4},
+  assert made['table']['2 CNNs*'] == {
+    'paper': None,
     'ours': {key: average['eval'][key] for key in ('top1_error', 'top5_error')},
   }
+  assert made['table']['1 CNN*']['paper'] == {'top1_error': 39.0, 'top5_error': 16.6}
   again = make(tmp_path)
   assert again.returncode == 0 and 'nothing to do' in again.stderr
 
 
 @pytest.mark.parametrize(
   ('wrong', 'words'),
-  [('--fall_2011=', 'both releases'), ('--nets=0', '1 or more')],
+  [('--fall_2011=', 'both releases'), ('--fall_2009=', 'both releases')],
 )
 def test_what_cannot_be_made(tmp_path, wrong, words):
   """One line says what to ask for; nothing is written."""
