@@ -103,6 +103,21 @@ SCHEDULES = {
   'ablations:no_norm': (manual(22, 44, 69, 73, 86), 69, 97),
   'ablations:no_overlap': (manual(23, 51, 67, 79, 79), 67, 90),
   'ablations:no_communication': (manual(25, 49, 66, 72, 79), 66, 92),
+  'ilsvrc2012:dexp': (
+    (
+      (0, 0.01, 0.01, 0.01, 0.01, 0.02, 0.02),
+      (
+        23.7501,
+        *(4 * [0.0015874]),
+        0.02,
+        0.02,
+      ),  # with the boundary itself the old rate still holds
+      (47.5001, *(4 * [0.00025198]), 0.002, 0.002),
+      (71.2501, *(4 * [0.00004]), 0.002, 0.002),
+    ),
+    0,
+    95,
+  ),
   'fall2009': (
     (
       (0, 1e-2, 1e-2, 1e-2, 1e-2, 0.02, 0.02),
