@@ -158,8 +158,9 @@ def load(
     weight: in an ensemble.
 
   Raises:
-    UserError: there is no such checkpoint.
+    UserError: there is no such checkpoint, or `overrides` has what cannot be.
   """
+  config_lib.validate(overrides)
   with Checkpoints(workdir, read_only=True) as checkpoints:
     step = checkpoints.choose(which)
     meta = checkpoints.meta(step)
@@ -257,7 +258,6 @@ def evaluate(
     raise UserError(
       f'--weights has {len(weights)} numbers for {len(workdirs)} runs: give each run one, 0 or more'
     )
-  config_lib.validate(config)
   trained = [
     load(workdir, which, config, weight / sum(weights))
     for workdir, weight in zip(workdirs, weights, strict=True)

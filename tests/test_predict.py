@@ -198,6 +198,10 @@ def test_layers_of_conv6_are_told_apart():
       ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--picture=x.gif'],
       'end its name in one of .png',
     ),
+    (
+      ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--config.eval.batch_size=0'],
+      'config.eval.batch_size=0: must be at least 1',
+    ),
     (['--mode=features', '--workdir=WORKDIR'], 'needs --output'),
     (
       ['--mode=features', '--workdir=WORKDIR', '--output=x', '--layer=fc9'],

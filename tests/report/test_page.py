@@ -119,7 +119,7 @@ def test_bad_input(page, tmp_path):
     report(other, str(workdir))
   other.report.neighbours = 0
   with pytest.raises(UserError, match='must be at least 1'):
-    config_lib.validate(other)
+    report(other, str(workdir))
 
 
 @pytest.fixture(scope='module')
