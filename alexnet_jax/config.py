@@ -228,8 +228,8 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
       raise UserError('config.train.until_train_error: must be in [0, 100) %')
     if min(config.report.images, config.report.neighbours, config.report.train_images) < 1:
       raise UserError('config.report: images, neighbours and train_images must be at least 1')
-    if config.report.bits < 0:
-      raise UserError(f'config.report.bits={config.report.bits}: must be 0 (no codes) or more')
+    if not 0 <= config.report.bits <= 1024:
+      raise UserError(f'config.report.bits={config.report.bits}: must be 0 (no codes) to 1024')
     if config.eval.weights not in ('last', 'ema'):
       raise UserError(f'config.eval.weights={config.eval.weights!r}: choose last or ema')
     profile.validate(config.train.profile)

@@ -208,7 +208,7 @@ def classes_apart(ours: Sequence[str], theirs: Sequence[str]) -> str:
   return f'{len(ours)} and {len(theirs)}, ' + (', '.join(more) or 'the same in another order')
 
 
-def _check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
+def check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
   """Raises UserError where `config` asks for another network than the checkpoint holds."""
   asked, there = config_lib.flatten(config), config_lib.flatten(own)
   for key, value in asked.items():
@@ -218,8 +218,8 @@ def _check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
       and value != there.get(key)
     ):
       raise UserError(
-        f'config.{key}={value!r}, but the checkpoint was trained with {there.get(key)!r}: evaluation '
-        'takes data, eval and mesh from the command line, the rest from the checkpoint'
+        f'config.{key}={value!r}, but the checkpoint was trained with {there.get(key)!r}: leave it '
+        "out, as the network is the checkpoint's own"
       )
 
 
@@ -254,17 +254,20 @@ def evaluate(
       'and neither --weights nor --distributed'
     )
   weights = list(weights) or [1.0] * len(workdirs)
-  if len(weights) != len(workdirs) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+  if len(weights) != len(workdirs):
     raise UserError(
-      f'--weights has {len(weights)} numbers for {len(workdirs)} runs: give each run one, 0 or more'
+      f'--weights names {len(weights)} of {len(workdirs)} weights: give each run one number'
     )
+  if min(weights) < 0 or not 0 < sum(weights) < math.inf:
+    shown = ','.join(f'{weight:g}' for weight in weights)
+    raise UserError(f'--weights={shown}: each must be 0 or more, and not all of them 0')
   trained = [
     load(workdir, which, config, weight / sum(weights))
     for workdir, weight in zip(workdirs, weights, strict=True)
   ]
   _check_ensemble(trained, workdirs)
   first = trained[0]
-  _check_overrides(config, first.config)
+  check_overrides(config, first.config)
   data = ConfigDict(config.data.to_dict() | {'canvas': first.config.data.canvas.to_dict()})
   with distributed.primary_first('data'):
     dataset = open_dataset(data, config.seed)

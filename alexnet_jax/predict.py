@@ -37,7 +37,7 @@ def find_images(places: Sequence[str]) -> list[str]:
     UserError: one of them names nothing.
   """
   paths: dict[str, None] = {}
-  for place in places:
+  for place in filter(None, places):
     if os.path.isdir(place):
       found = [
         str(p) for p in sorted(pathlib.Path(place).rglob('*')) if p.name.lower().endswith(SUFFIXES)
@@ -47,8 +47,11 @@ def find_images(places: Sequence[str]) -> list[str]:
     else:
       found = sorted(p for p in glob.glob(place, recursive=True) if os.path.isfile(p))
     if not found:
-      raise UserError(f'--images={place}: there is no such image: name files, folders or a glob')
+      what = 'a folder without images' if os.path.isdir(place) else 'there is no such image'
+      raise UserError(f'--images={place}: {what}: name files, folders or a glob')
     paths.update(dict.fromkeys(found))
+  if not paths:
+    raise UserError('--images names nothing: name files, folders or a glob')
   return list(paths)
 
 
@@ -122,7 +125,8 @@ def predict(
 
   Returns:
     `{'images': [{'path', 'top': [{'label', 'probability'}, ...]}], 'skipped': [{'path', 'reason'}],
-    'views', 'checkpoint'}`: the five likeliest, or all where there are fewer.
+    'views', 'checkpoint'}`, and `picture`, the file, where one was asked for: the five likeliest, or all
+    where there are fewer.
 
   Raises:
     UserError: nothing to read, or no such checkpoint.
@@ -131,6 +135,7 @@ def predict(
     prediction.check(picture)
   paths = find_images(images)
   trained = evaluate.load(workdir, which, config)
+  evaluate.check_overrides(config, trained.config)
   batch_size = evaluate.batch_size_on(trained.config, trained.mesh.shape[parallel.DATA])
   reader = Reader(paths, Canvas.from_config(trained.config.data.canvas), batch_size)
   model, labels = trained.model, class_labels(trained)
@@ -158,6 +163,7 @@ def predict(
     'skipped': reader.skipped,
     'views': trained.config.eval.views,
     'checkpoint': trained.step,
+    **({'picture': picture} if picture else {}),
   }
 
 
@@ -238,8 +244,12 @@ def features(
   Raises:
     UserError: nothing to read, no such layer, split or checkpoint.
   """
+  suffix = pathlib.Path(output).suffix
+  if suffix not in ('', '.npz', '.parquet') or os.path.isdir(output):
+    raise UserError(f'--output={output}: name a file that ends in .npz or .parquet')
   alone = ConfigDict(config.to_dict() | {'mesh': (1, 1)})
   trained = evaluate.load(workdir, which, alone)
+  evaluate.check_overrides(config, trained.config)
   function = feature_function(trained.config, layer)
   variables = {'params': trained.model.params, 'batch_stats': trained.model.batch_stats}
   compute = functools.partial(function, variables, trained.model.mean_image)
@@ -248,7 +258,7 @@ def features(
   else:
     data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
     vectors, columns, skipped = _of_split(compute, data, config.seed, trained, split)
-  path = output if output.endswith(('.npz', '.parquet')) else f'{output}.npz'
+  path = output if suffix else f'{output}.npz'
   pathlib.Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
   names = trained.meta['class_names']
   made: dict[str, Any] = {'layer': layer, 'checkpoint': trained.step}

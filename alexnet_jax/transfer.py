@@ -92,8 +92,8 @@ def copy_layers(config: FrozenConfigDict, mesh: Mesh, state: steps.TrainState) -
     kept.append(ours | copied)
   if differing:
     raise UserError(
-      f'config.init_from={config.init_from} has other layers ({"; ".join(differing)}): name those to copy '
-      'with --config.init_layers=conv1,conv2, or make the widths and sizes equal'
+      f'config.init_from={config.init_from} has other layers ({"; ".join(differing)}): name others '
+      'to copy with --config.init_layers, or make the widths and sizes equal'
     )
   ema = jax.tree.map(jnp.copy, kept[0]) if state.ema else {}  # the step donates both
   return dataclasses.replace(state, params=kept[0], batch_stats=kept[1], ema=ema)

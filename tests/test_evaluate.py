@@ -145,10 +145,11 @@ def test_bad_input(runs, tmp_path):
     evaluate.evaluate(config, runs[:1], '7')
   with pytest.raises(UserError, match='holds no checkpoints'):
     evaluate.evaluate(config, [tmp_path])
-  with pytest.raises(UserError, match='1 numbers for 2 runs'):
+  with pytest.raises(UserError, match='names 1 of 2 weights'):
     evaluate.evaluate(config, runs, 'best', [1.0])
-  with pytest.raises(UserError, match='numbers for 2 runs'):
-    evaluate.evaluate(config, runs, 'best', [1.0, float('nan')])
+  for wrong in ([1.0, float('nan')], [0.0, 0.0], [-1.0, 2.0]):
+    with pytest.raises(UserError, match='each must be 0 or more, and not all of them 0'):
+      evaluate.evaluate(config, runs, 'best', wrong)
   wider = config_lib.load_workdir(runs[0])
   wider.model.width = 0.5
   with pytest.raises(UserError, match=r'model\.width=0\.5, but the checkpoint was trained with'):

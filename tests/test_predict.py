@@ -202,6 +202,14 @@ def test_layers_of_conv6_are_told_apart():
       ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--config.eval.batch_size=0'],
       'config.eval.batch_size=0: must be at least 1',
     ),
+    (
+      ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--config.model.width=0.5'],
+      'config.model.width=0.5, but the checkpoint was trained with 0.0625',
+    ),
+    (
+      ['--mode=features', '--workdir=WORKDIR', '--images=a.jpg', '--output=x.csv'],
+      '--output=x.csv: name a file that ends in .npz or .parquet',
+    ),
     (['--mode=features', '--workdir=WORKDIR'], 'needs --output'),
     (
       ['--mode=features', '--workdir=WORKDIR', '--output=x', '--layer=fc9'],
@@ -221,6 +229,10 @@ def test_mistakes(workdir, pictures, args, message, capsys, monkeypatch):
 
 
 def test_a_glob_with_nothing_and_a_folder_without_images(tmp_path):
-  for place in (tmp_path, tmp_path / '*.jpg'):
-    with pytest.raises(UserError, match='there is no such image'):
+  for place, message in (
+    (tmp_path, 'a folder without images'),
+    (tmp_path / '*.jpg', 'there is no such image'),
+    ('', 'names nothing'),
+  ):
+    with pytest.raises(UserError, match=message):
       predict.find_images([str(place)])

@@ -315,6 +315,7 @@ def export_network(
     raise UserError(f'--output={output} is there already: remove it, or name another')
   alone = ConfigDict(config.to_dict() | {'mesh': (1, 1)})
   trained = evaluate.load(workdir, which, alone)
+  evaluate.check_overrides(config, trained.config)
   params, batch_stats = jax.device_get((trained.model.params, trained.model.batch_stats))
   pathlib.Path(output).absolute().parent.mkdir(parents=True, exist_ok=True)
   more = {}
