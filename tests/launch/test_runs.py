@@ -1,7 +1,4 @@
-"""What the programs that make many runs share: how runs are stopped, gone on with, and written down.
-
-Where the runs themselves do not matter, a script that ends at once stands in for main.py.
-"""
+"""What the programs that make many runs share: how runs are stopped, gone on with, and written down."""
 
 import argparse
 import json
@@ -14,30 +11,8 @@ import time
 import pytest
 from tiny import ROOT
 
-sys.path.insert(0, str(ROOT / 'launch'))
 import runs as runs_lib
 import seeds
-
-# Answers as main.py does; `--fail=CODE` is a run that fails.
-QUICK = """
-import json, sys
-flags = dict(word.partition('=')[::2] for word in sys.argv[1:])
-if '--fail' in flags:
-  sys.exit(int(flags['--fail']))
-print(json.dumps({'step': 1, 'checkpoint': 'here', 'top1_error': 7.0, 'flags': flags}))
-"""
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-  """An empty folder that stands for the checkout, with a `main.py`; handlers of signals are put back."""
-  handlers = {which: signal.getsignal(which) for which in (signal.SIGTERM, signal.SIGINT)}
-  monkeypatch.setattr(runs_lib, 'ROOT', tmp_path)
-  monkeypatch.setattr(runs_lib, 'hardware', lambda: 'a processor')
-  (tmp_path / 'main.py').write_text(QUICK)
-  yield tmp_path
-  for which, handler in handlers.items():
-    signal.signal(which, handler)
 
 
 def make(cells, after=lambda cell: (), jobs=1):

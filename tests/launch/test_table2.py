@@ -6,10 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from tiny import ROOT
-
-sys.path.insert(0, str(ROOT / 'launch'))
 import table2
+from tiny import ROOT
 
 
 def options(**changes):
@@ -62,59 +60,82 @@ def test_without_the_releases():
   assert {name for name, _ in table2.calls(alone, [])} == {'CNN', '5 CNNs'}
 
 
-def make(folder, *more):
-  """Runs launch/table2.py on nets so small that they learn nothing, two steps each."""
-  arguments = [
-    *(f'--{name}=synthetic' for name in ('source', 'fall_2009', 'fall_2011')),
-    f'--workdir={folder}',
-    f'--output={folder}/table2.json',
-    '--nets=1',
-    '--chains=1',
-    '--config.model.num_classes=0',
-    '--config.data.label_order=',
-    '--config.model.width=0.0625',
-    '--config.model.input_size=64',
-    '--config.data.canvas.size=72',
-    '--config.data.synthetic.train=8',
-    '--config.data.synthetic.validation=8',
-    '--config.train.batch_size=4',
-    '--config.train.steps=1',
+def make(monkeypatch, *more):
+  """Makes the table in-process; returns the exit code and what the output then says."""
+  release = ['--fall_2009=store:2009', '--fall_2011=store:2011']
+  monkeypatch.setattr(
+    sys, 'argv', ['table2.py', '--source=a', '--workdir=T', '--output=t.json', *release, *more]
+  )
+  code = table2.main()
+  return code, json.loads((table2.runs_lib.ROOT / 't.json').read_text())
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_the_table_is_made(place, monkeypatch, capsys, jobs):
+  """Once all runs are made nothing is left to do; with more networks only what is new is made."""
+  code, made = make(monkeypatch, '--nets=2', '--chains=1', f'--jobs={jobs}')
+  assert code == 0 and list(made['table']) == ['1 CNN', '2 CNNs', '1 CNN*', '3 CNNs*']
+  runs = {(run['variant'], run['seed']): run for run in made['runs']}
+  star, average = runs['CNN*', 0], runs['3 CNNs*', None]
+  assert star['train']['flags']['--config'] == 'configs/cnn_star.py:2012'
+  assert star['eval']['flags'] == {
+    '--mode': 'eval',
+    '--workdir': 'T/cnn_star_2012/seed0',
+    '--checkpoint': 'latest',
+  }
+  assert average['train'] is None
+  assert average['eval']['flags']['--checkpoints'].split(',')[1:] == [
+    'T/cnn/seed1',
+    'T/cnn_star_2012/seed0',
   ]
-  return subprocess.run(
-    [sys.executable, 'launch/table2.py', *arguments, *more],
+  assert made['table']['1 CNN*'] == {
+    'paper': {'top1_error': 39.0, 'top5_error': 16.6},
+    'ours': {'top1_error': 7.0, 'top5_error': 2.0},
+  }
+  assert make(monkeypatch, '--nets=2', '--chains=1')[0] == 0
+  capsys.readouterr()
+  code, more = make(monkeypatch, '--nets=5')
+  assert code == 0 and [
+    bool(row['paper'] and row['ours']) for row in more['table'].values()
+  ] == 4 * [True]
+  assert [run for run in more['runs'] if (run['variant'], run['seed']) == ('CNN*', 0)] == [star]
+  assert capsys.readouterr().err.count('python main.py --config=configs/ilsvrc2012.py:cnn') == 3
+
+
+def test_a_chain_that_fails_half_way(place, monkeypatch):
+  """What it took is not in the table; the right command makes it."""
+  quick = (place / 'main.py').read_text()
+  fails = 'import sys\nif "--config.data.source=store:2011" in sys.argv:\n  sys.exit(2)\n'
+  (place / 'main.py').write_text(fails + quick)
+  code, made = make(monkeypatch, '--nets=1', '--chains=1')
+  assert code == 2 and made['table']['1 CNN*']['ours'] is None
+  assert made['runs'][-1]['train'] is None
+  code, made = make(monkeypatch, '--nets=1', '--chains=1', '--fall_2011=store:there')
+  assert code == 0 and made['table']['1 CNN*']['ours']
+
+
+@pytest.mark.parametrize('missing', ['--fall_2011=', '--fall_2009='])
+def test_what_cannot_be_made(place, monkeypatch, missing):
+  """Nothing is written."""
+  with pytest.raises(table2.runs_lib.Refused, match='both releases'):
+    make(monkeypatch, missing)
+  assert [path.name for path in place.iterdir()] == ['main.py']
+
+
+def test_a_refusal_is_one_line():
+  """On stderr, with the exit code of a mistake."""
+  refused = subprocess.run(
+    [
+      sys.executable,
+      'launch/table2.py',
+      '--source=a',
+      '--workdir=b',
+      '--output=c',
+      '--fall_2009=d',
+    ],
     cwd=ROOT,
     capture_output=True,
     text=True,
   )
-
-
-def test_the_table_is_made(tmp_path):
-  """By real runs, each from the one before; once made nothing is left to do."""
-  done = make(tmp_path)
-  assert done.returncode == 0, done.stderr
-  made = json.loads((tmp_path / 'table2.json').read_text())
-  assert list(made['table']) == ['1 CNN', '1 CNN*', '2 CNNs*']
-  runs = {(run['variant'], run['seed']): run for run in made['runs']}
-  star = runs['CNN*', 0]
-  assert star['command'].count(' && ') == 2 and star['train']['step'] == 1
-  assert made['table']['1 CNN*']['ours']['top1_error'] == star['eval']['top1_error']
-  average = runs['2 CNNs*', None]
-  assert average['train'] is None and average['eval']['views'] == 10
-  assert made['table']['2 CNNs*'] == {
-    'paper': None,
-    'ours': {key: average['eval'][key] for key in ('top1_error', 'top5_error')},
-  }
-  assert made['table']['1 CNN*']['paper'] == {'top1_error': 39.0, 'top5_error': 16.6}
-  again = make(tmp_path)
-  assert again.returncode == 0 and 'nothing to do' in again.stderr
-
-
-@pytest.mark.parametrize(
-  ('wrong', 'words'),
-  [('--fall_2011=', 'both releases'), ('--fall_2009=', 'both releases')],
-)
-def test_what_cannot_be_made(tmp_path, wrong, words):
-  """One line says what to ask for; nothing is written."""
-  refused = make(tmp_path, wrong)
-  assert refused.returncode == 2 and refused.stderr.count('\n') == 1
-  assert words in refused.stderr and not list(tmp_path.iterdir())
+  assert refused.returncode == 2 and not refused.stdout
+  assert refused.stderr.startswith('error: a CNN* takes both') and refused.stderr.count('\n') == 1
