@@ -181,6 +181,17 @@ def load(
   return Trained(model, config, meta, step, statistics, mesh)
 
 
+def load_alone(workdir: str | pathlib.Path, which: str, config: ConfigDict) -> Trained:
+  """As `load`, the network that `config` is of, on one device.
+
+  Raises:
+    UserError: no such checkpoint, or `config` asks for another network than it holds.
+  """
+  trained = load(workdir, which, ConfigDict(config.to_dict() | {'mesh': (1, 1)}))
+  check_overrides(config, trained.config)
+  return trained
+
+
 def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
   """Raises UserError where the networks cannot share images and classes."""
   first = trained[0]

@@ -247,9 +247,7 @@ def features(
   suffix = pathlib.Path(output).suffix
   if suffix not in ('', '.npz', '.parquet') or os.path.isdir(output):
     raise UserError(f'--output={output}: name a file that ends in .npz or .parquet')
-  alone = ConfigDict(config.to_dict() | {'mesh': (1, 1)})
-  trained = evaluate.load(workdir, which, alone)
-  evaluate.check_overrides(config, trained.config)
+  trained = evaluate.load_alone(workdir, which, config)
   function = feature_function(trained.config, layer)
   variables = {'params': trained.model.params, 'batch_stats': trained.model.batch_stats}
   compute = functools.partial(function, variables, trained.model.mean_image)

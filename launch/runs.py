@@ -119,7 +119,7 @@ def known(
 
   Raises:
     Refused: a result was made by another command, for the two do not belong in one file; or the file is none
-      of results.
+      of results, or those of another program.
   """
   path, found = ROOT / output, []
   try:
@@ -127,10 +127,14 @@ def known(
   except (ValueError, KeyError, TypeError):
     raise Refused(f'{output} is no file of results: name another --output, or remove it') from None
   for run in runs:
-    theirs, ours = (flags_of(line) for line in (run.get('command', ''), command(run)))
+    try:
+      theirs, ours = (flags_of(line) for line in (run['command'], command(run)))
+      binds = is_result(run)
+    except KeyError:
+      raise Refused(f'{output} is of another program: name another --output') from None
     if theirs == ours:
       found.append(run)
-    elif is_result(run):
+    elif binds:
       pairs = itertools.zip_longest(theirs, ours, fillvalue={})
       one, other = next(pair for pair in pairs if pair[0] != pair[1])
       raise Refused(

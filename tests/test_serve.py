@@ -142,6 +142,7 @@ def test_an_upload_without_end_is_cut_off(client):
   ('args', 'message'),
   [
     ([], '--mode=serve needs --workdir'),
+    (['--workdir=RUN', '--config.model.width=0.5'], 'but the checkpoint was trained with 0.0625'),
     (['--workdir=RUN', '--features=none.npz'], '--features=none.npz cannot be read'),
     (['--workdir=RUN', '--features=split.npz'], 'split.npz has no paths: make it with'),
     (['--workdir=RUN', '--features=old.npz'], 'old.npz is of checkpoint 9, served is 0'),

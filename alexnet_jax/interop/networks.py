@@ -313,9 +313,7 @@ def export_network(
   _check_format(form, EXPORTS)
   if os.path.exists(output):
     raise UserError(f'--output={output} is there already: remove it, or name another')
-  alone = ConfigDict(config.to_dict() | {'mesh': (1, 1)})
-  trained = evaluate.load(workdir, which, alone)
-  evaluate.check_overrides(config, trained.config)
+  trained = evaluate.load_alone(workdir, which, config)
   params, batch_stats = jax.device_get((trained.model.params, trained.model.batch_stats))
   pathlib.Path(output).absolute().parent.mkdir(parents=True, exist_ok=True)
   more = {}

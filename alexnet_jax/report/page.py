@@ -45,9 +45,7 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
     UserError: no checkpoint, no validation images, or other classes than the checkpoint's.
     RunError: the network predicts numbers that are not finite.
   """
-  alone = ConfigDict(config.to_dict() | {'mesh': (1, 1)})
-  trained = evaluate.load(workdir, which, alone)
-  evaluate.check_overrides(config, trained.config)
+  trained = evaluate.load_alone(workdir, which, config)
   data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
     if apart := evaluate.classes_apart(dataset.class_names, trained.meta['class_names']):

@@ -77,9 +77,8 @@ class Network:
 
   def __init__(self, config: ConfigDict, workdir: str, which: str = 'best', features: str = ''):
     values = config.to_dict()
-    values['mesh'] = (1, 1)
     values['eval']['batch_size'] = 1
-    self._trained = evaluate.load(workdir, which, ConfigDict(values))
+    self._trained = evaluate.load_alone(workdir, which, ConfigDict(values))
     self._labels = predict.class_labels(self._trained)
     canvas = Canvas.from_config(self._trained.config.data.canvas)
     most = min(canvas.max_pixels, config.serve.max_pixels)

@@ -135,6 +135,16 @@ def test_a_file_of_something_else_is_kept(place, text):
   assert (place / 'out' / 'all.json').read_text() == text
 
 
+def test_the_results_of_another_program_are_kept(place):
+  """Those of Figure 1 are no runs of a config with several seeds."""
+  theirs = (ROOT / 'results' / 'fig1.json').read_text()
+  (place / 'out').mkdir()
+  (place / 'out' / 'all.json').write_text(theirs)
+  with pytest.raises(runs_lib.Refused, match='is of another program'):
+    make({(None, 0): cell()})
+  assert (place / 'out' / 'all.json').read_text() == theirs
+
+
 @pytest.mark.parametrize(
   ('program', 'wrong'),
   [('seeds', '--jobs=0'), ('seeds', '--seeds=0,a'), ('table2', '--nets=-1')],
