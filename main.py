@@ -4,7 +4,7 @@ import sys
 
 if __name__ == '__main__':
   try:
-    from alexnet_jax import cli
+    from alexnet_jax.cli import main
   except KeyboardInterrupt:
     sys.exit(130)
-  cli.entry_point()
+  main.entry_point()

@@ -13,8 +13,9 @@ import time
 
 import jax
 
-from alexnet_jax import parallel, recipes
-from alexnet_jax.diagnostics import make_diagnostics_step
+from alexnet_jax.config import recipes
+from alexnet_jax.distributed import sharding
+from alexnet_jax.steps.layer_stats import make_diagnostics_step
 from benchmarks import machine, sides
 
 
@@ -29,7 +30,7 @@ def main() -> None:
   diagnostics = make_diagnostics_step(config, ours.mesh)
 
   def diagnose(batch: sides.Batch) -> None:
-    batch = parallel.shard_batch(ours.mesh, batch)
+    batch = sharding.shard_batch(ours.mesh, batch)
     jax.device_get(diagnostics(ours.state, batch, ours.colour, ours.statistics))
 
   works = {'step': ours.step, 'diagnosis': diagnose}

@@ -48,7 +48,7 @@ PACKAGES = ('tensorflow-cpu', 'simplejpeg', 'cykooz-resizer', 'pillow', 'numpy',
 
 def ours(source: str, threads: int) -> Any:
   """The training images of a source, streamed."""
-  from alexnet_jax import recipes
+  from alexnet_jax.config import recipes
   from alexnet_jax.data import open_dataset
 
   data = recipes.get('original').data
@@ -183,7 +183,7 @@ def measure(
   options: argparse.Namespace, folder: str, stack: contextlib.ExitStack
 ) -> dict[str, Any]:
   """All that is printed."""
-  from alexnet_jax import recipes
+  from alexnet_jax.config import recipes
   from alexnet_jax.data import prepare as prepare_lib
   from alexnet_jax.data.splits import cores
 
@@ -266,7 +266,7 @@ def main() -> None:
   options = parser.parse_args()
   if not options.source.startswith('folder:'):
     parser.error(f'--source={options.source}: name a folder of images, folder:PATH')
-  from alexnet_jax import memory
+  from alexnet_jax.utils import memory
 
   memory.keep_freed_memory()
   with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:

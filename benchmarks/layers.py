@@ -17,8 +17,8 @@ import time
 import jax
 import numpy as np
 
-from alexnet_jax import memory
-from alexnet_jax.models import fast, plain
+from alexnet_jax.models.layers import cpu, reference
+from alexnet_jax.utils import memory
 from benchmarks import machine
 
 _CONV = functools.partial(dict, stride=1)
@@ -75,7 +75,7 @@ def main() -> None:
     arrays = [array(args.batch, side, side, channels)]
     if size:
       arrays += [array(size, size, channels, features), array(features)]
-    sides = [work(getattr(module, layer), constants, arrays) for module in (plain, fast)]
+    sides = [work(getattr(module, layer), constants, arrays) for module in (reference, cpu)]
     times: list[list[float]] = []
     for _ in range(args.rounds + 1):
       times.append([])

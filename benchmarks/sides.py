@@ -14,9 +14,15 @@ import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
-from alexnet_jax import augment, memory, models, optim, parallel, recipes, steps
 from alexnet_jax import config as config_lib
+from alexnet_jax import models, steps
+from alexnet_jax.config import recipes
+from alexnet_jax.data import Statistics
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.distributed import sharding
 from alexnet_jax.models import layers
+from alexnet_jax.steps import optimizer
+from alexnet_jax.utils import memory
 from benchmarks import machine
 
 CLASSES = 1000
@@ -91,16 +97,16 @@ class Ours:
   """This project's side."""
 
   def __init__(self, config: FrozenConfigDict):
-    self.config, self.mesh = config, parallel.make_mesh(config)
+    self.config, self.mesh = config, mesh_lib.make_mesh(config)
     self.state = steps.init_state(config, self.mesh)
     size = config.data.canvas.size
-    statistics = augment.Statistics(
+    statistics = Statistics(
       np.zeros((size, size, 3), np.float32), np.eye(3, dtype=np.float32), np.ones(3, np.float32)
     )
-    self.statistics = parallel.replicate(self.mesh, statistics)
-    rates = optim.rate_tree(config.optim, self.state.params, 1e-4, 1e-4, 0.0)
+    self.statistics = sharding.replicate(self.mesh, statistics)
+    rates = optimizer.rate_tree(config.optim, self.state.params, 1e-4, 1e-4, 0.0)
     inputs = jax.tree.map(np.float32, (rates, 0.0))
-    self.rates, self.colour = parallel.replicate(self.mesh, inputs)
+    self.rates, self.colour = sharding.replicate(self.mesh, inputs)
     self.compile_s = {}
 
   def params(self) -> dict:
@@ -115,27 +121,27 @@ class Ours:
 
   def compile_step(self, batch: Batch) -> None:
     """Compiles the training step for batches like this one."""
-    batch = parallel.shard_batch(self.mesh, batch)
+    batch = sharding.shard_batch(self.mesh, batch)
     jitted = steps.make_train_step(self.config, self.mesh)
     args = (self.state, batch, self.rates, self.colour, self.statistics)
     self.train_step = self._compiled('train_step', jitted, *args)
 
   def step(self, batch: Batch) -> float:
     """One update; returns the loss."""
-    batch = parallel.shard_batch(self.mesh, batch)
+    batch = sharding.shard_batch(self.mesh, batch)
     self.state, loss = self.train_step(self.state, batch, self.rates, self.colour, self.statistics)
     return float(loss)
 
   def compile_predict(self, batch: Batch) -> None:
     """Compiles the prediction of the centre view."""
-    images = parallel.shard_batch(self.mesh, {'image': batch['image']})['image']
+    images = sharding.shard_batch(self.mesh, {'image': batch['image']})['image']
     jitted = steps.make_predict_step(self.config, self.mesh, 1)
     args = (self.state.params, self.state.batch_stats, images, self.statistics.mean_image)
     self.predict = self._compiled('predict', jitted, *args)
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
     """float32 `[B, classes]`."""
-    images = parallel.shard_batch(self.mesh, {'image': images})['image']
+    images = sharding.shard_batch(self.mesh, {'image': images})['image']
     return np.asarray(
       self.predict(self.state.params, self.state.batch_stats, images, self.statistics.mean_image)
     )

@@ -246,7 +246,8 @@ def racers(
   """Those that race, as functions of a batch.
 
   On a CPU 'eager' is PyTorch as it comes, in a process of its own, and 'eager, memory kept' is here, where
-  `alexnet_jax.memory` serves it too. On a GPU 'eager' and 'compiled' (grouped, channels_last) are both here.
+  `alexnet_jax.utils.memory` serves it too. On a
+  GPU 'eager' and 'compiled' (grouped, channels_last) are both here.
   """
   here = functools.partial(work, Trainer(config, params, form, device))
   if device == 'cpu':

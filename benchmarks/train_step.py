@@ -6,7 +6,7 @@ Both sides train the same network from the same weights with the same update, on
 step, without augmentation, and wait for the loss of each step. First they train three steps without
 dropout, and their losses must agree within 1e-3. Then they take turns. PyTorch (pip install torch) runs in
 the fastest of its forms, found on small batches: on a CPU as it comes, in a process of its own, and in this
-one, where freed memory is kept for it too (`alexnet_jax.memory`); on a GPU eager and compiled.
+one, where freed memory is kept for it too (`alexnet_jax.utils.memory`); on a GPU eager and compiled.
 
 One line of JSON: `images_per_s` (median) of this project, its `ratio` to each other side (median of the
 rounds' ratios), `roofline_share` (of the FLOP a second of a large matrix product, the better of both

@@ -12,13 +12,13 @@ and `--config.model.width` must be that of the run that layers come from.
 Command:  python main.py --config=configs/cats_vs_dogs.py:scratch --workdir=DIR
           python main.py --config=configs/cats_vs_dogs.py:fine_tune --config.init_from=RUN --workdir=DIR
           python main.py --config=configs/cats_vs_dogs.py:features --config.init_from=RUN --workdir=DIR
-          python launch/cats_dogs.py --source=folder:PATH --init_from=RUN --workdir=DIR --seeds=0,1,2 \\
+          python experiments/cats_dogs.py --source=folder:PATH --init_from=RUN --workdir=DIR --seeds=0,1,2 \\
             --output=DIR/all.json   (all)
 Expected: on 1,200 photographs, layers from the quickstart: 23.6, 38.9 and 44.9 % (RESULTS.md).
 Hardware: 2 CPU cores.
 """
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 
 EVERY_RUN = {

@@ -13,7 +13,7 @@ usual four layers (FACTS section 5).
 
 Command:  python main.py --config=configs/cifar10.py:relu --workdir=DIR
           python main.py --config=configs/cifar10.py:relu --config.data.source=folder:PATH --workdir=DIR
-          python launch/fig1.py --source=tfds:cifar10 --workdir=DIR --output=DIR/fig1.json  (Figure 1)
+          python experiments/fig1.py --source=tfds:cifar10 --workdir=DIR --output=DIR/fig1.json  (Figure 1)
 Expected: Figure 1: 25 % training error about 6 times sooner with ReLU than with tanh (7.0 times in
           RESULTS.md); test errors as above. conv_local is measured on nine views without mirrors, which its
           config asks for; later code of its author took five views and their mirrors for the 11 %.
@@ -21,7 +21,7 @@ Hardware: any; an epoch of `relu` or `tanh`, its evaluation included, took 45 se
           made two runs at a time, before the first convolution became faster (RESULTS.md).
 """
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import cifar, spec
 

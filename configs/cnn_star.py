@@ -17,7 +17,7 @@ Four runs, each from the one before; layers are copied by name, the others start
 The paper averages two nets of the Fall 2011 release; the lab notes know one, and one by way of 2009 only.
 For two of `2012` that differ, the chain is run from 2009 on with seeds 0 and 1.
 
-Command:  python launch/table2.py --source=STORE_2012 --fall_2009=STORE_2009 --fall_2011=STORE_2011 \\
+Command:  python experiments/table2.py --source=STORE_2012 --fall_2009=STORE_2009 --fall_2011=STORE_2011 \\
             --workdir=DIR --output=DIR/table2.json   (all of Table 2), or one by one:
           python main.py --config=configs/cnn_star.py:2009 --config.init_from=RUN_OF_145 \\
             --config.data.source=store:FALL_2009 --workdir=A
@@ -30,7 +30,7 @@ Hardware: any; how long the paper's runs took is not known.
 Result:   not measured by us: needs ImageNet, whole releases of it.
 """
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import spec
 

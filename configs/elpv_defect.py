@@ -5,13 +5,13 @@ probably defective (probability >= 0.5 in the annotation) from the others.
 
 Command:  python main.py --config=configs/elpv_defect.py --workdir=DIR
           python main.py --mode=eval --workdir=DIR --checkpoint=latest
-          python launch/seeds.py --config=configs/elpv_defect.py --workdir=DIR --seeds=0,1,2 \\
+          python experiments/seeds.py --config=configs/elpv_defect.py --workdir=DIR --seeds=0,1,2 \\
             --output=DIR/seeds.json   (three seeds)
 Expected: 19.2 %, the mean of three seeds, ten views (RESULTS.md); 15 to 19 minutes a seed beside others.
 Hardware: 2 CPU cores.
 """
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 
 
 def get_config(variant='original'):

@@ -13,7 +13,7 @@ Hardware: any; how long the paper's run took is not known.
 Result:   not measured by us: needs ImageNet, the whole release of Fall 2009.
 """
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 
 
 def get_config():

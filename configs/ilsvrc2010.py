@@ -17,7 +17,7 @@ Hardware: any; the paper's two GTX 580 took five to six days.
 Result:   not measured by us: needs ImageNet.
 """
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 
 VARIANTS = {

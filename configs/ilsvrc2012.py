@@ -9,13 +9,13 @@ The paper's five were most likely nets 120-2012, 131, 135, 137 and 145, all but 
 that sees a blurred image (FACTS sections 0 and 4), which we do not have: ours are five seeds of one net.
 
 Command:  python main.py --config=configs/ilsvrc2012.py:cnn --workdir=DIR
-          python launch/table2.py --source=SOURCE --workdir=DIR --output=DIR/table2.json   (both rows)
+          python experiments/table2.py --source=SOURCE --workdir=DIR --output=DIR/table2.json   (both rows)
 Expected: the table above, on all 50,000 validation images and ten views.
 Hardware: any; the paper's two GTX 580 took five to six days a network.
 Result:   not measured by us: needs ImageNet.
 """
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 
 # Recipes; dexp is the schedule that its authors settled on afterwards: 250 times down in four parts.

@@ -13,7 +13,7 @@ Expected: about 1 % test error on MNIST (1998); not run by us: MNIST was not at 
 Hardware: any; seconds an epoch on 2 CPU cores.
 """
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import lenet, spec
 

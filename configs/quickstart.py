@@ -9,7 +9,7 @@ Expected: top-1 error of at most 6 % over all validation images, ten views.
 Hardware: 2 CPU cores; under 4 minutes of training with both to itself (see RESULTS.md).
 """
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 
 
 def get_config(variant='original'):

@@ -23,8 +23,13 @@ from ml_collections import FrozenConfigDict
 import numpy as np
 
 import alexnet_jax
-from alexnet_jax import augment, describe, models, parallel, predict, steps
 from alexnet_jax import config as configs
+from alexnet_jax import models, steps
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.distributed import sharding
+from alexnet_jax.evaluation import describe
+from alexnet_jax.inference import features as features_lib
+from alexnet_jax.steps import augment
 
 config = configs.load_file('alexnet:paper')
 config.model.width = WIDTH
@@ -121,7 +126,7 @@ def look(params, images):
   return logits, [last(kept['intermediates'][name]) for name in names]
 
 
-names = predict.layer_names(config.model)[:-1]  # in order, without fc8, which gives the logits
+names = features_lib.layer_names(config.model)[:-1]  # in order, without fc8, which gives the logits
 logits, inside = look(params, photograph)
 for name, towers in zip(names, inside):
   print(f'{name:9}', ' and '.join(str(tower.shape[1:]) for tower in towers))
@@ -189,9 +194,9 @@ print('test             ', np.round(np.asarray(logits[0, :5]), 4))
 # %%
 config.mesh = (1, 2)
 frozen = FrozenConfigDict(config)
-mesh = parallel.make_mesh(frozen)
+mesh = mesh_lib.make_mesh(frozen)
 state = steps.init_state(frozen, mesh)
-held, total = parallel.bytes_per_device((state.params, state.opt_state))
+held, total = sharding.bytes_per_device((state.params, state.opt_state))
 print(f'{held / 2**20:.1f} of {total / 2**20:.1f} MiB a device')
 for shard in state.params['conv3']['kernel'].addressable_shards:
   print('conv3 on', shard.device, shard.data.shape)

@@ -3,7 +3,7 @@
 #
 # Figure 1 of the paper: a four-layer network reaches 25 % training error on CIFAR-10 about six times sooner
 # with rectified linear units than with tanh units. Here both are trained side by side; the whole
-# experiment, several rates and seeds each, is `python launch/fig1.py`, and what it gave is in
+# experiment, several rates and seeds each, is `python experiments/fig1.py`, and what it gave is in
 # [RESULTS.md](../RESULTS.md#figure-1-relu-against-tanh-on-cifar-10).
 #
 # The outputs to be seen here are of fewer epochs than the cell of parameters asks for, minutes on two
@@ -26,11 +26,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from alexnet_jax import config as configs
-from alexnet_jax import evaluate, logging, predict, recipes
+from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
-from alexnet_jax.train import train
+from alexnet_jax.evaluation import evaluate
+from alexnet_jax.inference import features as features_lib
+from alexnet_jax.training.loop import train
+from alexnet_jax.utils import console
 
-logging.setup()
+console.setup()
 jax.devices()
 
 # %% [markdown]
@@ -142,7 +145,7 @@ images = next(dataset.train_batches(0, 100))['image']
 for name in both:
   trained = evaluate.load(f'{WORKDIR}/{name}', 'latest', both[name])
   for layer in ('conv1', 'conv3'):
-    function = predict.feature_function(trained.config, layer)
+    function = features_lib.feature_function(trained.config, layer)
     out = np.asarray(function({'params': trained.model.params}, trained.model.mean_image, images))
     passing = out > 0 if name == 'relu' else 1 - out**2 > 0.1
     never = ~passing.reshape(-1, out.shape[-1]).any(0)

@@ -31,13 +31,17 @@ from ml_collections import FrozenConfigDict
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import augment, evaluate, logging, predict, recipes, rng
 from alexnet_jax import config as configs
+from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
+from alexnet_jax.evaluation import evaluate
+from alexnet_jax.inference import predict
 from alexnet_jax.report.page import report
-from alexnet_jax.train import train
+from alexnet_jax.steps import augment, rng
+from alexnet_jax.training.loop import train
+from alexnet_jax.utils import console
 
-logging.setup()
+console.setup()
 jax.devices()
 
 # %% [markdown]

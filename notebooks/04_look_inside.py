@@ -20,12 +20,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from alexnet_jax import config as configs
-from alexnet_jax import evaluate, logging, predict, recipes
+from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
+from alexnet_jax.evaluation import evaluate
+from alexnet_jax.inference import features as features_lib
 from alexnet_jax.report import kernels, neighbours
-from alexnet_jax.train import train
+from alexnet_jax.training.loop import train
+from alexnet_jax.utils import console
 
-logging.setup()
+console.setup()
 if not (pathlib.Path(WORKDIR) / 'config.json').exists():
   train(recipes.apply(configs.load_file('quickstart'), SETTINGS), WORKDIR)
 config = configs.load_workdir(WORKDIR)
@@ -61,7 +64,7 @@ kernels.specialisation(params)
 @functools.cache
 def function_of(layer):
   """`f(variables, mean_image, canvases)`, what a layer gives, compiled."""
-  return predict.feature_function(trained.config, layer)
+  return features_lib.feature_function(trained.config, layer)
 
 
 def features(layer, batches):

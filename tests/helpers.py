@@ -12,7 +12,8 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import models, recipes
+from alexnet_jax import models
+from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
 from alexnet_jax.interop import archive, networks
 

@@ -11,10 +11,14 @@ import pytest
 from tiny import ROOT, shrink
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import models, optim, parallel, recipes, steps
+from alexnet_jax import models, steps
+from alexnet_jax.config import recipes
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.distributed import sharding
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import layout
+from alexnet_jax.steps import optimizer, schedules
 
 FILES = sorted((ROOT / 'configs').glob('*.py'))
 
@@ -74,7 +78,7 @@ def test_builds(spec):
   rows = models.layer_table(config.model)
   assert rows[-1]['output'] == (config.model.num_classes or 1000,)
   named = {layer: {'kernel': 0, 'bias': 0} for layer in config.model.layers}
-  optim.rate_tree(config.optim, named, 0.01, 0.01, epoch=1000.0)
+  optimizer.rate_tree(config.optim, named, 0.01, 0.01, epoch=1000.0)
   back = config_lib.from_json(config_lib.to_json(config))
   config_lib.check_same_run(back, config, 'a workdir')
 
@@ -163,8 +167,8 @@ def test_rates(name):
   weights, biases = ('conv1', 'conv2', 'fc6', config.model.layers[-1]), ('conv1', 'fc6')
   for (start, *expected), (until, *_) in itertools.pairwise((*rows, (end,))):
     for epoch in (start, until - 1e-5):
-      now = optim.rates(config.optim, 0, epoch, epoch / end, optim.ScheduleState())
-      tree = optim.rate_tree(config.optim, params, *now, epoch)
+      now = schedules.rates(config.optim, 0, epoch, epoch / end, schedules.ScheduleState())
+      tree = optimizer.rate_tree(config.optim, params, *now, epoch)
       found = [tree[layer]['kernel'] for layer in weights]
       found += [tree[layer]['bias'] for layer in biases]
       assert found == pytest.approx(expected), epoch
@@ -209,7 +213,7 @@ STEPS = {}  # compiled, by program
 def test_trains_two_steps(spec):
   """At its own first rates; the loss is finite, and each layer that may moves. Equal programs are shared."""
   config = FrozenConfigDict(small(spec))
-  mesh = parallel.make_mesh(config)
+  mesh = mesh_lib.make_mesh(config)
   size, draw = config.data.canvas.size, np.random.default_rng(0)
   state = jax.tree.map(
     lambda leaf: jax.device_put(draw.normal(0, 0.1, leaf.shape).astype(leaf.dtype), leaf.sharding),
@@ -222,12 +226,12 @@ def test_trains_two_steps(spec):
     'mask': np.ones(2, bool),
     'index': np.arange(2, dtype=np.int32),
   }
-  batch = parallel.shard_batch(mesh, batch)
+  batch = sharding.shard_batch(mesh, batch)
   mean = np.full((size, size, 3), 120)
   statistics = Statistics(*map(np.float32, (mean, np.eye(3), np.ones(3))))
-  now = optim.rates(config.optim, 0, 0.0, 0.0, optim.ScheduleState())
-  rates = optim.rate_tree(config.optim, before, *now, epoch=0.0)
-  inputs = parallel.replicate(mesh, jax.tree.map(np.float32, (rates, 0.0, statistics)))
+  now = schedules.rates(config.optim, 0, 0.0, 0.0, schedules.ScheduleState())
+  rates = optimizer.rate_tree(config.optim, before, *now, epoch=0.0)
+  inputs = sharding.replicate(mesh, jax.tree.map(np.float32, (rates, 0.0, statistics)))
   key = program(config)
   if key not in STEPS:
     STEPS[key] = (

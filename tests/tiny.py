@@ -10,7 +10,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 
 ROOT = pathlib.Path(__file__).parent.parent
 

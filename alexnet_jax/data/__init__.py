@@ -4,9 +4,9 @@ The only package that imports tensorflow, and only to stream sets that do not fi
 to read TFDS; importing it imports neither tensorflow nor jax.
 """
 
-from alexnet_jax.data.canvas import Canvas, decode_canvas
+from alexnet_jax.data.dataset import Dataset, open_dataset
+from alexnet_jax.data.decode import Canvas, decode_canvas
 from alexnet_jax.data.order import batch_indices, epoch_permutation
-from alexnet_jax.data.pipeline import Dataset, open_dataset
 from alexnet_jax.data.statistics import Statistics
 
 __all__ = [

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data.splits import Source, Split, import_module
+from alexnet_jax.data.splits import Source, Split
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils.optional_import import import_module
 
 ORDERS = ('', 'wordnet', 'devkit')
 _WNID = re.compile(r'n\d{8}')

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax.data import imagenet
-from alexnet_jax.data.canvas import Canvas
-from alexnet_jax.data.splits import Source, Split, generator, import_module, split_off
-from alexnet_jax.data.store import open_store
-from alexnet_jax.data.tfds_source import open_tfds
+from alexnet_jax.data.decode import Canvas
+from alexnet_jax.data.splits import Source, Split, generator, split_off
+from alexnet_jax.data.store.reader import open_store
+from alexnet_jax.data.tfds import open_tfds
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils.optional_import import import_module
 
 FORMS = 'folder:PATH, tfds:NAME, store:PATH, elpv, synthetic'
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')

@@ -1,15 +1,11 @@
 """What a source is made of: splits of encoded images with labels, and how one is held out."""
 
 from collections.abc import Callable
-import contextlib
 import dataclasses
-import importlib
 import os
 from typing import Any
 
 import numpy as np
-
-from alexnet_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,23 +108,3 @@ def split_off(
 def cores() -> int:
   """CPU cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
-def import_module(name: str, package: str, need: str) -> Any:
-  """Imports an optional module.
-
-  Raises:
-    UserError: it is not installed; the message names `need`, and `package` to install.
-  """
-  try:
-    return importlib.import_module(name)
-  except ImportError as error:
-    raise UserError(f'{need} needs {name} ({error}): pip install {package}') from error
-
-
-def import_tensorflow(need: str) -> Any:
-  """Imports tensorflow and keeps it off the GPU, which is JAX's; raises as `import_module`."""
-  tf = import_module('tensorflow', 'tensorflow-cpu', need)
-  with contextlib.suppress(RuntimeError):  # initialised by somebody else: too late to change
-    tf.config.set_visible_devices([], 'GPU')
-  return tf

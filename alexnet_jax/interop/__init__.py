@@ -5,12 +5,7 @@ Importing it needs neither torch, tensorflow nor protobuf; each is imported wher
 
 from alexnet_jax.interop.caffe import from_caffe
 from alexnet_jax.interop.cuda_convnet import from_cuda_convnet, to_cuda_convnet
-from alexnet_jax.interop.pytorch import (
-  from_pytorch,
-  from_torchvision,
-  to_pytorch,
-  to_torchvision,
-)
+from alexnet_jax.interop.pytorch import from_pytorch, from_torchvision, to_pytorch, to_torchvision
 
 __all__ = [
   'from_caffe',

@@ -10,7 +10,7 @@ import string
 import numpy as np
 
 from alexnet_jax import models
-from alexnet_jax.evaluate import Trained
+from alexnet_jax.evaluation.evaluate import Trained
 from alexnet_jax.version import __version__
 
 _TEMPLATE = pathlib.Path(__file__).with_name('model_card.md')

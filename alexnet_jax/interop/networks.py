@@ -11,21 +11,17 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import durable, evaluate, optim, recipes, steps
-from alexnet_jax.checkpoint import FOLDER, Checkpoints
+from alexnet_jax import steps
+from alexnet_jax.config import recipes
 from alexnet_jax.data import imagenet
-from alexnet_jax.data.splits import import_module
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
-from alexnet_jax.interop import (
-  archive,
-  caffe,
-  cuda_convnet,
-  layout,
-  model_card,
-  programs,
-  pytorch,
-)  # fmt: skip
+from alexnet_jax.evaluation import evaluate
+from alexnet_jax.interop import archive, caffe, cuda_convnet, layout, model_card, programs, pytorch
+from alexnet_jax.steps import optimizer, schedules
+from alexnet_jax.utils import atomic_io
+from alexnet_jax.utils.optional_import import import_module
+from alexnet_jax.workdir.checkpoint import FOLDER, Checkpoints
 
 IMPORTS = ('torchvision', 'pytorch', 'caffe', 'cuda_convnet', 'safetensors')
 EXPORTS = ('torchvision', 'pytorch', 'cuda_convnet', 'safetensors', 'stablehlo', 'savedmodel')
@@ -268,7 +264,7 @@ def _save(config: FrozenConfigDict, workdir: pathlib.Path, network: Network) -> 
     step=jnp.zeros((), jnp.int32),
     params=network.params,
     batch_stats=network.batch_stats,
-    opt_state=optim.paper_sgd(config.optim).init(network.params),
+    opt_state=optimizer.paper_sgd(config.optim).init(network.params),
     sums=jax.tree.map(jnp.asarray, steps.zero_sums()),
   )
   meta = {
@@ -279,13 +275,13 @@ def _save(config: FrozenConfigDict, workdir: pathlib.Path, network: Network) -> 
     'num_validation': 0,
     'epoch': 0.0,
     'loss': None,
-    'schedule': optim.ScheduleState()._asdict(),
+    'schedule': schedules.ScheduleState()._asdict(),
     'validation': {},
   }
   with Checkpoints(workdir) as checkpoints:
     if not checkpoints.save(jax.tree.map(jnp.asarray, state), network.statistics, meta):
       raise UserError('the weights hold numbers that are not finite: fetch them again')
-  durable.write(workdir / config_lib.FILE, config_lib.to_json(config))
+  atomic_io.write(workdir / config_lib.FILE, config_lib.to_json(config))
   return workdir / FOLDER / '0'
 
 

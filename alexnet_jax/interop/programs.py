@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 import numpy as np
 
-from alexnet_jax import augment, models
-from alexnet_jax.data.splits import import_module, import_tensorflow
-from alexnet_jax.evaluate import Trained
+from alexnet_jax import models
+from alexnet_jax.evaluation.evaluate import Trained
+from alexnet_jax.steps import augment
+from alexnet_jax.utils.optional_import import import_module, import_tensorflow
 
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
 _STABLEHLO = '1.9.0'  # of SavedModels; TensorFlow 2.21 reads up to 1.13

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import archive, layout
 

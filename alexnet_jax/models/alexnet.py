@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import layers
-from alexnet_jax.models.cifar_layers import TowerLocal, avg_pool
+from alexnet_jax.models.layers.local import avg_pool
 from alexnet_jax.models.towers import (
   Array,
   Head,
@@ -29,6 +29,7 @@ from alexnet_jax.models.towers import (
   TowerBatchNorm,
   TowerConv,
   TowerDense,
+  TowerLocal,
   Towers,
   axis_size,
   exchange,
@@ -47,7 +48,7 @@ _PLACES = 5
 
 
 class AlexNet(nn.Module):
-  """The network of a recipe (`alexnet_jax.recipes`), on all towers or on those of one device.
+  """The network of a recipe (`alexnet_jax.config.recipes`), on all towers or on those of one device.
 
   Attributes:
     config: `config.model` of a recipe, frozen.

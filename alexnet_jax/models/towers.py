@@ -128,3 +128,31 @@ class TowerBatchNorm(nn.Module):
     return [
       layers.batch_norm(x, *moments[t], scale[t], bias[t], self.epsilon) for t, x in enumerate(xs)
     ]
+
+
+class TowerLocal(nn.Module):
+  """A locally connected layer in each local tower, `features` maps a tower; a bias a place and map."""
+
+  features: int
+  size: int
+  stride: int
+  padding: layers.Padding
+  kernel_init: Initializer
+  bias_init: Initializer
+
+  @nn.compact
+  def __call__(self, xs: Towers) -> Towers:
+    _, height, width, maps = xs[0].shape
+    (top, bottom), (left, right) = self.padding
+    places = tuple(
+      layers.pooled_size(side, self.size, self.stride, 'floor')
+      for side in (height + top + bottom, width + left + right)
+    )
+    fan_in = self.size * self.size * maps
+    shape = (len(xs), *places, fan_in, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, fan_in)
+    bias = self.param('bias', self.bias_init, (len(xs), *places, self.features), fan_in)
+    return [
+      layers.locally_connected(x, kernel[t], bias[t], self.size, self.stride, self.padding)
+      for t, x in enumerate(xs)
+    ]

@@ -19,11 +19,14 @@ from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import baseline, evaluate, predict, steps
-from alexnet_jax import logging as metrics
+from alexnet_jax import steps
 from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import baseline, evaluate
+from alexnet_jax.inference import features as features_lib
+from alexnet_jax.inference import predict
 from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
+from alexnet_jax.workdir import metrics as metrics_lib
 
 _SIDE = 256  # pixels of a picture on the page, at most
 _BARS = 5
@@ -113,7 +116,7 @@ class _Page:
       'majority': baseline.majority_error(meta['class_counts'], labels),
       'published': published,
       'rows': paper.rows_of(own.recipe, published) if published else (),
-      'curves': curves.draw(workdir / metrics.FILE),
+      'curves': curves.draw(workdir / metrics_lib.FILE),
       'specialisation': kernels.specialisation(self.trained.model.params)
       if 'conv1' in self.trained.model.params and not own.model.gray
       else None,
@@ -148,7 +151,7 @@ class _Page:
 
   @functools.cached_property
   def _features(self):
-    return predict.feature_function(self.trained.config, self.layer)
+    return features_lib.feature_function(self.trained.config, self.layer)
 
   def _vectors(self, images: np.ndarray) -> np.ndarray:
     """The last hidden layer's numbers of canvases, float32 `[B, D]`."""

@@ -5,9 +5,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import recipes
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluate import Trained
+from alexnet_jax.evaluation.evaluate import Trained
 from alexnet_jax.models.spec import is_layer
 
 _ASKED = (

@@ -11,9 +11,9 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from alexnet_jax.data.splits import import_module
 from alexnet_jax.errors import UserError
 from alexnet_jax.serve.network import Network
+from alexnet_jax.utils.optional_import import import_module
 
 _FILES = {'/': 'page.html', '/page.css': 'page.css', '/page.js': 'page.js'}
 _FOLDER = pathlib.Path(__file__).parent

@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 
-from alexnet_jax import evaluate, predict
 from alexnet_jax.data import Canvas, decode_canvas
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import evaluate
+from alexnet_jax.inference import features as features_lib
+from alexnet_jax.inference import predict
 from alexnet_jax.report.neighbours import Index
 
 _NEIGHBOURS = 6
@@ -86,7 +88,7 @@ class Network:
     self._lock = threading.Lock()
     self.features = Features(features, self._trained.step) if features else None
     if self.features:
-      self._function = predict.feature_function(self._trained.config, self.features.layer)
+      self._function = features_lib.feature_function(self._trained.config, self.features.layer)
     size = canvas.size
     self._answer(np.zeros((size, size, 3), np.uint8))  # compiles, so that nobody waits for it
 

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 
 from alexnet_jax.data import decode_canvas, imagenet, open_dataset
-from alexnet_jax.data.canvas import Canvas
+from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.prepare import prepare
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data import decode_canvas, open_dataset
-from alexnet_jax.data.canvas import Canvas
+from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.splits import hold_out
 from alexnet_jax.errors import UserError
@@ -207,7 +207,7 @@ def test_tfrecord_is_copied_into_a_store_once(tfds_dir, caplog):
 
 
 def test_tfrecord_is_read_in_blocks_in_a_seeded_order(tfds_dir, monkeypatch):
-  monkeypatch.setattr('alexnet_jax.data.tfds_source.BLOCK', 5)
+  monkeypatch.setattr('alexnet_jax.data.tfds.BLOCK', 5)
   config = make_config('tfds:records_tf', data_dir=str(tfds_dir), cache_mib=0, shuffle='buffer')
   source = open_source(config)
   known = {encode(photo(i)): i % 2 for i in range(12)}

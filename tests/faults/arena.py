@@ -17,8 +17,9 @@ from PIL import Image
 from tiny import ROOT, Together, command, read_metrics, write_config
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import parallel, steps
-from alexnet_jax.checkpoint import FOLDER, Checkpoints
+from alexnet_jax import steps
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.workdir.checkpoint import FOLDER, Checkpoints
 
 BOUND = 150  # seconds after which a process counts as hung, on a machine that others use too
 _START = 5.0  # seconds, about, that a run takes to its first step
@@ -187,7 +188,7 @@ def digest(workdir: pathlib.Path) -> str:
   config = config_lib.load_workdir(workdir)
   config.mesh = (1, 1)
   config = FrozenConfigDict(config)
-  mesh = parallel.make_mesh(config)
+  mesh = mesh_lib.make_mesh(config)
   with Checkpoints(workdir, read_only=True) as checkpoints:
     step = checkpoints.latest()
     state = checkpoints.restore(step, steps.abstract_state(config, mesh))

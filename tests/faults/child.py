@@ -15,7 +15,7 @@ def poison() -> None:
   """Replaces `augment.train_images` by one that spoils an image."""
   import jax.numpy as jnp
 
-  from alexnet_jax import augment
+  from alexnet_jax.steps import augment
 
   real, step_of, row_of = (
     augment.train_images,

@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 import tiny
 
-from alexnet_jax import cli
 from alexnet_jax import config as config_lib
-from alexnet_jax.data.canvas import Canvas, decode_canvas
+from alexnet_jax.cli import main as main_lib
+from alexnet_jax.data.decode import Canvas, decode_canvas
 
 from . import strategies, work
 
@@ -111,10 +111,10 @@ def run_command(args: list[str]) -> int:
   """main.py with everything that training does before its first step; checks what a user would see."""
   out, err = io.StringIO(), io.StringIO()
   with bounded(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-    code = cli.main(args, work.prepare_to_train)
-  assert code in (cli.DONE, cli.USER_ERROR, cli.RUN_FAILED), code
+    code = main_lib.main(args, work.prepare_to_train)
+  assert code in (main_lib.DONE, main_lib.USER_ERROR, main_lib.RUN_FAILED), code
   told = [line for line in err.getvalue().splitlines() if line.startswith('error: ')]
-  assert len(told) == (code != cli.DONE), err.getvalue()[-500:]
+  assert len(told) == (code != main_lib.DONE), err.getvalue()[-500:]
   assert 'Traceback' not in err.getvalue()
   return code
 

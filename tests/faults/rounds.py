@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from tiny import read_metrics
 
-from alexnet_jax.checkpoint import FOLDER
-from alexnet_jax.distributed import START_TIMEOUT
+from alexnet_jax.distributed.multihost import START_TIMEOUT
+from alexnet_jax.workdir.checkpoint import FOLDER
 
 from . import child
 from .arena import BOUND, Arena, Hang, digest, sealed, standstills, until, wait_for, wait_for_moment

@@ -5,7 +5,7 @@ import resource
 import numpy as np
 import pytest
 
-from alexnet_jax.data.canvas import Canvas, decode_canvas
+from alexnet_jax.data.decode import Canvas, decode_canvas
 from faults import fuzz, strategies
 
 

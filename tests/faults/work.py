@@ -8,35 +8,39 @@ import jax
 from ml_collections import FrozenConfigDict
 import numpy as np
 
-from alexnet_jax import cli, durable, models, optim, parallel, steps
 from alexnet_jax import config as config_lib
-from alexnet_jax import train as train_lib
-from alexnet_jax.data import open_dataset
+from alexnet_jax import models, steps
+from alexnet_jax.cli.flags import Options
+from alexnet_jax.data import Statistics, open_dataset
+from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import archive, caffe, cuda_convnet, networks
+from alexnet_jax.steps import optimizer, schedules
+from alexnet_jax.training import loop as train_lib
+from alexnet_jax.utils import atomic_io
 
 Reader = Callable[[bytes], bool]
 
 
-def prepare_to_train(options: cli.Options) -> dict:
+def prepare_to_train(options: Options) -> dict:
   """All that training does before it compiles: checks, network, mesh, data, rates, shapes of a step."""
   config = options.config
   config_lib.validate(config)
   models.layer_table(config.model)
-  mesh = parallel.make_mesh(config)
+  mesh = mesh_lib.make_mesh(config)
   with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
     config = train_lib.resolve(config, dataset)
-    total = config_lib.total_steps(config, dataset.num_train)
+    total = schedules.total_steps(config, dataset.num_train)
     state = steps.abstract_state(config, mesh)
     for step in {0, total // 2, total - 1}:
       epoch = step * config.train.batch_size / dataset.num_train
-      rates = optim.rates(config.optim, step, epoch, step / total, optim.ScheduleState())
-      optim.rate_tree(config.optim, state.params, *rates, epoch)
+      rates = schedules.rates(config.optim, step, epoch, step / total, schedules.ScheduleState())
+      optimizer.rate_tree(config.optim, state.params, *rates, epoch)
     batch = next(dataset.train_batches(0, config.train.batch_size))
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), dict(batch))
     scalar = jax.ShapeDtypeStruct((), np.float32)
     size = config.data.canvas.size
-    statistics = train_lib.evaluate.Statistics(
+    statistics = Statistics(
       *(jax.ShapeDtypeStruct(shape, np.float32) for shape in ((size, size, 3), (3, 3), (3,)))
     )
     trees = jax.tree.map(lambda _: scalar, state.params)
@@ -83,11 +87,11 @@ def readers(folder: str) -> dict[str, tuple[bytes, Reader]]:
   sealed = root / 'sealed'
   sealed.mkdir()
   (sealed / 'data').write_bytes(bytes(100))
-  durable.seal(sealed, {'step': 1})
+  atomic_io.seal(sealed, {'step': 1})
   add(
-    f'sealed/{durable.MANIFEST}',
+    f'sealed/{atomic_io.MANIFEST}',
     lambda path: None,
-    lambda path: told_as_user_error(durable.check, sealed),
+    lambda path: told_as_user_error(atomic_io.check, sealed),
   )
   return {name: (whole[name], read[name]) for name in whole}
 

@@ -1,13 +1,13 @@
 """Weights of Caffe, torchvision and cuda-convnet: the same function after the way in, the same bits back."""
 
 import os
-import pathlib
 import pickle
 import stat
 import subprocess
 import sys
 
 import caffemodel
+from conversion_helpers import assert_same, photographs
 import helpers
 import ml_dtypes
 import numpy as np
@@ -21,34 +21,6 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.interop import caffe, cuda_convnet, layout, pytorch
 
 VARIANTS = ['caffe', 'original', 'owt', 'torchvision', 'paper+conv6', 'original+one_gpu']
-
-
-def photographs(count: int, size: int) -> np.ndarray:
-  """Canvases of real images where `ALEXNET_JAX_DATA` names a folder of them, else of coloured waves.
-
-  float32 RGB in grey levels less 110, `[N, size, size, 3]`.
-  """
-  folder = os.environ.get('ALEXNET_JAX_DATA')
-  if folder:
-    from alexnet_jax.data import Canvas, decode_canvas
-
-    paths = sorted(os.path.join(root, f) for root, _, files in os.walk(folder) for f in files)
-    canvases = [decode_canvas(pathlib.Path(p).read_bytes(), Canvas(size)) for p in paths[:count]]
-    return np.stack(canvases).astype(np.float32) - 110
-  rng = np.random.default_rng(0)
-  waves = rng.normal(0, 0.15, (count, 3, 6, 2)), rng.uniform(0, 6, (count, 3, 6, 1, 1))
-  y, x = np.mgrid[:size, :size]
-  angles = waves[0][..., 0, None, None] * y + waves[0][..., 1, None, None] * x + waves[1]
-  return (40 * np.sin(angles).sum(2)).transpose(0, 2, 3, 1).astype(np.float32)
-
-
-def assert_same(a, b):
-  assert list(a) == list(b)
-  for layer in a:
-    assert list(a[layer]) == list(b[layer])
-    for name in a[layer]:
-      assert a[layer][name].dtype == np.float32
-      np.testing.assert_array_equal(a[layer][name], b[layer][name], f'{layer} {name}')
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
@@ -354,7 +326,7 @@ def test_state_dict_as_safetensors_needs_no_torch(tmp_path):
 def test_importing_it_needs_neither_torch_nor_tensorflow():
   code = (
     'import sys\nsys.modules["torch"] = sys.modules["tensorflow"] = None\n'
-    'import alexnet_jax.predict, alexnet_jax.interop.networks'
+    'import alexnet_jax.inference.predict, alexnet_jax.interop.networks'
   )
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

@@ -7,8 +7,8 @@ import pytest
 from tiny import tiny_config
 import yaml
 
-from alexnet_jax import cli
-from alexnet_jax.train import train
+from alexnet_jax.cli import main as main_lib
+from alexnet_jax.training.loop import train
 
 
 @pytest.fixture(scope='module')
@@ -20,7 +20,7 @@ def workdir(tmp_path_factory):
 
 def export(workdir, output, form, capsys):
   args = [f'--workdir={workdir}', f'--format={form}', f'--output={output}']
-  assert cli.main(['--mode=export', *args]) == 0
+  assert main_lib.main(['--mode=export', *args]) == 0
   return json.loads(capsys.readouterr().out)['model_card']
 
 
@@ -71,7 +71,7 @@ def test_a_page_that_is_there_stays(workdir, tmp_path, capsys):
 def test_of_imported_weights_it_claims_nothing(workdir, tmp_path, capsys):
   export(workdir, tmp_path / 'net.safetensors', 'safetensors', capsys)
   args = [f'--weights={tmp_path / "net.safetensors"}', f'--workdir={tmp_path / "run"}']
-  assert cli.main(['--mode=import', '--format=safetensors', *args]) == 0
+  assert main_lib.main(['--mode=import', '--format=safetensors', *args]) == 0
   (tmp_path / 'out').mkdir()
   capsys.readouterr()
   export(tmp_path / 'run', tmp_path / 'out' / 'net.safetensors', 'safetensors', capsys)

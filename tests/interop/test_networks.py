@@ -3,17 +3,19 @@
 import json
 
 import caffemodel
+from conversion_helpers import assert_same, photographs
 import helpers
 import jax
 import numpy as np
 import peers
 import pytest
 from safetensors.numpy import load_file
-from test_conversions import assert_same, photographs
 from tiny import ROOT, tiny_config
 
-from alexnet_jax import cli, evaluate, interop
 from alexnet_jax import config as config_lib
+from alexnet_jax import interop
+from alexnet_jax.cli import main as main_lib
+from alexnet_jax.evaluation import evaluate
 from alexnet_jax.interop import layout
 
 NARROW = '--config.model.width=0.0625'
@@ -21,7 +23,7 @@ NARROW = '--config.model.width=0.0625'
 
 def run(capsys, *args: str) -> dict:
   """A command's JSON."""
-  code = cli.main(args)
+  code = main_lib.main(args)
   out, err = capsys.readouterr()
   assert code == 0, err
   return json.loads(out.splitlines()[-1])
@@ -29,7 +31,7 @@ def run(capsys, *args: str) -> dict:
 
 def fail(capsys, *args: str) -> str:
   """The one line of a user's mistake."""
-  assert cli.main(args) == 2
+  assert main_lib.main(args) == 2
   out, err = capsys.readouterr()
   (line,) = [line for line in err.splitlines() if line.startswith('error: ')]
   assert not out and 'Traceback' not in err

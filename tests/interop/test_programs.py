@@ -9,15 +9,16 @@ import pathlib
 import subprocess
 import sys
 
+from conversion_helpers import photographs
 import helpers
 import jax
 import numpy as np
 import pytest
-from test_conversions import photographs
 from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import evaluate, recipes
+from alexnet_jax.config import recipes
+from alexnet_jax.evaluation import evaluate
 from alexnet_jax.interop import networks
 
 VIEWS = {'original': 10, 'torchvision': 1, 'caffe': 1}

@@ -3,18 +3,20 @@
 import os
 
 import caffemodel
+from conversion_helpers import assert_same, photographs
 import helpers
 import jax
 from ml_collections import FrozenConfigDict
 import numpy as np
 import peers
 import pytest
-from test_conversions import assert_same, photographs
 from tiny import ROOT
 
-from alexnet_jax import cli, evaluate, interop
 from alexnet_jax import config as config_lib
+from alexnet_jax import interop
+from alexnet_jax.cli import main as main_lib
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import evaluate
 from alexnet_jax.interop import layout, pytorch
 
 torch = pytest.importorskip('torch', reason='PyTorch is an extra: pip install torch')
@@ -46,7 +48,8 @@ def peer():
 
 def command(*args: str) -> None:
   assert (
-    cli.main([*args, f'--config.model.width={WIDTH}'] if '--mode=import' in args else args) == 0
+    main_lib.main([*args, f'--config.model.width={WIDTH}'] if '--mode=import' in args else args)
+    == 0
   )
 
 

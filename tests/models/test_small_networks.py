@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import models, recipes
-from alexnet_jax.models import cifar_layers, layers
+from alexnet_jax import models
+from alexnet_jax.config import recipes
+from alexnet_jax.errors import UserError
+from alexnet_jax.models import layers
 from alexnet_jax.models.alexnet import ACTIVATIONS
 
 ROUNDING = 2e-6
@@ -66,13 +68,13 @@ def test_local(size, stride, padding):
   for i, j in np.ndindex(*places):
     window = padded[:, i * stride : i * stride + size, j * stride : j * stride + size]
     expected[:, i, j] = window.reshape(2, -1) @ kernel[i, j] + bias[i, j]
-  ours = cifar_layers.local(x, kernel, bias, size, stride, padding)
+  ours = layers.locally_connected(x, kernel, bias, size, stride, padding)
   assert relative_error(ours, expected) < ROUNDING
   shared = np.broadcast_to(kernel[:1, :1], kernel.shape)
   convolved = layers.conv(
     jnp.asarray(x), kernel[0, 0].reshape(size, size, 3, 4), np.zeros(4), stride, padding
   )
-  ours = cifar_layers.local(x, shared, np.zeros_like(bias), size, stride, padding)
+  ours = layers.locally_connected(x, shared, np.zeros_like(bias), size, stride, padding)
   assert relative_error(ours, convolved) < ROUNDING
 
 
@@ -89,7 +91,7 @@ def test_avg_pool(size, window, stride, rounding):
     place = np.s_[:, i * stride : i * stride + window, j * stride : j * stride + window]
     expected[:, i, j] = x[place].mean((1, 2))
     gradient[place] += 1 / np.prod(x[place].shape[1:3])
-  pool = lambda x: cifar_layers.avg_pool(x, window=window, stride=stride, rounding=rounding)
+  pool = lambda x: layers.avg_pool(x, window=window, stride=stride, rounding=rounding)
   ours, pull = jax.vjp(pool, jnp.asarray(x))
   assert relative_error(ours, expected) < ROUNDING
   assert relative_error(pull(jnp.ones_like(ours))[0], gradient) < ROUNDING
@@ -119,5 +121,5 @@ def test_a_small_network_reads_back_and_compares(tmp_path):
   assert 'conv5' in back.model and 'conv5' not in config.model
   config_lib.check_same_run(back, config, tmp_path)
   recipes.apply(config, {'model.conv2.std': 0.02})
-  with pytest.raises(config_lib.UserError, match=r'model\.conv2\.std: 0\.01 there, 0\.02 here'):
+  with pytest.raises(UserError, match=r'model\.conv2\.std: 0\.01 there, 0\.02 here'):
     config_lib.check_same_run(back, config, tmp_path)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import recipes
-from alexnet_jax.evaluate import Trained
+from alexnet_jax.config import recipes
+from alexnet_jax.evaluation.evaluate import Trained
 from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
 
 CIFAR = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')

@@ -1,0 +1,1 @@
+"""The command line: `python main.py` and the installed command `alexnet-jax`."""

@@ -1,0 +1,133 @@
+"""Configs: reading them from files and workdirs, checking them, and telling two apart."""
+
+import importlib.util
+import json
+import os
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from alexnet_jax.config import recipes
+from alexnet_jax.errors import UserError
+
+FILE = 'config.json'
+
+
+def shipped() -> dict[str, pathlib.Path]:
+  """The configs that come with the package, by name: `{'quickstart': PATH, ...}`."""
+  package = pathlib.Path(__file__).parent.parent
+  installed, checkout = package / 'configs', package.parent / 'configs'
+  folder = installed if installed.is_dir() else checkout
+  return {path.stem: path for path in sorted(folder.glob('*.py')) if path.stem != '__init__'}
+
+
+def _find(name: str) -> str | pathlib.Path | None:
+  """The file that `name` names: its path, or `NAME` or `configs/NAME.py` of a shipped one."""
+  if os.path.isfile(name):
+    return name
+  return shipped().get(name.removeprefix('configs/').removesuffix('.py'))
+
+
+def load_file(spec: str) -> ConfigDict:
+  """The config of `FILE` or `FILE:VARIANT`: calls its `get_config(VARIANT)`.
+
+  Args:
+    spec: where FILE is a path, or the name of a shipped config: `quickstart` and
+      `configs/quickstart.py` are found from every folder.
+
+  Raises:
+    UserError: no such file, or it does not give a config.
+  """
+  name, _, variant = spec.partition(':')
+  path = _find(name)
+  if path is None:
+    raise UserError(
+      f'--config={spec}: there is no file {name}; name one, or one of those shipped: '
+      f'{", ".join(shipped())}'
+    )
+  module_spec = importlib.util.spec_from_file_location('experiment_config', path)
+  if module_spec is None or module_spec.loader is None:
+    raise UserError(f'--config={spec}: {path} is not a Python file')
+  module = importlib.util.module_from_spec(module_spec)
+  try:
+    module_spec.loader.exec_module(module)
+    config = module.get_config(variant) if variant else module.get_config()
+  except UserError as error:
+    raise UserError(f'--config={spec}: {error}') from error
+  except Exception as error:
+    message = ' '.join(str(error).split())
+    raise UserError(f'--config={spec} failed: {type(error).__name__}: {message}') from error
+  if not isinstance(config, ConfigDict):
+    raise UserError(f'--config={spec}: get_config must return a ConfigDict')
+  return config
+
+
+def _tuples(value):
+  """JSON has no tuples; configs have no lists."""
+  if isinstance(value, dict):
+    return {key: _tuples(item) for key, item in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _fill_in(values, defaults):
+  """`values`, with those of `defaults` for keys that it lacks, at every depth."""
+  both = isinstance(values, dict) and isinstance(defaults, dict)
+  if not both:
+    return values
+  return defaults | {key: _fill_in(value, defaults.get(key)) for key, value in values.items()}
+
+
+def from_json(text: str) -> ConfigDict:
+  """A config from the JSON that `to_json` wrote; raises ValueError for anything else.
+
+  Keys that came after it was written take their values in its recipe, which do what was done before there
+  was a choice.
+  """
+  values = json.loads(text)
+  if not isinstance(values, dict):
+    raise ValueError('it holds no config')
+  try:
+    defaults = recipes.get(str(values.get('recipe')))
+  except UserError:  # of a config file that names its own
+    defaults = recipes.paper()
+  return ConfigDict(_fill_in(_tuples(values), defaults.to_dict()))
+
+
+def to_json(config: ConfigDict | FrozenConfigDict) -> str:
+  """A config as indented JSON."""
+  return json.dumps(config.to_dict(), indent=2, sort_keys=True)
+
+
+def load_workdir(workdir: str | os.PathLike) -> ConfigDict:
+  """The config of the run in `workdir`.
+
+  Raises:
+    UserError: there is none.
+  """
+  path = pathlib.Path(workdir) / FILE
+  try:
+    return from_json(path.read_text())
+  except FileNotFoundError:
+    raise UserError(
+      f'--workdir={workdir} holds no {FILE}: name the folder of a run, or give --config'
+    ) from None
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f'{path} cannot be read: {error}; restore it or start another workdir'
+    ) from None
+
+
+def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
+  """`{'model.width': 1.0, ...}`."""
+  flat = {}
+
+  def walk(prefix, value):
+    if isinstance(value, dict):
+      for key, item in value.items():
+        walk(f'{prefix}.{key}' if prefix else key, item)
+    else:
+      flat[prefix] = value
+
+  walk('', config.to_dict())
+  return flat

@@ -1,0 +1,1 @@
+"""Stores: canvases that `--mode=prepare` writes once and training reads many times."""

@@ -1,0 +1,150 @@
+"""A store: canvases that `--mode=prepare` made once, and how they are read.
+
+A store is a folder with
+
+- `images-SPLIT.array_record-KKKKK-of-NNNNN`, `dataset_info.json`, `features.json`: a TFDS data set
+  of `image` (JPEG, or uint8 [S, S, 3] as bytes), `label` and `file_name`, which any user of TFDS opens
+  with `tfds.builder_from_directory(PATH).as_data_source(SPLIT)`;
+- `store.json`: format, canvas, class names, counts, source and settings; written last, so that a store
+  without it is not finished;
+- `store.npz`: where each image lies in its file (see `records`), labels, mean image, covariance;
+- `report.json`: every file that was skipped or repaired, and why.
+
+Reading takes NumPy alone, and for JPEG Pillow or simplejpeg: neither TensorFlow nor array_record.
+"""
+
+import functools
+import json
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.data.decode import Canvas, decode_stored
+from alexnet_jax.data.splits import Source, Split
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.store import records
+from alexnet_jax.errors import UserError
+
+VERSION = 1
+META, ARRAYS, REPORT, PARTS = 'store.json', 'store.npz', 'report.json', 'parts'
+FORMATS = ('jpeg', 'raw')
+SPLITS = ('train', 'validation')
+
+
+class Index(NamedTuple):
+  """Where the images of a split lie.
+
+  Attributes:
+    label: int32 [N].
+    offset: of the image in the stream of its file (see `records`), int64 [N].
+    size: of the image in bytes, int32 [N].
+    row: the number of the image in the split that it was made from, int32 [N].
+  """
+
+  label: np.ndarray
+  offset: np.ndarray
+  size: np.ndarray
+  row: np.ndarray
+
+
+def file_name(split: str, shard: int, shards: int) -> str:
+  """What TFDS calls a file of a set named `images`."""
+  return f'images-{split}.array_record-{shard:05}-of-{shards:05}'
+
+
+def open_store(path: str, canvas: Canvas) -> Source:
+  """Opens `store:PATH`.
+
+  Args:
+    path: the folder.
+    canvas: what `config.data.canvas` asks for; it must be what the store holds.
+
+  Raises:
+    UserError: there is no store, it is not finished or damaged, or it holds other canvases.
+  """
+  need = f'config.data.source=store:{path}'
+  meta = read_meta(path)
+  if meta is None:
+    unfinished = os.path.isdir(os.path.join(path, PARTS))
+    raise UserError(
+      f'{need}: the store is not finished; run the command that made it again'
+      if unfinished
+      else f'{need}: there is no store; make one with --mode=prepare --output={path}'
+    )
+  if meta['version'] != VERSION:
+    raise UserError(f'{need}: a store of version {meta["version"]}; this code reads {VERSION}')
+  here, asked = meta['canvas'], canvas._asdict()
+  different = [key for key in ('size', 'fit', 'filter') if here[key] != asked[key]]
+  if different:
+    key = different[0]
+    raise UserError(
+      f'{need} holds canvases of {key} {here[key]!r}, not {asked[key]!r}: set'
+      f' --config.data.canvas.{key}={here[key]}, or prepare another store'
+    )
+  try:
+    with np.load(os.path.join(path, ARRAYS)) as file:
+      arrays = dict(file)
+  except Exception as error:  # numpy and zipfile raise many types on damaged files
+    raise UserError(f'{need}: {ARRAYS} is damaged ({error}): prepare the store again') from error
+  splits = {name: _open_split(path, name, meta, arrays) for name in meta['splits']}
+  statistics = Statistics(*(arrays[field] for field in Statistics._fields))
+  return Source(splits['train'], splits.get('validation'), tuple(meta['class_names']), statistics)
+
+
+def read_meta(path: str) -> dict[str, Any] | None:
+  """The metadata of a finished store; None where there is none.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    with open(os.path.join(path, META), encoding='utf-8') as file:
+      return json.load(file)
+  except (FileNotFoundError, NotADirectoryError):
+    return None
+  except (OSError, ValueError) as error:
+    raise UserError(f'{path}/{META} cannot be read ({error}): prepare the store again') from error
+
+
+def _open_split(path: str, split: str, meta: dict, arrays: dict[str, np.ndarray]) -> Split:
+  """One split; checks that its files are there and whole."""
+  shards = meta['splits'][split]['shards']
+  index = Index(*(arrays[f'{split}/{field}'] for field in Index._fields))
+  for shard in shards:
+    if os.path.basename(shard['file']) != shard['file']:
+      raise UserError(
+        f'config.data.source=store:{path}: {META} names {shard["file"]!r}, which is not in it'
+      )
+    file = os.path.join(path, shard['file'])
+    size = os.path.getsize(file) if os.path.exists(file) else 0
+    if size != shard['bytes']:
+      raise UserError(
+        f'config.data.source=store:{path}: {shard["file"]} has {size} bytes of {shard["bytes"]}:'
+        ' copy or prepare the store again'
+      )
+  starts = np.cumsum([0] + [shard['images'] for shard in shards])
+
+  @functools.cache
+  def mapped(shard: int) -> np.ndarray:
+    return np.memmap(os.path.join(path, shards[shard]['file']), np.uint8, 'r')
+
+  def into(i: int, out: np.ndarray) -> np.ndarray:
+    shard = int(np.searchsorted(starts, i, 'right')) - 1
+    records.read(mapped(shard), int(index.offset[i]), out)
+    return out
+
+  size = meta['canvas']['size']
+
+  def fill_raw(i: int, out: np.ndarray) -> None:
+    into(i, out.reshape(-1, copy=False))
+
+  def fill_jpeg(i: int, out: np.ndarray) -> None:
+    decode_stored(into(i, np.empty(index.size[i], np.uint8)), out)
+
+  def read(i: int) -> bytes | np.ndarray:
+    data = into(i, np.empty(index.size[i], np.uint8))
+    return data.reshape(size, size, 3) if meta['format'] == 'raw' else data.tobytes()
+
+  fill = fill_raw if meta['format'] == 'raw' else fill_jpeg
+  return Split(index.label, read, lambda i: f'{path}/{split}[{i}]', fill)

@@ -1,0 +1,69 @@
+"""What makes a store a data set of TFDS: its features, its records and its metadata."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.utils.optional_import import import_module
+
+_NEED = '--mode=prepare'
+
+
+def make_features(
+  form: str, size: int, class_names: tuple[str, ...]
+) -> tuple[Any, Callable[[bytes | np.ndarray, int, str], bytes]]:
+  """The features of a store, and a function from (payload, label, name) to a record of it.
+
+  Args:
+    form: jpeg or raw.
+    size: S; a payload is a JPEG, or uint8 [S, S, 3].
+    class_names: in the order of the labels.
+  """
+  tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
+  core = import_module('tensorflow_datasets.core.example_serializer', 'tensorflow-datasets', _NEED)
+  shape = (size, size, 3)
+  if form == 'jpeg':
+    image = tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format='jpeg')
+  else:
+    image = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
+  features = tfds.features.FeaturesDict(
+    {
+      'image': image,
+      'label': tfds.features.ClassLabel(names=class_names),
+      'file_name': tfds.features.Text(),
+    }
+  )
+  serializer = core.ExampleSerializer(features.get_serialized_info())
+
+  def serialize(payload: bytes | np.ndarray, label: int, name: str) -> bytes:
+    text = name.encode(errors='surrogateescape')  # file names need not be text
+    example = features.encode_example({'image': payload, 'label': label, 'file_name': text})
+    return serializer.get_tf_example(example).SerializeToString(deterministic=True)
+
+  return features, serialize
+
+
+def write_metadata(output: str, features: Any, meta: dict[str, Any]) -> None:
+  """dataset_info.json, features.json and the class names, by TFDS itself."""
+  tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=output, dataset_name='images', filetype_suffix='array_record'
+  )
+  infos = [
+    tfds.core.SplitInfo(
+      name=name,
+      shard_lengths=[shard['images'] for shard in split['shards']],
+      num_bytes=sum(shard['bytes'] for shard in split['shards']),
+      filename_template=template.replace(split=name),
+    )
+    for name, split in meta['splits'].items()
+  ]
+  tfds.folder_dataset.write_metadata(
+    data_dir=output,
+    features=features,
+    split_infos=infos,
+    filename_template=template,
+    check_data=False,
+    description=f'{meta["format"]} canvases of {meta["plan"]["source"]}, made by alexnet_jax',
+  )

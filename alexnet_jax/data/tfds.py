@@ -1,0 +1,216 @@
+"""`tfds:NAME`: any TensorFlow Datasets set with an image and a class label.
+
+Sets prepared as ArrayRecord are read by index. TFRecord has no random access: such a set is read into memory
+once, encoded, if it is small; else its images are copied once into a store, or with
+`config.data.shuffle=buffer` read in blocks, in a seeded order. Imports tensorflow inside the functions only.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+import functools
+import hashlib
+import os
+import threading
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+from tqdm import tqdm
+
+from alexnet_jax.data import imagenet
+from alexnet_jax.data.decode import Canvas
+from alexnet_jax.data.order import BLOCK
+from alexnet_jax.data.splits import Source, Split, split_off
+from alexnet_jax.data.store import reader, writer
+from alexnet_jax.errors import UserError
+from alexnet_jax.utils.optional_import import import_module, import_tensorflow
+
+_BYTES_A_PIXEL = 0.5  # of JPEG canvases of quality 95, about
+_BLOCK = 1024  # records read at once while collecting labels
+
+
+def open_tfds(name: str, config_data: Any) -> Source:
+  """Opens `tfds:NAME`, after preparing it as ArrayRecord if it is not prepared yet.
+
+  Args:
+    name: a name as `tfds.builder` takes it: `mnist`, `imagenet2012:5.1.0`, `name/config`.
+    config_data: `config.data`; without labels in `validation` and `test`, `holdout` of `train` is held out.
+
+  Raises:
+    UserError: unknown name, it cannot be prepared, no train split, no image or no class label.
+  """
+  need = f'config.data.source=tfds:{name}'
+  import_tensorflow(need)
+  tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', need)
+  data_dir = config_data.data_dir or None
+  builder = _prepared_builder(tfds, name, data_dir, need, config_data.manual_dir)
+  if 'train' not in builder.info.splits:
+    raise UserError(f'{need} has no split train; it has {", ".join(builder.info.splits)}')
+  image = _feature(builder, tfds.features.Image, 'image', need)
+  label = _feature(builder, tfds.features.ClassLabel, 'label', need)
+  names = tuple(builder.info.features[label].names)
+  random_access = builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
+  fits = sum(s.num_bytes for s in builder.info.splits.values()) <= config_data.cache_mib * 2**20
+
+  def open_split(split: str) -> Split:
+    if random_access:
+      return _open_array_record(tfds, builder, split, image, label)
+    return _open_tfrecord(tfds, builder, split, image, label, None if fits else config_data.buffer)
+
+  def open_splits() -> Source:
+    train = open_split('train')
+    if train.labels.min(initial=0) < 0 or not len(train):
+      raise UserError(f'{need} has no labels, or no images, in its split train: choose another set')
+    for split in ('validation', 'test'):
+      if split in builder.info.splits:
+        validation = open_split(split)
+        if len(validation) and validation.labels.min() >= 0:  # -1 where the labels are secret
+          return Source(train, validation, names)
+    held = split_off(train, train.labels, config_data.holdout, config_data.split_seed)
+    return Source(*held, names)
+
+  if random_access or fits or config_data.shuffle == 'buffer':
+    return open_splits()
+  return _copy(builder, open_splits, config_data, need)
+
+
+def _prepared_builder(
+  tfds: Any, name: str, data_dir: str | None, need: str, manual_dir: str
+) -> Any:
+  """A builder whose files are there, downloaded and prepared if need be."""
+  try:
+    builder = tfds.builder(name, data_dir=data_dir)
+  except Exception as error:  # TFDS raises half a dozen types, each with pages of text.
+    raise UserError(f'{need}: TFDS does not know it: {_first_line(error)}') from error
+  if builder.is_prepared():
+    return builder
+  logging.info('%s is not prepared yet; preparing it in %s', need, builder.data_dir)
+  try:
+    builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir or None)
+    if builder.name == 'imagenet2012':
+      imagenet.check_archives(
+        manual_dir or os.path.join(builder._data_dir_root, 'downloads/manual')
+      )
+    builder.download_and_prepare(download_config=config)
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(
+      f'{need} could not be prepared in {builder.data_dir} ({_first_line(error)}); set'
+      ' config.data.data_dir to the folder of a prepared set, or config.data.manual_dir to that of its'
+      ' archives'
+    ) from error
+  return builder
+
+
+def _first_line(error: Exception) -> str:
+  return f'{type(error).__name__}: {str(error).strip()}'.splitlines()[0][:300]
+
+
+def _feature(builder: Any, kind: type, usual: str, need: str) -> str:
+  """The key of the feature of a kind; of several, the one with the usual name, else the first."""
+  keys = [key for key, feature in builder.info.features.items() if isinstance(feature, kind)]
+  if not keys:
+    raise UserError(
+      f'{need} has no feature of kind {kind.__name__}: choose a set of images with labels'
+    )
+  return usual if usual in keys else keys[0]
+
+
+def _open_array_record(tfds: Any, builder: Any, split: str, image: str, label: str) -> Split:
+  records = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+  blocks = (
+    [r[label] for r in records.__getitems__(list(range(i, min(i + _BLOCK, len(records)))))]
+    for i in range(0, len(records), _BLOCK)
+  )
+  labels = _cached_labels(builder, split, len(records), blocks, label)
+  return Split(labels, lambda i: records[i][image], _namer(builder, split))
+
+
+def _open_tfrecord(
+  tfds: Any, builder: Any, split: str, image: str, label: str, buffer: int | None
+) -> Split:
+  """A split in TFRecord: all in memory, or with `buffer` in blocks of which twice as many images are kept."""
+  order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+  n = builder.info.splits[split].num_examples
+
+  def pairs(start: int, end: int) -> Iterator[tuple[bytes, int]]:
+    part = f'{split}[{start}:{end}]'
+    skip = {image: tfds.decode.SkipDecoding()}
+    dataset = builder.as_dataset(part, decoders=skip, read_config=order)
+    return ((r[image], r[label]) for r in dataset.as_numpy_iterator())
+
+  if buffer is None:
+    logging.info('reading the encoded images of %s, split %s, into memory', builder.name, split)
+    images, known = zip(*pairs(0, n), strict=True)
+    return Split(np.asarray(known, np.int32), images.__getitem__, _namer(builder, split))
+  labels = _cached_labels(builder, split, n, ([k] for _, k in pairs(0, n)), label)
+  lock = threading.Lock()
+
+  @functools.lru_cache(maxsize=2 * -(-buffer // BLOCK) + 2)
+  def block(k: int) -> list[bytes]:
+    return [data for data, _ in pairs(k * BLOCK, min((k + 1) * BLOCK, n))]
+
+  def read(i: int) -> bytes:
+    with lock:  # or two threads would read the same block
+      return block(i // BLOCK)[i % BLOCK]
+
+  return Split(labels, read, _namer(builder, split), sequential=True)
+
+
+def _namer(builder: Any, split: str) -> Callable[[int], str]:
+  return lambda i: f'{builder.info.full_name}/{split}/{i}'
+
+
+def _copy(
+  builder: Any, open_splits: Callable[[], Source], config_data: ConfigDict, need: str
+) -> Source:
+  """The data set as a store beside its files; the first call writes the store."""
+  canvas = Canvas.from_config(config_data.canvas)
+  path = os.path.join(builder.data_dir, f'alexnet_jax-{canvas.size}-{canvas.fit}-{canvas.filter}')
+  if reader.read_meta(path) is None:
+    number = sum(split.num_examples for split in builder.info.splits.values())
+    logging.warning(
+      '%s is prepared as %s, which has no random access: its canvases are copied once into the store %s'
+      ' (about %.2g GiB); config.data.shuffle=buffer would read it as it is',
+      need,
+      builder.info.file_format.value,
+      path,
+      number * canvas.size**2 * _BYTES_A_PIXEL / 2**30,
+    )
+    writer.write_store(open_splits(), config_data, writer.StoreSettings(), path)
+  return reader.open_store(path, canvas)
+
+
+def _cached_labels(
+  builder: Any, split: str, n: int, blocks: Iterable[list[int]], label: str
+) -> np.ndarray:
+  """All labels of a split, int32 [n].
+
+  They lie in the records, between the images, so collecting them (`blocks`) reads the whole set once. The
+  result is kept beside the records, under a name that depends on their description.
+  """
+  description = builder.info.as_json.encode()
+  digest = hashlib.sha256(description).hexdigest()[:16]
+  path = os.path.join(builder.data_dir, f'alexnet_jax-{split}-{label}-{digest}.npy')
+  try:
+    labels = np.load(path)
+    if labels.shape == (n,) and labels.dtype == np.int32:
+      return labels
+  except (OSError, ValueError, EOFError):
+    pass  # not there, or damaged
+  bar = tqdm(total=n, desc=f'labels of {split}', unit='image', disable=None)
+  found: list[int] = []
+  for block in blocks:
+    found += block
+    bar.update(len(block))
+  bar.close()
+  labels = np.asarray(found, np.int32)
+  try:
+    with open(f'{path}.{os.getpid()}', 'wb') as file:
+      np.save(file, labels)
+    os.replace(file.name, path)
+  except OSError as error:
+    logging.warning('labels of %s are not kept for the next run: %s', builder.info.full_name, error)
+  return labels

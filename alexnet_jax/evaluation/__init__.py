@@ -1,0 +1,1 @@
+"""Evaluation of trained networks, alone or as an ensemble, and the description of a network."""

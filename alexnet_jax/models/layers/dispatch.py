@@ -1,0 +1,62 @@
+"""The layers as networks call them: `reference` defines each, `cpu` computes it faster.
+
+This table chooses, by the backend that JAX runs on when a network is traced. A layer is listed where
+`python -m benchmarks.layers` has shown a gain.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import ParamSpec
+
+import jax
+
+from alexnet_jax.models.layers import cpu, reference
+from alexnet_jax.models.layers.reference import (
+  Array,
+  Padding,
+  batch_moments,
+  batch_norm,
+  dense,
+  dropout,
+  pooled_size,
+)
+
+FAST = {
+  'cpu': ('conv', 'local_response_norm', 'map_response_norm', 'max_pool'),
+  'gpu': (),  # not measured
+  'tpu': (),  # not measured
+}
+
+P = ParamSpec('P')
+
+
+def _by_backend(layer: Callable[P, Array]) -> Callable[P, Array]:
+  name = layer.__name__
+
+  @functools.wraps(layer)
+  def choose(*args: P.args, **kwargs: P.kwargs) -> Array:
+    chosen = cpu if name in FAST.get(jax.default_backend(), ()) else reference
+    return getattr(chosen, name)(*args, **kwargs)
+
+  return choose
+
+
+conv = _by_backend(reference.conv)
+local_response_norm = _by_backend(reference.local_response_norm)
+map_response_norm = _by_backend(reference.map_response_norm)
+max_pool = _by_backend(reference.max_pool)
+
+__all__ = [
+  'FAST',
+  'Array',
+  'Padding',
+  'batch_moments',
+  'batch_norm',
+  'conv',
+  'dense',
+  'dropout',
+  'local_response_norm',
+  'map_response_norm',
+  'max_pool',
+  'pooled_size',
+]

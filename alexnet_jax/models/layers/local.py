@@ -1,0 +1,63 @@
+"""The layers that the CIFAR-10 networks have beside AlexNet's: locally connected, and average pooling.
+
+As in `models.layers.reference`, functions work on the maps of one tower, `[B, H, W, C]`, and keep
+their dtype.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.models.layers import reference
+
+Array = jax.Array
+
+
+def locally_connected(
+  x: Array, kernel: Array, bias: Array, size: int, stride: int, padding: reference.Padding
+) -> Array:
+  """A convolution whose kernel is another one at every place: "locally connected", "unshared".
+
+  Written out, because `lax.conv_general_dilated_local` took 10 times as long on a CPU.
+
+  Args:
+    x: `[B, H, W, Cin]`, any float dtype.
+    kernel: `[H', W', size * size * Cin, Cout]`, its third axis in the order (kh, kw, Cin).
+    bias: `[H', W', Cout]`.
+    size: side of the window, in pixels.
+    stride: pixels between windows.
+    padding: `((top, bottom), (left, right))` zeros.
+
+  Returns:
+    `[B, H', W', Cout]`.
+  """
+  height, width = kernel.shape[:2]
+  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  windows = [
+    padded[:, i : i + stride * height : stride, j : j + stride * width : stride][:, :height, :width]
+    for i in range(size)
+    for j in range(size)
+  ]
+  y = jnp.einsum('bhwk,hwkf->bhwf', jnp.concatenate(windows, -1), kernel.astype(x.dtype))
+  return y + bias.astype(x.dtype)
+
+
+def avg_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
+  """Average pooling; a window that sticks out is averaged over its pixels inside (FACTS section 1.2).
+
+  Args and result as `reference.max_pool`.
+  """
+  for axis in (1, 2):
+    size = x.shape[axis]
+    places = reference.pooled_size(size, window, stride, rounding)
+    reach = (places - 1) * stride + window
+    pads = [(0, 0)] * x.ndim
+    pads[axis] = (0, max(0, reach - size))
+    padded = jnp.pad(x, pads)
+    cut = lambda i, axis=axis, padded=padded, reach=reach: jax.lax.slice_in_dim(
+      padded, i, reach - window + i + 1, stride, axis
+    )
+    inside = np.minimum(window, size - stride * np.arange(places))  # pixels of each window
+    share = jnp.asarray(1 / inside, x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
+    x = sum(cut(i) for i in range(window)) * share
+  return x

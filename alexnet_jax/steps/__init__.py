@@ -1,0 +1,31 @@
+"""What is compiled: the train state, the training step, the prediction step and what they are made of."""
+
+from alexnet_jax.steps.state import (
+  TrainState,
+  abstract_state,
+  all_finite,
+  init_state,
+  state_specs_of,
+  zero_sums,
+)
+from alexnet_jax.steps.step import (
+  in_micro_batches,
+  loss_and_gradients,
+  make_predict_step,
+  make_train_step,
+  score,
+)
+
+__all__ = [
+  'TrainState',
+  'abstract_state',
+  'all_finite',
+  'in_micro_batches',
+  'init_state',
+  'loss_and_gradients',
+  'make_predict_step',
+  'make_train_step',
+  'score',
+  'state_specs_of',
+  'zero_sums',
+]

@@ -1,0 +1,196 @@
+"""From canvases to what the network sees, on the device: crops, flips, mean, colour noise, test views.
+
+Everything here is a pure JAX function of uint8 canvases `[B, C, C, 3]` (RGB, C = canvas size) and of
+one random key a row; it runs inside the jitted step. Pixel values stay in grey levels, 0 ... 255.
+Sources: paper section 4.1, FACTS section 3.
+"""
+
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import UserError
+from alexnet_jax.steps import rng
+
+Array = jax.Array
+
+# A view is (share of the margin above it, share to its left, mirrored). The original's order:
+# top left, top right, centre, bottom left, bottom right, then the five mirrored (FACTS section 3). Nine
+# places without mirrors are those of its CIFAR-10 nets (FACTS section 5).
+_FIVE = ((0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0))
+VIEWS = {
+  1: ((0.5, 0.5, False),),
+  9: tuple((top, left, False) for top in (0.0, 0.5, 1.0) for left in (0.0, 0.5, 1.0)),
+  10: tuple((top, left, mirrored) for mirrored in (False, True) for top, left in _FIVE),
+}
+
+# torchvision's RandomResizedCrop: share of the area, and width by height.
+_AREA = (0.08, 1.0)
+_ASPECT = (3 / 4, 4 / 3)
+
+
+def validate(config: ConfigDict | FrozenConfigDict) -> None:
+  """Raises UserError where `config.augment`, `config.eval` or the sizes cannot be."""
+  choices = {
+    ('augment', 'crop'): ('random', 'resized', 'centre'),
+    ('augment', 'mean'): ('image', 'channel', 'none'),
+    ('augment', 'mean_at'): ('crop', 'centre'),
+    ('eval', 'views'): tuple(VIEWS),
+    ('eval', 'train_views'): tuple(VIEWS),
+  }
+  for (room, key), allowed in choices.items():
+    if config[room][key] not in allowed:
+      raise UserError(
+        f'config.{room}.{key}={config[room][key]!r}: choose one of {", ".join(map(str, allowed))}'
+      )
+  if config.augment.chunk < 1:
+    raise UserError(f'config.augment.chunk={config.augment.chunk}: must be at least 1')
+  if len(config.augment.std) != 3 or min(config.augment.std) <= 0:
+    raise UserError(f'config.augment.std={config.augment.std!r}: write three positive numbers')
+  if config.model.input_size > config.data.canvas.size:
+    raise UserError(
+      f'config.model.input_size={config.model.input_size} is larger than '
+      f'config.data.canvas.size={config.data.canvas.size}: crops are cut from canvases'
+    )
+
+
+def _cut(images: Array, tops: Array, lefts: Array, size: int) -> Array:
+  """Cuts `[size, size]` windows: `[B, H, W, 3]`, int32 `[B]`, int32 `[B]` -> `[B, size, size, 3]`."""
+
+  def one(image, top, left):
+    return lax.dynamic_slice(image, (top, left, 0), (size, size, image.shape[-1]))
+
+  return jax.vmap(one)(images, tops, lefts)
+
+
+def _mirror(images: Array, mirrored: Array) -> Array:
+  """Mirrors the rows of `images` `[B, H, W, 3]` that bool `mirrored` `[B]` names, left to right."""
+  return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+
+
+def _mean(config: FrozenConfigDict, mean_image: Array) -> Array:
+  """What is subtracted from a canvas: `[C, C, 3]`."""
+  if config.augment.mean == 'none':
+    return jnp.zeros_like(mean_image)
+  if config.augment.mean == 'channel':
+    return jnp.broadcast_to(mean_image.mean((0, 1)), mean_image.shape)
+  return mean_image
+
+
+def _centred(crops: Array, tops, lefts, mirrored, config, mean_image: Array) -> Array:
+  """Subtracts the mean from float crops that were cut at (tops, lefts) and mirrored or not."""
+  size = crops.shape[1]
+  mean = _mean(config, mean_image)
+  if config.augment.mean_at == 'centre' or config.augment.mean != 'image':
+    margin = (mean.shape[0] - size) // 2
+    return crops - mean[margin : margin + size, margin : margin + size]
+  means = jnp.broadcast_to(mean, (len(crops), *mean.shape))
+  return crops - _mirror(_cut(means, tops, lefts, size), mirrored)
+
+
+def colour_noise(keys: Array, strength: Array | float, statistics: Statistics) -> Array:
+  """The paper's PCA noise, one colour a row: `[B]` keys -> float32 `[B, 3]`, grey levels.
+
+  `eigenvectors @ (deviations * strength * N(0, 1))`: with the square root of the eigenvalue, as the
+  original code has it, not the eigenvalue of the paper's formula (FACTS section 3).
+  """
+  draws = jax.vmap(lambda key: jax.random.normal(key, (3,), jnp.float32))(keys)
+  return (draws * statistics.deviations * strength) @ statistics.eigenvectors.T
+
+
+def _resized_crop(canvases: Array, keys: Array, size: int) -> Array:
+  """torchvision's RandomResizedCrop, on canvases: float32 `[B, size, size, 3]`, antialiased."""
+  side = canvases.shape[1]
+
+  def one(canvas, key):
+    area, aspect, top, left = jax.random.uniform(key, (4,))
+    area = side * side * (_AREA[0] + area * (_AREA[1] - _AREA[0]))
+    low, high = map(math.log, _ASPECT)
+    aspect = jnp.exp(low + aspect * (high - low))
+    height = jnp.minimum(jnp.sqrt(area / aspect), side)
+    width = jnp.minimum(jnp.sqrt(area * aspect), side)
+    corner = jnp.stack([top * (side - height), left * (side - width)])
+    scale = size / jnp.stack([height, width])
+    return jax.image.scale_and_translate(
+      canvas.astype(jnp.float32), (size, size, 3), (0, 1), scale, -corner * scale, 'linear'
+    )
+
+  return jax.vmap(one)(canvases, keys)
+
+
+def train_images(
+  canvases: Array,
+  rows: Array,
+  seed_key: Array,
+  step: Array,
+  colour: Array,
+  statistics: Statistics,
+  config: FrozenConfigDict,
+) -> Array:
+  """Augments the rows of a training batch.
+
+  Args:
+    canvases: uint8 `[B, C, C, 3]`.
+    rows: int32 `[B]`, their places in the global batch.
+    seed_key: the root key of the run (`rng.seed_key`).
+    step: int32 scalar.
+    colour: float32 scalar, strength of the colour noise; 0 when it has been switched off.
+    statistics: of the training images.
+    config: the whole config; `augment` and `model.input_size` are used.
+
+  Returns:
+    float32 `[B, S, S, 3]`, S = input size: crop positions 0 ... C - S inclusive in both directions
+    (33 x 33 x 2 variants for 256 and 224), mean subtracted, noised.
+  """
+  choices = config.augment
+  size = config.model.input_size
+  margin = canvases.shape[1] - size
+
+  def keys(purpose, chunk=1):
+    return rng.row_keys(rng.step_key(seed_key, step, purpose), rows // chunk)
+
+  mirrored = jnp.zeros(rows.shape, bool)
+  if choices.flip:
+    mirrored = jax.vmap(jax.random.bernoulli)(keys(rng.FLIP, choices.chunk))
+  if choices.crop == 'random':
+    draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, margin + 1))
+    tops, lefts = draw(keys(rng.CROP, choices.chunk)).T
+  else:
+    tops = lefts = jnp.full(rows.shape, margin // 2)
+  if choices.crop == 'resized':
+    crops = _resized_crop(canvases, keys(rng.CROP, choices.chunk), size)
+  else:
+    crops = _cut(canvases, tops, lefts, size)
+  crops = _mirror(crops, mirrored).astype(jnp.float32)
+  images = _centred(crops, tops, lefts, mirrored, config, jnp.asarray(statistics.mean_image))
+  if choices.colour > 0:
+    images += colour_noise(keys(rng.COLOUR), colour, statistics)[:, None, None, :]
+    images /= jnp.where(colour > 0, choices.colour_divisor, 1.0)
+  return images / jnp.asarray(choices.std, jnp.float32)
+
+
+def test_images(canvases: Array, view: Array, mean_image: Array, config: FrozenConfigDict) -> Array:
+  """Cuts one test view from every canvas.
+
+  Args:
+    canvases: uint8 `[B, C, C, 3]`.
+    view: float32 `[3]`: share of the margin above, to the left, and 1 where mirrored (`VIEWS`).
+    mean_image: float32 `[C, C, 3]`.
+    config: the whole config.
+
+  Returns:
+    float32 `[B, S, S, 3]`, without noise.
+  """
+  size = config.model.input_size
+  margin = canvases.shape[1] - size
+  rows = jnp.zeros(len(canvases), jnp.int32)
+  top = rows + jnp.floor(view[0] * margin).astype(jnp.int32)
+  left = rows + jnp.floor(view[1] * margin).astype(jnp.int32)
+  mirrored = (rows + view[2]) > 0
+  crops = _mirror(_cut(canvases, top, left, size), mirrored).astype(jnp.float32)
+  images = _centred(crops, top, left, mirrored, config, mean_image)
+  return images / jnp.asarray(config.augment.std, jnp.float32)

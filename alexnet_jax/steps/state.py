@@ -1,0 +1,96 @@
+"""The train state: everything that a training step changes."""
+
+import functools
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import FrozenConfigDict
+import numpy as np
+import optax
+
+from alexnet_jax import models
+from alexnet_jax.distributed import sharding
+from alexnet_jax.steps import optimizer, rng
+
+Array = jax.Array
+
+
+@struct.dataclass
+class TrainState:
+  """Everything a step changes; donated to the step and saved in every checkpoint.
+
+  Attributes:
+    step: int32 scalar, steps done.
+    params: float32, `params[layer]['kernel' | 'bias']`.
+    batch_stats: running moments of batch normalisation; empty without it.
+    opt_state: the velocity, in optax's containers.
+    sums: running sums since the last log line, float32 scalars: `loss` (of steps), `steps`, `correct`
+      and `examples`.
+    ema: running average of the parameters, float32 like them; empty without `optim.ema`.
+  """
+
+  step: Array
+  params: dict
+  batch_stats: dict
+  opt_state: optax.OptState
+  sums: dict[str, Array]
+  ema: dict = struct.field(default_factory=dict)
+
+
+@jax.jit
+def all_finite(tree) -> Array:
+  """Whether every number of `tree` is finite, bool scalar."""
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def zero_sums() -> dict[str, np.ndarray]:
+  """Running sums at their start."""
+  return {name: np.zeros((), np.float32) for name in ('loss', 'steps', 'correct', 'examples')}
+
+
+def _fresh_state(config: FrozenConfigDict) -> TrainState:
+  module = models.create(config.model)
+  size = config.model.input_size
+  key = rng.step_key(rng.seed_key(config.seed), 0, rng.INIT)
+  variables = module.init(key, jnp.zeros((1, size, size, 3)))
+  params = variables['params']
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    batch_stats=variables.get('batch_stats', {}),
+    opt_state=optimizer.paper_sgd(config.optim).init(params),
+    sums=jax.tree.map(jnp.asarray, zero_sums()),
+    ema=jax.tree.map(jnp.copy, params) if config.optim.ema else {},
+  )
+
+
+@functools.cache
+def _shapes(config: FrozenConfigDict) -> TrainState:
+  """The shapes and dtypes of the train state."""
+  return jax.eval_shape(lambda: _fresh_state(config))
+
+
+def abstract_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
+  """The shapes, dtypes and shardings of the train state, without computing it."""
+  state = _shapes(config)
+  return jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+    state,
+    sharding.shardings(config, mesh, state),
+  )
+
+
+def init_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
+  """A fresh train state on `mesh`; the same numbers on every mesh.
+
+  `config.model.num_classes` must be set: the whole network is drawn outside `shard_map`.
+  """
+  out = sharding.shardings(config, mesh, _shapes(config))
+  return jax.jit(lambda: _fresh_state(config), out_shardings=out)()
+
+
+def state_specs_of(config: FrozenConfigDict) -> TrainState:
+  """The partition specs of the train state."""
+  return sharding.specs(config, _shapes(config))

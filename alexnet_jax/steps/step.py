@@ -1,0 +1,194 @@
+"""The train state and the compiled steps: one code path for one device, two towers or a cluster."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from ml_collections import FrozenConfigDict
+import optax
+
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.distributed import sharding
+from alexnet_jax.errors import UserError
+from alexnet_jax.steps import augment, optimizer, rng
+from alexnet_jax.steps.state import TrainState, state_specs_of
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+
+
+def _counts(logits: Array, labels: Array) -> Array:
+  """How many other classes score at least as high as the label: int32 `[B]`.
+
+  A tie counts against the label, and so does a score that is not a number.
+  """
+  own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+  return (~(logits < own)).sum(-1) - 1
+
+
+def loss_and_gradients(
+  config: FrozenConfigDict, mesh: Mesh, collections: Sequence[str] = ('batch_stats',)
+) -> Callable:
+  """The heart of a training step, on one device of `mesh`, for use under `shard_map`.
+
+  Args:
+    config: a whole config.
+    mesh: of the step.
+    collections: variables that the network writes and the function returns.
+
+  Returns:
+    `f(params, batch_stats, batch, step, colour, statistics) -> ((loss, (logits, examples, variables)),
+    gradients)`: this device's share of the mean loss, its rows' logits, and the number of rows of the
+    global batch whose mask is set. Of a part of a batch, the place of its first row in the global batch
+    and that number are to be given too.
+  """
+  module = sharding.local_module(config, mesh)
+  seed_key = rng.seed_key(config.seed)
+
+  def function(params, batch_stats, batch, step, colour, statistics, first=None, examples=None):
+    labels, mask = batch['label'], batch['mask']
+    if first is None:
+      first = lax.axis_index(mesh_lib.DATA) * len(labels)
+      examples = lax.psum(mask.sum(), mesh_lib.DATA)
+    rows = first + jnp.arange(len(labels))
+    images = augment.train_images(batch['image'], rows, seed_key, step, colour, statistics, config)
+
+    def loss_of(params):
+      logits, variables = module.apply(
+        {'params': params, 'batch_stats': batch_stats},
+        images,
+        train=True,
+        rows=rows,
+        rngs={'dropout': rng.step_key(seed_key, step, rng.DROPOUT)},
+        mutable=list(collections),
+      )
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      loss = jnp.where(mask, losses, 0.0).sum() / jnp.maximum(examples, 1)
+      return loss, (logits, examples, variables)
+
+    return jax.value_and_grad(loss_of, has_aux=True)(params)
+
+  return function
+
+
+def in_micro_batches(compute: Callable, count: int) -> Callable:
+  """`compute` (of `loss_and_gradients`) of `count` parts of the rows, one after the other, added up.
+
+  The loss and the gradients are those of all rows at once but for the order of sums, and the random
+  numbers are the same; what the network keeps for its gradients is that of one part at a time.
+  """
+
+  def function(params, batch_stats, batch, step, colour, statistics):
+    size = len(batch['label']) // count
+    examples = lax.psum(batch['mask'].sum(), mesh_lib.DATA)
+    first = lax.axis_index(mesh_lib.DATA) * len(batch['label'])
+    total: Any = None
+    parts = []
+    for start in range(0, size * count, size):
+      part = {name: rows[start : start + size] for name, rows in batch.items()}
+      (loss, (logits, _, _)), grads = compute(
+        params, batch_stats, part, step, colour, statistics, first + start, examples
+      )
+      parts.append(logits)
+      new = loss, grads
+      total = new if total is None else jax.tree.map(jnp.add, total, new)
+      # The next part waits for this one, as a kernel takes a zero from its gradient: XLA's CPU backend does
+      # not heed a barrier, and would hold at once what the network keeps of all parts.
+      params = jax.tree.map(lambda leaf, grad: leaf + 0 * grad.ravel()[0], params, total[1])
+    loss, grads = total
+    return (loss, (jnp.concatenate(parts), examples, {})), grads
+
+  return function
+
+
+def make_train_step(config: FrozenConfigDict, mesh: Mesh) -> jax.stages.Wrapped:
+  """Compiles the training step for `mesh`.
+
+  Returns:
+    `step(state, batch, rates, colour, statistics) -> (state, loss)`, with `state` donated; `rates` is a
+    tree of scalars like the parameters, `colour` the strength of the colour noise, both float32. The loss is
+    the mean cross-entropy over the rows of the global batch whose mask is set.
+  """
+  compute = loss_and_gradients(config, mesh)
+  if config.micro_batches > 1:
+    parts = mesh.shape[mesh_lib.DATA] * config.micro_batches
+    if config.train.batch_size % parts:
+      raise UserError(
+        f'config.micro_batches={config.micro_batches} on {mesh.shape[mesh_lib.DATA]} devices along data: '
+        f'config.train.batch_size={config.train.batch_size} must be a multiple of {parts}'
+      )
+    compute = in_micro_batches(compute, config.micro_batches)
+  transform = optimizer.paper_sgd(config.optim)
+
+  def step(state, batch, rates, colour, statistics):
+    (loss, (logits, examples, variables)), grads = compute(
+      state.params, state.batch_stats, batch, state.step, colour, statistics
+    )
+    updates, opt_state = transform.update(grads, state.opt_state, state.params, rates=rates)
+    correct = (batch['mask'] & (_counts(logits, batch['label']) == 0)).sum()
+    loss, correct = lax.psum((loss, correct), mesh_lib.DATA)
+    new = {'loss': loss, 'steps': 1.0, 'correct': correct, 'examples': examples}
+    params, done = optax.apply_updates(state.params, updates), state.step + 1
+    new_state = TrainState(
+      step=done,
+      params=params,
+      batch_stats=variables.get('batch_stats', {}),
+      opt_state=opt_state,
+      sums={name: total + new[name] for name, total in state.sums.items()},
+      ema=optimizer.averaged(state.ema, params, config.optim.ema, done) if state.ema else {},
+    )
+    return new_state, loss
+
+  state_specs = state_specs_of(config)
+  in_specs = (state_specs, P(mesh_lib.DATA), P(), P(), P())
+  sharded = sharding.shard_map(step, mesh, in_specs, (state_specs, P()))
+  return jax.jit(sharded, donate_argnums=0)
+
+
+def make_predict_step(
+  config: FrozenConfigDict, mesh: Mesh, views: int
+) -> Callable[[dict, dict, Array, Array], Array]:
+  """Compiles the prediction of one model.
+
+  Returns:
+    `predict(params, batch_stats, images, mean_image) -> probabilities`: uint8 canvases `[B, C, C, 3]`
+    to float32 `[B, classes]`, the softmax averaged over the `views` of `augment.VIEWS`.
+  """
+  module = sharding.local_module(config, mesh)
+  table = jnp.asarray(augment.VIEWS[views], jnp.float32)
+
+  def predict(params, batch_stats, canvases, mean_image):
+    def one(view):
+      images = augment.test_images(canvases, view, mean_image, config)
+      logits = module.apply({'params': params, 'batch_stats': batch_stats}, images, train=False)
+      return jax.nn.softmax(jnp.asarray(logits))
+
+    return lax.map(one, table).mean(0)
+
+  own = state_specs_of(config)
+  in_specs = (own.params, own.batch_stats, P(mesh_lib.DATA), P())
+  return jax.jit(sharding.shard_map(predict, mesh, in_specs, P(mesh_lib.DATA)))
+
+
+@jax.jit
+def score(probabilities: Array, labels: Array, mask: Array) -> dict[str, Array]:
+  """Sums over the rows that `mask` names, float32 scalars.
+
+  Args:
+    probabilities: float32 `[B, classes]`.
+    labels: int32 `[B]`.
+    mask: bool `[B]`.
+
+  Returns:
+    `top1` and `top5`: errors, a tie with the label counting as wrong; `loss`: negative log of the
+    (averaged) probability of the label; `examples`.
+  """
+  above = _counts(probabilities, labels)
+  own = jnp.take_along_axis(probabilities, labels[:, None], axis=-1)[:, 0]
+  loss = -jnp.log(jnp.maximum(own, jnp.finfo(jnp.float32).tiny))
+  rows = {'top1': above >= 1, 'top5': above >= 5, 'loss': loss, 'examples': jnp.ones_like(loss)}
+  return {name: jnp.where(mask, value, 0).sum(dtype=jnp.float32) for name, value in rows.items()}

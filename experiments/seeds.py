@@ -1,0 +1,108 @@
+"""Trains one config with several seeds, evaluates each last checkpoint, and writes a file of results.
+
+  python experiments/seeds.py --config=configs/elpv_defect.py --workdir=runs/elpv_defect --seeds=0,1,2 \
+      --output=runs/elpv_defect/seeds.json [--jobs=2] [--config.KEY=VALUE ...]
+
+Stopped, by Ctrl-C or SIGTERM, the same command goes on. The last checkpoint is evaluated, not the best,
+since the best is chosen on the very images that measure it. Paths are relative to the checkout.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable
+import statistics
+import sys
+
+import runs as runs_lib
+
+Cell = tuple[str | None, int | None]  # variant of the config, seed; None of what has none
+
+
+def calls(config: str, workdir: str, seed: int, overrides: list[str]) -> list[list[str]]:
+  """The arguments of main.py to train `workdir`/seedN and to evaluate its last checkpoint."""
+  place = f'--workdir={workdir}/seed{seed}'
+  train = [f'--config={config}', f'--config.seed={seed}', *overrides, place]
+  return [train, ['--mode=eval', place, '--checkpoint=latest']]
+
+
+def spread(runs: list[dict]) -> dict:
+  """Of the top-1 errors of the runs that have been made."""
+  errors = [run['eval']['top1_error'] for run in runs if run['eval']]
+  return {
+    'mean': statistics.mean(errors) if errors else None,
+    'min': min(errors, default=None),
+    'max': max(errors, default=None),
+    'seeds': len(errors),
+  }
+
+
+def record(cell: Cell, calls: list[list[str]], answers: list[dict]) -> dict:
+  """What is known of a run whose first calls, or all, have ended well; the last evaluates, others train."""
+  *trainings, evaluation = calls
+  trained = answers[len(trainings) - 1] if 0 < len(trainings) <= len(answers) else None
+  return {
+    'variant': cell[0],
+    'seed': cell[1],
+    # Without the checkpoint, a path of this machine.
+    'train': trained and {key: trained[key] for key in trained if key != 'checkpoint'},
+    'eval': answers[-1] if len(answers) == len(calls) else None,
+    'command': command(calls),
+    'evaluated_by': runs_lib.as_command(evaluation),
+  }
+
+
+def command(calls: list[list[str]]) -> str:
+  """How a person would train a run, or average runs."""
+  return ' && '.join(map(runs_lib.as_command, calls[:-1] or calls))
+
+
+def make(
+  cells: dict[Cell, list[list[str]]],
+  options: argparse.Namespace,
+  summarise: Callable[[list[dict]], dict],
+  after: Callable[[Cell], Iterable[Cell]] = lambda cell: (),
+) -> int:
+  """Makes the runs that are left and writes the output after each; returns the exit code.
+
+  Args:
+    cells: calls of main.py: to train, in one run or one from the other, and to evaluate; of an average the
+      evaluation alone.
+    options: `output` and `jobs`.
+    summarise: what the output says of all runs.
+    after: the cells that one needs, to have been made before.
+
+  Raises:
+    runs.Refused: the output has runs of other commands.
+  """
+  cell_of = lambda run: (run.get('variant'), run['seed'])
+  known = runs_lib.known(
+    options.output,
+    lambda run: command(cells[cell_of(run)]) if cell_of(run) in cells else '',
+    is_result=lambda run: bool(run['train'] and run['eval']),
+  )
+  runs, on = {cell_of(run): run for run in known}, runs_lib.circumstances()
+  is_made = lambda cell: bool(runs.get(cell, {}).get('eval'))
+  if all(map(is_made, cells)):
+    print(f'nothing to do: {options.output} has every run', file=sys.stderr)
+
+  def keep(cell, ended):
+    time_and_place = runs_lib.gone_on(runs.get(cell, {}), ended.seconds, on)
+    runs[cell] = record(cell, cells[cell], ended.answers) | time_and_place
+    made = [runs[cell] for cell in cells if cell in runs]
+    runs_lib.write(options.output, summarise(made), made)
+    return not ended.code
+
+  left = lambda: [cell for cell in cells if not is_made(cell) and all(map(is_made, after(cell)))]
+  return runs_lib.make_all(left, cells.__getitem__, keep, options.jobs)
+
+
+def main() -> int:
+  """Reads the command line, runs, and writes the file."""
+  options, overrides = runs_lib.parser(
+    __doc__, 'config', 'workdir', 'seeds', 'output'
+  ).parse_known_args()
+  cells = {(None, n): calls(options.config, options.workdir, n, overrides) for n in options.seeds}
+  return make(cells, options, lambda runs: {'top1_error': spread(runs)})
+
+
+if __name__ == '__main__':
+  runs_lib.start(main)

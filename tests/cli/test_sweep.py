@@ -1,0 +1,94 @@
+"""`--sweep` and `--dry_run`, the ways to train that are not one run."""
+
+import json
+
+import pytest
+from tiny import tiny_config, write_config
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.cli import flags, sweep
+from alexnet_jax.cli import main as main_lib
+from alexnet_jax.errors import UserError
+
+
+def run(capsys, *args):
+  code = main_lib.main(args)
+  out, err = capsys.readouterr()
+  assert code == 0, err
+  return json.loads(out), err
+
+
+def test_combinations():
+  config = tiny_config()
+  assert sweep.combinations('optim.rate=0.01,0.02 seed=0,1', config) == [
+    {'optim.rate': '0.01', 'seed': '0'},
+    {'optim.rate': '0.01', 'seed': '1'},
+    {'optim.rate': '0.02', 'seed': '0'},
+    {'optim.rate': '0.02', 'seed': '1'},
+  ]
+  assert sweep.combinations('lr=0.01', config) == [{'optim.rate': '0.01'}]
+  assert sweep.combinations('boundaries=(1.,2.),(3.,) patience=2', config) == [
+    {'optim.boundaries': '(1.,2.)', 'optim.plateau.patience': '2'},
+    {'optim.boundaries': '(3.,)', 'optim.plateau.patience': '2'},
+  ]
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('rate=1', "which key is 'rate'? it may be model.dropout.rate or optim.rate"),
+    ('learning=1', "which key is 'learning'? the same command with --helpfull"),
+    ('seed', 'write it as in'),
+    ('seed=1,', 'write it as in'),
+    ('seed=1,x', 'config.seed=x'),
+    ('optim.schedule=cosine', 'choose one of steps, plateau'),
+    ('seed=1 --dry_run', 'write it as in'),
+  ],
+)
+def test_mistakes_are_told_before_any_run(tmp_path, capsys, text, message):
+  args = [f'--config={write_config(tmp_path)}', f'--workdir={tmp_path / "w"}', f'--sweep={text}']
+  assert main_lib.main(args) == 2
+  assert message in capsys.readouterr().err and not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (['--mode=eval', '--workdir=w', '--sweep=seed=1'], 'are of --mode=train'),
+    (['--workdir=w', '--sweep=seed=1', '--dry_run'], 'neither with --distributed nor'),
+    (['--sweep=seed=1'], '--workdir is missing'),
+  ],
+)
+def test_what_goes_not_together(args, message, tmp_path):
+  with pytest.raises(UserError, match=message):
+    flags.parse([f'--config={write_config(tmp_path)}', *args])
+
+
+def test_runs_one_after_the_other_and_goes_on(tmp_path, capsys):
+  """One of them fails, and the sweep does not; the same command does nothing twice."""
+  config, workdir = write_config(tmp_path, train__steps=2), tmp_path / 'w'
+  args = [f'--config={config}', f'--workdir={workdir}', '--config.train.log_every=1']
+  result, err = run(capsys, *args, '--sweep=optim.rate=0.01,1e30')
+  good, bad = result['runs']
+  assert good['values'] == {'optim.rate': '0.01'} and good['step'] == 2
+  assert 'not finite' in bad['failed'] and result['best'] == good['workdir']
+  assert json.loads((workdir / sweep.FILE).read_text()) == result
+  assert config_lib.load_workdir(workdir / 'optim.rate=0.01').optim.rate == 0.01
+  table = err[err.index('top-1 error %') :]
+  assert f'{good["loss"]:.4f}' in table and 'failed' in table
+  files = {path: path.stat().st_mtime_ns for path in workdir.glob('optim.rate=0.01/checkpoints/*')}
+  again, err = run(capsys, *args, '--sweep=optim.rate=0.01')
+  assert again['runs'] == [good] and 'nothing to do' in err
+  assert files and all(path.stat().st_mtime_ns == at for path, at in files.items())
+
+
+def test_a_dry_run_trains_nothing(tmp_path, capsys):
+  config, workdir = write_config(tmp_path), tmp_path / 'w'
+  result, _ = run(capsys, f'--config={config}', f'--workdir={workdir}', '--dry_run')
+  assert not workdir.exists()
+  assert result['steps'] == 20 and result['epochs'] == 4  # 40 images, batches of 8
+  assert (result['train_images'], result['validation_images'], result['classes']) == (40, 18, 4)
+  # Parameters and momentum, the batch, and more.
+  assert result['bytes_per_device'] > 8 * result['parameters'] + 8 * 72 * 72 * 3
+  assert result['training_s'] == pytest.approx(20 * result['step_s'], abs=0.6)
+  assert run(capsys, f'--config={config}', '--dry_run')[0]['parameters'] == result['parameters']

@@ -1,0 +1,178 @@
+"""Every recipe builds, with every choice, and holds its constants."""
+
+from helpers import get
+import pytest
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import models
+from alexnet_jax.config import recipes
+from alexnet_jax.errors import UserError
+from alexnet_jax.steps import optimizer
+
+CONVOLUTIONS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
+
+
+@pytest.mark.parametrize('choice', [None, *recipes.CHOICES])
+@pytest.mark.parametrize('recipe', recipes.RECIPES)
+def test_builds(recipe, choice):
+  variant = f'{recipe}+{choice}' if choice else recipe
+  config = recipes.get(variant)
+  assert config.recipe == variant
+  config_lib.validate(config)
+  rows = models.layer_table(config.model)
+  assert [row['layer'] for row in rows if row['macs']] == list(config.model.layers)
+  assert rows[-1]['output'] == (1000,)
+  # Every choice changes something, even of a recipe that has half of it already.
+  plain = config_lib.flatten(recipes.get(recipe))
+  changed = {key for key, value in config_lib.flatten(config).items() if plain[key] != value}
+  already = {
+    ('torchvision', 'no_norm'),
+    ('torchvision', 'no_colour'),
+    ('caffe', 'warp'),
+    ('caffe', 'no_colour'),
+  }
+  assert (changed > {'recipe'}) == (choice is not None and (recipe, choice) not in already)
+
+
+def test_choices_add_up():
+  config = recipes.get('original+one_gpu+no_norm')
+  assert config.model.towers == 1 and config.model.norm == 'none'
+  assert config.optim.bias_rate == 0.02
+
+
+def test_recipes_do_not_leak():
+  """A config that was changed, or another recipe, leaves no trace in the next."""
+  before = config_lib.to_json(recipes.get('paper'))
+  recipes.apply(recipes.get('paper'), {'model.width': 0.5})
+  recipes.get('torchvision+tanh')
+  assert config_lib.to_json(recipes.get('paper')) == before
+
+
+def test_layer_rates_name_layers():
+  """No recipe freezes a layer that its network lacks."""
+  for recipe in recipes.RECIPES:
+    config = recipes.get(recipe)
+    params = {layer: {'kernel': 0, 'bias': 0} for layer in config.model.layers}
+    optimizer.rate_tree(config.optim, params, 0.01, 0.01, epoch=1000.0)
+
+
+def test_unknown_recipe_and_choice():
+  with pytest.raises(UserError, match=r"'vgg'.*paper, original, caffe, owt, torchvision"):
+    recipes.get('vgg')
+  with pytest.raises(UserError, match=r"'no_relu'.*one_gpu.*tanh"):
+    recipes.get('paper+no_relu')
+
+
+# The network of each recipe (FACTS section 9).
+NETWORKS = {
+  'input_size': {'paper': 224, 'original': 224, 'caffe': 227, 'owt': 224, 'torchvision': 224},
+  'towers': {'paper': 2, 'original': 2, 'caffe': 2, 'owt': 1, 'torchvision': 1},
+  'norm': {
+    'paper': 'lrn',
+    'original': 'lrn',
+    'caffe': 'lrn',
+    'owt': 'lrn',
+    'torchvision': 'none',
+  },
+  'lrn.k': {'paper': 2, 'original': 2, 'caffe': 1, 'owt': 2},
+  'lrn.size': {'paper': 5, 'original': 5, 'caffe': 5, 'owt': 5},
+  'lrn.scope': {'paper': 'tower', 'original': 'tower', 'caffe': 'all'},
+  'lrn.divide': {'paper': False, 'original': True, 'caffe': True, 'owt': True},
+  'init': {'paper': 'normal', 'original': 'normal', 'torchvision': 'torch'},
+  'dropout.rate': dict.fromkeys(recipes.RECIPES, 0.5),
+  'dropout.inverted': {
+    'paper': False,
+    'original': False,
+    'caffe': True,
+    'owt': False,
+    'torchvision': True,
+  },
+}
+
+# Everything else.
+THE_REST = {
+  'augment.crop': {
+    'paper': 'random',
+    'original': 'random',
+    'caffe': 'random',
+    'owt': 'random',
+    'torchvision': 'resized',
+  },
+  'augment.mean': {
+    'paper': 'image',
+    'original': 'image',
+    'caffe': 'image',
+    'owt': 'image',
+    'torchvision': 'channel',
+  },
+  'augment.mean_at': {'paper': 'crop', 'original': 'centre', 'caffe': 'crop', 'owt': 'centre'},
+  'augment.colour': {'paper': 0.1, 'original': 0.1, 'caffe': 0, 'owt': 0.1, 'torchvision': 0},
+  'augment.colour_divisor': {'paper': 1.0, 'original': 1.1, 'owt': 1.1},
+  'augment.colour_until': {'paper': 0, 'original': 67, 'owt': 0},
+  'augment.flip': dict.fromkeys(recipes.RECIPES, True),
+  'data.canvas.size': dict.fromkeys(recipes.RECIPES, 256),
+  'data.canvas.fit': {
+    'paper': 'crop',
+    'original': 'crop',
+    'caffe': 'warp',
+    'owt': 'crop',
+    'torchvision': 'crop',
+  },
+  'optim.momentum': dict.fromkeys(recipes.RECIPES, 0.9),
+  'optim.rate': dict.fromkeys(recipes.RECIPES, 0.01),
+  'optim.bias_rate': {
+    'paper': 0.01,
+    'original': 0.02,
+    'caffe': 0.02,
+    'owt': 0.02,
+    'torchvision': 0.01,
+  },
+  'optim.decay': {
+    'paper': 5e-4,
+    'original': 5e-4,
+    'caffe': 5e-4,
+    'owt': 5e-4,
+    'torchvision': 1e-4,
+  },
+  'optim.bias_decay': {'paper': 0, 'original': 0, 'caffe': 0, 'owt': 0, 'torchvision': 1e-4},
+  'optim.schedule': {
+    'paper': 'steps',
+    'original': 'steps',
+    'caffe': 'steps',
+    'owt': 'dexp',
+    'torchvision': 'steps',
+  },
+  'optim.unit': {'paper': 'epoch', 'original': 'epoch', 'caffe': 'step', 'torchvision': 'epoch'},
+  'optim.boundaries': {
+    'paper': (25, 51, 79),
+    'original': (25, 51, 79),
+    'caffe': (100_000, 200_000, 300_000, 400_000),
+    'torchvision': (30, 60),  # every 30 epochs of 90
+  },
+  'train.batch_size': {'paper': 128, 'original': 128, 'caffe': 256, 'owt': 128, 'torchvision': 256},
+  'train.epochs': {'paper': 90, 'original': 91, 'caffe': 89.918, 'owt': 90, 'torchvision': 90},
+}
+
+
+@pytest.mark.parametrize('key', [*(f'model.{key}' for key in NETWORKS), *THE_REST])
+def test_values(key):
+  expected = NETWORKS.get(key.removeprefix('model.')) or THE_REST[key]
+  found = {recipe: config_lib.flatten(recipes.get(recipe))[key] for recipe in expected}
+  assert found == expected
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'features'),
+  [
+    ('paper', (96, 256, 384, 384, 256)),
+    ('original', (96, 256, 384, 384, 256)),
+    ('caffe', (96, 256, 384, 384, 256)),
+    ('owt', (64, 192, 384, 256, 256)),
+    ('torchvision', (64, 192, 384, 256, 256)),
+  ],
+)
+def test_widths(recipe, features):
+  model = get(recipe).model
+  assert tuple(model[name].features for name in CONVOLUTIONS) == features
+  crossing = [name for name in (*CONVOLUTIONS, 'fc6', 'fc7') if model[name].exchange]
+  assert crossing == ['conv3', 'fc6', 'fc7']

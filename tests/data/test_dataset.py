@@ -1,0 +1,302 @@
+"""Batches: what they hold, that they depend on (seed, step) alone, and bad images."""
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import zlib
+
+import chex
+from data_helpers import make_config, make_store_config
+import numpy as np
+import pytest
+
+from alexnet_jax.data import batch_indices, decode_canvas, open_dataset
+from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.prepare import prepare
+from alexnet_jax.errors import RunError, UserError
+
+CACHED_OR_STREAMED = pytest.mark.parametrize('cache_mib', [64, 0])
+
+
+def prefetch_threads():
+  return [thread for thread in threading.enumerate() if thread.name == 'prefetch']
+
+
+def take(iterator, number):
+  batches = list(itertools.islice(iterator, number))
+  iterator.close()
+  return batches
+
+
+def start(script, **values):
+  """A Python process of one CPU device."""
+  code = script.format(path=[p for p in sys.path if p], **values)
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+  env = os.environ | {'JAX_NUM_CPU_DEVICES': '1'}
+  return subprocess.Popen([sys.executable, '-c', code], env=env, **pipes)
+
+
+def run(script, **values):
+  process = start(script, **values)
+  output, errors = process.communicate(timeout=120)
+  return process.returncode, output.strip(), errors
+
+
+@CACHED_OR_STREAMED
+def test_training_batches_are_a_function_of_the_step(cache_mib):
+  data = open_dataset(make_config(cache_mib=cache_mib), 5)
+  assert data.cached == bool(cache_mib)
+  batches = take(data.train_batches(0, 8), 6)
+  for step, batch in enumerate(batches):
+    chex.assert_shape(batch['image'], (8, 24, 24, 3))
+    types = {key: value.dtype for key, value in batch.items()}
+    assert types == {'image': np.uint8, 'label': np.int32, 'mask': bool, 'index': np.int32}
+    chex.assert_trees_all_equal(batch['index'], batch_indices(5, step, 8, 21).astype(np.int32))
+    chex.assert_trees_all_equal(batch['label'], data.train_labels[batch['index']])
+    assert batch['mask'].all()
+  chex.assert_trees_all_equal(take(data.train_batches(4, 8), 2), batches[4:])
+  rows = np.array([0, 1, 6, 7])  # of one process of several
+  part = [{key: value[rows] for key, value in batch.items()} for batch in batches[4:]]
+  chex.assert_trees_all_equal(take(data.train_batches(4, 8, rows), 2), part)
+  data.close()
+
+
+@pytest.mark.parametrize('form', ['jpeg', 'raw'])
+def test_a_store_gives_the_same_batches_however_it_is_read(tmp_path, form):
+  prepare(make_store_config(format=form), str(tmp_path / 'store'))
+  config = make_config(f'store:{tmp_path / "store"}')
+  cached = open_dataset(config, 3)
+  assert cached.cached
+  expected = take(cached.train_batches(0, 8), 7)
+  config.cache_mib = 0
+  for threads, loader in itertools.product((1, 2, 5), ('threads', 'tf.data')):
+    config.threads, config.loader = threads, loader
+    streamed = open_dataset(config, 3)
+    assert not streamed.cached
+    chex.assert_trees_all_equal(take(streamed.train_batches(4, 8), 3), expected[4:])
+    chex.assert_trees_all_equal(list(streamed.eval_batches(3)), list(cached.eval_batches(3)))
+
+
+SHARE = """
+import json, sys, zlib
+sys.path[:0] = {path!r}
+import jax
+jax.distributed.initialize('localhost:{port}', 2, {process}, cluster_detection_method='deactivate')
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.distributed import sharding
+from alexnet_jax.data import open_dataset
+from data_helpers import make_config
+from tiny import tiny_config
+rows = sharding.local_rows(mesh_lib.make_mesh(tiny_config(mesh=(2, 1))), 8)
+batches = open_dataset(make_config({source!r}, cache_mib=0), 3).train_batches(0, 8, rows)
+for _ in range(21):
+  batch = next(batches)
+  seen = [zlib.crc32(image) for image in batch['image']]
+  print(json.dumps([*map(list, zip(rows.tolist(), batch['index'].tolist(), seen))]))
+"""
+
+
+def test_processes_share_every_epoch_without_overlap_or_loss(tmp_path):
+  """Two real ones, each with its own device of a mesh, over eight epochs of 21 images."""
+  prepare(make_store_config(format='raw'), str(tmp_path / 'store'))
+  source = f'store:{tmp_path / "store"}'
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  processes = [start(SHARE, port=port, process=i, source=source) for i in range(2)]
+  shares = []
+  for process in processes:
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    shares.append([json.loads(line) for line in output.splitlines()])
+  index = []
+  alone = open_dataset(make_config(source), 3).train_batches(0, 8)
+  for batch, *parts in zip(take(alone, 21), *shares, strict=True):
+    place, index_of, seen = zip(*sorted(itertools.chain(*parts)), strict=True)
+    assert place == tuple(range(8)) and all(len(part) == 4 for part in parts)
+    assert index_of == tuple(batch['index'])
+    assert seen == tuple(map(zlib.crc32, batch['image']))
+    index += index_of
+  for epoch in np.reshape(index, (8, 21)):
+    chex.assert_trees_all_equal(np.sort(epoch), np.arange(21))
+
+
+@pytest.mark.parametrize('loader', ['threads', 'tf.data'])
+def test_streamed_batches_are_the_cached_ones(make_folder, loader):
+  root = make_folder({'train/a': 9, 'train/b': 7, 'val/a': 3, 'val/b': 2})
+  (root / 'train/a/003.jpg').write_bytes(b'no image')
+  config = make_config(f'folder:{root}')
+  cached = open_dataset(config, 1)
+  config.cache_mib, config.threads, config.loader = 0, 0, loader
+  streamed = open_dataset(config, 1)
+  for batch_size in (7, 32, 40):  # chunks of 7, 16 and 10
+    expected = take(cached.train_batches(2, batch_size), 3)
+    chex.assert_trees_all_equal(take(streamed.train_batches(2, batch_size), 3), expected)
+  for split in ('train', 'validation'):
+    expected = list(cached.eval_batches(6, split=split))
+    chex.assert_trees_all_equal(list(streamed.eval_batches(6, split=split)), expected)
+  assert cached.skipped == streamed.skipped
+  path = root / 'train/b/002.jpg'
+  first = next(cached.eval_batches(16, split='train'))
+  chex.assert_trees_all_equal(first['image'][11], decode_canvas(path.read_bytes(), cached._canvas))
+
+
+@CACHED_OR_STREAMED
+@pytest.mark.parametrize('batch_size', [2, 4, 14])
+def test_evaluation_sees_every_image_once(cache_mib, batch_size):
+  data = open_dataset(make_config(cache_mib=cache_mib), 0)
+  shares = np.split(np.random.default_rng(0).permutation(batch_size), 2)
+  shards = [list(data.eval_batches(batch_size, rows)) for rows in shares]
+  assert len(shards[0]) == len(shards[1]) == -(-7 // batch_size)
+  seen = []
+  for batch in itertools.chain(*shards):
+    chex.assert_shape(batch['image'], (batch_size // 2, 24, 24, 3))
+    pad = ~batch['mask']
+    assert (batch['index'][pad] == -1).all() and (batch['label'][pad] == 0).all()
+    assert not batch['image'][pad].any()
+    seen += batch['index'][batch['mask']].tolist()
+    real = batch['index'][batch['mask']]
+    chex.assert_trees_all_equal(batch['label'][batch['mask']], data.validation_labels[real])
+  assert sorted(seen) == list(range(7))
+
+
+def test_counts(make_folder):
+  data = open_dataset(make_config(f'folder:{make_folder({"a": 1, "b": 1})}'), 0)
+  assert (data.num_train, data.num_validation, data.validation_labels) == (2, 0, None)
+  chex.assert_trees_all_equal(data.train_counts, np.array([1, 1]))
+  with pytest.raises(UserError, match='no validation images'):
+    data.eval_batches(4)
+
+
+@CACHED_OR_STREAMED
+def test_one_bad_image_is_skipped_and_named(make_folder, cache_mib):
+  root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 2})
+  (root / 'train/a/001.jpg').write_bytes(b'no image')
+  data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
+  for batch in take(data.train_batches(0, 6), 3):
+    bad = batch['index'] == 1
+    chex.assert_trees_all_equal(batch['mask'], ~bad)
+    assert not batch['image'][bad].any()
+  (batch,) = data.eval_batches(2)
+  assert batch['mask'].all()
+  (skipped,) = data.skipped
+  assert skipped[:2] == ('train', str(root / 'train/a/001.jpg')) and skipped[2]
+
+
+@CACHED_OR_STREAMED
+def test_a_bad_validation_image_is_an_error(make_folder, cache_mib):
+  """Results over fewer images than there are would not compare."""
+  root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 2})
+  (root / 'val/a/000.jpg').unlink()
+  (root / 'val/a/000.jpg').symlink_to(root / 'gone')  # unreadable counts as undecodable
+  data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
+  with pytest.raises(UserError, match=r'val/a/000\.jpg cannot be decoded .*: repair or remove it'):
+    list(data.eval_batches(2))
+
+
+@CACHED_OR_STREAMED
+def test_too_many_bad_images_stop_the_run(make_folder, cache_mib):
+  root = make_folder({'train/a': 10, 'train/b': 10, 'val/a': 1})
+  for i in range(4):
+    (root / f'train/b/00{i}.jpg').write_bytes(b'no image')
+  config = make_config(f'folder:{root}', cache_mib=cache_mib, max_bad_share=0.1)
+  for _ in range(2):  # starting over on the same data set does not help
+    data = open_dataset(config, 0)
+    with pytest.raises(RunError, match=r'[34] of 20 .* train/b/00|max_bad_share=0\.1'):
+      take(data.train_batches(0, 20), 2)
+  config.max_bad_share = 0.2
+  assert take(open_dataset(config, 0).train_batches(0, 20), 1)[0]['mask'].sum() == 16
+
+
+def test_all_images_bad(make_folder):
+  root = make_folder({'a': 1})
+  (root / 'a/000.jpg').write_bytes(b'')
+  with pytest.raises(RunError, match='1 of 1'):
+    next(open_dataset(make_config(f'folder:{root}'), 0).train_batches(0, 1))
+
+
+@CACHED_OR_STREAMED
+def test_a_bug_in_reading_reaches_the_consumer(cache_mib, capfd):
+  data = open_dataset(make_config(cache_mib=cache_mib), 0)
+
+  def fail(_):
+    raise KeyError('a bug')
+
+  object.__setattr__(data._images['train'].split, 'read', fail)
+  with pytest.raises(KeyError, match='a bug'):
+    next(data.train_batches(0, 4))
+  assert 'Traceback' not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'threads': -1},
+    {'cache_mib': -1},
+    {'max_bad_share': 2.0},
+    {'shuffle': 'much'},
+    {'loader': 'magic'},
+    {'buffer': 0},
+  ],
+)
+def test_bad_settings(change):
+  with pytest.raises(UserError, match=f'config.data.{next(iter(change))}'):
+    open_dataset(make_config(**change), 0)
+
+
+def test_close_stops_forgotten_iterators():
+  data = open_dataset(make_config(), 0)
+  iterator = data.train_batches(0, 4)
+  next(iterator)
+  assert len(prefetch_threads()) == 1
+  data.close()
+  assert not prefetch_threads()
+  assert isinstance(data, Dataset) and next(iterator, None) is None
+
+
+ALONE = """
+import importlib.util, sys, types
+sys.path[:0] = {path!r}
+for name in ('tensorflow', 'tensorflow_datasets', 'array_record', 'jax'):
+  sys.modules[name] = None  # to import it is an error
+package = types.ModuleType('alexnet_jax')  # without its __init__, which imports the models
+package.__path__ = importlib.util.find_spec('alexnet_jax').submodule_search_locations
+sys.modules['alexnet_jax'] = package
+from alexnet_jax.data import open_dataset
+from data_helpers import make_config
+for source in {sources!r}:
+  for cache_mib in (64, 0):
+    data = open_dataset(make_config(source, cache_mib=cache_mib), 0)
+    next(data.train_batches(0, 4))
+    next(data.eval_batches(4))
+    data.statistics()
+"""
+
+STREAM_AND_LEAVE = """
+import sys
+sys.path[:0] = {path!r}
+from data_helpers import make_config
+from alexnet_jax.data import open_dataset
+batches = open_dataset(make_config(cache_mib=0), 0).train_batches(0, 4)
+next(batches)
+print('left')
+"""
+
+
+def test_reading_needs_neither_tensorflow_nor_jax(make_folder, tmp_path):
+  folder = f'folder:{make_folder({"a": 4, "b": 4})}'
+  stores = [f'store:{tmp_path / form}' for form in ('jpeg', 'raw')]
+  for store in stores:
+    form = store.rpartition('/')[2]
+    prepare(make_store_config(folder, format=form), store.partition(':')[2])
+  code, _, errors = run(ALONE, sources=['synthetic', folder, *stores])
+  assert code == 0, errors
+
+
+def test_leaving_in_the_middle_of_a_stream():
+  code, output, errors = run(STREAM_AND_LEAVE)
+  assert (code, output) == (0, 'left'), errors

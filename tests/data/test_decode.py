@@ -1,0 +1,199 @@
+"""Canvases against Pillow's own pixels, and every sort of bad file."""
+
+import contextlib
+import glob
+import io
+import os
+
+import chex
+from data_helpers import encode, photo
+import numpy as np
+from PIL import Image
+import pytest
+
+from alexnet_jax.data import decode as canvas_lib
+from alexnet_jax.data.decode import Canvas, decode_canvas
+from alexnet_jax.errors import UserError
+
+SMALL = Canvas(size=32)
+
+
+def reference(image: Image.Image, size: int, resample: int = Image.Resampling.BICUBIC):
+  """The paper's words: short side to `size`, then the centre; uint8 [size, size, 3]."""
+  width, height = image.size
+  short = min(width, height)
+  width, height = (int(side * size / short + 0.5) for side in (width, height))
+  # Two calls, as Pillow chooses the order of its passes by the shape of the image.
+  rows = image.convert('RGB').resize((width, image.height), resample)
+  left, top = (width - size) // 2, (height - size) // 2
+  scaled = rows.resize((width, height), resample)
+  return np.asarray(scaled.crop((left, top, left + size, top + size)))
+
+
+def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+  """Pillow rounds at other places: a pixel in a thousand is off by two or three levels."""
+  difference = np.abs(found.astype(int) - expected.astype(int))
+  assert found.shape == expected.shape and found.dtype == expected.dtype == np.uint8
+  assert difference.max() <= 3 and difference.mean() <= 0.3
+
+
+@pytest.mark.parametrize('filter_name', canvas_lib.FILTERS)
+@pytest.mark.parametrize('shape', [(100, 75), (75, 101), (200, 33), (33, 150), (20, 17), (32, 32)])
+def test_crop_equals_scaling_then_cropping(shape, filter_name):
+  pixels = photo(1, *shape)
+  expected = reference(Image.fromarray(pixels), 32, Image.Resampling[filter_name.upper()])
+  found = decode_canvas(pixels, Canvas(32, filter=filter_name))
+  assert_close(found, expected)
+
+
+def test_warp_and_pad():
+  pixels = photo(2, 64, 40)
+  warped = Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)
+  assert_close(decode_canvas(pixels, Canvas(32, fit='warp')), np.asarray(warped))
+  padded = decode_canvas(pixels, Canvas(32, fit='pad'))
+  scaled = Image.fromarray(pixels).resize((32, 20), Image.Resampling.BICUBIC)
+  assert_close(padded[6:26], np.asarray(scaled))
+  assert (padded[:6] == 128).all() and (padded[26:] == 128).all()
+
+
+@pytest.mark.parametrize('shape', [(1, 4000), (4000, 1), (4000, 3)])
+@pytest.mark.parametrize('fit', canvas_lib.FITS)
+def test_strips(shape, fit):
+  image = decode_canvas(np.full((*shape, 3), 77, np.uint8), Canvas(32, fit=fit))
+  chex.assert_shape(image, (32, 32, 3))
+  middle = image[15:17, 15:17]  # of a padded strip one of the two rows or columns is the image
+  assert (middle == 77).any() and ((middle == 77).all() or fit == 'pad')
+
+
+@pytest.mark.parametrize('simplejpeg', [True, False])
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
+@pytest.mark.parametrize('subsampling', [0, 2])
+def test_jpeg_pixels_are_pillows(monkeypatch, mode, subsampling, simplejpeg):
+  if not simplejpeg:
+    monkeypatch.setattr(canvas_lib, 'simplejpeg', None)
+  data = encode(Image.fromarray(photo(3, 50, 41)).convert(mode), subsampling=subsampling)
+  with Image.open(io.BytesIO(data)) as image:
+    expected = reference(image, 32)
+  assert_close(decode_canvas(data, SMALL), expected)
+
+
+@pytest.mark.parametrize('fit', canvas_lib.FITS)
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
+def test_a_large_jpeg_is_decoded_smaller(monkeypatch, mode, fit):
+  """At every size from none to an eighth of it, of sides that do not divide; by both decoders alike."""
+  for k, (width, height) in enumerate([(123, 95), (131, 97), (301, 203), (395, 777), (1003, 799)]):
+    pixels = photo(k, width, height)
+    data = encode(Image.fromarray(pixels).convert(mode), progressive=bool(k % 2), subsampling=k % 3)
+    with Image.open(io.BytesIO(data)) as image:
+      whole = decode_canvas(np.asarray(image.convert('RGB')), Canvas(32, fit))
+    found = decode_canvas(data, Canvas(32, fit))
+    difference = np.abs(found.astype(int) - whole.astype(int))
+    assert difference.mean() <= 1 and difference.max() <= 6
+    assert (difference.max() > 0) == (min(width, height) >= 96), 'decoded smaller'
+    with monkeypatch.context() as patch:
+      patch.setattr(canvas_lib, 'simplejpeg', None)
+      chex.assert_trees_all_equal(decode_canvas(data, Canvas(32, fit)), found)
+
+
+@pytest.mark.parametrize('form', ['PNG', 'BMP', 'GIF', 'TIFF', 'WEBP'])
+def test_other_formats(form):
+  pixels = photo(4, 32, 32)
+  options = {'lossless': True} if form == 'WEBP' else {}
+  found = decode_canvas(encode(pixels, form, **options), SMALL)
+  tolerance = 60 if form == 'GIF' else 0  # a palette of 256 colours
+  chex.assert_trees_all_close(found.astype(int), pixels.astype(int), atol=tolerance)
+
+
+def test_gray_arrays_of_both_shapes():
+  gray = photo(5, 40, 40)[:, :, 0]
+  found = decode_canvas(gray, SMALL)
+  assert (found == found[:, :, :1]).all()
+  chex.assert_trees_all_equal(found, decode_canvas(gray[:, :, None], SMALL))
+  chex.assert_trees_all_equal(found, decode_canvas(np.repeat(gray[:, :, None], 3, 2), SMALL))
+
+
+def test_16_bit_gray_is_scaled_to_8():
+  levels = np.arange(32 * 32, dtype=np.uint32).reshape(32, 32) * 65535 // 1023
+  found = decode_canvas(encode(levels.astype(np.uint16), 'PNG'), SMALL)
+  chex.assert_trees_all_close(found[:, :, 1].astype(float), levels / 257, atol=0.51)
+
+
+def test_palette_and_transparency():
+  pixels = photo(6, 32, 32)
+  palette = Image.fromarray(pixels).quantize(16)
+  expected = np.asarray(palette.convert('RGB'))
+  chex.assert_trees_all_equal(decode_canvas(encode(palette, 'PNG'), SMALL), expected)
+  clear = Image.fromarray(np.dstack([pixels, np.zeros((32, 32), np.uint8)]))
+  assert (decode_canvas(encode(clear, 'PNG'), SMALL) == 255).all()
+  opaque = Image.fromarray(np.dstack([pixels, np.full((32, 32), 255, np.uint8)]))
+  chex.assert_trees_all_equal(decode_canvas(encode(opaque, 'PNG'), SMALL), pixels)
+
+
+def test_exif_orientation_is_ignored():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  turned, plain = encode(photo(7), exif=exif), encode(photo(7))
+  chex.assert_trees_all_equal(decode_canvas(turned, SMALL), decode_canvas(plain, SMALL))
+
+
+@pytest.mark.parametrize('form', ['JPEG', 'PNG'])
+def test_the_limit_is_checked_on_the_header(form):
+  data = encode(np.zeros((300, 300), np.uint8), form)
+  with pytest.raises(ValueError, match='300x300 pixels'):
+    decode_canvas(data[:-20], SMALL._replace(max_pixels=300 * 300 - 1))  # not all of it is there
+  decode_canvas(data, SMALL._replace(max_pixels=300 * 300))
+  with pytest.raises(ValueError, match='32x9999 pixels'):  # between the two passes of a warp
+    decode_canvas(np.zeros((9999, 1), np.uint8), Canvas(32, 'warp', max_pixels=10**5))
+
+
+def bad_files():
+  jpeg, png = encode(photo(8, 200, 200)), encode(photo(8), 'PNG')
+  return {
+    'empty': b'',
+    'text': b'no image at all',
+    'truncated jpeg': jpeg[: len(jpeg) // 2],
+    'jpeg header': jpeg[:100],
+    'truncated png': png[: len(png) // 2],
+    'floats': encode(Image.fromarray(np.zeros((9, 9), np.float32)), 'TIFF'),
+    'postscript': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n',
+    'float array': np.zeros((9, 9, 3)),
+    'four channels': np.zeros((9, 9, 4), np.uint8),
+    'no pixels': np.zeros((0, 9, 3), np.uint8),
+  }
+
+
+@pytest.mark.parametrize('name', bad_files())
+def test_bad_files_are_value_errors(name):
+  with pytest.raises(ValueError) as raised:
+    decode_canvas(bad_files()[name], SMALL)
+  assert str(raised.value)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_fuzzed_bytes_raise_nothing_but_value_errors():
+  rng = np.random.default_rng(0)
+  files = [encode(photo(9), form) for form in ('JPEG', 'PNG', 'GIF', 'TIFF', 'BMP', 'WEBP')]
+  for k in range(600):
+    data = bytearray(files[k % len(files)])
+    for place in rng.integers(0, len(data), 4):
+      data[place] = rng.integers(256)
+    with contextlib.suppress(ValueError):
+      chex.assert_shape(decode_canvas(bytes(data), SMALL._replace(max_pixels=10**6)), (32, 32, 3))
+
+
+@pytest.mark.parametrize('bad', [{'fit': 'squeeze'}, {'size': 0}, {'filter': 'x'}, {'width': 3}])
+def test_bad_settings_are_the_users_mistake(bad):
+  with pytest.raises(UserError, match=f'{next(iter(bad))}'):
+    Canvas.from_config(bad)
+
+
+def test_real_photographs():
+  root = os.environ.get('ALEXNET_JAX_DATA')
+  if not root:
+    pytest.skip('ALEXNET_JAX_DATA names no folder of photographs')
+  paths = sorted(glob.glob(f'{root}/**/*.[jJ]*', recursive=True))[:20]
+  for path in paths:
+    with open(path, 'rb') as file, Image.open(path) as image:
+      found, expected = decode_canvas(file.read()), reference(image, 256)
+    difference = np.abs(found.astype(int) - expected.astype(int))
+    assert difference.mean() <= 0.5 and np.percentile(difference, 99.9) <= 6

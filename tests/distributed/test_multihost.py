@@ -1,0 +1,266 @@
+"""Several processes: how they find each other, train as one, and take the loss of one of them."""
+
+import json
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+from tiny import Together, main, read_metrics, write_config
+
+from alexnet_jax.cli import main as main_lib
+from alexnet_jax.data.statistics import Sums
+from alexnet_jax.distributed import multihost, supervisor
+from alexnet_jax.distributed.multihost import Cluster
+from alexnet_jax.errors import UserError
+
+SLURM = {
+  'SLURM_JOB_ID': '70001',
+  'SLURM_STEP_NODELIST': 'gpu[007-009],other',
+  'SLURM_NTASKS': '4',
+  'SLURM_PROCID': '2',
+  'SLURM_LOCALID': '0',
+  'SLURM_STEP_TASKS_PER_NODE': '1(x4)',
+}
+JOBSET = {'JOBSET_COORDINATOR': 'a-0-0.a', 'JOBSET_PROCESSES': '3', 'JOB_COMPLETION_INDEX': '1'}
+SLURM_PORT = 8476 + 70001 % 4096
+
+
+@pytest.mark.parametrize(
+  ('nodes', 'host'),
+  [('n1', 'n1'), ('n1,n2', 'n1'), ('gpu[007-009],o', 'gpu007'), ('gpu[3,7-9]', 'gpu3')],
+)
+def test_slurm_hosts(nodes, host):
+  found = multihost.find(environment=SLURM | {'SLURM_STEP_NODELIST': nodes})
+  assert found == Cluster(f'{host}:{SLURM_PORT}', 4, 2, None)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'devices'),
+  [
+    ({}, None),  # a task a node: all of its accelerators
+    ({'SLURM_GPUS_PER_TASK': '8', 'CUDA_VISIBLE_DEVICES': '0,1,2,3,4,5,6,7'}, None),
+    ({'SLURM_STEP_TASKS_PER_NODE': '2(x2)', 'SLURM_LOCALID': '1'}, (1,)),
+    ({'SLURM_STEP_TASKS_PER_NODE': '3,1', 'SLURM_LOCALID': '2'}, (2,)),
+    ({'SLURM_STEP_TASKS_PER_NODE': '4', 'SLURM_LOCALID': '3', 'CUDA_VISIBLE_DEVICES': '3'}, None),
+    ({'SLURM_STEP_TASKS_PER_NODE': '2', 'SLURM_LOCALID': '1', 'CUDA_VISIBLE_DEVICES': '0,1'}, (1,)),
+  ],
+)
+def test_slurm_devices(changes, devices):
+  assert multihost.find(environment=SLURM | changes).local_devices == devices
+
+
+def test_job_set_and_flags():
+  assert multihost.find(environment=JOBSET) == Cluster('a-0-0.a:8476', 3, 1)
+  assert multihost.find('h', 2, 1, environment=SLURM | JOBSET) == Cluster('h:8476', 2, 1)
+  assert multihost.find('h:99', 1, 0, environment={}) == Cluster('h:99', 1, 0)
+
+
+def without(environment, *names):
+  return {name: value for name, value in environment.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+  ('flags', 'environment', 'message'),
+  [
+    ((), {}, r'--coordinator=HOST:PORT .*launch/local.sh'),
+    (('h', 2), {}, '--process_id is not: give all three'),
+    (('', None, 1), {}, '--coordinator, --num_processes are not'),
+    (('h', 2, 2), {}, 'process 2 of 2'),
+    ((), without(SLURM, 'SLURM_STEP_NODELIST', 'SLURM_LOCALID'), 'SLURM_LOCALID are not: .*srun'),
+    ((), SLURM | {'SLURM_NTASKS': ''}, 'SLURM_NTASKS is not: .*srun'),
+    ((), SLURM | {'SLURM_PROCID': 'x'}, "SLURM_PROCID='x'"),
+    ((), SLURM | {'SLURM_STEP_NODELIST': '[1-3]'}, 'first host is not clear'),
+    ((), SLURM | {'SLURM_STEP_NODELIST': 'n[1-3]-ib'}, 'first host is not clear'),
+    (
+      (),
+      SLURM | {'SLURM_GPUS_PER_TASK': '2', 'SLURM_STEP_TASKS_PER_NODE': '4(x2)'},
+      'one task a GPU',
+    ),
+    (('h:abc', 2, 0), {}, 'not HOST:PORT'),
+    (('h:99999999', 2, 0), {}, 'not HOST:PORT'),
+    ((':80', 2, 0), {}, 'not HOST:PORT'),
+    ((), without(JOBSET, 'JOB_COMPLETION_INDEX'), 'completionMode: Indexed'),
+    ((), without(JOBSET, 'JOBSET_PROCESSES'), 'JOBSET_PROCESSES is not'),
+    ((), JOBSET | {'JOB_COMPLETION_INDEX': '3'}, 'process 3 of 3'),
+  ],
+)
+def test_half_a_cluster_is_an_error(flags, environment, message):
+  with pytest.raises(UserError, match=message):
+    multihost.find(*flags, environment=environment)
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (('--coordinator=h:1',), '--coordinator is for several processes: add --distributed'),
+    (('--distributed', '--process_id=0'), 'give all three'),
+    (('--distributed', '--num_processes=0'), 'num_processes'),
+    (('--distributed',), 'launch/local.sh'),
+  ],
+)
+def test_bad_flags(tmp_path, args, message):
+  result = main(f'--config={write_config(tmp_path)}', f'--workdir={tmp_path / "run"}', *args)
+  assert result.returncode == 2 and result.stdout == ''
+  assert message in result.stderr.strip() and len(result.stderr.splitlines()) == 1
+
+
+def test_one_process_adds_up_to_itself():
+  sums = Sums(np.ones(()), np.arange(4.0), np.eye(3))
+  assert multihost.add_up(sums) is sums
+  assert multihost.share() == (0, 1) and multihost.is_primary()
+
+
+UNHEALTHY = 'UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n'
+
+
+@pytest.mark.parametrize(
+  ('process', 'code', 'verdict', 'message'),
+  [
+    (0, -6, UNHEALTHY + '2\nThe tasks have crashed.', 'process 2 of 3 (on c) was lost'),
+    (0, -6, UNHEALTHY + '1\n2\nThe tasks', 'process 1 of 3 (on b) and process 2 of 3 (on c) was'),
+    (0, -6, UNHEALTHY + '/job:jax_worker/replica:0/task:1\nThe', 'process 1 of 3 (on b) was lost'),
+    (1, -6, 'Either the leader task was preempted/died', 'process 0 of 3 (on a) was lost'),
+    (0, -6, 'ERROR: UNAVAILABLE: Task 1 heartbeat timeout. This', 'process 1 of 3 (on b) was lost'),
+    (1, -6, 'something else', 'the processes lost each other'),
+    (1, -9, '', 'process 1 of 3 (on b) was ended by SIGKILL, often for want of memory'),
+  ],
+)
+def test_last_line(process, code, verdict, message):
+  cluster = Cluster('a:1', 3, process)
+  line = supervisor._what_happened(cluster, code, verdict, ['a', 'b', 'c'])
+  assert line.startswith(message) and 'run the same command again' in line
+
+
+def test_last_line_where_the_processes_never_met():
+  line = supervisor._what_happened(Cluster('a:1', 3, 2), -6, 'DEADLINE_EXCEEDED', [])
+  assert line.startswith('process 2 of 3 did not meet the others at a:1')
+
+
+# Real runs: 150 steps, 25 an epoch.
+CHOICES = {
+  'mesh': (1, 2),
+  'data__synthetic__train': 200,
+  'train__epochs': 6.0,
+  'train__checkpoint_every': 15,
+}
+LINES = 20  # of metrics.jsonl, before a process is killed: after two checkpoints
+PEER_TIMEOUT = '--peer_timeout=8'
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+  """metrics.jsonl of one process with two devices, which nothing stopped."""
+  folder = tmp_path_factory.mktemp('undisturbed')
+  config = write_config(folder, **CHOICES)
+  result = main(f'--config={config}', f'--workdir={folder / "run"}', devices=2)
+  assert result.returncode == 0, result.stderr
+  return read_metrics(folder / 'run')
+
+
+def wait_for_lines(workdir, lines, run):
+  log = workdir / 'metrics.jsonl'
+  while not log.exists() or len(log.read_text().splitlines()) < lines:
+    assert all(process.poll() is None for process in run.processes)
+    time.sleep(0.01)
+
+
+def test_a_lost_process_is_named_and_the_same_command_resumes(tmp_path, undisturbed):
+  workdir = tmp_path / 'run'
+  args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={workdir}', PEER_TIMEOUT
+  with Together(*args) as run:
+    wait_for_lines(workdir, LINES, run)
+    run.processes[1].kill()
+    survivor, killed = run.wait(timeout=60)
+  assert killed.returncode == -signal.SIGKILL
+  assert survivor.returncode == 3 and survivor.stdout == ''
+  assert 'process 1 of 2' in survivor.stderr.splitlines()[-1]
+  assert 'Traceback' not in survivor.stderr and '***' not in survivor.stderr
+  with Together(*args) as run:
+    first, second = run.wait()
+  assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+  assert 'resuming' in first.stderr
+  assert second.stdout == second.stderr == ''
+  assert len(first.stdout.splitlines()) == 1 and json.loads(first.stdout)['step'] == 150
+  assert read_metrics(workdir) == undisturbed
+
+
+def test_the_loss_of_the_coordinator_and_a_new_number_of_processes(tmp_path, undisturbed, caplog):
+  """Killed process 0; resumed by one process on one device."""
+  workdir = tmp_path / 'run'
+  config = write_config(tmp_path, **CHOICES)
+  with Together(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
+    wait_for_lines(workdir, LINES, run)
+    run.processes[0].kill()
+    _, survivor = run.wait(timeout=60)
+  assert survivor.returncode == 3
+  assert 'process 0 of 2' in survivor.stderr.splitlines()[-1]
+  alone = '--config.mesh=1,1', '--config.train.steps=30'
+  assert main_lib.main([f'--config={config}', f'--workdir={workdir}', *alone]) == 0
+  assert 'resuming' in caplog.text
+  rows = [row for row in read_metrics(workdir) if 'lr' in row]
+  expected = [row for row in undisturbed if 'lr' in row][: len(rows)]
+  assert [row['loss'] for row in rows] == pytest.approx([row['loss'] for row in expected], rel=1e-3)
+
+
+def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path, capsys):
+  """Two whole networks, half of the batch each, as one process trains them; then evaluated together."""
+  workdir = tmp_path / 'run'
+  config = write_config(tmp_path, **(CHOICES | {'mesh': (2, 1), 'train__epochs': 4000.0}))
+  with Together(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
+    wait_for_lines(workdir, 4, run)
+    run.processes[1].terminate()
+    stopped = run.wait()
+  assert [one.returncode for one in stopped] == [75, 75], stopped[0].stderr
+  first, second = (one.stderr.splitlines()[-1] for one in stopped)
+  assert first == second and 'stopped by SIGTERM at step' in first
+  step = re.search(r'at step (\d+)', first)[1]
+  args = f'--config={config}', f'--workdir={tmp_path / "one"}', f'--config.train.steps={step}'
+  assert main_lib.main([*args]) == 0
+  capsys.readouterr()
+  logs = read_metrics(workdir), read_metrics(tmp_path / 'one')
+  rows = [[row['loss'] for row in log if 'lr' in row] for log in logs]
+  assert rows[0] == pytest.approx(rows[1][: len(rows[0])], rel=1e-6)
+  with Together('--mode=eval', f'--workdir={workdir}', '--config.mesh=2,1') as run:
+    results = run.wait()
+  assert [one.returncode for one in results] == [0, 0], results[0].stderr
+  assert main_lib.main(['--mode=eval', f'--workdir={workdir}', '--config.mesh=1,1']) == 0
+  together, other = json.loads(results[0].stdout), results[1].stdout
+  assert other == ''
+  assert together == pytest.approx(json.loads(capsys.readouterr().out))
+
+
+def test_what_fails_in_one_process_only_is_found(tmp_path):
+  """A workdir that is not shared: process 1 waits for a file that never comes."""
+  args = f'--config={write_config(tmp_path, **CHOICES)}', PEER_TIMEOUT
+  own = {i: (f'--workdir={tmp_path / str(i)}',) for i in (0, 1)}
+  with Together(*args, own=own) as run:
+    survivor, failed = run.wait()
+  assert failed.returncode == 2 and 'is not the same folder' in failed.stderr
+  assert survivor.returncode == 3 and 'process 1 of 2' in survivor.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+  ('both', 'second', 'message'),
+  [
+    (('--config.mesh=1,1',), (), 'leaves process 1 of 2 without a device'),
+    ((), ('--config.seed=5',), 'the config is not the same on every process'),
+  ],
+)
+def test_what_fails_in_all_is_said_by_all(tmp_path, both, second, message):
+  args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={tmp_path}', *both
+  with Together(*args, own={1: second}) as run:
+    results = run.wait()
+  assert [one.returncode for one in results] == [2, 2]
+  assert all(message in one.stderr.splitlines()[-1] for one in results)
+
+
+def test_describe_counts_the_same_messages(tmp_path, capsys):
+  args = '--mode=describe', f'--config={write_config(tmp_path, **(CHOICES | {"mesh": (2, 1)}))}'
+  with Together(*args) as run:
+    first, second = run.wait()
+  assert main_lib.main([*args]) == 0
+  assert json.loads(first.stdout) == (alone := json.loads(capsys.readouterr().out))
+  assert second.returncode == 0 and second.stdout == ''
+  assert len(alone['collectives']) >= 1

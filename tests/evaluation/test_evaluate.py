@@ -1,0 +1,169 @@
+"""Evaluation: exact over every image, views and ensembles averaged as softmax, ties counted as wrong."""
+
+import contextlib
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import models, steps
+from alexnet_jax.data import open_dataset
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import baseline, evaluate
+from alexnet_jax.steps import augment
+from alexnet_jax.training.loop import train
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+  """Two short runs of the same data with other seeds."""
+  folders = [tmp_path_factory.mktemp(f'run{seed}') for seed in (0, 1)]
+  for seed, folder in enumerate(folders):
+    config = tiny_config(train__epochs=6.0, optim__rate=0.003)
+    config.seed = seed
+    train(config, folder)
+  return folders
+
+
+def by_hand(workdirs, weights, views, batch_size=5):
+  """Averaged probabilities `[N, classes]` and labels, one image at a time through `module.apply`."""
+  total, images, labels = 0, [], []
+  for workdir, weight in zip(workdirs, weights, strict=True):
+    trained = evaluate.load(workdir, 'best', config_lib.load_workdir(workdir))
+    module = models.create(trained.config.model)
+    apply = jax.jit(lambda p, x, m=module: jax.nn.softmax(m.apply({'params': p}, x, train=False)))
+    if not images:
+      with contextlib.closing(open_dataset(trained.config.data, 0)) as dataset:
+        for batch in dataset.eval_batches(batch_size):
+          images.extend(batch['image'][batch['mask']])
+          labels.extend(batch['label'][batch['mask']])
+    params = jax.device_get(trained.model.params)
+    mean = np.asarray(trained.model.mean_image)
+    probabilities = []
+    for image in images:
+      views_of = []
+      for top, left, mirrored in augment.VIEWS[views]:
+        y, x = int(top * 8), int(left * 8)
+        crop = image[y : y + 64, x : x + 64].astype(np.float32)
+        crop = crop[:, ::-1] if mirrored else crop
+        views_of.append(crop - mean[4:68, 4:68])  # recipe original: the central mean, unmirrored
+      probabilities.append(np.mean(apply(params, np.stack(views_of)), 0))
+    total = total + weight * np.stack(probabilities)
+  return total, np.asarray(labels)
+
+
+@pytest.mark.parametrize('views', [1, 10])
+@pytest.mark.parametrize('weights', [(1.0,), (3.0, 1.0)])
+def test_eval_equals_one_image_at_a_time(runs, views, weights):
+  workdirs = runs[: len(weights)]
+  config = config_lib.load_workdir(runs[0])
+  config.eval.views, config.eval.batch_size = views, 7
+  result = evaluate.evaluate(config, workdirs, 'best', weights)
+  shares = np.asarray(weights) / sum(weights)
+  probabilities, labels = by_hand(workdirs, shares, views)
+  wrong = 100 * np.mean(probabilities.argmax(1) != labels)
+  assert result['examples'] == len(labels) == 18
+  assert result['top1_error'] == pytest.approx(wrong)
+  loss = -np.log(probabilities[np.arange(18), labels]).mean()
+  assert result['loss'] == pytest.approx(loss, rel=1e-4)
+  assert result['views'] == views and result['top5_error'] is None
+  assert result['majority_error'] == pytest.approx(100 * (1 - np.mean(labels == 0)))
+
+
+def test_searched_weights_are_those_of_the_errors(runs):
+  """Of few classes top-1 decides; giving the same weights by hand gives the same numbers."""
+  config = config_lib.load_workdir(runs[0])
+  found = evaluate.evaluate(config, runs, search=True)
+  again = evaluate.evaluate(config, runs, weights=found.pop('weights'))
+  assert found == again
+  assert found['top1_error'] <= evaluate.evaluate(config, runs)['top1_error']
+  with pytest.raises(UserError, match='two runs or more, in one process'):
+    evaluate.evaluate(config, runs[:1], search=True)
+
+
+@pytest.mark.parametrize('batch_size', [1, 4, 18, 50])
+def test_the_padding_of_the_last_batch_changes_nothing(runs, batch_size):
+  config = config_lib.load_workdir(runs[0])
+  config.eval.batch_size = batch_size
+  result = evaluate.evaluate(config, runs[:1])
+  config.eval.batch_size = 6
+  expected = evaluate.evaluate(config, runs[:1])
+  assert result['examples'] == expected['examples'] == 18
+  assert result['top1_error'] == expected['top1_error']
+  assert result['loss'] == pytest.approx(expected['loss'], rel=1e-5)
+
+
+def test_networks_of_one_and_two_towers_share_a_mesh(runs, tmp_path):
+  """On 8 devices their default meshes in training differ; an odd batch fits none."""
+  train(tiny_config('owt', train__steps=2), tmp_path / 'one')
+  config = config_lib.load_workdir(runs[0])
+  config.mesh, config.eval.batch_size = (0, 0), 7
+  assert evaluate.evaluate(config, [runs[0], tmp_path / 'one'])['examples'] == 18
+
+
+def test_score_counts_ties_and_padding():
+  probabilities = np.array(
+    [
+      [0.4, 0.4, 0.1, 0.04, 0.03, 0.02, 0.01],  # a tie for the first place: wrong
+      [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.0],  # right
+      [0.2, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0],  # label 4 ties with four others: among the top 5
+      [0.3, 0.2, 0.2, 0.1, 0.1, 0.1, 0.0],  # label 6 is the seventh
+      [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # padding
+    ],
+    np.float32,
+  )
+  labels = np.array([0, 0, 4, 6, 3])
+  mask = np.array([True, True, True, True, False])
+  sums = jax.device_get(steps.score(probabilities, labels, mask))
+  assert (sums['top1'], sums['top5'], sums['examples']) == (3, 1, 4)
+  assert np.isfinite(sums['loss'])
+  not_numbers = np.full((2, 7), np.nan, np.float32)
+  sums = jax.device_get(steps.score(not_numbers, labels[:2], mask[:2]))
+  assert (sums['top1'], sums['top5']) == (2, 2)
+
+
+def test_baselines():
+  config = tiny_config(data__synthetic__train=80)
+  with contextlib.closing(open_dataset(config.data, 0)) as dataset:
+    error = baseline.ridge_error(dataset, 64)
+  assert 0 <= error < 60  # of 75 % by guessing: coarse colours tell something
+  labels = np.array([1, 1, 0, 2])
+  assert baseline.majority_error([3, 9, 1], labels) == 50
+
+
+def test_ridge_is_the_textbook_solution():
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(30, 8)), rng.normal(size=(30, 3))
+  (weights,) = baseline._fit(x, y, np.array([0.1]))
+  penalty = 0.1 * np.trace(x.T @ x) / 8
+  np.testing.assert_allclose(weights, np.linalg.solve(x.T @ x + penalty * np.eye(8), x.T @ y))
+
+
+def test_bad_input(runs, tmp_path):
+  config = config_lib.load_workdir(runs[0])
+  with pytest.raises(UserError, match='checkpoint=7: choose best, latest or a step of'):
+    evaluate.evaluate(config, runs[:1], '7')
+  with pytest.raises(UserError, match='holds no checkpoints'):
+    evaluate.evaluate(config, [tmp_path])
+  with pytest.raises(UserError, match='names 1 of 2 weights'):
+    evaluate.evaluate(config, runs, 'best', [1.0])
+  for wrong in ([1.0, float('nan')], [0.0, 0.0], [-1.0, 2.0]):
+    with pytest.raises(UserError, match='each must be 0 or more, and not all of them 0'):
+      evaluate.evaluate(config, runs, 'best', wrong)
+  wider = config_lib.load_workdir(runs[0])
+  wider.model.width = 0.5
+  with pytest.raises(UserError, match=r'model\.width=0\.5, but the checkpoint was trained with'):
+    evaluate.evaluate(wider, runs[:1])
+  other = tiny_config(train__steps=1, data__synthetic__classes=3)
+  train(other, tmp_path / 'three')
+  with pytest.raises(
+    UserError, match=r'averaged: classes: 4 and 3, only the first has 1 \(class3\): leave one out$'
+  ):
+    evaluate.evaluate(config, [runs[0], tmp_path / 'three'])
+  assert evaluate.classes_apart('ab', 'ba') == '2 and 2, the same in another order'
+  other = config_lib.load_workdir(runs[0])
+  other.data.synthetic.classes = 3
+  with pytest.raises(UserError, match=r'only the second has 1 \(class3\)'):
+    evaluate.evaluate(other, runs[:1])

@@ -1,0 +1,141 @@
+"""Table 2 by one command: which networks, in which order, and the table they make."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+import table2
+from tiny import ROOT
+
+
+def options(**changes):
+  """Of the whole table, but for `changes`."""
+  known = {'source': 'store:2012', 'fall_2009': 'store:2009', 'fall_2011': 'store:2011'}
+  return argparse.Namespace(**known | {'workdir': 'T', 'nets': 5, 'chains': 2} | changes)
+
+
+def test_the_networks_of_each_row():
+  """Five of one kind, two of another, and averages of five and of seven; each chain from the first net."""
+  cells = table2.calls(options(), ['--config.x=1'])
+  assert [len(members) for members in table2.rows(options()).values()] == [1, 5, 1, 7]
+  assert len(cells) == 9
+  *trained, evaluated = cells['CNN*', 1]
+  assert [set(call) >= {'--config.seed=1', '--config.x=1'} for call in trained] == [True] * 3
+  starts = [word for call in trained for word in call if 'init_from' in word]
+  assert [start.partition('=')[2] for start in starts] == [
+    'T/cnn/seed0',
+    'T/cnn_star_2009/seed1',
+    'T/cnn_star_2011/seed1',
+  ]
+  sources = [word for call in trained for word in call if 'source' in word]
+  assert [word.partition('=')[2] for word in sources] == ['store:2009', 'store:2011', 'store:2012']
+  assert evaluated[1] == '--workdir=T/cnn_star_2012/seed1' == trained[-1][-1]
+  (average,) = cells['7 CNNs*', None]
+  assert len(average[-1].partition('=')[2].split(',')) == 7
+
+
+def test_the_rows_of_the_paper():
+  """Its errors stand beside as many networks as it averaged, and no others."""
+  table = table2.summarise([], options())['table']
+  assert [row['paper']['top1_error'] for row in table.values()] == [40.7, 38.1, 39.0, 36.7]
+  assert {row['ours'] for row in table.values()} == {None}
+  fewer = table2.summarise([], options(nets=3, chains=1))['table']
+  assert [bool(row['paper']) for row in fewer.values()] == [True, False, True, False]
+  assert list(fewer) == ['1 CNN', '3 CNNs', '1 CNN*', '4 CNNs*']
+
+
+def test_what_comes_first():
+  """A chain takes layers of the first network; an average is made of its members."""
+  assert table2.needed(options(), ('CNN', 3)) == []
+  assert table2.needed(options(), ('CNN*', 1)) == [('CNN', 0)]
+  assert len(table2.needed(options(), ('7 CNNs*', None))) == 7
+
+
+def test_without_the_releases():
+  """The rows of networks that saw no other images."""
+  alone = options(fall_2009='', fall_2011='')
+  assert list(table2.rows(alone)) == ['1 CNN', '5 CNNs']
+  assert {name for name, _ in table2.calls(alone, [])} == {'CNN', '5 CNNs'}
+
+
+def make(monkeypatch, *more):
+  """Makes the table in-process; returns the exit code and what the output then says."""
+  release = ['--fall_2009=store:2009', '--fall_2011=store:2011']
+  monkeypatch.setattr(
+    sys, 'argv', ['table2.py', '--source=a', '--workdir=T', '--output=t.json', *release, *more]
+  )
+  code = table2.main()
+  return code, json.loads((table2.runs_lib.ROOT / 't.json').read_text())
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_the_table_is_made(place, monkeypatch, capsys, jobs):
+  """Once all runs are made nothing is left to do; with more networks only what is new is made."""
+  code, made = make(monkeypatch, '--nets=2', '--chains=1', f'--jobs={jobs}')
+  assert code == 0 and list(made['table']) == ['1 CNN', '2 CNNs', '1 CNN*', '3 CNNs*']
+  runs = {(run['variant'], run['seed']): run for run in made['runs']}
+  star, average = runs['CNN*', 0], runs['3 CNNs*', None]
+  assert star['train']['flags']['--config'] == 'configs/cnn_star.py:2012'
+  assert star['eval']['flags'] == {
+    '--mode': 'eval',
+    '--workdir': 'T/cnn_star_2012/seed0',
+    '--checkpoint': 'latest',
+  }
+  assert average['train'] is None
+  assert average['eval']['flags']['--checkpoints'].split(',')[1:] == [
+    'T/cnn/seed1',
+    'T/cnn_star_2012/seed0',
+  ]
+  assert made['table']['1 CNN*'] == {
+    'paper': {'top1_error': 39.0, 'top5_error': 16.6},
+    'ours': {'top1_error': 7.0, 'top5_error': 2.0},
+  }
+  assert make(monkeypatch, '--nets=2', '--chains=1')[0] == 0
+  capsys.readouterr()
+  code, more = make(monkeypatch, '--nets=5')
+  assert code == 0 and [
+    bool(row['paper'] and row['ours']) for row in more['table'].values()
+  ] == 4 * [True]
+  assert [run for run in more['runs'] if (run['variant'], run['seed']) == ('CNN*', 0)] == [star]
+  assert capsys.readouterr().err.count('python main.py --config=configs/ilsvrc2012.py:cnn') == 3
+
+
+def test_a_chain_that_fails_half_way(place, monkeypatch):
+  """What it took is not in the table; the right command makes it."""
+  quick = (place / 'main.py').read_text()
+  fails = 'import sys\nif "--config.data.source=store:2011" in sys.argv:\n  sys.exit(2)\n'
+  (place / 'main.py').write_text(fails + quick)
+  code, made = make(monkeypatch, '--nets=1', '--chains=1')
+  assert code == 2 and made['table']['1 CNN*']['ours'] is None
+  assert made['runs'][-1]['train'] is None
+  code, made = make(monkeypatch, '--nets=1', '--chains=1', '--fall_2011=store:there')
+  assert code == 0 and made['table']['1 CNN*']['ours']
+
+
+@pytest.mark.parametrize('missing', ['--fall_2011=', '--fall_2009='])
+def test_what_cannot_be_made(place, monkeypatch, missing):
+  """Nothing is written."""
+  with pytest.raises(table2.runs_lib.Refused, match='both releases'):
+    make(monkeypatch, missing)
+  assert [path.name for path in place.iterdir()] == ['main.py']
+
+
+def test_a_refusal_is_one_line():
+  """On stderr, with the exit code of a mistake."""
+  refused = subprocess.run(
+    [
+      sys.executable,
+      'experiments/table2.py',
+      '--source=a',
+      '--workdir=b',
+      '--output=c',
+      '--fall_2009=d',
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert refused.returncode == 2 and not refused.stdout
+  assert refused.stderr.startswith('error: a CNN* takes both') and refused.stderr.count('\n') == 1

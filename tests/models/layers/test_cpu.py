@@ -1,0 +1,108 @@
+"""The fast layers against the plain ones, forward and backward, in float32 and bfloat16."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax.models import layers
+from alexnet_jax.models.layers import cpu, reference
+
+TOLERANCE = {'float32': 2e-6, 'bfloat16': 2e-2}
+
+
+def normal(*shape, seed=0, dtype='float32'):
+  values = np.random.default_rng(seed).standard_normal(shape, np.float32)
+  return jnp.asarray(values, dtype)
+
+
+def assert_alike(name, constants, *arrays):
+  """Values and gradients of all arguments, relative to the largest."""
+  dtype = str(arrays[0].dtype)
+  results = []
+  for module in (reference, cpu):
+    layer = functools.partial(getattr(module, name), **constants)
+    shape = jax.eval_shape(layer, *arrays)
+    assert shape.dtype == arrays[0].dtype
+    both = jax.jit(lambda g, *a, layer=layer: (layer(*a), *jax.vjp(layer, *a)[1](g)))
+    results.append(both(normal(*shape.shape, seed=9, dtype=dtype), *arrays))
+  for expected, actual in zip(*results, strict=True):
+    expected, actual = np.asarray(expected, np.float32), np.asarray(actual, np.float32)
+    assert actual.shape == expected.shape and np.abs(expected).max() > 0
+    assert np.abs(actual - expected).max() <= TOLERANCE[dtype] * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize(
+  ('images', 'size', 'channels', 'kernel', 'stride', 'padding'),
+  [
+    (3, 31, 3, 11, 4, ((0, 3), (0, 3))),  # the paper's conv1, smaller
+    (2, 35, 3, 11, 4, ((0, 0), (0, 0))),  # Caffe's
+    (2, 32, 3, 11, 4, ((2, 2), (2, 2))),  # torchvision's: the last rows are not seen
+    (4, 12, 3, 5, 1, ((2, 2), (2, 2))),  # CIFAR-10's
+    (2, 12, 1, 5, 1, ((2, 2), (2, 2))),  # LeNet-5's
+    (2, 11, 3, 4, 1, ((1, 2), (2, 1))),  # an odd number of windows, and an even kernel
+    (3, 8, 3, 3, 1, ((0, 0), (1, 0))),
+    (2, 9, 3, 2, 3, ((0, 0), (0, 0))),  # windows that do not touch
+    (3, 9, 6, 3, 1, ((1, 1), (1, 1))),  # conv3 ... conv5
+    (2, 9, 6, 3, 1, ((1, 0), (0, 2))),
+    (cpu.PIECE + 3, 7, 6, 5, 1, ((2, 2), (2, 2))),  # conv2, of more images than a piece
+    (2, 9, 6, 3, 2, ((1, 1), (1, 1))),
+  ],
+)
+def test_conv(dtype, images, size, channels, kernel, stride, padding):
+  x = normal(images, size, size, channels, dtype=dtype)
+  weights = normal(kernel, kernel, channels, 8, seed=1)
+  constants = {'stride': stride, 'padding': padding}
+  assert_alike('conv', constants, x, weights, normal(8, seed=2))
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('size', [4, 5])
+@pytest.mark.parametrize('name', ['local_response_norm', 'map_response_norm'])
+def test_response_norms(dtype, name, size):
+  """Constants so large that any slip shows; an even window lies askew."""
+  x = normal(2, 6, 7, 9, dtype=dtype)
+  for k, beta in ((2.0, 0.75), (1.0, 0.5)):
+    assert_alike(name, {'size': size, 'k': k, 'alpha': 0.3, 'beta': beta}, x)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2)])
+@pytest.mark.parametrize('rounding', ['ceil', 'floor'])
+def test_max_pool(dtype, window, stride, rounding):
+  """Windows that stick out, that leave pixels over, that overlap and that do not."""
+  x = normal(2, 12, 13, 3, dtype=dtype)
+  assert_alike('max_pool', {'window': window, 'stride': stride, 'rounding': rounding}, x)
+
+
+def test_max_pool_of_ties():
+  """Every pixel ties with others: the gradient goes to the same one."""
+  x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 13, 13, 4)), jnp.float32)
+  assert_alike('max_pool', {'window': 3, 'stride': 2, 'rounding': 'ceil'}, x)
+
+
+def test_a_number_that_is_not_finite_goes_through():
+  x = normal(1, 5, 5, 5).at[0, 1, 1, 2].set(jnp.nan)
+  pooled = cpu.max_pool(x, window=3, stride=2, rounding='ceil')
+  normed = cpu.local_response_norm(x, size=5, k=2.0, alpha=1e-4, beta=0.75)
+  assert np.isnan(pooled).sum() == 1 and np.isnan(normed).sum() == 5
+
+
+def test_the_table_names_layers_of_both():
+  for backend, names in layers.FAST.items():
+    for name in names:
+      assert callable(getattr(cpu, name)) and callable(getattr(reference, name)), backend
+
+
+def test_the_backend_chooses(monkeypatch):
+  """On the CPU the fast layer runs; without it in the table, the plain one."""
+  x = normal(1, 5, 5, 2)
+  jaxpr = lambda: str(
+    jax.make_jaxpr(lambda x: layers.max_pool(x, window=3, stride=2, rounding='ceil'))(x)
+  )
+  assert 'reduce_window' not in jaxpr()
+  monkeypatch.setitem(layers.FAST, jax.default_backend(), ())
+  assert 'reduce_window' in jaxpr()

@@ -1,0 +1,254 @@
+"""The page: what it answers over HTTP, what it refuses, and in a browser where there is one."""
+
+import asyncio
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+
+from browser import open_chromium
+import helpers
+import numpy as np
+from PIL import Image
+import pytest
+from starlette.testclient import TestClient
+from tiny import ROOT, command, tiny_config
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.cli import main as main_lib
+from alexnet_jax.errors import UserError
+from alexnet_jax.inference import features as features_lib
+from alexnet_jax.inference import predict
+from alexnet_jax.serve import app
+from alexnet_jax.serve.network import Network
+
+NASTY = '<img src=x onerror=alert(1)>.png'
+MIB = 1
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A workdir, a folder of eight images, and their features."""
+  folder = tmp_path_factory.mktemp('serve')
+  helpers.untrained_run(tiny_config(data__synthetic__classes=7), folder / 'run')
+  rng = np.random.default_rng(0)
+  (folder / 'images').mkdir()
+  for i in range(8):
+    pixels = np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 3), np.uint8), 12, 0), 12, 1)
+    Image.fromarray(pixels).save(folder / 'images' / (NASTY if i == 3 else f'{i}.png'))
+  config = config_lib.load_workdir(folder / 'run')
+  features = str(folder / 'x.npz')
+  features_lib.features(config, folder / 'run', 'fc7', features, [str(folder / 'images')])
+  return folder
+
+
+@pytest.fixture(scope='module')
+def client(run):
+  config = config_lib.load_workdir(run / 'run')
+  config.serve.max_pixels = 200 * 200
+  network = Network(config, run / 'run', features=str(run / 'x.npz'))
+  return TestClient(app.create_app(network, MIB << 20, ['localhost']), 'http://localhost')
+
+
+def test_it_says_what_predict_says(run, client):
+  path = run / 'images' / '2.png'
+  answer = client.post('/predict', content=path.read_bytes()).json()
+  expected = predict.predict(config_lib.load_workdir(run / 'run'), run / 'run', [str(path)])
+  top = expected['images'][0]['top']
+  assert [guess['label'] for guess in answer['top']] == [guess['label'] for guess in top]
+  for found, guess in zip(answer['top'], top, strict=True):
+    assert found['probability'] == pytest.approx(guess['probability'], rel=1e-4)
+
+
+def test_neighbours_are_the_nearest_by_distance(run, client):
+  with np.load(run / 'x.npz') as file:
+    vectors, paths = file['features'], list(file['paths'])
+  own = paths.index(str(run / 'images' / NASTY))
+  answer = client.post('/predict', content=(run / 'images' / NASTY).read_bytes()).json()
+  distances = np.linalg.norm(vectors.astype(np.float64) - vectors[own], axis=1)
+  order = np.argsort(distances)[:6]
+  assert [near['place'] for near in answer['neighbours']] == list(order) and order[0] == own
+  assert answer['neighbours'][0]['name'] == NASTY
+  found = [near['distance'] for near in answer['neighbours']]
+  np.testing.assert_allclose(found, distances[order], rtol=1e-3, atol=1e-4 * distances.max())
+  image = client.get(f'/neighbours/{own}')
+  with Image.open(io.BytesIO(image.content)) as picture, Image.open(run / 'images' / NASTY) as file:
+    assert picture.size == (72, 72)
+    difference = np.asarray(picture, int) - np.asarray(file.resize((72, 72)), int)
+  assert np.abs(difference).mean() < 20  # of 85 between two of them; JPEG blurs colours
+
+
+def test_kernels_are_those_of_both_towers(run, client):
+  with Image.open(io.BytesIO(client.get('/kernels.png').content)) as picture:
+    pixels = np.asarray(picture)
+  params = helpers.visible_params(config_lib.load_workdir(run / 'run').model)
+  kernel = params['conv1']['kernel'][1, :, :, :, 0]  # the second tower's first follows three
+  grey = np.round(255 * (0.5 + 0.5 * kernel / np.abs(kernel).max()))
+  tile = pixels[:55:5, 3 * 60 : 3 * 60 + 55 : 5]
+  np.testing.assert_allclose(tile, grey, atol=1)
+
+
+def test_it_refuses_what_it_should(client):
+  big = io.BytesIO()
+  Image.new('RGB', (300, 200)).save(big, 'PNG')
+  for data, status, words in (
+    (b'no image', 422, 'not an image'),
+    (b'', 422, 'not an image'),
+    (big.getvalue(), 422, '300x200 pixels'),
+    (bytes((MIB << 20) + 1), 413, 'at most 1 MiB'),
+  ):
+    answer = client.post('/predict', content=data)
+    assert answer.status_code == status and words in answer.json()['error']
+  assert client.get('/neighbours/8').status_code == 404
+  assert client.get('/neighbours/-1').status_code == 404
+  assert client.get('/network.py').status_code == client.get('/../app.py').status_code == 404
+  assert client.get('/predict').status_code == 405
+  assert client.get('/', headers={'host': 'evil.example'}).status_code == 400
+
+
+def test_pages_let_nothing_in_from_elsewhere(client):
+  for path in ('/', '/page.css', '/page.js', '/about', '/kernels.png'):
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert "default-src 'none'" in answer.headers['content-security-policy']
+    assert answer.headers['x-content-type-options'] == 'nosniff'
+  assert client.get('/about').json()['neighbours_among'] == 8
+  assert 'innerHTML' not in client.get('/page.js').text
+
+
+def test_an_upload_without_end_is_cut_off(client):
+  """It is read as it comes, and no further than the limit."""
+  sent = 0
+
+  async def receive():
+    nonlocal sent
+    sent += 1
+    return {'type': 'http.request', 'body': bytes(1 << 16), 'more_body': True}
+
+  messages = []
+
+  async def send(message):
+    messages.append(message)
+
+  scope = {
+    'type': 'http', 'method': 'POST', 'path': '/predict', 'headers': [(b'host', b'localhost')],
+    'query_string': b'',
+  }  # fmt: skip
+  asyncio.run(client.app(scope, receive, send))
+  assert messages[0]['status'] == 413 and sent == 17
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    ([], '--mode=serve needs --workdir'),
+    (['--workdir=RUN', '--config.model.width=0.5'], 'but the checkpoint was trained with 0.0625'),
+    (['--workdir=RUN', '--features=none.npz'], '--features=none.npz cannot be read'),
+    (['--workdir=RUN', '--features=split.npz'], 'split.npz has no paths: make it with'),
+    (['--workdir=RUN', '--features=old.npz'], 'old.npz is of checkpoint 9, served is 0'),
+    (['--workdir=RUN', '--host=192.0.2.7'], '--host=192.0.2.7 --port=8000 cannot be listened at'),
+    (['--workdir=RUN', '--port=70000'], '--port=70000 cannot be listened at'),
+  ],
+)
+def test_mistakes(run, tmp_path, monkeypatch, capsys, args, message):
+  monkeypatch.chdir(tmp_path)
+  with np.load(run / 'x.npz') as file:
+    arrays = dict(file)
+  np.savez('old.npz', **arrays | {'checkpoint': 9})
+  del arrays['paths']
+  np.savez('split.npz', **arrays)
+  assert (
+    main_lib.main(['--mode=serve', *(arg.replace('RUN', str(run / 'run')) for arg in args)]) == 2
+  )
+  out, err = capsys.readouterr()
+  assert message in err and 'Traceback' not in err and not out
+
+
+@pytest.fixture(scope='module')
+def server(run):
+  """The real command, and the address that it says."""
+  args = [f'--workdir={run / "run"}', f'--features={run / "x.npz"}', '--port=0']
+  line, env = command('--mode=serve', *args)
+  process = subprocess.Popen(
+    line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+  try:
+    for said in process.stderr:
+      if found := re.search(r'http://127\.0\.0\.1:\d+/', said):
+        break
+    yield process, found[0]
+  finally:
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize('phone', [False, True])
+def test_in_a_browser(run, server, phone):
+  """Drop an image, read the bars; a name that is markup stays text; nothing is wider than the screen."""
+  with open_chromium() as browser:
+    size = {'width': 360, 'height': 740} if phone else {'width': 1100, 'height': 800}
+    page = browser.new_page(viewport=size, color_scheme='dark' if phone else 'light')
+    wrong = []
+    page.on('pageerror', lambda error: wrong.append(str(error)))
+    page.on('console', lambda said: wrong.append(said.text) if said.type == 'error' else None)
+    page.on('dialog', lambda dialog: (wrong.append('an alert'), dialog.dismiss()))
+    page.goto(server[1])
+    data = (run / 'images' / NASTY).read_bytes()
+    if phone:
+      page.set_input_files('#file', {'name': NASTY, 'mimeType': 'image/png', 'buffer': data})
+    else:
+      page.evaluate(
+        """([bytes, name]) => {
+          const moved = new DataTransfer();
+          moved.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}));
+          const drop = new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: moved});
+          document.getElementById('drop').dispatchEvent(drop);
+        }""",
+        [list(data), NASTY],
+      )
+    page.wait_for_selector('#bars li')
+    page.wait_for_function('[...document.images].every((image) => image.complete)')
+    bars = page.locator('#bars progress').evaluate_all('(bars) => bars.map((bar) => bar.value)')
+    assert len(bars) == 5 and bars == sorted(bars, reverse=True)
+    expected = predict.predict(
+      config_lib.load_workdir(run / 'run'), run / 'run', [str(run / 'images' / NASTY)]
+    )
+    assert bars[0] == pytest.approx(expected['images'][0]['top'][0]['probability'], rel=1e-3)
+    assert page.locator('#neighbours span').first.inner_text().startswith(NASTY)
+    loaded = '(images) => images.every((image) => image.naturalWidth > 0)'
+    assert page.locator('#neighbours img, #kernels, #preview').evaluate_all(loaded)
+    assert page.evaluate('document.documentElement.scrollWidth <= window.innerWidth')
+    if 'SCREENSHOTS' in os.environ:
+      page.screenshot(
+        path=f'{os.environ["SCREENSHOTS"]}/{"phone" if phone else "desk"}.png', full_page=True
+      )
+    page.set_input_files('#file', {'name': 'x.png', 'mimeType': 'image/png', 'buffer': b'none'})
+    page.wait_for_selector('#message.wrong')
+    assert 'not an image' in page.locator('#message').inner_text()
+    assert page.locator('#bars li').count() == 0
+    # The refusal is a 422, which browsers write to their console themselves.
+    assert [text for text in wrong if '422' not in text] == []
+
+
+def test_it_ends_when_asked(server):
+  """After the browser's tests: SIGTERM ends it as Ctrl-C does, with its line of JSON."""
+  process, address = server
+  process.send_signal(signal.SIGTERM)
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 0, err
+  assert json.loads(out) == {'address': address}
+
+
+def test_other_pages_may_not_ask_where_anybody_can_listen():
+  assert app._is_loopback('127.0.0.9') and app._is_loopback('::1') and app._is_loopback('localhost')
+  assert not app._is_loopback('0.0.0.0') and not app._is_loopback('example.org')
+
+
+def test_damaged_features(tmp_path):
+  (tmp_path / 'x.npz').write_bytes(b'PK\x03\x04 torn')
+  from alexnet_jax.serve.network import Features
+
+  with pytest.raises(UserError, match='cannot be read'):
+    Features(str(tmp_path / 'x.npz'), 0)

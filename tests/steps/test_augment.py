@@ -1,0 +1,309 @@
+"""Crops, flips, mean, colour noise and test views, on canvases whose pixels tell where they stood."""
+
+import functools
+
+from helpers import get, relative_error
+import jax
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import UserError
+from alexnet_jax.steps import augment, rng
+
+# Of ILSVRC-2012, from cuda-convnet2 (FACTS section 3): eigenvectors in columns, rows RGB.
+EIGENVECTORS = np.array(
+  [[0.41796, -0.71258, -0.56351], [-0.81698, -0.02354, -0.57618], [0.39731, 0.70120, -0.59200]],
+  np.float32,
+)
+DEVIATIONS = np.array([19.7208, 37.0939, 121.7801], np.float32)
+COLOUR = 0.1
+
+
+def statistics(side, mean=True, seed=0):
+  """An uneven mean image, and the colours of ILSVRC-2012."""
+  random = np.random.default_rng(seed).uniform(80, 150, (side, side, 3))
+  return Statistics(np.float32(random if mean else 0 * random), EIGENVECTORS, DEVIATIONS)
+
+
+def configure(variant='paper', size=224, canvas=256, **overrides):
+  overrides = {'model__input_size': size, 'data__canvas__size': canvas, **overrides}
+  return FrozenConfigDict(get(variant, **overrides))
+
+
+# No noise, no mean: the network sees the pixels themselves.
+PLAIN = {'augment__mean': 'none', 'augment__colour': 0.0}
+
+
+def places(batch, side):
+  """Canvases whose pixels are (row, column, number of the canvas)."""
+  rows, columns = np.meshgrid(np.arange(side), np.arange(side), indexing='ij')
+  canvases = [np.stack([rows, columns, np.full_like(rows, n)], -1) for n in range(batch)]
+  return np.array(canvases, np.uint8)
+
+
+@functools.cache
+def augmenter(config):
+  """Compiled `f(canvases, rows, seed, step, colour, statistics) -> images`."""
+
+  def call(canvases, rows, seed, step, colour, stats):
+    return augment.train_images(canvases, rows, rng.seed_key(seed), step, colour, stats, config)
+
+  return jax.jit(call, static_argnums=2)
+
+
+def train_images(config, canvases, rows=None, seed=0, step=0, colour=COLOUR, stats=None):
+  rows = np.arange(len(canvases)) if rows is None else rows
+  stats = stats or statistics(canvases.shape[1])
+  return np.asarray(augmenter(config)(canvases, rows, seed, step, np.float32(colour), stats))
+
+
+def decode(images):
+  """(top, left, mirrored) of every crop of `places`; checks that the whole crop fits them."""
+  found = []
+  size = images.shape[1]
+  for image in images:
+    top, mirrored = int(image[0, 0, 0]), bool(image[0, 0, 1] > image[0, -1, 1])
+    left = int(image[0, -1 if mirrored else 0, 1])
+    expected = np.stack(
+      np.meshgrid(top + np.arange(size), left + np.arange(size), indexing='ij'), -1
+    )
+    np.testing.assert_array_equal(image[..., :2], expected[:, ::-1] if mirrored else expected)
+    found.append((top, left, mirrored))
+  return found
+
+
+@pytest.mark.parametrize(('canvas', 'size'), [(256, 224), (256, 227), (32, 24)])
+def test_crop_range(canvas, size):
+  """All positions of both axes and both mirror states occur, and none outside (FACTS section 3)."""
+  config = configure(size=size, canvas=canvas, **PLAIN)
+  canvases = places(1, canvas).repeat(32, 0)
+  found = []
+  for step in range(16):  # 512 crops; the chance to miss one of 33 positions is 5e-6
+    found += decode(train_images(config, canvases, step=step))
+  tops, lefts, mirrored = (np.array(column) for column in zip(*found, strict=True))
+  margin = canvas - size
+  assert set(tops) == set(lefts) == set(range(margin + 1))
+  for column in (tops, lefts):  # uniform: the mean is half the margin, give or take 4 deviations
+    deviation = np.sqrt(((margin + 1) ** 2 - 1) / 12 / len(column))
+    assert abs(column.mean() - margin / 2) < 4 * deviation
+  assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(mirrored))
+  # Rows, columns and mirrors are drawn independently of each other.
+  correlation = np.corrcoef([tops, lefts, mirrored]) - np.eye(3)
+  assert np.abs(correlation).max() < 4 / np.sqrt(len(tops))
+
+
+def test_chunks_share_crop_and_flip():
+  """The original drew one crop position and one flip for 32 images in a row (FACTS section 3)."""
+  config = configure('paper+chunk_crops', 24, 32, **PLAIN)
+  corners = train_images(config, places(128, 32))[:, 0, 0, :2]
+  chunks = corners.reshape(4, 32, 2)
+  assert (chunks == chunks[:, :1]).all()
+  assert len({tuple(chunk) for chunk in chunks[:, 0]}) > 1
+  each = train_images(configure('paper', 24, 32, **PLAIN), places(128, 32))[:, 0, 0, :2]
+  assert len({tuple(corner) for corner in each}) > 32
+
+
+@pytest.mark.parametrize('mean_at', ['crop', 'centre'])
+def test_image_mean(mean_at):
+  """The mean is cut and mirrored with the crop (P, Caffe), or from the centre, as it is (O)."""
+  canvases = np.random.default_rng(1).integers(0, 256, (8, 256, 256, 3), np.uint8)
+  stats = statistics(256)
+  config = configure(augment__colour=0.0, augment__mean_at=mean_at)
+  images = train_images(config, canvases, stats=stats)
+  where = decode(train_images(configure(**PLAIN), places(8, 256)))
+  assert len({mirrored for *_, mirrored in where}) == 2
+  for image, canvas, (top, left, mirrored) in zip(images, canvases, where, strict=True):
+    crop = canvas[top : top + 224, left : left + 224].astype(np.float32)
+    mean = stats.mean_image[top : top + 224, left : left + 224]
+    if mirrored:
+      crop, mean = crop[:, ::-1], mean[:, ::-1]
+    if mean_at == 'centre':
+      mean = stats.mean_image[16:240, 16:240]
+    np.testing.assert_allclose(image, crop - mean, atol=1e-4)
+
+
+def test_channel_mean_and_std():
+  """torchvision's normalisation: a mean and a deviation a channel."""
+  stats = statistics(32)
+  plain = configure('torchvision', 24, 32, augment__crop='random')
+  pixels = configure(
+    'torchvision', 24, 32, augment__crop='random', augment__mean='none', augment__std=(1, 1, 1)
+  )
+  canvases = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8)
+  expected = train_images(pixels, canvases) - stats.mean_image.mean((0, 1))
+  expected /= np.array([0.229, 0.224, 0.225]) * 255
+  np.testing.assert_allclose(train_images(plain, canvases, stats=stats), expected, atol=1e-5)
+
+
+def test_no_randomness_left():
+  """A central crop without mirrors or noise, the same for all steps, rows and seeds."""
+  config = configure(size=227, augment__crop='centre', augment__flip=False, **PLAIN)
+  images = train_images(config, places(3, 256), seed=5, step=7)
+  assert decode(images) == [(14, 14, False)] * 3  # 29 to spare; the smaller half above
+
+
+# --- colour noise
+
+
+def test_colour_noise_deviations():
+  """7.4, 7.2 and 7.7 grey levels, and the covariance of the pixels times 0.01 (FACTS section 3)."""
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(rng.seed_key(0), jnp.arange(20_000))
+  stats = statistics(8)
+  noise = np.asarray(jax.jit(augment.colour_noise)(keys, COLOUR, stats))
+  assert noise.shape == (20_000, 3)
+  np.testing.assert_allclose(noise.std(0), [7.4, 7.2, 7.7], rtol=0.02)
+  expected = COLOUR**2 * EIGENVECTORS @ np.diag(DEVIATIONS**2) @ EIGENVECTORS.T
+  assert relative_error(np.cov(noise.T), expected) < 0.03
+  assert np.abs(noise.mean(0)).max() < 4 * 7.7 / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize(
+  ('variant', 'deviations', 'divisor'),
+  [('paper', (7.4, 7.2, 7.7), 1.0), ('original', (6.73, 6.55, 7.00), 1.1)],
+)
+def test_colour_of_an_image(variant, deviations, divisor):
+  """One colour an image; O divides image and noise by 1.1, and neither is touched when it is off."""
+  config = configure(variant, 4, 8)
+  canvases = np.full((4096, 8, 8, 3), 200, np.uint8)
+  stats = statistics(8)._replace(mean_image=np.full((8, 8, 3), 120, np.float32))
+  images = train_images(config, canvases, stats=stats)
+  noise = images - 80 / divisor
+  np.testing.assert_allclose(images, np.broadcast_to(images[:, :1, :1], images.shape), atol=1e-4)
+  np.testing.assert_allclose(noise[:, 0, 0].std(0), deviations, rtol=0.04)
+  assert len(np.unique(noise[:, 0, 0, 0])) > 4000
+  off = train_images(config, canvases[:8], stats=stats, colour=0.0)
+  np.testing.assert_array_equal(off, np.full_like(off, 80))
+
+
+# --- what the draws depend on
+
+
+@pytest.mark.parametrize('variant', ['original', 'torchvision'])
+def test_rows_keep_their_draws(variant):
+  """Draws depend on seed, step and row in the global batch, not on the batch or the place in it."""
+  config = configure(variant, 24, 32)
+  canvases = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), np.uint8).repeat(8, 0)
+  images = train_images(config, canvases)
+  assert len({image.tobytes() for image in images}) == 8  # rows differ
+  for rows in ([6, 1, 3], [5]):
+    some = train_images(config, canvases[rows], rows=np.array(rows))
+    np.testing.assert_allclose(some, images[rows], atol=1e-4)
+  for other in ({'step': 1}, {'seed': 1}, {'rows': np.arange(8) + 8}):
+    changed = train_images(config, canvases, **other)
+    assert all(np.abs(a - b).max() > 1e-2 for a, b in zip(changed, images, strict=True)), other
+
+
+def test_choices_do_not_disturb_each_other():
+  """Crops stay the same with flips or noise switched off: each purpose has its own key."""
+  canvases = places(16, 256)
+  plain = decode(train_images(configure(**PLAIN), canvases))
+  unflipped = decode(train_images(configure(augment__flip=False, **PLAIN), canvases))
+  assert unflipped == [(top, left, False) for top, left, _ in plain]
+  central = decode(train_images(configure(augment__crop='centre', **PLAIN), canvases))
+  assert central == [(16, 16, mirrored) for *_, mirrored in plain]
+
+
+# --- torchvision's RandomResizedCrop
+
+RESIZED = {'augment__crop': 'resized', 'augment__flip': False, **PLAIN}
+
+
+def test_resized_crop_range():
+  """Area 8 to 100 % of the canvas, aspect 3/4 to 4/3, always inside; read from ramps."""
+  side, size = 200, 50
+  canvases = places(1, side).repeat(400, 0)
+  images = train_images(configure(size=size, canvas=side, **RESIZED), canvases)
+  assert images.shape == (400, size, size, 3)
+  assert images.min() >= 0 and images.max() <= side - 1 + 1e-3
+  middle = slice(12, size - 12)  # away from the border, where the filter is cut off
+  steps = size - 25
+  rows, columns = images[:, middle, size // 2, 0], images[:, size // 2, middle, 1]
+  height = (rows[:, -1] - rows[:, 0]) / steps * size
+  width = (columns[:, -1] - columns[:, 0]) / steps * size
+  area, aspect = height * width / side**2, width / height
+  # The slope of an antialiased ramp is exact to 1 %.
+  assert 0.08 * 0.99 < area.min() < 0.12 and 0.88 < area.max() < 1.01
+  assert 3 / 4 * 0.99 < aspect.min() < 0.77 and 1.3 < aspect.max() < 4 / 3 * 1.01
+  # Uniform in area, but for the largest, which do not fit when they are oblong; and in log aspect.
+  assert abs(area.mean() - 0.54) < 0.05
+  assert abs(np.log(aspect).mean()) < 0.03
+  # The centre of the crop: pixel centres stand half a pixel in.
+  centre = (rows[:, 0] + rows[:, -1]) / 2 + 0.5
+  assert (centre - height / 2 > -0.1).all() and (centre + height / 2 < side + 0.1).all()
+  free = height < 0.9 * side
+  offset = ((centre - height / 2)[free] / (side - height[free])).round(2)
+  assert 0 <= offset.min() < 0.05 and 0.95 < offset.max() <= 1
+
+
+@pytest.mark.parametrize(('side', 'size'), [(32, 32), (64, 24), (24, 40)])
+def test_resized_crop_of_everything(monkeypatch, side, size):
+  """A crop of the whole canvas is the antialiased bilinear resize of TensorFlow."""
+  monkeypatch.setattr(augment, '_AREA', (1.0, 1.0))
+  monkeypatch.setattr(augment, '_ASPECT', (1.0, 1.0))
+  canvases = np.random.default_rng(1).integers(0, 256, (2, side, side, 3), np.uint8)
+  keys = jax.random.split(rng.seed_key(0), 2)
+  found = augment._resized_crop(jnp.asarray(canvases), keys, size)
+  expected = tf.image.resize(canvases, (size, size), method='bilinear', antialias=True)
+  np.testing.assert_allclose(found, expected, atol=0.01)
+
+
+# --- test views
+
+
+@pytest.mark.parametrize(('canvas', 'size', 'half'), [(256, 224, 16), (256, 227, 14), (32, 24, 4)])
+def test_ten_views(canvas, size, half):
+  """The original's order: TL, TR, centre, BL, BR, then the five mirrored (FACTS section 3)."""
+  margin = canvas - size
+  five = [(0, 0), (0, margin), (half, half), (margin, 0), (margin, margin)]
+  expected = [(*corner, mirrored) for mirrored in (False, True) for corner in five]
+  config = configure(size=size, canvas=canvas, **PLAIN)
+  canvases, mean = places(2, canvas), jnp.zeros((canvas, canvas, 3))
+  cut = jax.jit(lambda view: augment.test_images(canvases, view, mean, config))
+  found = []
+  for view in augment.VIEWS[10]:
+    first, second = decode(np.asarray(cut(jnp.asarray(view, jnp.float32))))
+    assert first == second
+    found.append(first)
+  assert found == expected
+  (centre,) = augment.VIEWS[1]
+  assert decode(np.asarray(cut(jnp.asarray(centre, jnp.float32))))[0] == (half, half, False)
+  nine = [decode(np.asarray(cut(jnp.asarray(view, jnp.float32))))[0] for view in augment.VIEWS[9]]
+  steps = (0, half, margin)  # the original's CIFAR-10 (FACTS section 5)
+  assert nine == [(top, left, False) for top in steps for left in steps]
+
+
+@pytest.mark.parametrize('variant', ['paper', 'original', 'torchvision'])
+def test_view_is_preprocessed_as_in_training(variant):
+  """Mean and deviation as in training; neither noise nor the division that goes with it."""
+  config = configure(variant, 24, 32)
+  canvases = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+  mean = statistics(32).mean_image
+  view = jnp.asarray((1.0, 0.0, True), jnp.float32)  # bottom left, mirrored
+  found = augment.test_images(jnp.asarray(canvases), view, mean, config)
+  crop = canvases[:, 8:, :24][:, :, ::-1].astype(np.float32)
+  expected = {
+    'paper': lambda: crop - mean[8:, :24][:, ::-1],
+    'original': lambda: crop - mean[4:28, 4:28],
+    'torchvision': lambda: (crop - mean.mean((0, 1))) / (255 * np.array([0.229, 0.224, 0.225])),
+  }[variant]()
+  np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'named'),
+  [
+    ('augment__crop', 'corner', 'config.augment.crop'),
+    ('augment__mean', 'median', 'config.augment.mean'),
+    ('augment__mean_at', 'corner', 'config.augment.mean_at'),
+    ('eval__views', 5, 'config.eval.views'),
+    ('eval__train_views', 2, 'config.eval.train_views'),
+    ('model__input_size', 257, 'config.model.input_size=257'),
+  ],
+)
+def test_bad_values(key, value, named):
+  with pytest.raises(UserError, match=named):
+    augment.validate(get(**{key: value}))

@@ -1,0 +1,104 @@
+"""Numbers about layers: right, the same on every mesh, and without effect on the run."""
+
+import functools
+
+from helpers import relative_error
+import jax
+import numpy as np
+import pytest
+from step_helpers import configure, inputs, visible_state
+from tiny import read_metrics, tiny_config
+
+from alexnet_jax import models, steps
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.distributed import sharding
+from alexnet_jax.steps import rng
+from alexnet_jax.steps.layer_stats import make_diagnostics_step
+from alexnet_jax.training.loop import train
+
+LAYERS = ('conv1', 'conv3', 'fc6', 'fc8')
+
+
+@functools.cache
+def diagnose(variant, mesh_shape, layers=LAYERS, **overrides):
+  config = configure(variant, mesh_shape, model__layers=layers, **overrides)
+  mesh = mesh_lib.make_mesh(config)
+  state = visible_state(config, mesh)
+  batch, statistics = inputs()
+  batch = sharding.shard_batch(mesh, batch)
+  colour, statistics = sharding.replicate(mesh, (np.float32(0.1), statistics))
+  found = make_diagnostics_step(config, mesh)(state, batch, colour, statistics)
+  return config, jax.device_get(state), jax.device_get(found)
+
+
+def test_against_numpy():
+  """Without dropout or augmentation a layer's numbers are those of the plain network.
+
+  With conv6, which has the same number as fc6.
+  """
+  layers = ('conv1', 'conv3', 'conv6', 'fc6', 'fc8')
+  plain = {'augment__crop': 'centre', 'augment__flip': False, 'augment__colour': 0.0}
+  config, state, found = diagnose('paper+no_dropout+no_colour', (1, 1), layers, **plain)
+  batch, statistics = inputs()
+  low = (config.data.canvas.size - config.model.input_size) // 2
+  cut = slice(low, low + config.model.input_size)
+  images = (batch['image'] - statistics.mean_image)[:, cut, cut]
+  module = models.create(config.model)
+  _, captured = module.apply(
+    {'params': state.params},
+    images,
+    train=True,
+    rngs={'dropout': rng.seed_key(0)},
+    mutable=['intermediates'],
+  )
+  assert set(found) == set(config.model.layers)
+  for layer in config.model.layers[:-1]:
+    acts = captured['intermediates'][f'act{layer[-1]}']
+    x = np.asarray(acts[layer == 'fc6'], np.float64)
+    numbers = found[layer]
+    assert numbers['activation_mean'] == pytest.approx(x.mean(), rel=1e-4)
+    assert numbers['activation_std'] == pytest.approx(x.std(), rel=1e-4)
+    silent = (x == 0).all(axis=tuple(range(1, x.ndim - 1)))
+    assert numbers['dead_share'] == pytest.approx(silent.mean(), abs=1e-6)
+    kernel = state.params[layer]['kernel'].astype(np.float64)
+    assert numbers['weight_norm'] == pytest.approx(np.linalg.norm(kernel), rel=1e-5)
+  assert 'activation_mean' not in found['fc8'] and found['fc8']['gradient_norm'] > 0
+  assert max(numbers.get('dead_share', 0) for numbers in found.values()) > 0
+
+
+@pytest.mark.parametrize(
+  ('variant', 'mesh', 'parallelism'),
+  [('paper', (4, 2), 'towers'), ('owt', (4, 1), 'owt')],
+)
+def test_the_same_on_every_mesh(variant, mesh, parallelism):
+  _, _, one = diagnose(variant, (1, 1))
+  _, _, other = diagnose(variant, mesh, parallelism=parallelism)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-5, atol=1e-6), one, other)
+
+
+def test_norms_of_gradient_and_update():
+  """After a first step without momentum the update is the rate times the gradient before it."""
+  config, state, before = diagnose('paper', (1, 1))
+  mesh = mesh_lib.make_mesh(config)
+  batch, statistics = inputs()
+  rates = jax.tree.map(lambda _: np.float32(0.01), state.params)
+  rates, colour, statistics = sharding.replicate(mesh, (rates, np.float32(0.1), statistics))
+  batch = sharding.shard_batch(mesh, batch)
+  step = steps.make_train_step(config, mesh)
+  after, _ = step(visible_state(config, mesh), batch, rates, colour, statistics)
+  found = make_diagnostics_step(config, mesh)(after, batch, colour, statistics)
+  for layer, numbers in before.items():
+    assert numbers['update_norm'] == 0 and numbers['gradient_norm'] > 0
+    assert relative_error(found[layer]['update_norm'], 0.01 * numbers['gradient_norm']) < 1e-4
+
+
+def test_a_run_is_the_same_with_and_without(tmp_path):
+  few = {'model__layers': ('conv1', 'fc6', 'fc8'), 'train__steps': 4}
+  train(tiny_config(**few), tmp_path / 'without')
+  train(tiny_config(**few, train__diagnose_every=2), tmp_path / 'with')
+  rows = read_metrics(tmp_path / 'with')
+  about_layers = [row for row in rows if 'layers/conv1/weight_norm' in row]
+  assert [row['step'] for row in about_layers] == [2, 4]
+  assert all(np.isfinite(value) for row in about_layers for value in row.values())
+  rest = [row for row in rows if row not in about_layers]
+  assert rest == read_metrics(tmp_path / 'without')

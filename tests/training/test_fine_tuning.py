@@ -1,0 +1,116 @@
+"""Layers copied by name from a run or an archive; what does not fit is listed."""
+
+import jax
+from ml_collections import FrozenConfigDict
+import numpy as np
+import pytest
+from tiny import read_metrics, shrink, tiny_config
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import steps
+from alexnet_jax.config import recipes
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.errors import UserError
+from alexnet_jax.interop import networks
+from alexnet_jax.training import fine_tuning
+from alexnet_jax.training.loop import train
+from alexnet_jax.workdir.checkpoint import Checkpoints
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A run of six steps on four classes."""
+  workdir = tmp_path_factory.mktemp('source')
+  train(tiny_config(train__steps=6), workdir)
+  return workdir
+
+
+def parameters(workdir, step=None):
+  """Parameters of a checkpoint, the newest by default, on the host."""
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    step = checkpoints.latest() if step is None else step
+    config = checkpoints.meta(step)['config']
+    abstract = steps.abstract_state(config, mesh_lib.make_mesh(config))
+    return jax.device_get(checkpoints.restore_params(step, abstract)[0])
+
+
+def fresh(config):
+  """A fresh train state with the layers that `config` copies, and without them, on the host."""
+  config.model.num_classes = config.data.synthetic.classes
+  config = FrozenConfigDict(config)
+  mesh = mesh_lib.make_mesh(config)
+  state = steps.init_state(config, mesh)
+  return jax.device_get((fine_tuning.copy_layers(config, mesh, state).params, state.params))
+
+
+@pytest.mark.parametrize('mesh', [(1, 1), (2, 2)])
+@pytest.mark.parametrize('layers', ['', 'conv1,conv4'])
+def test_layers_are_copied_by_name(trained, layers, mesh):
+  """Onto any mesh; all but the last without names; the others are as drawn, and the head is new."""
+  config = tiny_config(
+    init_from=str(trained), init_layers=layers, data__synthetic__classes=7, mesh=mesh
+  )
+  there = parameters(trained)
+  params, drawn = fresh(config)
+  copied = layers.split(',') if layers else [layer for layer in params if layer != 'fc8']
+  for layer, leaves in params.items():
+    for name, leaf in leaves.items():
+      np.testing.assert_array_equal(leaf, (there if layer in copied else drawn)[layer][name])
+  assert params['fc8']['bias'].shape == (7,)
+
+
+def test_from_an_archive(trained, tmp_path):
+  """The same numbers as from the workdir itself."""
+  path = str(tmp_path / 'weights.safetensors')
+  networks.export_network(tiny_config(), str(trained), 'safetensors', path)
+  config = tiny_config(init_from=path)
+  there = parameters(trained)
+  params, _ = fresh(config)
+  np.testing.assert_array_equal(params['fc7']['kernel'], there['fc7']['kernel'])
+
+
+@pytest.mark.parametrize(('variant', 'moves'), [('features', False), ('fine_tune', True)])
+def test_configs_that_transfer(trained, tmp_path, variant, moves):
+  """Layers of rate 0 end as they were copied, those of a tenth of the rate near it; the head learns."""
+  config = shrink(config_lib.load_file(f'configs/cats_vs_dogs.py:{variant}'))
+  recipes.apply(config, {'init_from': str(trained), 'train.steps': 2, 'eval.baseline': False})
+  train(config, tmp_path)
+  there, here = parameters(trained), parameters(tmp_path)
+  for layer in config.model.layers[:-1]:
+    found, copied = here[layer]['kernel'], there[layer]['kernel']
+    assert np.any(found != copied) == moves
+    np.testing.assert_allclose(found, copied, atol=0.01)
+  assert np.any(here['fc8']['kernel'] != there['fc8']['kernel'])
+  rows = (tmp_path / 'metrics.jsonl').read_text()
+  train(config, tmp_path)  # resumed, it reads its own checkpoint, not the other run's
+  assert (tmp_path / 'metrics.jsonl').read_text() == rows and read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize('spec', ['cats_vs_dogs.py:features', 'cnn_star.py:2012'])
+def test_layers_from_nowhere_are_not_trained_on(spec, tmp_path):
+  """Before anything is read or written."""
+  config = shrink(config_lib.load_file(f'configs/{spec}'))
+  with pytest.raises(UserError, match=r'init_layers=conv1,.*name the run with --config.init_from'):
+    train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('variant', 'overrides', 'message'),
+  [
+    ('original', {'model__fc6__features': 2048}, r'fc6/bias is \[2, 128\] there, \[2, 64\] here.*fc7'),
+    ('original+conv6', {}, r'conv6/kernel is nothing there'),
+    ('original+one_gpu', {}, r'conv1/kernel is \[2, 11, 11, 3, 3\] there, \[1, 11, 11, 3, 3\] here'),
+    ('original', {'init_layers': 'conv1,conv9'}, "init_layers names 'conv9'"),
+  ],
+)  # fmt: skip
+def test_layers_that_differ_are_listed(trained, tmp_path, variant, overrides, message):
+  config = tiny_config(variant, init_from=str(trained), **overrides)
+  with pytest.raises(UserError, match=message):
+    train(config, tmp_path)
+
+
+@pytest.mark.parametrize('place', ['nowhere', 'nowhere.safetensors', '.'])
+def test_nothing_to_start_from(place, tmp_path):
+  with pytest.raises(UserError, match=r'no such f|holds no'):
+    train(tiny_config(init_from=place), tmp_path)

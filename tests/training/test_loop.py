@@ -1,0 +1,290 @@
+"""The loop: it learns, resumes bit for bit, stops on bad numbers, and guards its workdir."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import chex
+import numpy as np
+from PIL import Image
+import pytest
+from tiny import command, main, read_metrics, tiny_config, write_config
+from training_helpers import final_state
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.errors import RunError, UserError
+from alexnet_jax.training import loop as train_lib
+from alexnet_jax.training.loop import train
+from alexnet_jax.workdir.checkpoint import Checkpoints
+
+
+def test_a_real_run_learns(tmp_path):
+  config = tiny_config(
+    'original+no_dropout+no_colour', train__epochs=24.0, train__checkpoint_every=1000
+  )
+  summary = train(config, tmp_path)
+  rows = read_metrics(tmp_path)
+  last = [row for row in rows if 'train/top1_error' in row][-3:]
+  assert np.mean([row['train/top1_error'] for row in last]) < 10
+  assert summary['top1_error'] < 25  # of 75 % by guessing
+  assert summary['step'] == 120 and summary['epoch'] == 24
+
+
+@pytest.mark.parametrize('stop', [3, 10])
+def test_resume_continues_the_very_same_run(tmp_path, stop):
+  """Stopped at a checkpoint or at an epoch's end, then resumed: bit for bit the same run."""
+  config = tiny_config(optim__schedule='plateau', optim__plateau__patience=1)
+  train(config, tmp_path / 'whole')
+  train(
+    tiny_config(
+      **{'optim__schedule': 'plateau', 'optim__plateau__patience': 1, 'train__steps': stop}
+    ),
+    tmp_path / 'parts',
+  )
+  rows = (tmp_path / 'parts' / 'metrics.jsonl').read_text()
+  (tmp_path / 'parts' / 'metrics.jsonl').write_text(rows + '{"step": 999, "loss": 1}\n{"torn')
+  train(config, tmp_path / 'parts')
+  chex.assert_trees_all_equal(
+    final_state(config, tmp_path / 'whole'), final_state(config, tmp_path / 'parts')
+  )
+  whole, parts = read_metrics(tmp_path / 'whole'), read_metrics(tmp_path / 'parts')
+  after = lambda rows: [row for row in rows if row['step'] > stop + 2]
+  assert after(whole) == after(parts) and len(after(whole)) > 3
+  assert all(row['step'] != 999 for row in parts)
+
+
+def test_training_twice_gives_the_same_bits(tmp_path):
+  for name in ('a', 'b'):
+    train(tiny_config(train__steps=4), tmp_path / name)
+  assert read_metrics(tmp_path / 'a') == read_metrics(tmp_path / 'b')
+  chex.assert_trees_all_equal(final_state(None, tmp_path / 'a'), final_state(None, tmp_path / 'b'))
+
+
+@pytest.mark.parametrize(
+  ('before', 'after', 'parallelism'),
+  [
+    ((1, 2), (1, 1), 'towers'),
+    ((1, 1), (2, 2), 'towers'),
+    ((1, 1), (4, 1), 'owt'),
+  ],
+)
+def test_resume_on_another_mesh(tmp_path, before, after, parallelism):
+  """A checkpoint is of the whole network, whatever devices wrote it."""
+  choices = {'parallelism': parallelism, 'train__checkpoint_every': 100, 'train__log_every': 1}
+  train(tiny_config(mesh=before, train__steps=4, **choices), tmp_path)
+  saved = final_state(None, tmp_path)
+  train(tiny_config(mesh=before, train__steps=8, **choices), tmp_path / 'unmoved')
+  config = config_lib.load_workdir(tmp_path)
+  config.mesh = after
+  (tmp_path / config_lib.FILE).write_text(config_lib.to_json(config))
+  chex.assert_trees_all_equal(final_state(None, tmp_path), saved)
+  train(tiny_config(mesh=after, train__steps=8, **choices), tmp_path)
+  losses = [
+    [r['loss'] for r in read_metrics(w) if 'lr' in r] for w in (tmp_path, tmp_path / 'unmoved')
+  ]
+  assert len(losses[0]) == 8
+  assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path):
+  config = write_config(tmp_path, train__epochs=6.0)
+  args = (f'--config={config}', f'--workdir={tmp_path / "killed"}')
+  assert main(f'--config={config}', f'--workdir={tmp_path / "whole"}').returncode == 0
+  log = tmp_path / 'killed' / 'metrics.jsonl'
+  line, env = command(*args)
+  for lines in (3, 9):  # kill it when so many metrics are written
+    process = subprocess.Popen(line, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (
+      log.exists() and len(log.read_text().splitlines()) >= lines
+    ):
+      time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  result = main(*args)
+  assert result.returncode == 0, result.stderr
+  assert 'resuming' in result.stderr
+  assert read_metrics(tmp_path / 'killed') == read_metrics(tmp_path / 'whole')
+
+
+def test_sigterm_writes_a_checkpoint_and_exits_75(tmp_path):
+  config = write_config(tmp_path, train__epochs=400.0, train__checkpoint_every=100000)
+  line, env = command(f'--config={config}', f'--workdir={tmp_path / "run"}')
+  process = subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True)
+  log = tmp_path / 'run' / 'metrics.jsonl'
+  while not (log.exists() and log.read_text()):
+    assert process.poll() is None
+    time.sleep(0.01)
+  process.terminate()
+  _, stderr = process.communicate(timeout=120)
+  assert process.returncode == 75
+  assert 'resumes' in stderr.splitlines()[-1]
+  with Checkpoints(tmp_path / 'run', read_only=True) as checkpoints:
+    assert checkpoints.latest() > 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
+  train(tiny_config(train__steps=3), tmp_path)
+  config = config_lib.load_workdir(tmp_path)
+  config.train.steps, config.optim.rate = 40, 1e30
+  (tmp_path / 'config.json').write_text(config_lib.to_json(config))
+  with pytest.raises(RunError, match=r'not finite.*step 3 is good'):
+    train(config, tmp_path)
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    assert checkpoints.latest() == 3
+
+
+def test_latest_and_best_checkpoints_are_kept(tmp_path):
+  train(tiny_config(train__epochs=6.0, train__checkpoint_every=2), tmp_path)
+  evaluations = [row for row in read_metrics(tmp_path) if 'val/top1_error' in row]
+  best = min(evaluations, key=lambda row: (row['val/top1_error'], -row['step']))
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    assert checkpoints.best() == best['step']
+    assert checkpoints.latest() == 30
+    kept = {int(p.name) for p in checkpoints.folder.iterdir() if p.name.isdigit()}
+  assert kept == {28, 30, best['step']}
+
+
+def test_a_checkpoint_holds_what_evaluation_needs(tmp_path):
+  train(tiny_config(train__steps=2), tmp_path)
+  with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    meta = checkpoints.meta(2)
+    config = meta['config']
+    statistics = checkpoints.restore_statistics(2, mesh_lib.make_mesh(config), 72)
+  assert len(meta['class_names']) == config.model.num_classes == 4
+  assert sum(meta['class_counts']) == 40
+  assert config.seed == 0 and meta['schedule'].keys() == {'best_error', 'bad_epochs', 'drops'}
+  chex.assert_shape(statistics.mean_image, (72, 72, 3))
+  assert 0 < float(statistics.mean_image.mean()) < 255
+
+
+def test_another_config_is_refused_key_by_key(tmp_path):
+  train(tiny_config(train__steps=1), tmp_path)
+  with pytest.raises(UserError, match=r'optim\.rate: 0\.01 there, 0\.5 here'):
+    train(tiny_config(train__steps=1, optim__rate=0.5), tmp_path)
+  free = tiny_config(train__steps=2, train__log_every=1, eval__views=10)
+  assert train(free, tmp_path)['step'] == 2
+
+
+@pytest.mark.parametrize('stop', [2, 4])
+def test_resumed_from_a_checkpoint_between_log_lines(tmp_path, monkeypatch, stop):
+  """The running sums are part of the state: the next log line is that of the whole run."""
+  config = tiny_config(train__steps=9, train__log_every=6, train__checkpoint_every=2)
+  train(config, tmp_path / 'whole')
+  save = train_lib._Run.save
+
+  def save_and_die(self, state, step, errors):
+    save(self, state, step, errors)
+    if step == stop:
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(train_lib._Run, 'save', save_and_die)
+    train(config, tmp_path / 'parts')
+  train(config, tmp_path / 'parts')
+  assert read_metrics(tmp_path / 'whole') == read_metrics(tmp_path / 'parts')
+
+
+def test_other_images_are_refused(tmp_path):
+  config = tiny_config(train__steps=1)
+  train(config, tmp_path)
+  config = config_lib.load_workdir(tmp_path)
+  config.train.steps, config.data.synthetic.train = 2, 41
+  (tmp_path / 'config.json').write_text(config_lib.to_json(config))
+  with pytest.raises(UserError, match='training images: 40 there, 41 here'):
+    train(config, tmp_path)
+
+
+def test_without_validation_images_training_goes_on(tmp_path):
+  summary = train(tiny_config(train__steps=6, data__synthetic__validation=0), tmp_path)
+  assert summary['top1_error'] is None and summary['step'] == 6
+
+
+def test_a_run_ends_where_it_has_learnt_its_training_images(tmp_path):
+  """Figure 1's measure: the error over all training images after each epoch; resumed, it stays ended."""
+  config = tiny_config(
+    'original+no_dropout+no_colour',
+    train__epochs=40.0,
+    train__until_train_error=30.0,
+    train__checkpoint_every=1000,
+    data__synthetic__validation=0,
+  )
+  summary = train(config, tmp_path)
+  rows = read_metrics(tmp_path)
+  errors = [row['train_set/top1_error'] for row in rows if 'train_set/top1_error' in row]
+  assert errors[-1] <= 30 < min(errors[:-1])
+  assert summary['step'] == rows[-1]['step'] == 5 * len(errors) < 200
+  assert rows[-1]['train_set/examples'] == 40
+  before = (tmp_path / 'metrics.jsonl').read_text()
+  assert train(config, tmp_path) == summary
+  assert (tmp_path / 'metrics.jsonl').read_text() == before
+
+
+def test_a_stalled_loss_is_named_with_its_remedies(tmp_path, caplog):
+  frozen = tiny_config(train__steps=4, train__stall_steps=2, optim__rate=0.0, optim__bias_rate=0.0)
+  train(frozen, tmp_path)
+  assert 'remedies' in caplog.text
+
+
+def test_a_workdir_without_a_checkpoint_holds_no_run(tmp_path):
+  (tmp_path / 'config.json').write_text(config_lib.to_json(tiny_config(optim__rate=0.5)))
+  assert train(tiny_config(train__steps=1), tmp_path)['step'] == 1
+  assert config_lib.load_workdir(tmp_path).optim.rate == 0.01
+
+
+def test_a_finished_run_has_nothing_to_do(tmp_path):
+  summary = train(tiny_config(train__steps=3), tmp_path)
+  log = tmp_path / 'metrics.jsonl'
+  before = log.read_text()
+  log.write_text(before + '{"step": 9, "loss": 1.0}\n')
+  assert train(tiny_config(train__steps=3), tmp_path) == summary
+  assert log.read_text() == before
+
+
+def test_images_that_cannot_be_decoded(tmp_path):
+  """In training one is skipped, counted and named; in validation it stops the run at once."""
+  rng = np.random.default_rng(0)
+  for split, number in (('train', 6), ('val', 2)):
+    for name in ('a', 'b'):
+      folder = tmp_path / 'images' / split / name
+      folder.mkdir(parents=True)
+      for i in range(number):
+        pixels = rng.integers(0, 255, (80, 80, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+  (tmp_path / 'images' / 'train' / 'a' / '3.png').write_bytes(b'no picture')
+  config = tiny_config(
+    data__source=f'folder:{tmp_path / "images"}', train__steps=2, data__max_bad_share=0.1
+  )
+  summary = train(config, tmp_path / 'run')
+  assert summary['skipped_images'] == 1 and np.isfinite(summary['loss'])
+  (tmp_path / 'images' / 'val' / 'b' / '0.png').write_bytes(b'no picture')
+  with pytest.raises(UserError, match=r'0\.png cannot be decoded'):
+    train(config, tmp_path / 'run2')
+  assert not list((tmp_path / 'run2' / 'checkpoints').iterdir())
+
+
+def test_one_class_is_no_task(tmp_path):
+  folder = tmp_path / 'images' / 'only'
+  folder.mkdir(parents=True)
+  Image.new('RGB', (80, 80)).save(folder / '0.png')
+  with pytest.raises(UserError, match="has one class, 'only'"):
+    train(tiny_config(data__source=f'folder:{tmp_path / "images"}'), tmp_path / 'run')
+
+
+def test_the_workdir_must_be_writable(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='cannot be written'):
+    train(tiny_config(train__steps=1), tmp_path / 'file' / 'run')
+
+
+def test_tensorboard_events_are_written(tmp_path):
+  train(tiny_config(train__steps=2, log__tensorboard=True), tmp_path)
+  assert any(name.startswith('events') for name in os.listdir(tmp_path / 'tensorboard'))
+
+
+def test_the_summary_is_json(tmp_path):
+  summary = train(tiny_config(train__steps=5), tmp_path)
+  assert json.loads(json.dumps(summary)) == summary
+  assert set(summary) >= {'step', 'epoch', 'loss', 'top1_error', 'checkpoint'}

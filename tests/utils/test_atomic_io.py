@@ -1,0 +1,61 @@
+"""Sealed folders: what was written is what is read, or it is said what is not."""
+
+import json
+
+import pytest
+
+from alexnet_jax.utils import atomic_io
+
+
+@pytest.fixture
+def folder(tmp_path):
+  (tmp_path / 'sub').mkdir()
+  (tmp_path / 'sub' / 'a').write_bytes(bytes(range(256)))
+  (tmp_path / 'b').write_bytes(b'')
+  assert atomic_io.seal(tmp_path, {'step': 3}) == 256
+  return tmp_path
+
+
+def test_a_sealed_folder_is_whole_and_its_facts_can_be_replaced(folder):
+  atomic_io.check(folder)
+  assert atomic_io.facts(folder) == {'step': 3}
+  atomic_io.reseal(folder, {'step': 4})
+  atomic_io.check(folder)
+  assert atomic_io.facts(folder) == {'step': 4}
+  assert sorted(path.name for path in folder.iterdir()) == ['b', 'manifest.json', 'sub']
+
+
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    (lambda f: (f / 'sub' / 'a').unlink(), r'sub/a is missing'),
+    (lambda f: (f / 'sub' / 'a').write_bytes(bytes(255)), r'sub/a has 255 bytes of 256'),
+    (lambda f: (f / 'sub' / 'a').write_bytes(bytes(256)), r'sub/a holds other bytes'),
+    (lambda f: (f / 'b').write_bytes(b'x'), r'b has 1 bytes of 0'),
+    (lambda f: (f / atomic_io.MANIFEST).unlink(), r'manifest\.json is missing'),
+    (lambda f: (f / atomic_io.MANIFEST).write_text('{"files": {}'), r'manifest\.json is not what'),
+    (lambda f: (f / atomic_io.MANIFEST).write_text('[]'), r'manifest\.json is not what'),
+  ],
+)
+def test_damage_is_named(folder, damage, message):
+  damage(folder)
+  with pytest.raises(ValueError, match=message):
+    atomic_io.check(folder)
+
+
+def test_no_bit_of_the_manifest_counts_for_nothing(folder):
+  """A fact that was changed is found, though the files are as they were."""
+  manifest = json.loads((folder / atomic_io.MANIFEST).read_text())
+  manifest['facts']['step'] = 4
+  (folder / atomic_io.MANIFEST).write_text(json.dumps(manifest))
+  with pytest.raises(ValueError, match='is not what was written'):
+    atomic_io.facts(folder)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+  path = tmp_path / 'file'
+  atomic_io.write(path, 'old')
+  with monkeypatch.context() as patch, pytest.raises(OSError):
+    patch.setattr('os.fsync', lambda _: (_ for _ in ()).throw(OSError('disk')))
+    atomic_io.write(path, 'new')
+  assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]

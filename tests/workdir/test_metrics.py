@@ -1,0 +1,91 @@
+"""Where a run's numbers go beside metrics.jsonl, traces of some steps, and what a terminal shows."""
+
+import json
+import os
+import pty
+import sys
+
+import pytest
+from tiny import tiny_config
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.training.loop import train
+from alexnet_jax.utils.console import say_error
+from alexnet_jax.workdir.metrics import Progress
+
+
+def test_a_window_of_steps_is_traced(tmp_path):
+  """A resumed run traces again what lies in its window; steps outside it leave nothing."""
+  train(tiny_config(train__steps=2, train__profile=(3, 4)), tmp_path)
+  assert not (tmp_path / 'profile').exists()
+  train(tiny_config(train__steps=5, train__profile=(3, 4)), tmp_path)
+  (trace,) = (tmp_path / 'profile').rglob('*.xplane.pb')
+  assert b'jit_step' in trace.read_bytes() or b'PjitFunction(step)' in trace.read_bytes()
+
+
+@pytest.mark.parametrize('steps', [(3,), (4, 3), (0, 2), (1.0, 2.0)])
+def test_windows_that_cannot_be(tmp_path, steps):
+  with pytest.raises(
+    UserError, match=r'config\.train\.profile=.*write the first and the last step'
+  ):
+    train(tiny_config(train__profile=steps), tmp_path)
+
+
+def test_weights_and_biases_offline(tmp_path, monkeypatch):
+  pytest.importorskip('wandb', reason='an extra: pip install wandb')
+  monkeypatch.setenv('WANDB_MODE', 'offline')
+  for steps in (2, 4):  # the second resumes the first
+    train(tiny_config(train__steps=steps, log__wandb='alexnet'), tmp_path)
+  files = sorted(tmp_path.glob('wandb/*/*.wandb'))
+  written = b''.join(path.read_bytes() for path in files)  # numbers are JSON in there
+  rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  for row in rows:
+    for name in set(row) - {'step'}:
+      assert name.encode() in written and json.dumps(row[name]).encode() in written
+  assert [row['step'] for row in rows if 'loss' in row] == [2, 4]
+  assert len({path.name.removeprefix('run-') for path in files}) == 1  # one run, continued
+
+
+def shown(monkeypatch, **environment) -> str:
+  """What a terminal gets of two lines of progress and an error."""
+  for name in ('NO_COLOR', 'TERM'):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  values = {'epoch': 1.0, 'loss': 0.5, 'lr': 0.01, 'images_per_s': 9.0, 'data_wait_frac': 0.0}
+  outer, inner = pty.openpty()
+  with os.fdopen(inner, 'w') as terminal:
+    monkeypatch.setattr(sys, 'stderr', terminal)
+    progress = Progress(10, 0)
+    progress.show(1, values)
+    progress.show(2, values)
+    progress.end()
+    say_error('told')
+    print('the end', end='', file=terminal, flush=True)
+    text = ''
+    while not text.endswith('the end'):  # a terminal gives what it has by then
+      text += os.read(outer, 10_000).decode()
+  os.close(outer)
+  return text
+
+
+def test_colours_on_a_terminal_that_wants_them(monkeypatch):
+  text = shown(monkeypatch, TERM='xterm')
+  assert '\x1b[1mstep 2/10\x1b[0m' in text and '\x1b[1;31merror:\x1b[0m told' in text
+  assert text.count('\r\x1b[') == 2 and text.count('\n') == 2  # progress in place, then the error
+
+
+@pytest.mark.parametrize('environment', [{'NO_COLOR': '1'}, {'TERM': 'dumb'}])
+def test_no_colours_where_they_are_not_wanted(monkeypatch, environment):
+  text = shown(monkeypatch, **environment)
+  assert (
+    'step 2/10  epoch 1.00  loss 0.5000  lr 0.01' in text and 'm' not in text.split('\x1b[')[1][:3]
+  )
+
+
+def test_plain_lines_in_a_log(capsys):
+  progress = Progress(10, 0)
+  progress.show(1, {'epoch': 1, 'loss': 0.5, 'lr': 1, 'images_per_s': 9, 'data_wait_frac': 0})
+  progress.end()
+  err = capsys.readouterr().err
+  assert err.startswith('step 1/10  epoch 1.00  loss') and err.endswith('\n') and '\x1b' not in err
