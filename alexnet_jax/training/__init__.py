@@ -1,1 +1,1 @@
-"""The training loop and what belongs to a training run."""
+"""The training loop, its hooks, and the modules that only a training run uses."""

@@ -1,11 +1,13 @@
-"""Where numbers that are not finite came from: which step, which part of which layer, which images.
+"""Finds where numbers that are not finite first appeared: the step, the layer and the images.
 
-A run is a function of its last checkpoint, so its steps can be done again with every number watched. What
-does not come back was made by the machine, not by the network.
+A run is a deterministic function of its last checkpoint, so its steps can be repeated while every number is
+checked. If the repeated steps are finite, suspect the hardware.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+import contextlib
 
+from absl import logging
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -16,61 +18,77 @@ import numpy as np
 
 from alexnet_jax import steps
 from alexnet_jax.distributed import mesh as mesh_lib
-from alexnet_jax.distributed import sharding
+from alexnet_jax.distributed import multihost, sharding
 from alexnet_jax.models import alexnet
 from alexnet_jax.steps import augment, rng
+from alexnet_jax.training.run import Run, start
+from alexnet_jax.training.step_inputs import StepInputs
 
-_SHOWN = 3  # images named
+_MAX_SECONDS = 300  # no search that would take longer
+_MAX_NAMES = 3  # images named in a message
 
 REMEDY = 'lower the rate (--config.optim.rate=) in a new workdir'
 
 
-def find(
-  watch: Callable,
+def explain(
+  run: Run,
   train_step: Callable,
-  inputs: Callable[[int, steps.TrainState], tuple],
-  state: steps.TrainState,
-  until: int,
-  batches: Iterator[dict],
-  statistics,
-  name: Callable[[int], str],
+  inputs: StepInputs,
+  step: int,
+  seconds_per_step: float,
 ) -> str:
-  """Repeats the steps from `state.step` to `until`, and says in words where it began.
+  """Describes a failure at `step` in one line; repeats the steps since the last checkpoint if affordable.
 
   Args:
-    watch: of `make_watch_step`.
-    train_step: of `steps.make_train_step`.
-    inputs: `(step, state) -> (rates, colour)` of the step.
-    state: of the newest checkpoint; donated.
-    until: the step after which the loss was not finite.
-    batches: of the steps from `state.step` on.
-    statistics: of the training images, on the devices.
-    name: what to call image i.
+    run: the run that failed.
+    train_step: the compiled step of `steps.make_train_step`.
+    inputs: the inputs of that step.
+    step: number of the step (counted from 1) after which a number was not finite.
+    seconds_per_step: mean duration of a step; decides whether the search is affordable.
   """
-  for step in range(int(state.step), until):
-    batch = next(batches)
-    rates, colour = inputs(step, state)
-    before = jax.tree.map(jnp.copy, state)
-    state, loss = train_step(state, batch, rates, colour, statistics)
-    if not (np.isfinite(float(loss)) and steps.all_finite((state.params, state.batch_stats))):
-      return _in_words(step + 1, jax.device_get(watch(before, batch, colour, statistics)), name)
+  last = run.checkpoints.latest()
+  kept = 'there is no checkpoint yet' if last is None else f'the checkpoint of step {last} is good'
+  what = f'the loss is not finite at step {step} ({kept})'
+  repeated = step - (last or 0)
+  if repeated > multihost.from_primary(int(_MAX_SECONDS / seconds_per_step)):
+    return (
+      f'{what}: its origin was not searched for, because the last checkpoint is {repeated} steps back; '
+      f'{REMEDY}'
+    )
+  logging.info('the loss is not finite: repeating %d steps to find the origin', repeated)
+  run.stop.stop_at_once()
+  return f'{what}: {_search(run, train_step, inputs, step)}'
+
+
+def _search(run: Run, train_step: Callable, inputs: StepInputs, last: int) -> str:
+  """Repeats the steps from the newest checkpoint to step `last` and describes the first failure."""
+  watch = make_watch_step(run.config, run.mesh)
+  state, statistics, record = start(run)
+  with contextlib.closing(run.batches(int(state.step))) as batches:
+    for step in range(int(state.step), last):
+      batch = next(batches)
+      rates, colour, _ = inputs.at(step, record.schedule)
+      before = jax.tree.map(jnp.copy, state)
+      state, loss = train_step(state, batch, rates, colour, statistics)
+      if not (np.isfinite(float(loss)) and steps.all_finite((state.params, state.batch_stats))):
+        found = jax.device_get(watch(before, batch, colour, statistics))
+        return describe(step + 1, found, run.dataset.train_name)
   return (
-    'done again from the last checkpoint, the same steps give finite numbers, so the machine made this one '
-    '(memory or a device may be failing): run the same command again, on another machine if it comes back'
+    'the same steps, repeated from the last checkpoint, give finite numbers, so the hardware is at fault '
+    '(memory or a device may be failing): run the same command again; if it fails again, use another machine'
   )
 
 
 def make_watch_step(config: FrozenConfigDict, mesh: Mesh) -> Callable[..., dict]:
-  """Compiles what looks at one step.
+  """Compiles a function that checks the numbers of one step.
 
   Returns:
-    `watch(state, batch, colour, statistics)`, whose result holds, for each, whether all numbers are finite:
-    `images` and `rows` (logits), bool `[B]`; `activations` and `gradients`, bool by layer; and `index`, int32
-    `[B]`, the batch's.
+    `watch(state, batch, colour, statistics)`. Its result says which numbers are finite: `images` and `rows`
+    (the logits), bool `[B]`; `activations` and `gradients`, a bool for each layer. `index`, int32 `[B]`,
+    holds the numbers of the images of the batch.
   """
   compute = steps.loss_and_gradients(config, mesh, ('batch_stats', 'intermediates'))
   seed_key = rng.seed_key(config.seed)
-  rooms = (mesh_lib.DATA, mesh_lib.TOWER)
 
   def on_device(state, batch, colour, statistics):
     rows = lax.axis_index(mesh_lib.DATA) * len(batch['label']) + jnp.arange(len(batch['label']))
@@ -83,12 +101,11 @@ def make_watch_step(config: FrozenConfigDict, mesh: Mesh) -> Callable[..., dict]
     finite = {}
     for layer in config.model.layers:
       if 'act' in config.model[layer].get('then', ()):
-        place, number = alexnet.sown(config.model, 'act', layer)
-        towers = jnp.stack(variables['intermediates'][place][number])
+        name, index = alexnet.sown(config.model, 'act', layer)
+        towers = jnp.stack(variables['intermediates'][name][index])
         bad = (~jnp.isfinite(towers)).any().astype(jnp.int32)
-        finite[layer] = lax.psum(bad, rooms) == 0
-    per_row = lambda x: jnp.isfinite(x).all(range(1, x.ndim))
-    return per_row(images), per_row(logits), finite, gradients
+        finite[layer] = lax.psum(bad, (mesh_lib.DATA, mesh_lib.TOWER)) == 0
+    return _finite_rows(images), _finite_rows(logits), finite, gradients
 
   specs = steps.state_specs_of(config)
   out_specs = (P(mesh_lib.DATA), P(mesh_lib.DATA), P(), specs.params)
@@ -108,21 +125,32 @@ def make_watch_step(config: FrozenConfigDict, mesh: Mesh) -> Callable[..., dict]
   return jax.jit(watch, out_shardings=NamedSharding(mesh, P()))
 
 
-def _in_words(step: int, found: dict, name: Callable[[int], str]) -> str:
-  """What `watch` found at `step`, as the end of a sentence."""
+def _finite_rows(x: jax.Array) -> jax.Array:
+  """Which rows of `x` `[B, ...]` hold finite numbers only: bool `[B]`."""
+  return jnp.isfinite(x).all(range(1, x.ndim))
+
+
+def describe(step: int, found: dict, name: Callable[[int], str]) -> str:
+  """Describes the first number that is not finite, as the end of a sentence.
+
+  Args:
+    step: number of the step, counted from 1.
+    found: the result of `watch` for this step, on the host.
+    name: returns the name of the training image of a number.
+  """
   began = f'it began at step {step} in'
   images, rows = (found['index'][~found[key]] for key in ('images', 'rows'))
   if len(images):
     return (
-      f'{began} the input, before the first layer, with {_names(images, name)}: look at the images and the '
-      'mean image; if they are in order, memory or a device may be failing'
+      f'{began} the input, before the first layer, with {_names(images, name)}: check the images and the '
+      'mean image; if they are correct, memory or a device may be failing'
     )
-  some = f' for {_names(rows, name)}' if 0 < len(rows) < len(found['index']) else ''
+  some_rows = f' for {_names(rows, name)}' if 0 < len(rows) < len(found['index']) else ''
   for layer, finite in found['activations'].items():
     if not finite:
-      return f'{began} the activations of {layer}{some}; {REMEDY}'
+      return f'{began} the activations of {layer}{some_rows}; {REMEDY}'
   if len(rows):
-    return f'{began} the logits{some}; {REMEDY}'
+    return f'{began} the logits{some_rows}; {REMEDY}'
   for layer, finite in reversed(found['gradients'].items()):
     if not finite:
       return f'{began} the gradients of {layer}; {REMEDY}'
@@ -130,5 +158,5 @@ def _in_words(step: int, found: dict, name: Callable[[int], str]) -> str:
 
 
 def _names(indices: np.ndarray, name: Callable[[int], str]) -> str:
-  more = f' and {len(indices) - _SHOWN} more' if len(indices) > _SHOWN else ''
-  return ', '.join(name(int(i)) for i in indices[:_SHOWN]) + more
+  more = f' and {len(indices) - _MAX_NAMES} more' if len(indices) > _MAX_NAMES else ''
+  return ', '.join(name(int(i)) for i in indices[:_MAX_NAMES]) + more

@@ -1,9 +1,10 @@
-"""SIGTERM: stop soon, lose nothing.
+"""Handling of SIGTERM: stop soon and lose no finished step.
 
-A machine that is taken away gives half a minute's notice. While there is nothing to lose (data are read, a
-checkpoint is restored, the first step is compiled), the process leaves at once, even where Python's main
-thread is inside a compiler and would hear of the signal only when that is done. Once a step was taken, the
-signal is noted, and the loop stops at the end of a step, or between two batches of an evaluation.
+A scheduler that takes a machine away usually sends SIGTERM half a minute before. Before the first training
+step (while data are read, a checkpoint is restored or the step is compiled) there is nothing to save, so the
+process exits at once, even if Python's main thread is inside the compiler and could not run a signal handler.
+After the first step the signal is only recorded, and the training loop stops after the current step, or
+between two batches of an evaluation.
 """
 
 import contextlib
@@ -14,74 +15,78 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-_CODE = 75
-_GONE = b'stopped by SIGTERM before there was anything new to save: the same command resumes\n'
+_EXIT_CODE = 75
+_MESSAGE = (
+  b'stopped by SIGTERM before there was anything new to save: the same command resumes the run\n'
+)
 
 
 class StopSignal:
-  """Hears SIGTERM; use as a context manager, in the main thread.
+  """Records SIGTERM; use as a context manager in the main thread.
 
-  Of several processes all stop at the same step, whichever of them got the signal: `jax.distributed` has its
-  own handler, which they agree through. In a thread that is not the main one nothing is heard.
+  Several processes all stop after the same step, whichever of them received the signal: `jax.distributed`
+  installs its own handler and a protocol to agree on a step. In any thread but the main one, SIGTERM is not
+  handled.
   """
 
   def __init__(self):
-    self._together = jax.process_count() > 1
+    self._multiprocess = jax.process_count() > 1
     self._received = False
-    self._to_lose = False
+    self._deferred = False
     self._lock = threading.Lock()
+    self._stack = contextlib.ExitStack()
 
   def __enter__(self):
-    self._stack = contextlib.ExitStack()
-    if self._together or threading.current_thread() is not threading.main_thread():
+    if self._multiprocess or threading.current_thread() is not threading.main_thread():
       return self
-    ear, mouth = os.pipe()
-    os.set_blocking(mouth, False)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    # C writes the signal's number to the pipe at once, whatever Python is at.
-    before_fd = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=self._watch, args=(ear,), name='sigterm', daemon=True)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    previous_handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    # The C signal handler writes the signal's number to the pipe at once, whatever Python is doing.
+    previous_fd = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=self._watch, args=(read_end,), name='sigterm', daemon=True)
     watcher.start()
 
-    def end():
-      signal.set_wakeup_fd(before_fd)
-      signal.signal(signal.SIGTERM, before)
-      os.close(mouth)  # ends the watcher
+    def restore():
+      signal.set_wakeup_fd(previous_fd)
+      signal.signal(signal.SIGTERM, previous_handler)
+      os.close(write_end)  # the watcher reads the end of the file and returns
       watcher.join()
-      os.close(ear)
+      os.close(read_end)
 
-    self._stack.callback(end)
+    self._stack.callback(restore)
     return self
 
   def __exit__(self, *_):
     self._stack.close()
 
-  def something_to_lose(self) -> None:
-    """From now on SIGTERM is only noted."""
+  def defer_stop(self) -> None:
+    """From now on SIGTERM is only recorded, because there are steps to save."""
     with self._lock:
-      self._to_lose = True
+      self._deferred = True
 
-  def nothing_to_lose(self) -> None:
-    """From now on SIGTERM ends the process at once."""
+  def stop_at_once(self) -> None:
+    """From now on SIGTERM ends the process at once, as before the first step."""
     with self._lock:
-      self._to_lose = False
+      self._deferred = False
 
-  def asked_at(self, step: int) -> bool:
-    """Whether to stop at the end of `step`; of several processes the answer is the same on all."""
-    if self._together:
+  def requested_at(self, step: int) -> bool:
+    """Whether to stop after `step`; all processes get the same answer."""
+    if self._multiprocess:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._received
 
-  def asked(self) -> bool:
-    """Whether to stop within a step; of several processes none does."""
+  def requested(self) -> bool:
+    """Whether to stop within a step, such as during an evaluation; always False with several processes."""
     return self._received
 
-  def _watch(self, ear: int) -> None:
-    while numbers := os.read(ear, 64):
+  def _watch(self, read_end: int) -> None:
+    """Runs in a thread: reads the numbers of the signals from the pipe."""
+    while numbers := os.read(read_end, 64):
       if signal.SIGTERM not in numbers:
         continue
       with self._lock:
         self._received = True
-        if not self._to_lose:
-          os.write(2, _GONE)
-          os._exit(_CODE)
+        if not self._deferred:
+          os.write(2, _MESSAGE)
+          os._exit(_EXIT_CODE)

@@ -1,1 +1,1 @@
-"""What a run keeps on disk: checkpoints, the lock and metrics.jsonl."""
+"""The files of a run: checkpoints, config, lock and metrics."""

@@ -1,18 +1,18 @@
-"""Checkpoints of a run: the one file that knows Orbax.
+"""Checkpoints of a run: the only module that uses Orbax.
 
-Each holds items of Orbax's under `checkpoints/STEP/`: `params` (parameters and batch statistics), `optimizer`
-(step, velocity, running sums), `statistics` (mean image, colour eigenvectors and deviations) and, where an
-average of the parameters is kept, `ema`; and `manifest.json`, written last, with digests of all files and the
-rest of the state (config, class names, schedule, validation errors).
+A checkpoint is a folder `checkpoints/STEP/`. It holds Orbax items: `params` (parameters and batch
+statistics), `optimizer` (step, velocity, running sums), `statistics` (mean image, colour eigenvectors and
+deviations) and, if the run keeps an exponential moving average (EMA) of the parameters, `ema`. Its
+`manifest.json`, written last, holds digests of all files and the rest of the state: config, class names,
+schedule, validation errors.
 
-Saving goes on while the next steps run: the state is copied on the devices, Orbax writes it to
-`partial-STEP`, which is synced, sealed and renamed; only then are older checkpoints removed. Loading verifies
-the digests. A damaged checkpoint is renamed to `STEP.damaged`, and the one before it is used. The latest few
-and the best are kept.
+A checkpoint is written while the next steps run. The state is copied on the devices, and Orbax writes the
+copy to `partial-STEP`. That folder is synced, sealed and renamed; only then are older checkpoints removed. Loading
+verifies the digests. A damaged checkpoint is renamed to `STEP.damaged`, and the one before it is used. The
+newest few and the best are kept.
 """
 
 from collections.abc import Mapping
-import os
 import pathlib
 import shutil
 import threading
@@ -33,47 +33,55 @@ from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import multihost
 from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.utils import atomic_io
+from alexnet_jax.workdir.checkpoint_folder import CheckpointFolder
 
 FOLDER = 'checkpoints'
-_ERROR = 'val/top1_error'
-_PARTIAL, _DAMAGED = 'partial-', '.damaged'
-_NONE, _NONE_WHOLE = -1, -2  # in place of a step
+_NONE, _ALL_DAMAGED = -1, -2  # sent between processes in place of a step
+# Substrings that summarise Orbax's errors, whose texts are pages long.
+_REASONS = (
+  'No space left on device',
+  'Read-only file system',
+  'Permission denied',
+  'quota exceeded',
+)
 
 
 @jax.jit
 def _snapshot(tree):
-  """A copy, which outlives the donation of `tree` to the next step, and whether all of it is finite."""
+  """Returns a copy, which stays valid when the next step takes `tree` over, and whether it is finite."""
   return jax.tree.map(jnp.copy, tree), steps.all_finite(tree)
 
 
 class Checkpoints:
-  """The checkpoints of one workdir; use as a context manager, which ends when the last one is written.
+  """The checkpoints of one workdir; use as a context manager, which waits for the last one to be written.
 
-  Of several processes all call the same methods; the first one seals, verifies and removes.
+  If several processes share a run, all of them call the same methods; process 0 seals, verifies and removes.
 
   Args:
-    workdir: of the run.
-    keep: how many of the latest to keep, beside the best.
-    read_only: for evaluation: nothing is created, renamed or removed.
+    workdir: the folder of the run.
+    keep: number of newest checkpoints to keep, beside the best.
+    read_only: create, rename and remove nothing; for evaluation.
+
+  Raises:
+    UserError: `read_only` is set and there is no folder of checkpoints.
   """
 
   def __init__(self, workdir: str | pathlib.Path, keep: int = 2, read_only: bool = False):
     self.folder = pathlib.Path(workdir).absolute() / FOLDER
-    self._keep, self._read_only = keep, read_only
+    self._files = CheckpointFolder(self.folder, read_only)
+    self._keep = keep
     if read_only and not self.folder.is_dir():
       raise UserError(f'{workdir} holds no checkpoints: train there first, or name another workdir')
     if not read_only and multihost.is_primary():
-      self.folder.mkdir(parents=True, exist_ok=True)
-      for left in self.folder.glob(f'{_PARTIAL}*'):  # by a run that was killed
-        shutil.rmtree(left)
+      self._files.create()
     handler = ocp.CompositeCheckpointHandler('params', 'ema', 'optimizer', 'statistics')
-    # Where folders that Orbax makes in the background cannot be made, it waits for them forever.
+    # If Orbax cannot create a folder in the background, it waits for it forever.
     options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
     self._orbax = ocp.AsyncCheckpointer(handler, async_options=options)
     self._saving: threading.Thread | None = None
     self._failure: BaseException | None = None
     self._latest: int | None = None
-    self._looked = False
+    self._latest_known = False
 
   def __enter__(self):
     return self
@@ -84,59 +92,63 @@ class Checkpoints:
     except Exception as error:
       if kind is None:
         raise
-      logging.error('%s', error)  # beside what ended the run
+      logging.error('%s', error)  # the exception that ended the run goes first
     finally:
       self._orbax.close()
 
   def latest(self) -> int | None:
-    """The step of the newest checkpoint that is whole, None if there is none yet.
+    """The step of the newest whole checkpoint, None if there is none yet.
 
     Raises:
-      RunError: there are some, but none is whole.
+      RunError: there are checkpoints, but all of them are damaged.
     """
     self.wait()
-    if not self._looked:
-      found = self._newest_whole() if multihost.is_primary() else _NONE
+    if not self._latest_known:
+      found = _NONE
+      if multihost.is_primary():
+        step = self._files.newest_whole()
+        missing = _ALL_DAMAGED if self._files.has_damaged() else _NONE
+        found = missing if step is None else step
       found = multihost.from_primary(found)
-      if found == _NONE_WHOLE:
+      if found == _ALL_DAMAGED:
         raise RunError(
-          f'no checkpoint of {self.folder} is whole: put back a copy of one, as a folder named by its step, '
-          'or start again in a new workdir'
+          f'all checkpoints in {self.folder} are damaged: restore a copy of one, as a folder named by its '
+          'step, or start again in a new workdir'
         )
-      self._latest, self._looked = None if found == _NONE else found, True
+      self._latest, self._latest_known = None if found == _NONE else found, True
     return self._latest
 
   def best(self) -> int | None:
-    """The step of the lowest validation error, of equals the latest; the newest without any."""
+    """The step with the lowest validation error, the later one of equals; without any error the newest."""
     self.wait()
     step = _NONE
     if multihost.is_primary():
-      ranked = self._best(self._steps())
-      step = next((s for s in ranked if self._is_whole(s)), _NONE)
+      ranked = self._files.ranked(self._files.steps())
+      step = next((s for s in ranked if self._files.is_whole(s)), _NONE)
     step = multihost.from_primary(step)
     return self.latest() if step == _NONE else step
 
   def choose(self, which: str) -> int:
-    """The step that `--checkpoint=best|latest|STEP` means.
+    """The step that `--checkpoint=best|latest|STEP` selects.
 
     Raises:
       UserError: there is no such checkpoint.
-      RunError: none is whole, or the one that was named is not.
+      RunError: all checkpoints are damaged, or the selected one is.
     """
-    steps_there = self._steps()
+    available = self._files.steps()
     if which in ('best', 'latest'):
       step = self.best() if which == 'best' else self.latest()
       if step is None:
         raise UserError(f'{self.folder.parent} holds no checkpoint: train there first')
       return step
-    if not which.isdigit() or int(which) not in steps_there:
+    if not which.isdigit() or int(which) not in available:
       raise UserError(
-        f'--checkpoint={which}: choose best, latest or a step of {", ".join(map(str, steps_there))}'
+        f'--checkpoint={which}: choose best, latest or one of {", ".join(map(str, available))}'
       )
-    whole = self._is_whole(int(which)) if multihost.is_primary() else True
+    whole = self._files.is_whole(int(which)) if multihost.is_primary() else True
     if not multihost.from_primary(int(whole)):
       raise RunError(
-        f'the checkpoint of step {which} is damaged: choose another one of {self.folder}'
+        f'the checkpoint of step {which} is damaged: choose another one in {self.folder}'
       )
     return int(which)
 
@@ -147,28 +159,29 @@ class Checkpoints:
     meta: Mapping,
     metrics: Mapping[str, float] | None = None,
   ) -> bool:
-    """Begins to save `state` under its step, unless it holds a number that is not finite.
+    """Starts to save `state` under its step, unless it holds a number that is not finite.
 
-    It first waits for the save before it. When this returns, the state may be donated.
+    The call first waits for the save before it. After it returns, the state may be donated.
 
     Args:
-      state: on its devices.
-      statistics: of the training images.
-      meta: JSON-able.
-      metrics: of the evaluation at this step, if there was one; ranks the best checkpoint.
+      state: the train state, on its devices.
+      statistics: the statistics of the training images.
+      meta: JSON-able; returned by `Checkpoints.meta`.
+      metrics: the errors of an evaluation at this step, if there was one; the best checkpoint has the lowest
+        `val/top1_error`.
 
     Returns:
-      Whether all numbers were finite.
+      Whether all numbers are finite; if not, nothing is saved.
 
     Raises:
-      RunError: the save before this one failed.
+      RunError: this save could not start, or the one before it failed.
     """
     self.wait()
     copy, finite = _snapshot(state)
     if not finite:
       return False
     step, began = int(copy.step), time.perf_counter()
-    partial = self.folder / f'{_PARTIAL}{step}'
+    partial = self._files.partial(step)
     optimizer = {'step': copy.step, 'opt_state': copy.opt_state, 'sums': copy.sums}
     average = {'ema': ocp.args.StandardSave(copy.ema)} if copy.ema else {}
     items = ocp.args.Composite(
@@ -189,7 +202,7 @@ class Checkpoints:
     return True
 
   def amend(self, step: int, meta: Mapping, metrics: Mapping[str, float]) -> None:
-    """Adds to the checkpoint of `step` what an evaluation found that was not finished when it was saved."""
+    """Replaces the metadata of the complete checkpoint of `step`; its arrays stay as they are."""
     self.wait()
     if multihost.is_primary():
       atomic_io.reseal(
@@ -197,10 +210,10 @@ class Checkpoints:
       )
 
   def wait(self) -> None:
-    """Returns when the save that was begun is complete.
+    """Blocks until the current save is complete.
 
     Raises:
-      RunError: it failed; the checkpoints before it are as they were.
+      RunError: it failed; older checkpoints are unchanged.
     """
     if self._saving is not None:
       self._saving.join()
@@ -209,12 +222,13 @@ class Checkpoints:
       error, self._failure = self._failure, None
       raise error
 
-  def failed(self) -> bool:
-    """Whether a save has failed, which `wait` will tell; does not wait."""
-    return self._failure is not None
+  def raise_failure(self) -> None:
+    """Like `wait` if a save has failed already; otherwise returns at once."""
+    if self._failure is not None:
+      self.wait()
 
   def meta(self, step: int) -> dict:
-    """The JSON part of a checkpoint, its `config` as a frozen config."""
+    """The metadata of a checkpoint, with its `config` as a FrozenConfigDict."""
     try:
       meta = atomic_io.facts(self.folder / str(step))['meta']
     except ValueError as error:
@@ -222,7 +236,7 @@ class Checkpoints:
     return meta | {'config': FrozenConfigDict(config_lib.from_json(meta['config']))}
 
   def restore(self, step: int, abstract: steps.TrainState) -> steps.TrainState:
-    """The whole train state, laid out as `abstract` says (`steps.abstract_state`)."""
+    """Reads the whole train state with the shapes and shardings of `abstract` (`steps.abstract_state`)."""
     params = {'params': abstract.params, 'batch_stats': abstract.batch_stats}
     optimizer = {'step': abstract.step, 'opt_state': abstract.opt_state, 'sums': abstract.sums}
     average = {'ema': ocp.args.StandardRestore(abstract.ema)} if abstract.ema else {}
@@ -237,7 +251,7 @@ class Checkpoints:
   def restore_params(
     self, step: int, abstract: steps.TrainState, weights: str = 'last'
   ) -> tuple[dict, dict]:
-    """Parameters, `weights` (last or ema) as `config.eval.weights` means it, and batch statistics."""
+    """Reads the parameters (`weights='last'`) or their EMA (`weights='ema'`), and the batch statistics."""
     wanted = {'params': abstract.params, 'batch_stats': abstract.batch_stats}
     item = self._restore(step, params=ocp.args.StandardRestore(wanted))['params']
     if weights == 'ema':
@@ -246,7 +260,13 @@ class Checkpoints:
     return item['params'], item['batch_stats']
 
   def restore_statistics(self, step: int, mesh: Mesh, size: int) -> Statistics:
-    """The statistics of the training images, on every device of `mesh`; `size` is the canvas's."""
+    """Reads the statistics of the training images to every device of `mesh`.
+
+    Args:
+      step: of the checkpoint.
+      mesh: the devices.
+      size: height and width of a canvas in pixels.
+    """
     shapes = {'mean_image': (size, size, 3), 'eigenvectors': (3, 3), 'deviations': (3,)}
     everywhere = NamedSharding(mesh, P())
     abstract = {
@@ -268,90 +288,23 @@ class Checkpoints:
       'remove it, or choose another one with --checkpoint='
     )
 
-  def _steps(self) -> list[int]:
-    """The steps of all checkpoints that are not known to be damaged, ascending."""
-    return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
-
-  def _best(self, among: list[int]) -> list[int]:
-    """Those of `among` that were evaluated, the best first."""
-    errors = {}
-    for step in among:
-      try:
-        error = atomic_io.facts(self.folder / str(step))['metrics'].get(_ERROR)
-      except ValueError:
-        continue
-      if error is not None:
-        errors[step] = error
-    return sorted(errors, key=lambda step: (errors[step], -step))
-
-  def _newest_whole(self) -> int:
-    for step in reversed(self._steps()):
-      if self._is_whole(step):
-        return step
-    damaged = any(path.name.partition(_DAMAGED)[0].isdigit() for path in self.folder.iterdir())
-    return _NONE_WHOLE if damaged else _NONE
-
-  def _is_whole(self, step: int) -> bool:
-    """Whether the files of a checkpoint are what was written; one that is not is reported and set aside."""
-    folder = self.folder / str(step)
-    try:
-      atomic_io.check(folder)
-      return True
-    except ValueError as error:
-      fate = 'it is passed over'
-      if not self._read_only:
-        aside = folder.with_name(f'{step}{_DAMAGED}')
-        for number in range(1, 1000):
-          if not aside.exists():
-            break
-          aside = folder.with_name(f'{step}{_DAMAGED}-{number}')
-        folder.rename(aside)
-        fate = f'it is kept as {aside.name}'
-      logging.warning('the checkpoint %s is damaged (%s): %s', folder, error, fate)
-      return False
-
   def _finish(self, partial: pathlib.Path, step: int, facts: Mapping, began: float) -> None:
-    """Waits for Orbax; then seals the checkpoint, gives it its name, and removes what it supersedes."""
+    """Runs in a thread: waits for Orbax, then publishes the checkpoint."""
     try:
       self._orbax.wait_until_finished()
       if multihost.is_primary():
-        size = atomic_io.seal(partial, facts)
-        final = self.folder / str(step)
-        if final.exists():  # a step that is done again, after what came later was found damaged
-          self._remove(final)
-        partial.rename(final)
-        atomic_io.sync(self.folder)
-        there = self._steps()
-        kept = {*there[-self._keep :], *self._best(there)[:1]}
-        for old in kept.symmetric_difference(there):
-          self._remove(self.folder / str(old))
-        logging.info(
-          'checkpoint of step %d: %.3g MB in %.2g s', step, size / 1e6, time.perf_counter() - began
-        )
-      self._latest, self._looked = step, True
+        size = self._files.publish(step, facts, self._keep)
+        seconds = time.perf_counter() - began
+        logging.info('checkpoint of step %d: %.3g MB in %.2g s', step, size / 1e6, seconds)
+      self._latest, self._latest_known = step, True
     except Exception as error:
-      shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the room
+      shutil.rmtree(partial, ignore_errors=True)  # a full disk needs the space
       self._failure = self._cannot_write(step, error)
-
-  def _remove(self, folder: pathlib.Path) -> None:
-    """Removes a checkpoint; killed half-way, it leaves none that looks whole."""
-    doomed = folder.with_name(f'{_PARTIAL}removed-{folder.name}')
-    os.rename(folder, doomed)
-    shutil.rmtree(doomed)
 
   def _cannot_write(self, step: int, error: BaseException) -> RunError:
     text = ' '.join(str(error).split())
     reason = next((known for known in _REASONS if known in text), text[:200])
     return RunError(
-      f'the checkpoint of step {step} cannot be written to {self.folder} ({reason}): see that the disk has '
-      'room and may be written, then run the same command again; it goes on from the one before'
+      f'the checkpoint of step {step} cannot be written to {self.folder} ({reason}): check that the disk '
+      'has space and is writable, then run the same command again; it resumes from the previous checkpoint'
     )
-
-
-# What of an error's text says it all; Orbax's errors come with pages.
-_REASONS = (
-  'No space left on device',
-  'Read-only file system',
-  'Permission denied',
-  'quota exceeded',
-)

@@ -1,13 +1,13 @@
-"""What a run says: metrics.jsonl, TensorBoard, Weights & Biases, and a line of progress on stderr."""
+"""Output of a training run: metrics.jsonl, TensorBoard, Weights & Biases, and a progress line on stderr."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import json
 import math
 import os
 import pathlib
 import sys
 import time
-from typing import Protocol
+from typing import Protocol, TypeVar
 import uuid
 
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -17,24 +17,26 @@ from alexnet_jax.utils import atomic_io, console
 from alexnet_jax.utils.optional_import import import_module
 
 FILE = 'metrics.jsonl'
-_EVALUATED = ('val/', 'train_set/')  # how the names of what evaluations write begin
+_EVALUATED = ('val/', 'train_set/')  # prefixes of the values that evaluations write
+
+T = TypeVar('T')
 
 
 class Writer(Protocol):
-  """What takes the numbers of a run."""
+  """A destination for metrics other than metrics.jsonl."""
 
   def write(self, step: int, values: Mapping[str, float | int]) -> None:
-    """Takes the numbers of a step."""
+    """Writes the values of one step."""
 
   def close(self) -> None:
-    """Ends the record."""
+    """Flushes and closes the destination."""
 
 
 class _TensorBoard:
-  """Events in WORKDIR/tensorboard; those beyond the first step are cut."""
+  """Writes events to WORKDIR/tensorboard and hides older events of later steps than `step`."""
 
   def __init__(self, workdir: pathlib.Path, step: int):
-    from tensorboardX import SummaryWriter  # imported late: it takes a second
+    from tensorboardX import SummaryWriter  # importing it takes a second
 
     self._writer = SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1)
 
@@ -48,9 +50,9 @@ class _TensorBoard:
 
 
 class _Wandb:
-  """A run of Weights & Biases, the same one for a workdir however often it is resumed.
+  """Writes to Weights & Biases; a workdir keeps the same W&B run however often it is resumed.
 
-  Rows that a resumed run gives again are dropped there, and they are the same.
+  A resumed run may log a step for the second time; W&B drops such rows, which equal the first ones.
   """
 
   def __init__(self, workdir: pathlib.Path, config: ConfigDict | FrozenConfigDict):
@@ -70,8 +72,8 @@ class _Wandb:
       )
     except wandb.Error as error:
       raise UserError(
-        f'config.log.wandb={config.log.wandb}: {" ".join(str(error).split())} (WANDB_MODE=offline needs '
-        'neither account nor network)'
+        f'config.log.wandb={config.log.wandb}: {" ".join(str(error).split())} (with '
+        'WANDB_MODE=offline, neither an account nor a network is needed)'
       ) from None
 
   def write(self, step: int, values: Mapping[str, float | int]) -> None:
@@ -82,15 +84,15 @@ class _Wandb:
 
 
 class Metrics:
-  """Appends to metrics.jsonl, and to what else `config.log` asks for.
+  """Appends to metrics.jsonl, and to the other destinations that `config.log` enables.
 
   Args:
-    workdir: of the run.
-    step: the step it starts from; what lies beyond it in the files is cut, so that a resumed run leaves
-      the same files as one that was never stopped.
-    config: of the run.
-    quiet: writes nothing, as all but one of several processes should.
-    unevaluated: whether `step` is to be evaluated again, so that what evaluations wrote at it is cut too.
+    workdir: the folder of the run.
+    step: number of completed steps. Lines of later steps are removed, so that a resumed run leaves the same
+      file as an uninterrupted one.
+    config: the whole config.
+    quiet: write nothing; set in all processes but one.
+    unevaluated: whether the evaluation at `step` will be repeated; its line is then removed too.
   """
 
   def __init__(
@@ -124,7 +126,7 @@ class Metrics:
       writer.write(step, values)
 
   def sync(self) -> None:
-    """Brings what was written to the disk, as a checkpoint that comes after it needs it."""
+    """Flushes the lines to the disk; called before a checkpoint that depends on them is written."""
     if self._file:
       os.fsync(self._file.fileno())
 
@@ -137,7 +139,7 @@ class Metrics:
 
 
 def _lines_until(path: pathlib.Path, step: int, unevaluated: bool) -> list[str]:
-  """The lines of metrics.jsonl up to `step`; a line torn by a kill ends them."""
+  """The lines of metrics.jsonl up to `step`, or up to the first line that a kill left incomplete."""
   kept = []
   for line in path.read_text().splitlines(keepends=True):
     try:
@@ -155,42 +157,44 @@ def _lines_until(path: pathlib.Path, step: int, unevaluated: bool) -> list[str]:
 
 
 class Timer:
-  """Images a second and the share of time spent waiting for data, since the last `lap`."""
+  """Measures images per second and the share of time spent waiting for data, since the last `lap`."""
 
   def __init__(self):
-    self._start = time.perf_counter()
+    self._created = self._lap_start = time.perf_counter()
     self._paused = self._waited = 0.0
     self._images = self._steps = 0
-    self._begin = self._start
+
+  def wait_for(self, batches: Iterator[T]) -> T:
+    """Returns the next batch and counts the time until it arrives as waiting for data."""
+    began = time.perf_counter()
+    batch = next(batches)
+    self._waited += time.perf_counter() - began
+    return batch
 
   def trained(self, images: int) -> None:
-    """Counts the images of a step."""
+    """Counts one step and its images."""
     self._images += images
     self._steps += 1
 
-  def seconds_a_step(self) -> float:
-    """Seconds since the beginning, whatever they were spent on, by steps."""
-    return (time.perf_counter() - self._begin) / max(self._steps, 1)
-
-  def waited(self, seconds: float) -> None:
-    """Counts time that the loop stood still for want of data."""
-    self._waited += seconds
-
   def paused(self, seconds: float) -> None:
-    """Leaves time out that was spent on evaluation or checkpoints."""
+    """Excludes time that was spent on evaluation or checkpoints."""
     self._paused += seconds
 
+  def seconds_per_step(self) -> float:
+    """Mean seconds per step since the timer was created, including all pauses."""
+    return (time.perf_counter() - self._created) / max(self._steps, 1)
+
   def lap(self) -> tuple[float, float]:
-    """Returns (images/s, share of time waiting) since the last call."""
+    """Returns (images per second, share of time waiting for data) since the last call."""
     now = time.perf_counter()
-    seconds = max(now - self._start - self._paused, 1e-9)
+    seconds = max(now - self._lap_start - self._paused, 1e-9)
     result = self._images / seconds, self._waited / seconds
-    self._start, self._paused, self._waited, self._images = now, 0.0, 0.0, 0
+    self._lap_start, self._paused, self._waited, self._images = now, 0.0, 0.0, 0
     return result
 
 
 class Progress:
-  """One line of progress on stderr: rewritten in place on a terminal, a line each time in a log."""
+  """Shows the progress on stderr: one line that is rewritten on a terminal, a new line each time in a log."""
 
   def __init__(self, total_steps: int, step: int, quiet: bool = False):
     self._total, self._first = total_steps, step
@@ -199,7 +203,7 @@ class Progress:
     self._quiet = quiet
 
   def show(self, step: int, values: Mapping[str, float]) -> None:
-    """Shows where the run is; `values` as written to metrics.jsonl."""
+    """Shows `values`, which are those written to metrics.jsonl, and an estimate of the time left."""
     if self._quiet:
       return
     done = step - self._first
@@ -219,7 +223,7 @@ class Progress:
     sys.stderr.flush()
 
   def end(self) -> None:
-    """Leaves the line standing, so that other output starts on its own."""
+    """Ends the line on a terminal, so that other output starts on a new one."""
     if self._live and not self._quiet:
       print(file=sys.stderr, flush=True)
 

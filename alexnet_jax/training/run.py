@@ -1,0 +1,157 @@
+"""What the parts of a training run share: its fixed settings, its start, and the record of its results."""
+
+from collections.abc import Generator
+import dataclasses
+import functools
+import math
+import pathlib
+from typing import Any
+
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import steps
+from alexnet_jax.data import Dataset, Statistics
+from alexnet_jax.data.prefetch import prefetch
+from alexnet_jax.distributed import multihost, sharding
+from alexnet_jax.errors import UserError
+from alexnet_jax.steps import schedules
+from alexnet_jax.training.fine_tuning import copy_layers
+from alexnet_jax.training.preemption import StopSignal
+from alexnet_jax.workdir import run_config
+from alexnet_jax.workdir.checkpoint import Checkpoints
+
+_BATCHES_AHEAD = 1  # batches that wait on the devices; one more is on its way to them
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What does not change while `train` runs.
+
+  Attributes:
+    config: the whole config, as `resolve` returns it.
+    workdir: the folder of the run.
+    dataset: the open data set.
+    mesh: the devices.
+    checkpoints: the checkpoints in `workdir`.
+    stop: the handler of SIGTERM.
+  """
+
+  config: FrozenConfigDict
+  workdir: pathlib.Path
+  dataset: Dataset
+  mesh: Mesh
+  checkpoints: Checkpoints
+  stop: StopSignal
+
+  @functools.cached_property
+  def total_steps(self) -> int:
+    """Number of steps of the whole run."""
+    return schedules.total_steps(self.config, self.dataset.num_train)
+
+  def epoch(self, step: int) -> float:
+    """Number of epochs, with fraction, that are complete after `step` steps."""
+    return step * self.config.train.batch_size / self.dataset.num_train
+
+  def epoch_ended(self, step: int) -> bool:
+    """Whether step number `step` (counted from 1) completed an epoch."""
+    return math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
+
+  def batches(self, first: int) -> Generator[dict]:
+    """Yields the training batches from step `first` (counted from 0) on; each is on the devices already.
+
+    Closing the generator ends the thread that reads ahead. The data set closes its own reader.
+    """
+    batch_size = self.config.train.batch_size
+    rows = sharding.local_rows(self.mesh, batch_size)
+    on_host = self.dataset.train_batches(first, batch_size, rows)
+    on_devices = (sharding.shard_batch(self.mesh, batch) for batch in on_host)
+    return prefetch(on_devices, _BATCHES_AHEAD)
+
+
+@dataclasses.dataclass
+class Record:
+  """What a run has measured so far; every checkpoint stores it, and a resumed run continues with it.
+
+  Attributes:
+    schedule: state of the plateau rule.
+    loss: mean training loss of the last log line, None before the first.
+    validation: what the last evaluation wrote to metrics.jsonl, such as `val/top1_error` in per cent.
+    unevaluated: whether an evaluation was due at the last step and SIGTERM interrupted it.
+  """
+
+  schedule: schedules.ScheduleState = dataclasses.field(default_factory=schedules.ScheduleState)
+  loss: float | None = None
+  validation: dict[str, Any] = dataclasses.field(default_factory=dict)
+  unevaluated: bool = False
+
+  def has_reached(self, target: float) -> bool:
+    """Whether the error on the training split is at most `target` per cent; never for a target of 0."""
+    return target > 0 and self.validation.get('train_set/top1_error', math.inf) <= target
+
+
+def resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
+  """Sets `config.model.num_classes` from the data set and validates the result.
+
+  Raises:
+    UserError: the config does not fit the data set, or a value is invalid.
+  """
+  config = config.copy_and_resolve_references()
+  classes = len(dataset.class_names)
+  if classes < 2:
+    raise UserError(
+      f'{config.data.source} has one class, {dataset.class_names[0]!r}: training needs two or more'
+    )
+  if config.model.num_classes not in (0, classes):
+    raise UserError(
+      f'config.model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} '
+      'classes: set --config.model.num_classes=0 to use the number of classes of the data'
+    )
+  if config.eval.weights == 'ema' and not config.optim.ema:
+    raise UserError(
+      'config.eval.weights=ema, but config.optim.ema is 0: set --config.optim.ema=0.999, for example'
+    )
+  config.model.num_classes = classes
+  config_lib.validate(config)
+  return FrozenConfigDict(config)
+
+
+def start(run: Run) -> tuple[steps.TrainState, Statistics, Record]:
+  """Restores the newest checkpoint, or initialises a new run if there is none.
+
+  Returns:
+    The train state and the statistics of the training images, both on the devices, and the record.
+
+  Raises:
+    UserError: the images differ from those of the checkpoint, or the layers to copy do not fit.
+    RunError: there are checkpoints, but all of them are damaged.
+  """
+  step = run.checkpoints.latest()
+  if step is None:
+    return _start_new(run)
+  meta = run.checkpoints.meta(step)
+  run_config.check_same_data(run.workdir, run.config, run.dataset, meta)
+  record = Record(
+    schedule=schedules.ScheduleState(**meta['schedule']),
+    loss=meta['loss'],
+    validation=meta['validation'],
+    unevaluated=meta.get('unevaluated', False),
+  )
+  size = run.config.data.canvas.size
+  statistics = run.checkpoints.restore_statistics(step, run.mesh, size)
+  logging.info('resuming %s at step %d of %d', run.workdir, step, run.total_steps)
+  state = run.checkpoints.restore(step, steps.abstract_state(run.config, run.mesh))
+  return state, statistics, record
+
+
+def _start_new(run: Run) -> tuple[steps.TrainState, Statistics, Record]:
+  if run.config.note:
+    logging.warning(run.config.note)
+  state = copy_layers(run.config, run.mesh, steps.init_state(run.config, run.mesh))
+  share = multihost.share()
+  # Only a single process reads and writes the cached statistics: several might see different files.
+  cache_dir = str(run.workdir) if share == (0, 1) else None
+  statistics = run.dataset.statistics(cache_dir, share, multihost.add_up)  # type: ignore[arg-type]
+  return state, sharding.replicate(run.mesh, statistics), Record()
