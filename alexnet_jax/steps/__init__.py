@@ -1,4 +1,4 @@
-"""What is compiled: the train state, the training step, the prediction step and what they are made of."""
+"""The compiled steps: train state, training step, prediction step and their parts."""
 
 from alexnet_jax.steps.state import (
   TrainState,

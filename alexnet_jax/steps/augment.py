@@ -190,7 +190,7 @@ def test_images(canvases: Array, view: Array, mean_image: Array, config: FrozenC
   rows = jnp.zeros(len(canvases), jnp.int32)
   top = rows + jnp.floor(view[0] * margin).astype(jnp.int32)
   left = rows + jnp.floor(view[1] * margin).astype(jnp.int32)
-  mirrored = (rows + view[2]) > 0
+  mirrored = jnp.broadcast_to(view[2] > 0, rows.shape)
   crops = _mirror(_cut(canvases, top, left, size), mirrored).astype(jnp.float32)
   images = _centred(crops, top, left, mirrored, config, mean_image)
   return images / jnp.asarray(config.augment.std, jnp.float32)

@@ -1,6 +1,6 @@
-"""Numbers about each layer while it trains, from a compiled step of their own.
+"""Statistics of each layer during training, computed by a separately compiled function.
 
-They never touch the training step, so a run gives the same bits with them and without.
+The training step is not involved, so a run gives the same bits with and without them.
 """
 
 from collections.abc import Callable
@@ -26,14 +26,14 @@ def make_diagnostics_step(
   """Compiles the diagnostics for `mesh`.
 
   Returns:
-    `diagnose(state, batch, colour, statistics) -> {layer: {name: float32 scalar}}`, of the network as `state`
-    holds it on one training batch, dropout and augmentation on:
+    `diagnose(state, batch, colour, statistics) -> {layer: {name: float32 scalar}}`, the statistics of the
+    network in `state` on one training batch, with dropout and augmentation:
 
-    * `weight_norm`, `gradient_norm`, `update_norm`: Euclidean norms of the layer's kernel, of the loss's
-      gradient with respect to it (without decay), and of its last update (the velocity);
-    * `activation_mean`, `activation_std`: of what its non-linearity gives;
-    * `dead_share`: of its maps or units, those that gave 0 everywhere for every image of the batch, as a
-      dead ReLU does.
+    * `weight_norm`, `gradient_norm`, `update_norm`: Euclidean norms of the layer's kernel, of the gradient
+      of the loss with respect to it (without decay), and of its last update (the velocity);
+    * `activation_mean`, `activation_std`: mean and standard deviation of the output of its non-linearity;
+    * `dead_share`: the share of its maps or units whose output is 0 everywhere for every image of the batch,
+      such as dead ReLUs.
   """
   compute = steps.loss_and_gradients(config, mesh, ('batch_stats', 'intermediates'))
 
@@ -44,10 +44,10 @@ def make_diagnostics_step(
     activations = {}
     for layer in config.model.layers:
       if 'act' in config.model[layer].get('then', ()):
-        name, place = alexnet.sown(config.model, 'act', layer)
+        name, index = alexnet.sown(config.model, 'act', layer)
         spread = config.parallelism == 'owt' and alexnet.is_dense(layer)
         activations[layer] = _activation_statistics(
-          jnp.stack(variables['intermediates'][name][place]), spread
+          jnp.stack(variables['intermediates'][name][index]), spread
         )
     return grads, activations
 
@@ -69,9 +69,11 @@ def make_diagnostics_step(
 
 
 def _activation_statistics(x: Array, spread: bool) -> dict[str, Array]:
-  """Over all devices, of `x` `[towers here, rows here, ..., maps]`.
+  """Statistics of an activation over all devices.
 
-  `spread`: whether the devices along 'data' hold different units for the same rows.
+  Args:
+    x: the local part, `[local towers, local rows, ..., maps]`.
+    spread: whether the devices along 'data' hold different units of the same rows.
   """
   x = x.astype(jnp.float32)
   alive = (x != 0).any(range(1, x.ndim - 1)).astype(jnp.float32)

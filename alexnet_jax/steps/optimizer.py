@@ -1,12 +1,13 @@
-"""The paper's SGD, its rate schedules, and the late freezing of conv1 that the paper leaves out.
+"""The optimizer of the paper: SGD with momentum, and a learning rate for each parameter.
 
     v <- momentum * v - decay * rate * w - rate * gradient;    w <- w + v        (paper section 5)
 
-The rate stands inside the velocity, so after a drop the old, larger steps fade over ~10 steps;
-`optax.sgd` multiplies by it outside, which shrinks them at once (FACTS section 2).
+The rate is inside the velocity, so after the rate drops, the older, larger steps fade over about 10 steps.
+`optax.sgd` multiplies the velocity by the rate, which shrinks them at once (FACTS section 2).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,11 @@ Rates = dict[str, dict[str, jax.Array]]
 
 
 def validate(config: ConfigDict | FrozenConfigDict) -> None:
-  """Raises UserError where `config.optim` cannot be."""
+  """Checks `config.optim`.
+
+  Raises:
+    UserError: a value is invalid.
+  """
   choices = {'schedule': ('steps', 'plateau', 'dexp', 'constant'), 'unit': ('epoch', 'step')}
   for key, allowed in choices.items():
     if config[key] not in allowed:
@@ -55,72 +60,89 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
 
 
 def averaged(average: dict, params: dict, decay: float, step: jax.Array) -> dict:
-  """The running average of the parameters, `average + (1 - d) * (params - average)`, after a step.
+  """The exponential moving average (EMA) of the parameters after a step.
+
+  It is `average + (1 - d) * (params - average)`, where d is the smaller of `decay` and s / (s + 9) at step s.
+  The second term gives the initial weights little influence.
 
   Args:
-    average: before, like `params`; the initial parameters at first.
-    params: after the step.
-    decay: d in the long run. Of step s it is at most s / (s + 9), so that the first weights are soon
-      forgotten.
-    step: number of the step, from 1.
+    average: the average before the step, a tree like `params`; initially the initial parameters.
+    params: the parameters after the step.
+    decay: the largest d.
+    step: number of the step s, counted from 1, int32 scalar.
   """
   share = 1 - jnp.minimum(decay, step / (step + 9))
   return jax.tree.map(lambda old, new: old + share * (new - old), average, params)
 
 
-def _is_weight(path: tuple) -> bool:
-  """By name: biases are two-dimensional here, so the number of dimensions tells nothing."""
+def is_weight(path: tuple) -> bool:
+  """Whether the parameter at `path` is a weight.
+
+  Its name decides; the number of dimensions cannot, because biases have two (tower and unit).
+  """
   return path[-1].key == 'kernel'
+
+
+def weight_mask(params: Mapping, layers: Collection[str]) -> dict:
+  """A tree of bools like `params`, True for the weights of `layers`."""
+  return jax.tree.map_with_path(lambda path, _: is_weight(path) and path[0].key in layers, params)
+
+
+def bias_mask(params: Mapping) -> dict:
+  """A tree of bools like `params`, True for everything but weights."""
+  return jax.tree.map_with_path(lambda path, _: not is_weight(path), params)
 
 
 def _scale_by_rates() -> optax.GradientTransformationExtraArgs:
   """Multiplies each gradient by minus its own rate, `rates[layer][name]`."""
 
+  def init(_):
+    return optax.EmptyState()
+
   def update(updates, state, params=None, *, rates: Rates, **_):
     return jax.tree.map(lambda g, rate: -rate * g, updates, rates), state
 
-  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _skip_frozen(
   inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-  """Leaves parameters of rate 0 alone, and their velocity with them (O, src/weights.cu)."""
+  """Leaves parameters whose rate is 0, and their velocity, unchanged (as O, the original code)."""
 
   def update(updates, state, params=None, *, rates: Rates, **_):
     new_updates, new_state = inner.update(updates, state, params)
     frozen = jax.tree.map(lambda rate: rate == 0, rates)
-    hold = lambda old, new: jax.tree.map(jnp.where, frozen, old, new)
     zeros = jax.tree.map(jnp.zeros_like, updates)
-    return hold(zeros, new_updates), optax.TraceState(hold(state.trace, new_state.trace))
+    trace = jax.tree.map(jnp.where, frozen, state.trace, new_state.trace)
+    return jax.tree.map(jnp.where, frozen, zeros, new_updates), optax.TraceState(trace)
 
   return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def paper_sgd(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransformationExtraArgs:
-  """The update above as a chain of Optax parts.
+  """The update of the paper as a chain of Optax transformations.
 
   Args:
-    config: `config.optim`: `momentum`, `decay` (weights), `layer_decay` and `bias_decay` are used.
+    config: `config.optim`: `momentum`, `decay` (weights), `bias_decay` and `layer_decay` (a decay for the
+      weights of single layers, in place of `decay`) are used.
 
   Returns:
-    A transformation whose `update(gradients, state, params, rates=...)` takes the rates of the step, a
+    A transformation whose `update(gradients, state, params, rates=...)` takes the rates of the step: a
     tree of scalars shaped like the parameters (`rate_tree`).
   """
-  own = dict(config.layer_decay)
-  where = lambda rule: lambda params: jax.tree.map_with_path(lambda path, _: rule(path), params)
-  layers = [
-    optax.add_decayed_weights(
-      decay, where(lambda path, layer=layer: _is_weight(path) and path[0].key == layer)
-    )
-    for layer, decay in own.items()
-  ]
+  layer_decay = dict(config.layer_decay)
+
+  def other_weights(params):
+    return weight_mask(params, params.keys() - layer_decay.keys())
+
+  def weights_of(layer):
+    return functools.partial(weight_mask, layers=(layer,))
+
   return optax.chain(
-    optax.add_decayed_weights(
-      config.decay, where(lambda path: _is_weight(path) and path[0].key not in own)
-    ),
-    optax.add_decayed_weights(config.bias_decay, where(lambda path: not _is_weight(path))),
-    *layers,
+    optax.add_decayed_weights(config.decay, other_weights),
+    optax.add_decayed_weights(config.bias_decay, bias_mask),
+    *(optax.add_decayed_weights(decay, weights_of(layer)) for layer, decay in layer_decay.items()),
     _scale_by_rates(),
     _skip_frozen(optax.trace(config.momentum)),
   )
@@ -133,15 +155,24 @@ def rate_tree(
   bias_rate: float,
   epoch: float,
 ) -> dict[str, dict[str, float]]:
-  """A rate for every parameter, as `paper_sgd` takes them, with `layer_rates` applied at `epoch`.
+  """The learning rate of every parameter, a tree like `params`, as `paper_sgd` takes it.
+
+  Args:
+    config: `config.optim`; `layer_rates`, the factors of single layers from some epoch on, is used.
+    params: parameters by layer and name; only the names are read.
+    weight_rate: the rate of weights.
+    bias_rate: the rate of all other parameters.
+    epoch: number of complete epochs, with fraction.
 
   Raises:
-    UserError: `config.layer_rates` names a layer that the network lacks.
+    UserError: `config.optim.layer_rates` names a layer that the network lacks.
   """
   factors = {}
   for layer, start, factor in config.layer_rates:
     if layer not in params:
-      raise UserError(f'config.optim.layer_rates names {layer!r}; layers here: {", ".join(params)}')
+      raise UserError(
+        f'config.optim.layer_rates names {layer!r}: choose one of {", ".join(params)}'
+      )
     if epoch >= start:
       factors[layer] = factor
   return {

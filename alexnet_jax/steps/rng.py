@@ -1,27 +1,30 @@
-"""Random keys as a function of (seed, step, row in the global batch, purpose), never of the device.
+"""Random keys that depend on seed, step, row of the global batch and purpose, and never on the device.
 
-So a run draws the same numbers on 1, 2, 4 or 8 devices, in one piece or in micro-batches, and a
-resumed run draws what the uninterrupted one would have.
+A run therefore draws the same numbers on 1, 2, 4 or 8 devices, with and without micro-batches, and a resumed
+run draws the same numbers as an uninterrupted one.
 """
 
 import jax
 
 Array = jax.Array
 
-# What a key is for. Append only: the numbers are part of what makes a run repeatable.
+# Purposes of keys. Existing numbers must not change, because they determine the draws of every run.
 INIT, DROPOUT, CROP, FLIP, COLOUR = range(5)
 
 
 def seed_key(seed: int) -> Array:
-  """The root key of a run. Threefry, whatever JAX's default: `rbg` draws depend on the batch."""
+  """The root key of a run.
+
+  It is always a Threefry key, whatever JAX's default, because draws from `rbg` keys depend on the batch size.
+  """
   return jax.random.key(seed, impl='threefry2x32')
 
 
 def step_key(seed_key: Array, step: Array | int, purpose: int) -> Array:
-  """The key of one step and purpose."""
+  """The key of one step (a number or an int32 scalar) and one purpose (`INIT`, `DROPOUT`, ...)."""
   return jax.random.fold_in(jax.random.fold_in(seed_key, step), purpose)
 
 
 def row_keys(key: Array, rows: Array) -> Array:
-  """One key a row, `[B]`, for `rows` int `[B]`, places in the global batch."""
+  """Keys `[B]`, one for each row; `rows`, int `[B]`, are indices in the global batch."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)

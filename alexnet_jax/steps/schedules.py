@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the rates of weights and biases at each step."""
+"""Learning-rate schedules: the rates of weights and of biases at each step, and the length of a run."""
 
 import math
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 
 class ScheduleState(NamedTuple):
-  """What the plateau rule remembers between evaluations; part of every checkpoint.
+  """State of the plateau rule between evaluations; stored in every checkpoint.
 
   Attributes:
     best_error: lowest validation top-1 error so far, in per cent.
-    bad_epochs: evaluations since then without improvement.
-    drops: how often the rate has been divided.
+    bad_epochs: number of evaluations since then, none of which improved it.
+    drops: number of times that the rate has been divided.
   """
 
   best_error: float = math.inf
@@ -21,12 +21,16 @@ class ScheduleState(NamedTuple):
 
 
 def batch_factor(config: ConfigDict | FrozenConfigDict, epoch: float = math.inf) -> float:
-  """By how much both rates are multiplied at `epoch` for the batch of `config` (a whole config).
+  """The factor by which both rates are multiplied because of the batch size.
 
   "One weird trick" (arXiv 1404.5997, section 5) trains K workers on K times 128 images a step. The variance
-  of the gradient asks for rates sqrt(K) times as high; K times as high is what its author found to work
-  best, with decay and momentum as they were. Over the first `optim.warmup` epochs the factor rises from 1,
-  as arXiv 1706.02677 does.
+  of the gradient suggests rates sqrt(K) times as high; its author found that K times as high works best, with
+  decay and momentum unchanged. Over the first `optim.warmup` epochs the factor rises linearly from 1, as in
+  arXiv 1706.02677.
+
+  Args:
+    config: the whole config; `optim.scaling`, `optim.warmup`, `parallelism` and `train.batch_size` are used.
+    epoch: number of complete epochs, with fraction; by default after the warm-up.
   """
   scaling = config.optim.scaling
   rule = scaling.rule
@@ -39,9 +43,10 @@ def batch_factor(config: ConfigDict | FrozenConfigDict, epoch: float = math.inf)
 
 
 def _dexp_factor(factor: float, levels: int, progress: float) -> float:
-  """The original's discretised exponential: `levels` equal parts, falling by `factor` in all.
+  """The discretised exponential schedule (`dexp`) of the original code: `levels` equal parts of the run.
 
-  At a boundary the old rate still holds (O, src/lr.cu): with 4 levels, progress 0.25 is in the first.
+  The rate falls from part to part, by `factor` in total. At a boundary the old rate still holds (O, the
+  original code: src/lr.cu): with 4 levels, progress 0.25 belongs to the first.
   """
   level = min(levels - 1, max(0, math.ceil(progress * levels) - 1))
   return factor ** (-level / (levels - 1))
@@ -58,10 +63,10 @@ def rates(
 
   Args:
     config: `config.optim`.
-    step: steps done.
-    epoch: epochs done, fractional.
-    progress: share of the whole run done, 0 ... 1.
-    state: of the plateau rule.
+    step: number of complete steps.
+    epoch: number of complete epochs, with fraction.
+    progress: complete share of the whole run, from 0 to 1.
+    state: state of the plateau rule.
   """
   if config.schedule == 'constant':
     factors = 1.0, 1.0
@@ -83,10 +88,16 @@ def rates(
 def after_evaluation(
   config: ConfigDict | FrozenConfigDict, state: ScheduleState, error: float
 ) -> ScheduleState:
-  """The paper's rule: divide the rate when the validation error stops improving.
+  """The state after an evaluation: the rate is divided when the validation error stops improving.
 
-  `plateau.patience` evaluations in a row without an improvement by more than `plateau.min_delta`
-  points drop the rate; `plateau.drops` is the most often that may happen (three times in P).
+  This is the rule of paper section 5. The rate drops after `plateau.patience` evaluations in a row that do
+  not improve the best error by more than `plateau.min_delta` percentage points, and at most `plateau.drops`
+  times (three times in the paper).
+
+  Args:
+    config: `config.optim`.
+    state: the state before the evaluation.
+    error: validation top-1 error, in per cent.
   """
   if error < state.best_error - config.plateau.min_delta:
     return state._replace(best_error=error, bad_epochs=0)
@@ -97,6 +108,11 @@ def after_evaluation(
 
 
 def total_steps(config: ConfigDict | FrozenConfigDict, num_train: int) -> int:
-  """Steps of the whole run over `num_train` images: `train.steps`, else enough for `train.epochs`."""
+  """Number of steps of the whole run: `train.steps` if set, else enough for `train.epochs` epochs.
+
+  Args:
+    config: the whole config.
+    num_train: number of training images.
+  """
   examples = config.train.epochs * num_train
   return config.train.steps or max(1, math.ceil(examples / config.train.batch_size))

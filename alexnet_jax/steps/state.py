@@ -1,4 +1,4 @@
-"""The train state: everything that a training step changes."""
+"""The train state: all arrays that a training step changes."""
 
 import functools
 
@@ -19,16 +19,16 @@ Array = jax.Array
 
 @struct.dataclass
 class TrainState:
-  """Everything a step changes; donated to the step and saved in every checkpoint.
+  """All arrays that a training step changes; donated to the step and saved in every checkpoint.
 
   Attributes:
-    step: int32 scalar, steps done.
+    step: number of complete steps, int32 scalar.
     params: float32, `params[layer]['kernel' | 'bias']`.
-    batch_stats: running moments of batch normalisation; empty without it.
-    opt_state: the velocity, in optax's containers.
-    sums: running sums since the last log line, float32 scalars: `loss` (of steps), `steps`, `correct`
-      and `examples`.
-    ema: running average of the parameters, float32 like them; empty without `optim.ema`.
+    batch_stats: running moments of batch normalisation, float32; empty if the network has none.
+    opt_state: state of `optimizer.paper_sgd`; its last part holds the velocity, float32 like `params`.
+    sums: sums over the steps since the last log line, float32 scalars: `loss`, `steps`, `correct` and
+      `examples`.
+    ema: exponential moving average of the parameters, float32 like them; empty unless `optim.ema` is set.
   """
 
   step: Array
@@ -46,7 +46,7 @@ def all_finite(tree) -> Array:
 
 
 def zero_sums() -> dict[str, np.ndarray]:
-  """Running sums at their start."""
+  """The running sums of a new run and after each log line: zeros."""
   return {name: np.zeros((), np.float32) for name in ('loss', 'steps', 'correct', 'examples')}
 
 
@@ -83,10 +83,13 @@ def abstract_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
 
 
 def init_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
-  """A fresh train state on `mesh`; the same numbers on every mesh.
+  """Initialises the train state on `mesh`; the numbers do not depend on the mesh.
 
-  `config.model.num_classes` must be set: the whole network is drawn outside `shard_map`.
+  Args:
+    config: the whole config; `model.num_classes` must be set.
+    mesh: the devices.
   """
+  # The whole network is initialised outside `shard_map`, where Linen sees the shapes of all towers.
   out = sharding.shardings(config, mesh, _shapes(config))
   return jax.jit(lambda: _fresh_state(config), out_shardings=out)()
 

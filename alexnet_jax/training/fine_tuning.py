@@ -1,11 +1,11 @@
-"""Starting from layers that were learnt elsewhere: `config.init_from`, layers copied by name.
+"""Fine-tuning: starts a run from layers of another network (`config.init_from`, `config.init_layers`).
 
-As the original did for the paper's CNN* (`initw.makew`, FACTS section 4): layers that are named are copied,
-the others, new heads above all, start as the recipe draws them. The velocity starts at zero, the mean image
-is that of the new images.
+The named layers are copied, and all others, such as a new last layer, are initialised as the recipe says. The
+original code did the same for the paper's CNN* (`initw.makew`, FACTS section 4). The velocity starts at zero,
+and the mean image is that of the new images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 
@@ -21,80 +21,88 @@ from alexnet_jax.evaluation import evaluate
 from alexnet_jax.interop import archive
 from alexnet_jax.models.alexnet import number
 
-Rooms = dict[str, dict[str, np.ndarray]]
+Tree = dict[str, dict[str, np.ndarray]]  # arrays by layer and name
 
 
-def read(place: str, config: FrozenConfigDict) -> tuple[Rooms, Rooms]:
-  """Parameters and batch statistics of a network on the host, the layout of `models.alexnet`.
+def read(source: str, config: FrozenConfigDict) -> tuple[Tree, Tree]:
+  """Reads the parameters and the batch statistics of a network, as NumPy arrays.
 
   Args:
-    place: the workdir of a run, whose last checkpoint is read (the best was chosen on images that may measure
-      this run, too), or an archive (`--format=safetensors`).
-    config: of the run that wants them.
+    source: the workdir of a run, or a file that `--mode=export --format=safetensors` wrote. Of a run, the
+      newest checkpoint is read, because the best one may have been chosen on the new run's validation images.
+    config: the whole config of the new run.
 
   Raises:
-    UserError: there is no such thing.
+    UserError: `source` does not exist or cannot be read.
   """
-  if place.endswith('.safetensors'):
-    archive.read_metadata(place)
-    tree = archive.unflatten(archive.read_tensors(place))
+  if source.endswith('.safetensors'):
+    archive.read_metadata(source)
+    tree = archive.unflatten(archive.read_tensors(source))
     return tree['params'], tree.get('batch_stats', {})
-  if not pathlib.Path(place).is_dir():
+  if not pathlib.Path(source).is_dir():
     raise UserError(
-      f'config.init_from={place}: there is no such folder; name the workdir of a run, or a .safetensors file'
+      f'config.init_from={source}: there is no such folder; name the workdir of a run, or a .safetensors file'
     )
-  whole = ConfigDict(
-    config.to_dict() | {'mesh': (0, 0)}
-  )  # whole networks: every process can read them
-  model = evaluate.load(place, 'latest', whole).model
+  # Without a mesh, every process reads the whole network.
+  any_mesh = ConfigDict(config.to_dict() | {'mesh': (0, 0)})
+  model = evaluate.load(source, 'latest', any_mesh).model
   return jax.tree.map(np.asarray, (model.params, model.batch_stats))
 
 
 def check_origin(config: ConfigDict | FrozenConfigDict) -> None:
-  """Raises UserError where layers are to be copied and nothing says where from."""
+  """Checks that layers to copy have a source.
+
+  Raises:
+    UserError: `config.init_layers` is set and `config.init_from` is not.
+  """
   if config.init_layers and not config.init_from:
     raise UserError(
-      f'config.init_layers={config.init_layers}, but nothing says where from: name the run with '
-      '--config.init_from=RUN, or copy none with --config.init_layers='
+      f'config.init_layers={config.init_layers} needs a network to copy from: name the run with '
+      '--config.init_from=RUN, or copy no layers with --config.init_layers='
     )
 
 
-def _rooms(layer: str, ours: Mapping) -> list[str]:
-  """The names under which a layer, and what normalises it, keeps parameters."""
-  return [layer, *(name for name in [f'batch_norm{number(layer)}'] if name in ours)]
+def _names_of(layer: str, tree: Mapping) -> list[str]:
+  """The entries of `tree` that belong to a layer: its own and that of its batch normalisation."""
+  return [name for name in (layer, f'batch_norm{number(layer)}') if name in tree]
 
 
 def copy_layers(config: FrozenConfigDict, mesh: Mesh, state: steps.TrainState) -> steps.TrainState:
-  """A fresh `state` with the layers `config.init_layers` of the network `config.init_from`.
+  """Returns the new `state` with layers of the network `config.init_from` copied into it.
 
-  Without `init_layers` it is every layer but the last, which is for other classes.
+  The layers are those of `config.init_layers`; if that is empty, all but the last one, which belongs to other
+  classes. Without `config.init_from` the state is returned unchanged.
 
   Raises:
-    UserError: the network cannot be read, or its layers have other shapes: all that differ are listed.
+    UserError: the network cannot be read, or its layers have other shapes; the message lists all of them.
   """
   if not config.init_from:
     return state
-  named = config.init_layers
-  layers = named.split(',') if named else config.model.layers[:-1]
-  found = read(config.init_from, config)
-  kept, differing = [], []
-  for ours, theirs in zip((state.params, state.batch_stats), found, strict=True):
-    copied = {}
-    for room in (room for layer in layers for room in _rooms(layer, ours) if room in ours):
-      for name, leaf in ours[room].items():
-        there = theirs.get(room, {}).get(name)
-        if there is None or there.shape != leaf.shape:
-          shape = 'nothing' if there is None else str(list(there.shape))
-          differing.append(f'{room}/{name} is {shape} there, {list(leaf.shape)} here')
-          continue
-        copied.setdefault(room, {})[name] = jax.make_array_from_callback(
-          leaf.shape, leaf.sharding, there.__getitem__
-        )
-    kept.append(ours | copied)
-  if differing:
+  layers = config.init_layers.split(',') if config.init_layers else config.model.layers[:-1]
+  params, batch_stats = read(config.init_from, config)
+  new_params, differing = _copied(layers, state.params, params)
+  new_batch_stats, more_differing = _copied(layers, state.batch_stats, batch_stats)
+  if differing := differing + more_differing:
     raise UserError(
-      f'config.init_from={config.init_from} has other layers ({"; ".join(differing)}): name others '
+      f'config.init_from={config.init_from} has other layers ({"; ".join(differing)}): choose the layers '
       'to copy with --config.init_layers, or make the widths and sizes equal'
     )
-  ema = jax.tree.map(jnp.copy, kept[0]) if state.ema else {}  # the step donates both
-  return dataclasses.replace(state, params=kept[0], batch_stats=kept[1], ema=ema)
+  ema = jax.tree.map(jnp.copy, new_params) if state.ema else {}  # a copy, as the step donates both
+  return dataclasses.replace(state, params=new_params, batch_stats=new_batch_stats, ema=ema)
+
+
+def _copied(layers: Sequence[str], ours: dict, theirs: Mapping) -> tuple[dict, list[str]]:
+  """Copies layers from `theirs` (host) into a copy of `ours` (devices); also lists what does not fit."""
+  copied: dict[str, dict[str, jax.Array]] = {}
+  differing = []
+  for entry in (entry for layer in layers for entry in _names_of(layer, ours)):
+    for name, leaf in ours[entry].items():
+      array = theirs.get(entry, {}).get(name)
+      if array is None or array.shape != leaf.shape:
+        shape = 'missing' if array is None else str(list(array.shape))
+        differing.append(f'{entry}/{name} is {shape} there, {list(leaf.shape)} here')
+        continue
+      copied.setdefault(entry, {})[name] = jax.make_array_from_callback(
+        leaf.shape, leaf.sharding, array.__getitem__
+      )
+  return ours | copied, differing

@@ -7,9 +7,9 @@ deviations) and, if the run keeps an exponential moving average (EMA) of the par
 schedule, validation errors.
 
 A checkpoint is written while the next steps run. The state is copied on the devices, and Orbax writes the
-copy to `partial-STEP`. That folder is synced, sealed and renamed; only then are older checkpoints removed. Loading
-verifies the digests. A damaged checkpoint is renamed to `STEP.damaged`, and the one before it is used. The
-newest few and the best are kept.
+copy to `partial-STEP`. That folder is synced, sealed and renamed; only then are older checkpoints removed.
+Loading verifies the digests. A damaged checkpoint is renamed to `STEP.damaged`, and the one before it is
+used. The newest few and the best are kept.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,7 @@ from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import archive, caffe, cuda_convnet, networks
 from alexnet_jax.steps import optimizer, schedules
-from alexnet_jax.training import loop as train_lib
+from alexnet_jax.training.run import resolve
 from alexnet_jax.utils import atomic_io
 
 Reader = Callable[[bytes], bool]
@@ -29,7 +29,7 @@ def prepare_to_train(options: Options) -> dict:
   models.layer_table(config.model)
   mesh = mesh_lib.make_mesh(config)
   with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
-    config = train_lib.resolve(config, dataset)
+    config = resolve(config, dataset)
     total = schedules.total_steps(config, dataset.num_train)
     state = steps.abstract_state(config, mesh)
     for step in {0, total // 2, total - 1}:

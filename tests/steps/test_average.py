@@ -1,4 +1,4 @@
-"""The running average of the weights: its arithmetic, on every mesh and across a resume, and who reads it."""
+"""The moving average (EMA) of the parameters: its arithmetic, meshes, resume, and the modes that use it."""
 
 import json
 
@@ -21,7 +21,7 @@ from alexnet_jax.workdir.checkpoint import Checkpoints
 DECAY = 0.4
 
 
-def choices(**more):
+def averaging_config(**more):
   return tiny_config(
     optim__ema=DECAY, train__checkpoint_every=1, train__keep=10, train__log_every=1, **more
   )
@@ -37,11 +37,11 @@ def state_of(workdir, step):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp('whole')
-  train(choices(train__steps=5, eval__weights='ema'), folder)
+  train(averaging_config(train__steps=5, eval__weights='ema'), folder)
   return folder
 
 
-def test_it_is_the_average_of_the_weights_so_far(whole):
+def test_the_average_follows_its_formula(whole):
   for step in range(2, 6):
     before, after = state_of(whole, step - 1), state_of(whole, step)
     share = np.float32(1 - min(DECAY, step / (step + 9)))
@@ -51,9 +51,9 @@ def test_it_is_the_average_of_the_weights_so_far(whole):
 
 
 @pytest.mark.parametrize('mesh', [(1, 1), (2, 2)])
-def test_a_resumed_run_keeps_it(whole, tmp_path, mesh):
-  train(choices(train__steps=2), tmp_path)
-  train(choices(train__steps=5, mesh=mesh), tmp_path)
+def test_a_resumed_run_continues_the_average(whole, tmp_path, mesh):
+  train(averaging_config(train__steps=2), tmp_path)
+  train(averaging_config(train__steps=5, mesh=mesh), tmp_path)
   found, expected = state_of(tmp_path, 5).ema, state_of(whole, 5).ema
   if mesh == (1, 1):
     chex.assert_trees_all_equal(found, expected)
@@ -61,8 +61,8 @@ def test_a_resumed_run_keeps_it(whole, tmp_path, mesh):
     chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_who_asks_for_it_gets_it(whole, tmp_path, capsys):
-  """The validation errors of the run itself, evaluation and exports, each by `eval.weights`."""
+def test_eval_weights_selects_the_average(whole, tmp_path, capsys):
+  """`eval.weights` decides for evaluation during training, `--mode=eval` and exports."""
   rows = [json.loads(line) for line in (whole / 'metrics.jsonl').read_text().splitlines()]
   logged = [row['val/loss'] for row in rows if 'val/loss' in row][-1]
   losses = {}
@@ -81,7 +81,7 @@ def test_who_asks_for_it_gets_it(whole, tmp_path, capsys):
   chex.assert_trees_all_equal(jax.device_get(imported.model.params), state_of(whole, 5).ema)
 
 
-def test_without_one_nobody_gets_it(tmp_path):
+def test_a_run_without_an_average(tmp_path):
   train(tiny_config(train__steps=1), tmp_path)
   assert not (tmp_path / 'checkpoints' / '1' / 'ema').exists()
   config = config_lib.load_workdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Numbers about layers: right, the same on every mesh, and without effect on the run."""
+"""Statistics of layers: correct, equal on every mesh, and without effect on the run."""
 
 import functools
 
@@ -32,9 +32,9 @@ def diagnose(variant, mesh_shape, layers=LAYERS, **overrides):
 
 
 def test_against_numpy():
-  """Without dropout or augmentation a layer's numbers are those of the plain network.
+  """Without dropout and augmentation, the statistics equal those of the plain network.
 
-  With conv6, which has the same number as fc6.
+  The network has conv6 and fc6, whose operations share a number.
   """
   layers = ('conv1', 'conv3', 'conv6', 'fc6', 'fc8')
   plain = {'augment__crop': 'centre', 'augment__flip': False, 'augment__colour': 0.0}
@@ -70,7 +70,7 @@ def test_against_numpy():
   ('variant', 'mesh', 'parallelism'),
   [('paper', (4, 2), 'towers'), ('owt', (4, 1), 'owt')],
 )
-def test_the_same_on_every_mesh(variant, mesh, parallelism):
+def test_statistics_do_not_depend_on_the_mesh(variant, mesh, parallelism):
   _, _, one = diagnose(variant, (1, 1))
   _, _, other = diagnose(variant, mesh, parallelism=parallelism)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-5, atol=1e-6), one, other)
@@ -92,7 +92,7 @@ def test_norms_of_gradient_and_update():
     assert relative_error(found[layer]['update_norm'], 0.01 * numbers['gradient_norm']) < 1e-4
 
 
-def test_a_run_is_the_same_with_and_without(tmp_path):
+def test_statistics_do_not_change_the_run(tmp_path):
   few = {'model__layers': ('conv1', 'fc6', 'fc8'), 'train__steps': 4}
   train(tiny_config(**few), tmp_path / 'without')
   train(tiny_config(**few, train__diagnose_every=2), tmp_path / 'with')

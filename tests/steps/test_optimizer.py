@@ -1,4 +1,4 @@
-"""The paper's update rule by hand, and the schedules at and around their boundaries."""
+"""The optimizer: the update rule of the paper computed by hand, decay, frozen layers and rates by layer."""
 
 import chex
 from helpers import get
@@ -11,19 +11,23 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.steps import optimizer, schedules
 
 STEPS, DROP = 30, 12
-START = schedules.ScheduleState()
 
 
 def problem(seed=0):
-  """Parameters of three layers in the shapes of the towers, and a gradient a step."""
+  """Parameters of three layers with a tower axis, and a gradient for each step."""
   rng = np.random.default_rng(seed)
   shapes = {
     'conv1': {'kernel': (2, 3, 3, 3, 4), 'bias': (2, 4)},  # biases are two-dimensional
     'fc8': {'kernel': (2, 5, 6), 'bias': (6,)},
     'batch_norm1': {'scale': (2, 4), 'bias': (2, 4)},
   }
-  draw = lambda shape: rng.normal(size=shape).astype(np.float32)
-  tree = lambda: jax.tree.map(draw, shapes, is_leaf=lambda x: isinstance(x, tuple))
+
+  def draw(shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  def tree():
+    return jax.tree.map(draw, shapes, is_leaf=lambda x: isinstance(x, tuple))
+
   return tree(), [tree() for _ in range(STEPS)]
 
 
@@ -46,7 +50,7 @@ def run(config, params, gradients, rates_at):
 
 
 def paper_by_hand(params, gradients, rates_at, decay, bias_decay, momentum=0.9):
-  """P section 5, one array at a time, in float64."""
+  """The update of paper section 5, one array at a time, in float64."""
   history = []
   w = jax.tree.map(np.float64, params)
   v = jax.tree.map(np.zeros_like, w)
@@ -72,7 +76,7 @@ def rates_with_drop(step):
 
 @pytest.mark.parametrize(('decay', 'bias_decay'), [(0.05, 0.0), (0.02, 0.03), (0.0, 0.0)])
 def test_paper_sgd_by_hand(decay, bias_decay):
-  """Decay so large that its place in the formula shows."""
+  """The decay is so large that its place in the formula matters."""
   config = get(optim__decay=decay, optim__bias_decay=bias_decay).optim
   params, gradients = problem()
   history = run(config, params, gradients, rates_with_drop)
@@ -98,7 +102,7 @@ def test_decay_is_chosen_by_name():
 
 
 def test_a_layer_s_own_decay():
-  """In place of the common one, for its weights alone (FACTS section 5: 3 on the last layer)."""
+  """It replaces the common decay for the weights of the layer (FACTS section 5: 3 on the last layer)."""
   config = get(optim__layer_decay=(('fc8', 3.0),), optim__decay=0.5).optim
   params = {
     layer: {'kernel': np.full((2, 2), 2.0), 'bias': np.full((2,), 2.0)} for layer in ('fc7', 'fc8')
@@ -139,7 +143,7 @@ def test_rate_stands_inside_the_velocity():
 
 
 def test_rate_zero_freezes_everything():
-  """Weights, their velocity and decay stand still while the other layers move on (O, weights.cu)."""
+  """Weights and velocity of a frozen layer do not change, as in the original code (weights.cu)."""
   config = get(optim__decay=0.1, optim__layer_rates=(('conv1', 5.0, 0.5), ('conv1', 10.0, 0.0)))
   params, gradients = problem()
   history = run(config.optim, params, gradients, lambda step: (0.1, 0.2))
@@ -148,63 +152,10 @@ def test_rate_zero_freezes_everything():
   for before, after in zip(at_freeze, at_end, strict=True):  # parameters, velocity
     chex.assert_trees_all_equal(before['conv1'], after['conv1'])
     assert not np.allclose(before['fc8']['kernel'], after['fc8']['kernel'])
-  # When the rate comes back, the velocity of before goes on.
+  # When the rate is no longer zero, the old velocity continues.
   thawed = run(config.optim, params, gradients, lambda step: (0.1, 0.2) if step != 3 else (0, 0))
   chex.assert_trees_all_equal(thawed[2][1], thawed[3][1])
   assert not np.allclose(thawed[4][0]['fc8']['kernel'], thawed[3][0]['fc8']['kernel'])
-
-
-def rates(config, step=0, epoch=0.0, progress=0.0, state=START):
-  return schedules.rates(config, step, epoch, progress, state)
-
-
-def test_steps_in_epochs():
-  """The boundary itself has the new rate already."""
-  config = get('paper').optim
-  expected = {
-    0: 1e-2,
-    24.99: 1e-2,
-    25: 1e-3,
-    50.99: 1e-3,
-    51: 1e-4,
-    78.99: 1e-4,
-    79: 1e-5,
-    90: 1e-5,
-  }
-  for epoch, rate in expected.items():
-    # Were epochs taken for steps, 10**6 steps would give the last rate at once.
-    assert rates(config, step=10**6, epoch=epoch) == pytest.approx((rate, rate)), epoch
-
-
-def test_steps_in_steps():
-  config = get('caffe').optim
-  for step, rate in {99_999: 1e-2, 100_000: 1e-3, 200_000: 1e-4, 449_999: 1e-6}.items():
-    assert rates(config, step=step, epoch=1e9) == pytest.approx((rate, 2 * rate)), step
-
-
-def test_constant():
-  config = get('original', optim__schedule='constant').optim
-  assert rates(config, 10**6, 80.0, 0.9) == (0.01, 0.02)
-
-
-@pytest.mark.parametrize(
-  ('progress', 'weight_rate', 'bias_rate'),
-  [
-    (0.0, 0.01, 0.02),
-    (0.1, 0.01, 0.02),
-    (0.25, 0.01, 0.02),  # at a boundary the old rate still holds (FACTS section 2)
-    (0.2501, 0.0015874, 0.02),
-    (0.5, 0.0015874, 0.02),
-    (0.5001, 0.00025198, 0.002),
-    (0.75, 0.00025198, 0.002),
-    (0.7501, 0.00004, 0.002),
-    (1.0, 0.00004, 0.002),
-  ],
-)
-def test_dexp(progress, weight_rate, bias_rate):
-  """Net 170's schedule: 250 in 4 levels for weights, 10 in 2 for biases."""
-  found = rates(get('owt').optim, progress=progress)
-  assert found == pytest.approx((weight_rate, bias_rate), rel=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +174,9 @@ def test_original_rates_by_layer(epoch, conv1, others):
   """The column of net 145 in FACTS section 2."""
   config = get('original').optim
   params = {layer: {'kernel': 0, 'bias': 0} for layer in ('conv1', 'conv2', 'fc8')}
-  tree = optimizer.rate_tree(config, params, *rates(config, epoch=epoch), epoch)
+  tree = optimizer.rate_tree(
+    config, params, *schedules.rates(config, 0, epoch, 0.0, schedules.ScheduleState()), epoch
+  )
   found = {layer: (leaves['kernel'], leaves['bias']) for layer, leaves in tree.items()}
   assert found['conv1'] == pytest.approx(conv1)
   assert found['conv2'] == found['fc8'] == pytest.approx(others)
@@ -233,41 +186,6 @@ def test_unknown_layer():
   config = get(optim__layer_rates=(('conv9', 1.0, 0.5),)).optim
   with pytest.raises(UserError, match=r'conv9.*conv1'):
     optimizer.rate_tree(config, {'conv1': {'kernel': 0}}, 0.01, 0.01, 0.0)
-
-
-def after(errors, config):
-  """The schedule state after evaluations with these errors, and how often it had dropped at each."""
-  state, drops = START, []
-  for error in errors:
-    state = schedules.after_evaluation(config, state, error)
-    drops.append(state.drops)
-  return state, drops
-
-
-def test_plateau():
-  """Three evaluations in a row without a gain of more than 0.1 points divide the rate by ten."""
-  config = get('paper+plateau').optim
-  # 79.95 and 79.91 are no improvement on 80; after 79 the count starts anew.
-  state, drops = after([80, 79.95, 79.91, 79, 79.5, 78.95, 78.92], config)
-  assert drops == [0, 0, 0, 0, 0, 0, 1]
-  assert state == schedules.ScheduleState(best_error=79, bad_epochs=0, drops=1)
-  assert rates(config, epoch=80.0, state=state) == pytest.approx((1e-3, 1e-3))
-  assert rates(config, epoch=80.0) == pytest.approx((1e-2, 1e-2))
-
-
-def test_plateau_slow_gains_add_up():
-  """The best error moves only by a real gain, so many small ones do count together."""
-  config = get('paper+plateau').optim
-  state, _ = after([50, 49.95, 49.89], config)
-  assert state == schedules.ScheduleState(best_error=49.89, bad_epochs=0, drops=0)
-
-
-@pytest.mark.parametrize(('patience', 'most'), [(3, 3), (1, 2)])
-def test_plateau_patience_and_limit(patience, most):
-  config = get('paper+plateau', optim__plateau__patience=patience, optim__plateau__drops=most).optim
-  _, drops = after([50] * 20, config)
-  expected = [min(most, n // patience) for n in range(20)]
-  assert drops == expected
 
 
 @pytest.mark.parametrize(
@@ -288,34 +206,6 @@ def test_bad_values(key, value):
   config = get(**{f'optim__{key}': value}).optim
   with pytest.raises(UserError, match=f'config.optim.{key}'):
     optimizer.validate(config)
-
-
-@pytest.mark.parametrize(
-  ('variant', 'overrides', 'factor'),
-  [
-    ('paper', {'train__batch_size': 512}, 1.0),  # only parallelism owt scales by itself
-    ('owt', {'train__batch_size': 512, 'parallelism': 'owt'}, 4.0),
-    ('owt', {'train__batch_size': 128, 'parallelism': 'owt'}, 1.0),
-    (
-      'torchvision',
-      {'train__batch_size': 1024, 'parallelism': 'owt'},
-      4.0,
-    ),  # its rates are for 256
-    ('owt', {'train__batch_size': 512, 'optim__scaling__rule': 'sqrt'}, 2.0),
-    ('owt', {'train__batch_size': 64, 'optim__scaling__rule': 'linear'}, 0.5),
-    ('owt', {'parallelism': 'owt', 'train__batch_size': 512, 'optim__scaling__rule': 'none'}, 1.0),
-  ],
-)
-def test_rates_grow_with_the_batch(variant, overrides, factor):
-  assert schedules.batch_factor(get(variant, **overrides)) == pytest.approx(factor)
-
-
-def test_warm_up():
-  """From the rates for 128 images to those for 1024, in a straight line over five epochs."""
-  config = get('paper+large_batch')
-  factors = [schedules.batch_factor(config, epoch) for epoch in (0.0, 2.5, 5.0, 60.0)]
-  assert factors == pytest.approx([1.0, 4.5, 8.0, 8.0])
-  assert schedules.batch_factor(config) == 8.0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Layers copied by name from a run or an archive; what does not fit is listed."""
+"""Copying of layers from a run or an archive, and the error that lists layers that do not fit."""
 
 import jax
 from ml_collections import FrozenConfigDict
@@ -35,7 +35,7 @@ def parameters(workdir, step=None):
 
 
 def fresh(config):
-  """A fresh train state with the layers that `config` copies, and without them, on the host."""
+  """The parameters of a new train state with and without the layers that `config` copies."""
   config.model.num_classes = config.data.synthetic.classes
   config = FrozenConfigDict(config)
   mesh = mesh_lib.make_mesh(config)
@@ -46,7 +46,7 @@ def fresh(config):
 @pytest.mark.parametrize('mesh', [(1, 1), (2, 2)])
 @pytest.mark.parametrize('layers', ['', 'conv1,conv4'])
 def test_layers_are_copied_by_name(trained, layers, mesh):
-  """Onto any mesh; all but the last without names; the others are as drawn, and the head is new."""
+  """On any mesh, and all but the last layer if none is named; the others keep their initial values."""
   config = tiny_config(
     init_from=str(trained), init_layers=layers, data__synthetic__classes=7, mesh=mesh
   )
@@ -71,7 +71,7 @@ def test_from_an_archive(trained, tmp_path):
 
 @pytest.mark.parametrize(('variant', 'moves'), [('features', False), ('fine_tune', True)])
 def test_configs_that_transfer(trained, tmp_path, variant, moves):
-  """Layers of rate 0 end as they were copied, those of a tenth of the rate near it; the head learns."""
+  """Layers of rate 0 do not change, those of a tenth of the rate change little, and the head learns."""
   config = shrink(config_lib.load_file(f'configs/cats_vs_dogs.py:{variant}'))
   recipes.apply(config, {'init_from': str(trained), 'train.steps': 2, 'eval.baseline': False})
   train(config, tmp_path)
@@ -82,13 +82,13 @@ def test_configs_that_transfer(trained, tmp_path, variant, moves):
     np.testing.assert_allclose(found, copied, atol=0.01)
   assert np.any(here['fc8']['kernel'] != there['fc8']['kernel'])
   rows = (tmp_path / 'metrics.jsonl').read_text()
-  train(config, tmp_path)  # resumed, it reads its own checkpoint, not the other run's
+  train(config, tmp_path)  # a resumed run reads its own checkpoint, not the source
   assert (tmp_path / 'metrics.jsonl').read_text() == rows and read_metrics(tmp_path)
 
 
 @pytest.mark.parametrize('spec', ['cats_vs_dogs.py:features', 'cnn_star.py:2012'])
-def test_layers_from_nowhere_are_not_trained_on(spec, tmp_path):
-  """Before anything is read or written."""
+def test_layers_without_a_source_are_refused(spec, tmp_path):
+  """The error comes before anything is read or written."""
   config = shrink(config_lib.load_file(f'configs/{spec}'))
   with pytest.raises(UserError, match=r'init_layers=conv1,.*name the run with --config.init_from'):
     train(config, tmp_path / 'run')
@@ -99,7 +99,7 @@ def test_layers_from_nowhere_are_not_trained_on(spec, tmp_path):
   ('variant', 'overrides', 'message'),
   [
     ('original', {'model__fc6__features': 2048}, r'fc6/bias is \[2, 128\] there, \[2, 64\] here.*fc7'),
-    ('original+conv6', {}, r'conv6/kernel is nothing there'),
+    ('original+conv6', {}, r'conv6/kernel is missing there'),
     ('original+one_gpu', {}, r'conv1/kernel is \[2, 11, 11, 3, 3\] there, \[1, 11, 11, 3, 3\] here'),
     ('original', {'init_layers': 'conv1,conv9'}, "init_layers names 'conv9'"),
   ],
@@ -110,7 +110,7 @@ def test_layers_that_differ_are_listed(trained, tmp_path, variant, overrides, me
     train(config, tmp_path)
 
 
-@pytest.mark.parametrize('place', ['nowhere', 'nowhere.safetensors', '.'])
-def test_nothing_to_start_from(place, tmp_path):
+@pytest.mark.parametrize('source', ['nowhere', 'nowhere.safetensors', '.'])
+def test_a_source_that_cannot_be_read(source, tmp_path):
   with pytest.raises(UserError, match=r'no such f|holds no'):
-    train(tiny_config(init_from=place), tmp_path)
+    train(tiny_config(init_from=source), tmp_path)

@@ -1,4 +1,4 @@
-"""The loop: it learns, resumes bit for bit, stops on bad numbers, and guards its workdir."""
+"""Training runs: learning, exact resume, non-finite losses and protection of the workdir."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from training_helpers import final_state
 from alexnet_jax import config as config_lib
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.errors import RunError, UserError
-from alexnet_jax.training import loop as train_lib
+from alexnet_jax.training import hooks
 from alexnet_jax.training.loop import train
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
@@ -34,16 +34,12 @@ def test_a_real_run_learns(tmp_path):
 
 
 @pytest.mark.parametrize('stop', [3, 10])
-def test_resume_continues_the_very_same_run(tmp_path, stop):
-  """Stopped at a checkpoint or at an epoch's end, then resumed: bit for bit the same run."""
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop):
+  """A run stopped at a checkpoint or at the end of an epoch gives the same bits after its resume."""
   config = tiny_config(optim__schedule='plateau', optim__plateau__patience=1)
   train(config, tmp_path / 'whole')
-  train(
-    tiny_config(
-      **{'optim__schedule': 'plateau', 'optim__plateau__patience': 1, 'train__steps': stop}
-    ),
-    tmp_path / 'parts',
-  )
+  shorter = tiny_config(optim__schedule='plateau', optim__plateau__patience=1, train__steps=stop)
+  train(shorter, tmp_path / 'parts')
   rows = (tmp_path / 'parts' / 'metrics.jsonl').read_text()
   (tmp_path / 'parts' / 'metrics.jsonl').write_text(rows + '{"step": 999, "loss": 1}\n{"torn')
   train(config, tmp_path / 'parts')
@@ -51,8 +47,10 @@ def test_resume_continues_the_very_same_run(tmp_path, stop):
     final_state(config, tmp_path / 'whole'), final_state(config, tmp_path / 'parts')
   )
   whole, parts = read_metrics(tmp_path / 'whole'), read_metrics(tmp_path / 'parts')
-  after = lambda rows: [row for row in rows if row['step'] > stop + 2]
-  assert after(whole) == after(parts) and len(after(whole)) > 3
+  whole_end, parts_end = (
+    [row for row in rows if row['step'] > stop + 2] for rows in (whole, parts)
+  )
+  assert whole_end == parts_end and len(whole_end) > 3
   assert all(row['step'] != 999 for row in parts)
 
 
@@ -72,7 +70,7 @@ def test_training_twice_gives_the_same_bits(tmp_path):
   ],
 )
 def test_resume_on_another_mesh(tmp_path, before, after, parallelism):
-  """A checkpoint is of the whole network, whatever devices wrote it."""
+  """A checkpoint holds the whole network, whichever devices wrote it."""
   choices = {'parallelism': parallelism, 'train__checkpoint_every': 100, 'train__log_every': 1}
   train(tiny_config(mesh=before, train__steps=4, **choices), tmp_path)
   saved = final_state(None, tmp_path)
@@ -89,13 +87,13 @@ def test_resume_on_another_mesh(tmp_path, before, after, parallelism):
   assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
-def test_killed_at_any_moment_it_goes_on_as_if_nothing_had_happened(tmp_path):
+def test_a_killed_run_resumes_exactly(tmp_path):
   config = write_config(tmp_path, train__epochs=6.0)
   args = (f'--config={config}', f'--workdir={tmp_path / "killed"}')
   assert main(f'--config={config}', f'--workdir={tmp_path / "whole"}').returncode == 0
   log = tmp_path / 'killed' / 'metrics.jsonl'
   line, env = command(*args)
-  for lines in (3, 9):  # kill it when so many metrics are written
+  for lines in (3, 9):  # kill the run when metrics.jsonl has this many lines
     process = subprocess.Popen(line, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while process.poll() is None and not (
       log.exists() and len(log.read_text().splitlines()) >= lines
@@ -160,7 +158,7 @@ def test_a_checkpoint_holds_what_evaluation_needs(tmp_path):
   assert 0 < float(statistics.mean_image.mean()) < 255
 
 
-def test_another_config_is_refused_key_by_key(tmp_path):
+def test_another_config_is_refused_with_a_list_of_keys(tmp_path):
   train(tiny_config(train__steps=1), tmp_path)
   with pytest.raises(UserError, match=r'optim\.rate: 0\.01 there, 0\.5 here'):
     train(tiny_config(train__steps=1, optim__rate=0.5), tmp_path)
@@ -170,18 +168,18 @@ def test_another_config_is_refused_key_by_key(tmp_path):
 
 @pytest.mark.parametrize('stop', [2, 4])
 def test_resumed_from_a_checkpoint_between_log_lines(tmp_path, monkeypatch, stop):
-  """The running sums are part of the state: the next log line is that of the whole run."""
+  """The running sums are part of the state, so the next log line equals that of the whole run."""
   config = tiny_config(train__steps=9, train__log_every=6, train__checkpoint_every=2)
   train(config, tmp_path / 'whole')
-  save = train_lib._Run.save
+  save = hooks.Save.__call__
 
-  def save_and_die(self, state, step, errors):
-    save(self, state, step, errors)
+  def save_and_die(self, step, state, errors):
+    save(self, step, state, errors)
     if step == stop:
       raise KeyboardInterrupt
 
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(train_lib._Run, 'save', save_and_die)
+    patch.setattr(hooks.Save, '__call__', save_and_die)
     train(config, tmp_path / 'parts')
   train(config, tmp_path / 'parts')
   assert read_metrics(tmp_path / 'whole') == read_metrics(tmp_path / 'parts')
@@ -202,8 +200,8 @@ def test_without_validation_images_training_goes_on(tmp_path):
   assert summary['top1_error'] is None and summary['step'] == 6
 
 
-def test_a_run_ends_where_it_has_learnt_its_training_images(tmp_path):
-  """Figure 1's measure: the error over all training images after each epoch; resumed, it stays ended."""
+def test_a_run_ends_when_the_training_error_reaches_its_target(tmp_path):
+  """Figure 1 needs the error over all training images after each epoch; an ended run stays ended."""
   config = tiny_config(
     'original+no_dropout+no_colour',
     train__epochs=40.0,
@@ -222,7 +220,7 @@ def test_a_run_ends_where_it_has_learnt_its_training_images(tmp_path):
   assert (tmp_path / 'metrics.jsonl').read_text() == before
 
 
-def test_a_stalled_loss_is_named_with_its_remedies(tmp_path, caplog):
+def test_a_stalled_loss_gives_a_warning_with_remedies(tmp_path, caplog):
   frozen = tiny_config(train__steps=4, train__stall_steps=2, optim__rate=0.0, optim__bias_rate=0.0)
   train(frozen, tmp_path)
   assert 'remedies' in caplog.text
@@ -244,7 +242,7 @@ def test_a_finished_run_has_nothing_to_do(tmp_path):
 
 
 def test_images_that_cannot_be_decoded(tmp_path):
-  """In training one is skipped, counted and named; in validation it stops the run at once."""
+  """A bad training image is skipped and counted; a bad validation image stops the run at once."""
   rng = np.random.default_rng(0)
   for split, number in (('train', 6), ('val', 2)):
     for name in ('a', 'b'):
@@ -253,19 +251,19 @@ def test_images_that_cannot_be_decoded(tmp_path):
       for i in range(number):
         pixels = rng.integers(0, 255, (80, 80, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f'{i}.png')
-  (tmp_path / 'images' / 'train' / 'a' / '3.png').write_bytes(b'no picture')
+  (tmp_path / 'images' / 'train' / 'a' / '3.png').write_bytes(b'not an image')
   config = tiny_config(
     data__source=f'folder:{tmp_path / "images"}', train__steps=2, data__max_bad_share=0.1
   )
   summary = train(config, tmp_path / 'run')
   assert summary['skipped_images'] == 1 and np.isfinite(summary['loss'])
-  (tmp_path / 'images' / 'val' / 'b' / '0.png').write_bytes(b'no picture')
+  (tmp_path / 'images' / 'val' / 'b' / '0.png').write_bytes(b'not an image')
   with pytest.raises(UserError, match=r'0\.png cannot be decoded'):
     train(config, tmp_path / 'run2')
   assert not list((tmp_path / 'run2' / 'checkpoints').iterdir())
 
 
-def test_one_class_is_no_task(tmp_path):
+def test_one_class_is_refused(tmp_path):
   folder = tmp_path / 'images' / 'only'
   folder.mkdir(parents=True)
   Image.new('RGB', (80, 80)).save(folder / '0.png')

@@ -1,4 +1,4 @@
-"""A loss that is not finite is traced to its step, its layer and its images."""
+"""The search for the origin of a non-finite loss: its step, its layer and its images."""
 
 import re
 
@@ -12,9 +12,9 @@ from tiny import tiny_config
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
 from alexnet_jax.errors import RunError
-from alexnet_jax.training import loop as train_lib
 from alexnet_jax.training import nan_debug
 from alexnet_jax.training.loop import train
+from alexnet_jax.training.pending_losses import PendingLosses
 
 FEW = {'model__layers': ('conv1', 'fc6', 'fc8'), 'train__steps': 8}
 
@@ -26,31 +26,27 @@ def test_a_rate_that_is_too_high(tmp_path):
     train(tiny_config(**FEW, optim__rate=1e30, optim__bias_rate=1e30), tmp_path)
 
 
-def test_what_does_not_come_back_was_the_machine_s(tmp_path, monkeypatch):
-  settle = train_lib._Run.settle
+def test_a_failure_that_does_not_repeat_is_blamed_on_the_hardware(tmp_path, monkeypatch):
+  add = PendingLosses.add
 
-  def flip(self, left):
-    self.losses = type(self.losses)(
-      (step, jnp.float32(jnp.inf) if step == 5 else loss) for step, loss in self.losses
-    )
-    settle(self, left)
+  def flip(self, step, loss):
+    add(self, step, jnp.float32(jnp.inf) if step == 5 else loss)
 
-  monkeypatch.setattr(train_lib._Run, 'settle', flip)
-  with pytest.raises(
-    RunError, match=r'the machine made this one .*another machine if it comes back'
-  ):
+  monkeypatch.setattr(PendingLosses, 'add', flip)
+  message = r'step 5 \(the checkpoint of step 3 .*the hardware is at fault .*use another machine'
+  with pytest.raises(RunError, match=message):
     train(tiny_config(**FEW), tmp_path)
 
 
-def test_no_search_that_would_take_long(tmp_path, monkeypatch):
-  monkeypatch.setattr(train_lib, '_SEARCH', 0)
-  with pytest.raises(RunError, match='where it began was not looked for'):
+def test_a_long_search_is_skipped(tmp_path, monkeypatch):
+  monkeypatch.setattr(nan_debug, '_MAX_SECONDS', 0)
+  with pytest.raises(RunError, match='its origin was not searched for'):
     train(tiny_config(**FEW, optim__rate=1e30), tmp_path)
 
 
 @pytest.fixture(scope='module')
 def watched():
-  """A compiled watch step on four devices, a state, and what else it takes."""
+  """A compiled watch step on four devices, a state, and the other arguments."""
   config = configure('original', (2, 2))
   mesh = mesh_lib.make_mesh(config)
   batch, statistics = inputs()
@@ -62,27 +58,27 @@ def watched():
 
 @pytest.mark.parametrize('layer', ['conv1', 'conv3', 'fc7', 'fc8'])
 def test_the_first_layer_is_named(watched, layer):
-  """Weights of one layer are spoilt: all layers after it are NaN, and it is the first."""
+  """NaN weights in one layer make all later layers NaN; the message names the first."""
   watch, state, rest = watched
   kernel = state.params[layer]['kernel']
-  spoilt = state.params[layer] | {'kernel': kernel.at[0, ..., 0].set(jnp.nan)}
-  found = jax.device_get(watch(state.replace(params=state.params | {layer: spoilt}), *rest))
-  text = nan_debug._in_words(1, found, str)
+  poisoned = state.params[layer] | {'kernel': kernel.at[0, ..., 0].set(jnp.nan)}
+  found = jax.device_get(watch(state.replace(params=state.params | {layer: poisoned}), *rest))
+  text = nan_debug.describe(1, found, str)
   expected = 'the logits' if layer == 'fc8' else f'the activations of {layer}'
   assert re.search(f'in {expected}( for [^;]*)?; lower the rate', text)
 
 
 def test_images_that_are_not_finite_are_named(watched):
   watch, state, (batch, colour, statistics) = watched
-  spoilt = statistics._replace(mean_image=statistics.mean_image.at[36, 36].set(jnp.inf))
-  found = jax.device_get(watch(state, batch, colour, spoilt))
+  poisoned = statistics._replace(mean_image=statistics.mean_image.at[36, 36].set(jnp.inf))
+  found = jax.device_get(watch(state, batch, colour, poisoned))
   assert not found['images'].all()
-  text = nan_debug._in_words(1, found, 'file{}.png'.format)
+  text = nan_debug.describe(1, found, 'file{}.png'.format)
   numbers = found['index'][~found['images']]
   assert f'in the input, before the first layer, with file{numbers[0]}.png' in text
 
 
-def test_finite_numbers_are_finite(watched):
+def test_a_healthy_step_has_finite_numbers_only(watched):
   watch, state, rest = watched
   found = jax.device_get(watch(state, *rest))
   assert all(np.all(part) for key in ('images', 'rows') for part in found[key])

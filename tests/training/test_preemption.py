@@ -1,4 +1,4 @@
-"""SIGTERM: nothing is lost, whatever the run is at."""
+"""SIGTERM before the first step, during an evaluation, and in the middle of a run."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ from alexnet_jax.training.loop import train
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
 
-def test_before_the_first_step_it_leaves_at_once(tmp_path):
-  """While the first step is compiled, in C++, and nothing is there to be saved."""
+def test_sigterm_before_the_first_step_exits_at_once(tmp_path):
+  """The signal arrives while XLA compiles the first step and there is nothing to save."""
   config = write_config(
     tmp_path, model__width=0.5, train__batch_size=6
-  )  # whose steps are in no cache
+  )  # no cache holds its compiled step
   line, env = command(f'--config={config}', f'--workdir={tmp_path / "run"}')
   env['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path / 'cache')
   with subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True) as process:
@@ -30,12 +30,12 @@ def test_before_the_first_step_it_leaves_at_once(tmp_path):
     _, rest = process.communicate(timeout=120)
   assert process.returncode == 75
   assert rest.splitlines()[-1] == (
-    'stopped by SIGTERM before there was anything new to save: the same command resumes'
+    'stopped by SIGTERM before there was anything new to save: the same command resumes the run'
   )
   assert not list((tmp_path / 'run' / 'checkpoints').iterdir())
 
 
-CHOICES = {
+OVERRIDES = {
   'model__layers': ('conv1', 'fc6', 'fc8'),
   'optim__schedule': 'plateau',
   'optim__plateau__patience': 1,
@@ -45,16 +45,16 @@ CHOICES = {
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """A run of two epochs that nothing stopped."""
+  """An uninterrupted run of two epochs."""
   workdir, before = tmp_path_factory.mktemp('whole'), signal.getsignal(signal.SIGTERM)
-  train(tiny_config(train__steps=10, **CHOICES), workdir)
+  train(tiny_config(train__steps=10, **OVERRIDES), workdir)
   assert signal.getsignal(signal.SIGTERM) is before and signal.set_wakeup_fd(-1) == -1
   return workdir
 
 
 @pytest.mark.parametrize('evaluation', [1, 2])
-def test_an_evaluation_is_left_and_made_again(tmp_path, whole, monkeypatch, evaluation):
-  """It ends between two batches; the same command makes it first. The second is at the last step."""
+def test_an_interrupted_evaluation_is_repeated(tmp_path, whole, monkeypatch, evaluation):
+  """It ends between two batches, and the resumed run repeats it first. The second is at the last step."""
   make, calls = steps.make_predict_step, []
 
   def make_terminated(*args):
@@ -64,13 +64,16 @@ def test_an_evaluation_is_left_and_made_again(tmp_path, whole, monkeypatch, eval
       calls.append(None)
       if len(calls) == 3 * evaluation - 1:  # the second of three batches
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)  # until the thread that reads signals has it
+        time.sleep(1)  # until the watching thread has read the signal
       return predict(*arguments)
 
     return terminated
 
-  config = tiny_config(train__steps=10, **CHOICES)
-  with monkeypatch.context() as patch, pytest.raises(Preempted, match=f'step {5 * evaluation};'):
+  config = tiny_config(train__steps=10, **OVERRIDES)
+  with (
+    monkeypatch.context() as patch,
+    pytest.raises(Preempted, match=f'step {5 * evaluation} after'),
+  ):
     patch.setattr(steps, 'make_predict_step', make_terminated)
     train(config, tmp_path)
   assert len(calls) == 3 * evaluation - 1
@@ -79,9 +82,8 @@ def test_an_evaluation_is_left_and_made_again(tmp_path, whole, monkeypatch, eval
       checkpoints.latest() == 5 * evaluation and checkpoints.meta(5 * evaluation)['unevaluated']
     )
   assert sum('val/loss' in row for row in read_metrics(tmp_path)) == evaluation - 1
-  with (
-    monkeypatch.context() as patch
-  ):  # killed when it had written the evaluation's line, but no more
+  # Killed after it wrote the line of the evaluation and before it amended the checkpoint.
+  with monkeypatch.context() as patch:
     patch.setattr(Checkpoints, 'amend', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
       train(config, tmp_path)

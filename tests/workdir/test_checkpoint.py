@@ -1,4 +1,4 @@
-"""Checkpoints: saved beside the next steps, verified on load, never fewer than they were."""
+"""Checkpoints: written during the next steps, verified when loaded, kept when a newer one fails."""
 
 import errno
 import os
@@ -32,12 +32,12 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def workdir(trained, tmp_path):
-  """A copy of it."""
+  """A copy of `trained`, which a test may change."""
   shutil.copytree(trained, tmp_path / 'run')
   return tmp_path / 'run'
 
 
-def spoil(workdir, step):
+def damage(workdir, step):
   path = next(p for p in sorted((workdir / 'checkpoints' / str(step)).rglob('*')) if p.is_file())
   path.write_bytes(path.read_bytes()[:-1])
 
@@ -46,16 +46,16 @@ def names(workdir):
   return sorted(path.name for path in (workdir / 'checkpoints').iterdir())
 
 
-def test_a_damaged_one_is_set_aside_and_the_one_before_it_used(workdir, caplog):
-  spoil(workdir, 6)
+def test_a_damaged_checkpoint_is_renamed_and_the_previous_one_used(workdir, caplog):
+  damage(workdir, 6)
   with Checkpoints(workdir) as checkpoints:
     assert checkpoints.latest() == 5
   assert names(workdir) == ['3', '5', '6.damaged']
   assert 'is damaged' in caplog.text and 'kept as 6.damaged' in caplog.text
 
 
-def test_reading_alone_changes_nothing(workdir):
-  spoil(workdir, 6)
+def test_read_only_access_changes_nothing(workdir):
+  damage(workdir, 6)
   before = names(workdir)
   with Checkpoints(workdir, read_only=True) as checkpoints:
     assert checkpoints.latest() == 5 and checkpoints.choose('latest') == 5
@@ -65,20 +65,20 @@ def test_reading_alone_changes_nothing(workdir):
   assert names(workdir) == before
 
 
-def test_where_none_is_whole_the_run_does_not_begin_anew(workdir):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(workdir):
   for step in (3, 5, 6):
-    spoil(workdir, step)
+    damage(workdir, step)
   for _ in range(2):
-    with pytest.raises(RunError, match=r'no checkpoint of .* is whole'):
+    with pytest.raises(RunError, match=r'all checkpoints in .* are damaged'):
       train(tiny_config(train__steps=9, train__keep=3), workdir)
   assert names(workdir) == ['3.damaged', '5.damaged', '6.damaged']
   (workdir / 'checkpoints' / '6.damaged').rename(workdir / 'checkpoints' / '6')
-  with pytest.raises(RunError):  # it is damaged still
+  with pytest.raises(RunError):  # its files are still damaged
     train(tiny_config(train__steps=9, train__keep=3), workdir)
   assert '6.damaged' in names(workdir)
 
 
-def test_what_a_kill_left_half_written_is_cleaned_up(workdir):
+def test_partial_checkpoints_are_removed(workdir):
   (workdir / 'checkpoints' / 'partial-9').mkdir()
   (workdir / 'checkpoints' / 'partial-9' / 'x').write_text('')
   with Checkpoints(workdir) as checkpoints:
@@ -86,7 +86,7 @@ def test_what_a_kill_left_half_written_is_cleaned_up(workdir):
   assert names(workdir) == ['3', '5', '6']
 
 
-def test_older_ones_go_only_when_the_newer_one_is_sealed(tmp_path, monkeypatch):
+def test_older_checkpoints_are_removed_after_the_newer_one_is_sealed(tmp_path, monkeypatch):
   seal, there = atomic_io.seal, []
   monkeypatch.setattr(
     atomic_io, 'seal', lambda folder, facts: (there.append(names(tmp_path)), seal(folder, facts))[1]
@@ -98,7 +98,7 @@ def test_older_ones_go_only_when_the_newer_one_is_sealed(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def begun():
-  """A config, its mesh, a compiled step and the arguments of one."""
+  """A config, its mesh, a compiled step and its arguments."""
   config = configure('original', (1, 1))
   mesh = mesh_lib.make_mesh(config)
   batch, statistics = inputs()
@@ -113,7 +113,7 @@ def meta_of(config):
 
 
 def test_steps_go_on_while_a_checkpoint_is_written(begun, tmp_path, monkeypatch):
-  """The state is donated to the next steps; what is written is what it was."""
+  """The checkpoint holds the state at the call, although the next steps take the state over."""
   config, mesh, step, arguments = begun
   seal, go = atomic_io.seal, threading.Event()
   monkeypatch.setattr(atomic_io, 'seal', lambda *args: (go.wait(60), seal(*args))[1])
@@ -133,7 +133,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(begun, tmp_path, monkeypatch)
   assert int(state.step) == 3
 
 
-def test_a_save_that_fails_is_told_and_leaves_the_others(begun, tmp_path, monkeypatch):
+def test_a_failed_save_is_reported_and_keeps_older_checkpoints(begun, tmp_path, monkeypatch):
   config, mesh, _, arguments = begun
   state = visible_state(config, mesh)
   with Checkpoints(tmp_path) as checkpoints:

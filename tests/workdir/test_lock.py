@@ -1,4 +1,4 @@
-"""One run in a workdir at a time."""
+"""The lock of a workdir."""
 
 import fcntl
 import json
@@ -13,7 +13,7 @@ from tiny import ROOT, tiny_config
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.training.loop import train
-from alexnet_jax.workdir import lock as workdir_lib
+from alexnet_jax.workdir import lock
 
 HOLDER = (
   'import pathlib, sys, time\nfrom alexnet_jax.workdir.lock import locked\n'
@@ -23,7 +23,7 @@ HOLDER = (
 
 @pytest.fixture
 def other(tmp_path):
-  """Another process, which holds the folder."""
+  """Another process, which holds the lock."""
   process = subprocess.Popen(
     [sys.executable, '-c', HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
   )
@@ -41,22 +41,22 @@ def test_the_second_run_is_refused_and_a_killed_one_blocks_nobody(other, tmp_pat
   other.send_signal(signal.SIGKILL)
   other.wait()
   assert train(tiny_config(train__steps=1), tmp_path)['step'] == 1
-  assert json.loads((tmp_path / workdir_lib.LOCK).read_text())['pid'] == os.getpid()
+  assert json.loads((tmp_path / lock.LOCK).read_text())['pid'] == os.getpid()
 
 
-def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, caplog):
   def no_locks(*_):
     raise OSError(95, 'Operation not supported')
 
   monkeypatch.setattr(fcntl, 'flock', no_locks)
-  with workdir_lib.locked(tmp_path):
+  with lock.locked(tmp_path):
     pass
   assert 'cannot be locked' in caplog.text
 
 
-def test_what_the_lock_file_holds_does_not_matter(tmp_path):
+def test_the_text_of_the_lock_file_does_not_matter(tmp_path):
   for text in ('', '{', '[1]', 'x' * 10_000):
-    (tmp_path / workdir_lib.LOCK).write_text(text)
+    (tmp_path / lock.LOCK).write_text(text)
     refused = pytest.raises(UserError, match='in use by another run')
-    with workdir_lib.locked(tmp_path), refused, workdir_lib.locked(tmp_path):
+    with lock.locked(tmp_path), refused, lock.locked(tmp_path):
       pass

@@ -1,4 +1,4 @@
-"""Where a run's numbers go beside metrics.jsonl, traces of some steps, and what a terminal shows."""
+"""Metrics: metrics.jsonl, Weights & Biases, profiles of some steps, the timer and the progress line."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from alexnet_jax.workdir.metrics import Progress
 
 
 def test_a_window_of_steps_is_traced(tmp_path):
-  """A resumed run traces again what lies in its window; steps outside it leave nothing."""
+  """A resumed run traces the steps in the window; a run that ends before the window traces nothing."""
   train(tiny_config(train__steps=2, train__profile=(3, 4)), tmp_path)
   assert not (tmp_path / 'profile').exists()
   train(tiny_config(train__steps=5, train__profile=(3, 4)), tmp_path)
@@ -24,7 +24,7 @@ def test_a_window_of_steps_is_traced(tmp_path):
 
 
 @pytest.mark.parametrize('steps', [(3,), (4, 3), (0, 2), (1.0, 2.0)])
-def test_windows_that_cannot_be(tmp_path, steps):
+def test_invalid_profile_windows(tmp_path, steps):
   with pytest.raises(
     UserError, match=r'config\.train\.profile=.*write the first and the last step'
   ):
@@ -47,7 +47,7 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
 
 
 def shown(monkeypatch, **environment) -> str:
-  """What a terminal gets of two lines of progress and an error."""
+  """The text that a terminal receives for two lines of progress and an error."""
   for name in ('NO_COLOR', 'TERM'):
     monkeypatch.delenv(name, raising=False)
   for name, value in environment.items():
@@ -60,23 +60,23 @@ def shown(monkeypatch, **environment) -> str:
     progress.show(1, values)
     progress.show(2, values)
     progress.end()
-    say_error('told')
+    say_error('message')
     print('the end', end='', file=terminal, flush=True)
     text = ''
-    while not text.endswith('the end'):  # a terminal gives what it has by then
+    while not text.endswith('the end'):  # read until the last print
       text += os.read(outer, 10_000).decode()
   os.close(outer)
   return text
 
 
-def test_colours_on_a_terminal_that_wants_them(monkeypatch):
+def test_a_terminal_gets_colours(monkeypatch):
   text = shown(monkeypatch, TERM='xterm')
-  assert '\x1b[1mstep 2/10\x1b[0m' in text and '\x1b[1;31merror:\x1b[0m told' in text
+  assert '\x1b[1mstep 2/10\x1b[0m' in text and '\x1b[1;31merror:\x1b[0m message' in text
   assert text.count('\r\x1b[') == 2 and text.count('\n') == 2  # progress in place, then the error
 
 
 @pytest.mark.parametrize('environment', [{'NO_COLOR': '1'}, {'TERM': 'dumb'}])
-def test_no_colours_where_they_are_not_wanted(monkeypatch, environment):
+def test_colours_can_be_disabled(monkeypatch, environment):
   text = shown(monkeypatch, **environment)
   assert (
     'step 2/10  epoch 1.00  loss 0.5000  lr 0.01' in text and 'm' not in text.split('\x1b[')[1][:3]

@@ -1,0 +1,36 @@
+"""Random keys: different for each seed, step, purpose and row, and independent of the batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.steps import rng
+
+
+def data(key):
+  return np.asarray(jax.random.key_data(key)).tobytes()
+
+
+def test_keys_differ_by_seed_step_and_purpose():
+  purposes = (rng.INIT, rng.DROPOUT, rng.CROP, rng.FLIP, rng.COLOUR)
+  keys = {
+    data(rng.step_key(rng.seed_key(seed), step, purpose))
+    for seed in range(3)
+    for step in range(3)
+    for purpose in purposes
+  }
+  assert len(keys) == 3 * 3 * len(purposes)
+
+
+def test_a_row_has_the_same_key_in_every_batch():
+  key = rng.step_key(rng.seed_key(0), 5, rng.CROP)
+  keys = jax.random.key_data(rng.row_keys(key, jnp.arange(8)))
+  assert len(np.unique(keys, axis=0)) == 8
+  some = jax.random.key_data(rng.row_keys(key, jnp.array([6, 1])))
+  np.testing.assert_array_equal(some, keys[jnp.array([6, 1])])
+
+
+def test_keys_are_threefry_whatever_the_default():
+  with jax.default_prng_impl('rbg'):
+    key = rng.seed_key(3)
+  assert str(jax.random.key_impl(key)) == 'threefry2x32'

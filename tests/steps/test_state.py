@@ -1,0 +1,41 @@
+"""The train state: equal initial numbers on every mesh, abstract shapes, and the check for finite numbers."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from step_helpers import configure
+
+from alexnet_jax import steps
+from alexnet_jax.distributed import mesh as mesh_lib
+
+
+@pytest.mark.parametrize('mesh_shape', [(2, 1), (2, 2)])
+def test_initial_numbers_do_not_depend_on_the_mesh(mesh_shape):
+  one = configure('paper', (1, 1), optim__ema=0.9)
+  many = configure('paper', mesh_shape, optim__ema=0.9)
+  expected = steps.init_state(one, mesh_lib.make_mesh(one))
+  found = steps.init_state(many, mesh_lib.make_mesh(many))
+  chex.assert_trees_all_equal(jax.device_get(found), jax.device_get(expected))
+  chex.assert_trees_all_equal(jax.device_get(found.ema), jax.device_get(found.params))
+  abstract = steps.abstract_state(many, mesh_lib.make_mesh(many))
+  chex.assert_trees_all_equal_shapes_and_dtypes(found, abstract)
+  assert jax.tree.map(lambda leaf: leaf.sharding, found) == jax.tree.map(
+    lambda leaf: leaf.sharding, abstract
+  )
+
+
+def test_sums_and_step_start_at_zero():
+  config = configure('paper', (1, 1))
+  state = steps.init_state(config, mesh_lib.make_mesh(config))
+  assert int(state.step) == 0 and state.ema == {}
+  assert {name: float(value) for name, value in state.sums.items()} == {
+    'loss': 0, 'steps': 0, 'correct': 0, 'examples': 0,
+  }  # fmt: skip
+
+
+def test_all_finite():
+  tree = {'a': jnp.ones(3), 'b': [jnp.zeros((2, 2))]}
+  assert steps.all_finite(tree)
+  for bad in (jnp.nan, jnp.inf):
+    assert not steps.all_finite(tree | {'a': jnp.ones(3).at[1].set(bad)})

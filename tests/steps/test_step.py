@@ -1,0 +1,70 @@
+"""The training step and the scores, against formulas in NumPy. tests/distributed compares meshes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from step_helpers import BATCH, configure, inputs, visible_state
+
+from alexnet_jax import models, steps
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.distributed import sharding
+from alexnet_jax.errors import UserError
+
+PLAIN = {'augment__crop': 'centre', 'augment__flip': False, 'augment__colour': 0.0}
+
+
+def arguments(config, mesh):
+  """A state with visible weights and the other arguments of a step with a rate of 0.01."""
+  batch, statistics = inputs()
+  state = visible_state(config, mesh)
+  rates = jax.tree.map(lambda _: np.float32(0.01), state.params)
+  rest = sharding.replicate(mesh, (rates, np.float32(0), statistics))
+  return state, sharding.shard_batch(mesh, batch), *rest
+
+
+def test_loss_and_sums_of_a_step():
+  """The mean cross-entropy over the rows whose mask is set, and the counts that the log needs."""
+  config = configure('paper+no_dropout+no_colour', (1, 1), **PLAIN)
+  mesh = mesh_lib.make_mesh(config)
+  state, batch, *rest = arguments(config, mesh)
+  host, statistics = inputs()
+  low = (config.data.canvas.size - config.model.input_size) // 2
+  cut = slice(low, low + config.model.input_size)
+  images = (host['image'] - statistics.mean_image)[:, cut, cut]
+  logits = np.asarray(
+    models.create(config.model).apply({'params': state.params}, images, train=False), np.float64
+  )
+  # At test time `paper` multiplies the outputs of fc6 and fc7 by 0.5 only if there is dropout.
+  log_sums = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+  losses = log_sums - logits[np.arange(BATCH), host['label']]
+  state, loss = steps.make_train_step(config, mesh)(state, batch, *rest)
+  assert float(loss) == pytest.approx(losses[host['mask']].mean(), rel=1e-4)
+  correct = (logits.argmax(1) == host['label'])[host['mask']].sum()
+  sums = {name: float(value) for name, value in state.sums.items()}
+  assert sums == pytest.approx(
+    {'loss': float(loss), 'steps': 1, 'correct': correct, 'examples': host['mask'].sum()}
+  )
+  assert int(state.step) == 1
+
+
+def test_score_counts_ties_and_nan_as_wrong():
+  probabilities = jnp.array(
+    [
+      [0.5, 0.3, 0.2],  # correct
+      [0.4, 0.4, 0.2],  # a tie
+      [jnp.nan, 0.3, 0.2],
+      [0.1, 0.2, 0.7],  # masked out
+    ]
+  )
+  mask = jnp.array([True, True, True, False])
+  found = steps.score(probabilities, jnp.zeros(4, jnp.int32), mask)
+  assert (float(found['top1']), float(found['top5']), float(found['examples'])) == (2, 0, 3)
+  found = steps.score(probabilities[:2], jnp.zeros(2, jnp.int32), mask[:2])
+  assert float(found['loss']) == pytest.approx(-np.log(0.5) - np.log(0.4), rel=1e-6)
+
+
+def test_micro_batches_must_divide_the_batch():
+  config = configure('paper', (2, 1), micro_batches=3)
+  with pytest.raises(UserError, match='must be a multiple of 6'):
+    steps.make_train_step(config, mesh_lib.make_mesh(config))

@@ -1,0 +1,81 @@
+"""The numbers of two training steps, recorded once: a change of the training code must not change them.
+
+`golden_metrics.jsonl` holds the lines of metrics.jsonl. To record it anew after an intended change, run
+`python tests/training/test_golden.py`.
+"""
+
+import json
+import pathlib
+import sys
+import tempfile
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+if __name__ == '__main__':
+  sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+
+from tiny import read_metrics, tiny_config  # noqa: E402
+
+from alexnet_jax import steps  # noqa: E402
+from alexnet_jax.training.loop import train  # noqa: E402
+
+FILE = pathlib.Path(__file__).with_name('golden_metrics.jsonl')
+# Other processors add in another order: after two steps that changes the sixth digit.
+RELATIVE, ABSOLUTE = 1e-3, 1e-6
+
+
+def metrics(workdir: pathlib.Path) -> list[dict]:
+  """The metrics of two steps of the recipe `original`, with statistics of layers and an evaluation."""
+  config = tiny_config(train__steps=2, train__log_every=1, train__diagnose_every=2)
+  train(config, workdir)
+  return read_metrics(workdir)
+
+
+def test_two_steps_give_the_recorded_metrics(tmp_path):
+  expected = [json.loads(line) for line in FILE.read_text().splitlines()]
+  found = metrics(tmp_path)
+  assert [row.keys() for row in found] == [row.keys() for row in expected]
+  for row, recorded in zip(found, expected, strict=True):
+    assert row == pytest.approx(recorded, rel=RELATIVE, abs=ABSOLUTE)
+
+
+def test_no_step_is_compiled_twice(tmp_path, monkeypatch):
+  """Over two epochs with log lines, evaluations, checkpoints and a change of the rate."""
+  compiled = {}
+  for name in ('make_train_step', 'make_predict_step'):
+
+    def record(*args, make=getattr(steps, name), name=name):
+      return compiled.setdefault(name, make(*args))
+
+    monkeypatch.setattr(steps, name, record)
+  config = tiny_config(
+    'paper', train__epochs=2.0, optim__boundaries=(1.0,), model__layers=('conv1', 'fc6', 'fc8')
+  )
+  train(config, tmp_path)
+  rates = {row['lr'] for row in read_metrics(tmp_path) if 'lr' in row}
+  assert len(rates) == 2
+  assert {name: step._cache_size() for name, step in compiled.items()} == {
+    'make_train_step': 1,
+    'make_predict_step': 1,
+  }
+
+
+@pytest.mark.parametrize('variant', ['original', 'torchvision', 'original+batch_norm'])
+def test_training_needs_no_implicit_dtype_promotion(tmp_path, variant):
+  config = tiny_config(
+    variant,
+    train__steps=2,
+    train__diagnose_every=1,
+    optim__ema=0.9,
+    optim__layer_decay=(('fc8', 1.0),),
+  )
+  with jax.numpy_dtype_promotion('strict'):
+    assert train(config, tmp_path)['step'] == 2
+
+
+if __name__ == '__main__':
+  with tempfile.TemporaryDirectory() as folder:
+    rows = metrics(pathlib.Path(folder))
+  FILE.write_text(''.join(json.dumps(row) + '\n' for row in rows))

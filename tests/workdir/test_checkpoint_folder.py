@@ -1,0 +1,58 @@
+"""Checkpoints as files: publishing, ranking, removal and damage."""
+
+import pytest
+
+from alexnet_jax.workdir.checkpoint_folder import CheckpointFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+  folder = CheckpointFolder(tmp_path / 'checkpoints')
+  folder.create()
+  return folder
+
+
+def publish(folder, step, error=None, keep=2):
+  partial = folder.partial(step)
+  partial.mkdir()
+  (partial / 'data').write_bytes(bytes(10))
+  metrics = {} if error is None else {'val/top1_error': error}
+  return folder.publish(step, {'step': step, 'metrics': metrics}, keep)
+
+
+def names(folder):
+  return sorted(path.name for path in folder.path.iterdir())
+
+
+def test_the_newest_and_the_best_are_kept(folder):
+  for step, error in ((1, 9.0), (2, 4.0), (3, 4.0), (4, 5.0), (5, None), (6, 8.0)):
+    assert publish(folder, step, error) == 10
+  assert folder.steps() == [3, 5, 6]  # of equal errors, the later step is the best
+  assert folder.ranked(folder.steps()) == [3, 6]
+  assert names(folder) == ['3', '5', '6']
+
+
+def test_a_repeated_step_replaces_its_checkpoint(folder):
+  publish(folder, 1, 9.0)
+  publish(folder, 1, 7.0)
+  assert names(folder) == ['1'] and folder.is_whole(1)
+
+
+def test_damaged_checkpoints_are_renamed(folder, caplog):
+  for _ in range(2):
+    publish(folder, 1)
+    publish(folder, 2)
+    (folder.path / '2' / 'data').write_bytes(bytes(9))
+    assert folder.newest_whole() == 1
+  assert names(folder) == ['1', '2.damaged', '2.damaged-1'] and folder.has_damaged()
+  assert 'data has 9 bytes of 10' in caplog.text
+  folder.partial(3).mkdir()
+  folder.create()
+  assert names(folder) == ['1', '2.damaged', '2.damaged-1']
+
+
+def test_read_only_renames_nothing(folder):
+  publish(folder, 1)
+  (folder.path / '1' / 'data').unlink()
+  assert CheckpointFolder(folder.path, read_only=True).newest_whole() is None
+  assert names(folder) == ['1']

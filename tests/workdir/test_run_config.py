@@ -1,0 +1,55 @@
+"""config.json of a workdir, and the comparison of the data with those of a checkpoint."""
+
+import contextlib
+
+from ml_collections import FrozenConfigDict
+import pytest
+from tiny import tiny_config
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.data import open_dataset
+from alexnet_jax.errors import UserError
+from alexnet_jax.workdir import run_config
+
+
+def frozen(**overrides):
+  return FrozenConfigDict(tiny_config(**overrides))
+
+
+def test_a_new_run_replaces_an_old_config(tmp_path):
+  run_config.write_or_check(tmp_path, frozen(optim__rate=0.5), resumes=False)
+  run_config.write_or_check(tmp_path, frozen(), resumes=False)
+  assert config_lib.load_workdir(tmp_path).optim.rate == 0.01
+
+
+def test_a_resumed_run_must_have_the_same_config(tmp_path):
+  run_config.write_or_check(tmp_path, frozen(), resumes=False)
+  with pytest.raises(UserError, match=r'optim\.rate: 0\.01 there, 0\.5 here'):
+    run_config.write_or_check(tmp_path, frozen(optim__rate=0.5), resumes=True)
+  run_config.write_or_check(tmp_path, frozen(train__log_every=7), resumes=True)
+  assert config_lib.load_workdir(tmp_path).train.log_every == 7
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({}, None),
+    ({'num_train': 41}, 'training images: 41 there, 40 here'),
+    ({'num_validation': 0}, 'validation images: 0 there, 18 here'),
+    ({'class_names': ['a']}, "classes: \\['a'\\] there"),
+  ],
+)
+def test_the_data_must_be_the_same(tmp_path, change, message):
+  config = frozen()
+  with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
+    meta = {
+      'class_names': list(dataset.class_names),
+      'num_train': dataset.num_train,
+      'num_validation': dataset.num_validation,
+      'checksums': dataset.checksums(),
+    } | change
+    if message is None:
+      run_config.check_same_data(tmp_path, config, dataset, meta)
+    else:
+      with pytest.raises(UserError, match=message):
+        run_config.check_same_data(tmp_path, config, dataset, meta)
