@@ -33,11 +33,11 @@ OPTIM: Schema = {
     0.9,
     'The share of the velocity that each step keeps. The learning rate is inside the velocity, '
     'as in the paper: v <- momentum v - decay rate w - rate gradient.',
-    minimum=0.0,
-    below=1.0,
+    minimum=0,
+    below=1,
   ),
-  'rate': Key(0.01, 'The initial learning rate of weights.', minimum=0.0),
-  'bias_rate': Key(0.01, 'The initial learning rate of biases.', minimum=0.0),
+  'rate': Key(0.01, 'The initial learning rate of weights.', minimum=0),
+  'bias_rate': Key(0.01, 'The initial learning rate of biases.', minimum=0),
   'scaling': {
     'rule': Key(
       'auto',
@@ -55,10 +55,10 @@ OPTIM: Schema = {
     'The epochs in which learning rates rise linearly from those for optim.scaling.batch to '
     'those for train.batch_size.',
     unit='epochs',
-    minimum=0.0,
+    minimum=0,
   ),
-  'decay': Key(5e-4, 'The weight decay.', minimum=0.0),
-  'bias_decay': Key(0.0, 'The decay of biases.', minimum=0.0),
+  'decay': Key(5e-4, 'The weight decay.', minimum=0),
+  'bias_decay': Key(0.0, 'The decay of biases.', minimum=0),
   'layer_decay': Key(
     (),
     'Weight decays of single layers, as (layer, decay) pairs. They replace optim.decay for those '
@@ -70,8 +70,8 @@ OPTIM: Schema = {
     0.0,
     'The decay per step of an exponential moving average (EMA) of the parameters, such as '
     '0.9999. 0 keeps no average. The key eval.weights chooses which parameters are evaluated.',
-    minimum=0.0,
-    below=1.0,
+    minimum=0,
+    below=1,
   ),
   'schedule': Key(
     'steps',
@@ -92,12 +92,12 @@ OPTIM: Schema = {
   'factor': Key(
     0.1,
     'The factor that multiplies the learning rate of weights at each boundary or plateau.',
-    minimum=0.0,
+    minimum=0,
   ),
   'bias_factor': Key(
     0.1,
     'The factor that multiplies the learning rate of biases at each boundary or plateau.',
-    minimum=0.0,
+    minimum=0,
   ),
   'plateau': {
     'patience': Key(
@@ -112,7 +112,7 @@ OPTIM: Schema = {
       'The smallest decrease of the validation top-1 error that the schedule `plateau` counts as '
       'an improvement.',
       unit='percentage points',
-      minimum=0.0,
+      minimum=0,
     ),
     'drops': Key(
       3,

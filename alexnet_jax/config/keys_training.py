@@ -58,7 +58,7 @@ AUGMENT: Schema = {
     'The strength of the colour noise. For each eigenvector of the colours of the training '
     'images, noise with this many times the standard deviation along it is added (section 4.1 of '
     'the paper). 0 adds none.',
-    minimum=0.0,
+    minimum=0,
   ),
   'colour_divisor': Key(
     1.0,
@@ -69,12 +69,12 @@ AUGMENT: Schema = {
     0.0,
     'The epoch from which no colour noise is added. 0 adds it in every epoch.',
     unit='epochs',
-    minimum=0.0,
+    minimum=0,
   ),
 }
 
 TRAIN: Schema = {
-  'epochs': Key(90.0, 'The length of the run where train.steps is 0.', unit='epochs', minimum=0.0),
+  'epochs': Key(90.0, 'The length of the run where train.steps is 0.', unit='epochs', minimum=0),
   'steps': Key(
     0,
     'The length of the run in steps. It takes precedence over train.epochs; 0 leaves the length to '
@@ -118,8 +118,8 @@ TRAIN: Schema = {
     'The top-1 error over all training images at which the run ends. It is measured at the end '
     'of each epoch, without augmentation. 0 does not measure it.',
     unit='per cent',
-    minimum=0.0,
-    below=100.0,
+    minimum=0,
+    below=100,
   ),
   'profile': Key(
     (0, 0),

@@ -70,8 +70,8 @@ DATA: Schema = {
     0.1,
     'The share of each class that is held out for validation where the source has no validation '
     'split.',
-    minimum=0.0,
-    below=1.0,
+    minimum=0,
+    below=1,
   ),
   'split_seed': Key(
     0,
@@ -116,8 +116,8 @@ DATA: Schema = {
     0.01,
     'The share of training images that cannot be decoded at which the run stops. A single such '
     'image never stops it.',
-    minimum=0.0,
-    maximum=1.0,
+    minimum=0,
+    maximum=1,
   ),
   'synthetic': {
     'classes': Key(10, 'The number of classes of the source `synthetic`.', minimum=1),

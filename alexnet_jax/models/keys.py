@@ -44,7 +44,7 @@ HEAD: Schema = {
   'std': Key(
     0.01,
     'The standard deviation of the initial weights where model.init is `normal`.',
-    minimum=0.0,
+    minimum=0,
   ),
   'bias': Key(0.0, 'The initial value of all biases where model.init is `normal`.'),
 }
@@ -208,16 +208,14 @@ MODEL: Schema = {
     'momentum': Key(
       0.9,
       'The share that the running mean and variance of batch normalisation keep at each step.',
-      minimum=0.0,
-      maximum=1.0,
+      minimum=0,
+      maximum=1,
     ),
-    'epsilon': Key(
-      1e-5, 'The constant that batch normalisation adds to the variance.', minimum=0.0
-    ),
+    'epsilon': Key(1e-5, 'The constant that batch normalisation adds to the variance.', minimum=0),
   },
   'dropout': {
     'rate': Key(
-      0.5, 'The share of activations that dropout sets to 0 in training.', minimum=0.0, below=1.0
+      0.5, 'The share of activations that dropout sets to 0 in training.', minimum=0, below=1.0
     ),
     'inverted': Key(
       False,

@@ -51,7 +51,8 @@ class Key:
     if self.expected:
       return self.expected
     if self.choices:
-      return f'one of {", ".join(str(choice) or "nothing" for choice in self.choices)}'
+      names = [str(choice) or "''" for choice in self.choices]
+      return f'one of {", ".join(names)}'
     if isinstance(self.default, bool):
       return 'True or False'
     if isinstance(self.default, int | float):
@@ -60,16 +61,17 @@ class Key:
 
   def _allowed_numbers(self) -> str:
     kind = 'a whole number' if isinstance(self.default, int) else 'a number'
-    bounds = {
-      'of at least {}': self.minimum,
-      'of more than {}': self.above,
-      'of at most {}': self.maximum,
-      'of less than {}': self.below,
-    }
-    words = [text.format(bound) for text, bound in bounds.items() if bound is not None]
-    words[1:] = [text.removeprefix('of ') for text in words[1:]]
     unit = f' ({self.unit})' if self.unit else ''
-    return ' '.join([kind, ' and '.join(words)]).rstrip() + unit
+    if self.minimum is not None and self.maximum is not None:
+      return f'{kind} from {self.minimum} to {self.maximum}{unit}'
+    bounds = {
+      'at least': self.minimum,
+      'more than': self.above,
+      'at most': self.maximum,
+      'less than': self.below,
+    }
+    words = [f'{text} {bound}' for text, bound in bounds.items() if bound is not None]
+    return f'{kind}{" of " if words else ""}{" and ".join(words)}{unit}'
 
   def accepts(self, value: Any) -> bool:
     """Whether `value` has the type of the default and is one of the allowed values."""

@@ -271,26 +271,6 @@ def test_plateau_patience_and_limit(patience, most):
 
 
 @pytest.mark.parametrize(
-  ('key', 'value'),
-  [
-    ('schedule', 'cosine'),
-    ('unit', 'iteration'),
-    ('rate', -0.1),
-    ('bias_rate', -0.1),
-    ('decay', -1.0),
-    ('bias_decay', -1.0),
-    ('momentum', 1.0),
-    ('momentum', -0.1),
-    ('layer_rates', (('conv1', 67.0),)),
-  ],
-)
-def test_bad_values(key, value):
-  config = get(**{f'optim__{key}': value}).optim
-  with pytest.raises(UserError, match=f'config.optim.{key}'):
-    optimizer.validate(config)
-
-
-@pytest.mark.parametrize(
   ('variant', 'overrides', 'factor'),
   [
     ('paper', {'train__batch_size': 512}, 1.0),  # only parallelism owt scales by itself
@@ -316,13 +296,3 @@ def test_warm_up():
   factors = [schedules.batch_factor(config, epoch) for epoch in (0.0, 2.5, 5.0, 60.0)]
   assert factors == pytest.approx([1.0, 4.5, 8.0, 8.0])
   assert schedules.batch_factor(config) == 8.0
-
-
-@pytest.mark.parametrize(
-  ('key', 'value', 'message'),
-  [('rule', 'cubic', 'linear, sqrt, none'), ('batch', 0, 'at least 1')],
-)
-def test_bad_scaling(key, value, message):
-  config = get(**{f'optim__scaling__{key}': value})
-  with pytest.raises(UserError, match=message):
-    optimizer.validate(config.optim)
