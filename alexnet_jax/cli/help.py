@@ -125,8 +125,10 @@ def _layer_tables(model: ConfigDict) -> Iterator[str]:
   }
   for title, kind in kinds.items():
     own = {n: e for n, e in layers.items() if model_keys.layer_keys(n, e) is kind}
-    yield from ('', f'### {title}', '', 'The key `model.LAYER.KEY`, as in `model.conv1.size`:', '')
-    rows = [(f'`{name}`', key.meaning, key.allowed) for name, key in schema.flatten(kind)]
+    yield from ('', f'### {title}', '')
+    rows = [
+      (f'`model.LAYER.{name}`', key.meaning, key.allowed) for name, key in schema.flatten(kind)
+    ]
     yield from _table(('key', 'meaning', 'allowed values'), rows)
     values = [(name, *(f'`{entry[key]!r}`' for key in kind)) for name, entry in own.items()]
     yield from ('', *_table(('layer', *kind), values))

@@ -46,6 +46,7 @@ KEYS: Schema = {
     0,
     'The seed of the initial parameters, of the order of images, and of random crops, mirroring, '
     'colour noise and dropout.',
+    minimum=1 - 2**63,
     maximum=2**63 - 1,
   ),
   'mesh': Key(

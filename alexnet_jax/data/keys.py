@@ -77,6 +77,7 @@ DATA: Schema = {
     0,
     'The seed that draws the images held out. It is separate from `seed` so that runs with '
     'different seeds are evaluated on the same images.',
+    minimum=1 - 2**63,
     maximum=2**63 - 1,
   ),
   'canvas': CANVAS,
@@ -114,8 +115,8 @@ DATA: Schema = {
   ),
   'max_bad_share': Key(
     0.01,
-    'The share of training images that cannot be decoded at which the run stops. A single such '
-    'image never stops it.',
+    'The largest share of training images that cannot be decoded. With more, the run stops; a single '
+    'such image never stops it.',
     minimum=0,
     maximum=1,
   ),

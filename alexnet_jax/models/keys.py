@@ -215,7 +215,7 @@ MODEL: Schema = {
   },
   'dropout': {
     'rate': Key(
-      0.5, 'The share of activations that dropout sets to 0 in training.', minimum=0, below=1.0
+      0.5, 'The share of activations that dropout sets to 0 in training.', minimum=0, below=1
     ),
     'inverted': Key(
       False,

@@ -44,7 +44,7 @@ def test_the_page_has_every_key_once():
   layers = [name for name in recipes.get('paper').model if re.fullmatch(r'(conv|fc)\d', name)]
   for key in config_lib.flatten(recipes.get('paper')):
     if key.split('.')[1:2] and key.split('.')[1] in layers:
-      assert re.search(rf'^\| `{key.split(".")[2]}` \|', page, re.MULTILINE), key
+      assert re.search(rf'^\| `model\.LAYER\.{key.split(".")[2]}` \|', page, re.MULTILINE), key
     else:
       assert page.count(f'| `{key}` |') == 1, key
   for layer in layers:
