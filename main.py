@@ -1,4 +1,4 @@
-"""Entry point: `python main.py --config=configs/NAME.py --workdir=DIR [--mode=MODE] ...`; see README.md."""
+"""Entry point: `python main.py --config=configs/NAME.py --workdir=DIR [--mode=MODE] ...` (see README.md)."""
 
 import sys
 

@@ -1,25 +1,24 @@
-"""Transfer: cats and dogs from scratch, from layers learnt elsewhere, and on fixed features.
+"""Transfer learning: cats and dogs from random weights, from copied layers, and from fixed features.
 
-  variant    what learns
-  scratch    everything, from random weights
-  fine_tune  everything, from the layers of --config.init_from: those at a tenth of the rate
-  features   the last layer alone: a linear classifier on the fixed fc7 of --config.init_from
+  variant    what is trained
+  scratch    all layers, from random weights
+  fine_tune  all layers; the layers copied from --config.init_from learn at a tenth of the rate
+  features   only the last layer, which is a linear classifier on the fixed features fc7 of --config.init_from
 
-The paper has no number for it: pre-training is what its CNN* owes 1.7 points to. The widths are an eighth, so
-that two CPU cores will do; `--config.model.width=1 --config.model.init=normal` is the network of the paper,
-and `--config.model.width` must be that of the run that layers come from.
+Reproduces no number of the paper; the paper's CNN* gains 1.7 points from pre-training. Layers have an eighth
+of the paper's features, so that two CPU cores suffice. `--config.model.width=1 --config.model.init=normal` is
+the network of the paper. `--config.model.width` must equal the width of the run that layers are copied from.
 
 Command:  python main.py --config=configs/cats_vs_dogs.py:scratch --workdir=DIR
           python main.py --config=configs/cats_vs_dogs.py:fine_tune --config.init_from=RUN --workdir=DIR
           python main.py --config=configs/cats_vs_dogs.py:features --config.init_from=RUN --workdir=DIR
           python experiments/cats_dogs.py --source=folder:PATH --init_from=RUN --workdir=DIR --seeds=0,1,2 \\
-            --output=DIR/all.json   (all)
-Expected: on 1,200 photographs, layers from the quickstart: 23.6, 38.9 and 44.9 % (RESULTS.md).
+            --output=DIR/all.json   (all three)
+Expected: errors of 23.6, 38.9 and 44.9 % on 1,200 photographs, with layers from the quickstart (RESULTS.md).
 Hardware: 2 CPU cores.
 """
 
 from alexnet_jax.config import recipes
-from alexnet_jax.errors import UserError
 
 EVERY_RUN = {
   'model.width': 0.125,
@@ -37,13 +36,13 @@ EVERY_RUN = {
   'eval.baseline': True,
 }
 SHORT = {'optim.boundaries': (12.0, 16.0), 'train.epochs': 18.0}
-VARIANTS = {'scratch': 1.0, 'fine_tune': 0.1, 'features': 0.0}  # of the rate, for copied layers
+# The factor of the learning rates of copied layers.
+VARIANTS = {'scratch': 1.0, 'fine_tune': 0.1, 'features': 0.0}
 
 
 def get_config(variant='scratch'):
-  """The config of a variant of the table above."""
-  if variant not in VARIANTS:
-    raise UserError(f'unknown variant {variant!r}: choose one of {", ".join(VARIANTS)}')
+  """The config of one of the variants above."""
+  recipes.check_variant(variant, VARIANTS)
   config = recipes.apply(recipes.get('original'), EVERY_RUN)
   if variant != 'scratch':
     recipes.apply(config, SHORT)

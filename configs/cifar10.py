@@ -1,28 +1,30 @@
-"""The paper's CIFAR-10 networks: Figure 1 (ReLU against tanh) and section 3.3's 13 % and 11 %.
+"""The CIFAR-10 networks of the paper: Figure 1 (ReLU against tanh), and 13 % and 11 % in section 3.3.
 
-  variant           what it is                                               its author's error
+Reproduces Figure 1 and the two errors of section 3.3. The names of the other variants are the names of
+cuda-convnet's layer files, which state the test error that their author reached:
+
+  variant           network                                                  author's error
   relu, tanh        Figure 1: four layers, no decay, to 25 % training error  -
-  19pct             the same layers with decay                               19 %
+  19pct             the same layers with weight decay                        19 %
   18pct             the same with normalisation within maps                  18 %
-  80sec             with 64 hidden units                                     26 % in 80 seconds
+  80sec             the same with 64 hidden units                            26 % in 80 seconds
   conv_local_13pct  two convolutions, two locally connected layers, no LRN   13 %
-  conv_local_11pct  the same with LRN                                        11 %
+  conv_local_11pct  the same with local response normalisation (LRN)         11 %
 
-The paper does not say which network Figure 1 is of; three convolutions and a softmax layer are its author's
-usual four layers (FACTS section 5).
+The paper does not say which network Figure 1 shows. We take the usual four layers of its author, which are
+three convolutions and a softmax layer (docs/FACTS.md, section 5).
 
 Command:  python main.py --config=configs/cifar10.py:relu --workdir=DIR
           python main.py --config=configs/cifar10.py:relu --config.data.source=folder:PATH --workdir=DIR
           python experiments/fig1.py --source=tfds:cifar10 --workdir=DIR --output=DIR/fig1.json  (Figure 1)
-Expected: Figure 1: 25 % training error about 6 times sooner with ReLU than with tanh (7.0 times in
-          RESULTS.md); test errors as above. conv_local is measured on nine views without mirrors, which its
-          config asks for; later code of its author took five views and their mirrors for the 11 %.
-Hardware: any; an epoch of `relu` or `tanh`, its evaluation included, took 45 seconds on 2 CPU cores that
-          made two runs at a time, before the first convolution became faster (RESULTS.md).
+Expected: for Figure 1, ReLU reaches 25 % training error about 6 times sooner than tanh (7.0 times in
+          RESULTS.md); for the other variants, the test errors above. The conv_local variants evaluate nine
+          views without mirroring; later code of their author took five views and their mirror images.
+Hardware: any; an epoch of `relu` or `tanh` with its evaluation took 45 seconds on 2 CPU cores that shared two
+          runs, with an earlier and slower first convolution (RESULTS.md).
 """
 
 from alexnet_jax.config import recipes
-from alexnet_jax.errors import UserError
 from alexnet_jax.models import cifar, spec
 
 EVERY_NET = {
@@ -45,10 +47,10 @@ EVERY_NET = {
   'eval.batch_size': 500,
 }
 
-# The rate falls tenfold twice at the end, ten epochs each, as FACTS section 5 tells of `18pct`.
+# The rate falls to a tenth at epoch 120 and to a hundredth at epoch 130, as in `18pct` (FACTS section 5).
 FALLING = {'optim.schedule': 'steps', 'optim.boundaries': (120.0, 130.0), 'train.epochs': 140.0}
 
-# Every training image is trained on, and none is looked at but those.
+# Figure 1 shows the training error: no image is held out, and none but the training images is evaluated.
 FIGURE_1 = {
   'train.epochs': 60.0,
   'train.until_train_error': 25.0,
@@ -56,8 +58,9 @@ FIGURE_1 = {
   'data.holdout': 0.0,
 }
 
-# Random 24x24 crops of 32x32 and mirrors, nine views; 500 epochs, then 10 and 10 at lower rates. The
-# original trained on four fifths of the images for 350 epochs and on all of them for 150.
+# Random 24x24 crops of 32x32 pixels, mirrored at random; nine views in evaluation. 500 epochs are followed by
+# twice 10 epochs at lower rates. The author trained on four fifths of the images for about 350 epochs, and on
+# all of them for 150.
 CONV_LOCAL = {
   'model.input_size': 24,
   'model.lrn.alpha': 0.001,
@@ -106,9 +109,8 @@ VARIANTS = {
 
 
 def get_config(variant='relu'):
-  """The config of a variant of the table above."""
-  if variant not in VARIANTS:
-    raise UserError(f'unknown variant {variant!r}: choose one of {", ".join(VARIANTS)}')
+  """The config of one of the variants above."""
+  recipes.check_variant(variant, VARIANTS)
   layers, overrides = VARIANTS[variant]
   config = recipes.get('paper')
   config.recipe, config.note = f'cifar10:{variant}', ''

@@ -1,21 +1,21 @@
-"""Defective solar cells: the harder task on the embedded photographs, a longer run.
+"""Defective solar cells: a harder task on the embedded photographs, with a longer run.
 
-The same 2,624 electroluminescence images as the quickstart; the task is to tell cells that are
-probably defective (probability >= 0.5 in the annotation) from the others.
+Reproduces no number of the paper. The images are the 2,624 electroluminescence images of the quickstart; the
+task is to tell cells that are probably defective (an annotated probability of at least 0.5) from the others.
 
 Command:  python main.py --config=configs/elpv_defect.py --workdir=DIR
           python main.py --mode=eval --workdir=DIR --checkpoint=latest
           python experiments/seeds.py --config=configs/elpv_defect.py --workdir=DIR --seeds=0,1,2 \\
             --output=DIR/seeds.json   (three seeds)
-Expected: 19.2 %, the mean of three seeds, ten views (RESULTS.md); 15 to 19 minutes a seed beside others.
-Hardware: 2 CPU cores.
+Expected: 19.2 % error, the mean of three seeds with ten views (RESULTS.md).
+Hardware: 2 CPU cores; 15 to 19 minutes for each seed while the machine also ran other programs.
 """
 
 from alexnet_jax.config import recipes
 
 
 def get_config(variant='original'):
-  """The task with the network of `RECIPE` or `RECIPE+CHOICE+...`."""
+  """The config of the task with the network of `RECIPE` or `RECIPE+OVERRIDE+...`."""
   config = recipes.get(variant)
   return recipes.apply(
     config,

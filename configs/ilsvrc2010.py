@@ -1,24 +1,25 @@
-"""ILSVRC-2010, Table 1 of the paper, and the one-GPU control of its section 3.2.
+"""ILSVRC-2010: Table 1 of the paper, and the one-GPU control of its section 3.2.
 
-  variant  what it is                                      paper, top-1 / top-5  lab notes
+Reproduces (errors in per cent; "lab notes" are the authors' own numbers, docs/FACTS.md, section 0):
+
+  variant  network                                         paper, top-1 / top-5  lab notes
   cnn      net 145 on the images of 2010                   37.5 / 17.0           37.4727 / 16.9987
   cnn      the same, centre view (--config.eval.views=1)   39.0 / 18.3           39.0247 / 18.2953
   one_gpu  half the kernels in conv1-conv4 (net 145-half)  1.7 / 1.2 worse       39.168 / 18.2287
 
-The drops of the rate are the ones that were made by hand (FACTS section 2). Biases stay at 0.02, as net 145's
-did: the last snapshot of `cnn` in the lab had them at 0.002, but since when is not noted, and our schedule
-has no drop of theirs alone. Test errors: the images in
-PATH/val must be those of the test set of 2010, whose labels are public.
+The authors lowered the learning rate by hand, at the epochs that FACTS section 2 gives. Biases keep a rate of
+0.02, as in net 145: the last snapshot of `cnn` has 0.002, but the epoch of that change is not noted, and our
+schedule cannot lower the rate of biases alone.
 
 Command:  python main.py --config=configs/ilsvrc2010.py:cnn --config.data.source=folder:PATH --workdir=DIR
           python main.py --mode=eval --workdir=DIR --checkpoint=latest
-Expected: the table above.
-Hardware: any; the paper's two GTX 580 took five to six days.
-Result:   not measured by us: needs ImageNet.
+          (for test errors, PATH/val must hold the test images of 2010, whose labels are public)
+Expected: the errors above.
+Hardware: any; the paper trained on two GTX 580 GPUs for five to six days.
+Result:   not measured yet, because it needs ImageNet.
 """
 
 from alexnet_jax.config import recipes
-from alexnet_jax.errors import UserError
 
 VARIANTS = {
   'cnn': (
@@ -33,7 +34,7 @@ VARIANTS = {
   'one_gpu': (
     'original+one_gpu',
     {
-      # When it went down to 1e-5 is not noted; with the others of its time.
+      # The epoch of the last fall, to 1e-5, is not noted; this is the epoch of other networks of that time.
       'optim.boundaries': (20.0, 48.0, 79.0),
       'optim.layer_rates': (('conv1', 66.0, 0.1), ('conv1', 72.0, 0.0)),
       'augment.colour_until': 66.0,
@@ -44,9 +45,8 @@ VARIANTS = {
 
 
 def get_config(variant='cnn'):
-  """The config of a variant of the table above."""
-  if variant not in VARIANTS:
-    raise UserError(f'unknown variant {variant!r}: choose one of {", ".join(VARIANTS)}')
+  """The config of one of the variants above."""
+  recipes.check_variant(variant, VARIANTS)
   recipe, overrides = VARIANTS[variant]
   config = recipes.apply(recipes.get(recipe), overrides)
   config.data.source = 'folder:data/ilsvrc2010'

@@ -1,29 +1,31 @@
-"""LeNet-5 (1998) on MNIST: the 60 k parameters with which every account of AlexNet begins.
+"""LeNet-5 (1998) on MNIST: the network of 60,000 parameters that AlexNet is usually compared with.
 
-Its authors report 0.8 to 0.95 % test error. Ours is alexnet_jax/models/lenet.py, which says where it is
-simpler; images are scaled to a spread of about 1 as in 1998, the squared error of that paper is the
-cross-entropy here, and its second-order rates are plain momentum. The initial weights of 1998, within 2.4 by
-the number of inputs, need those rates: with plain momentum the loss stayed at ln 10 (CIFAR-10, an epoch, of
-a net that squashed sums of convolutions only after pooling). So they are drawn as PyTorch draws them, with
-which the loss is 1.97 after 300 steps; `--config.model.init=normal` has the spread of 1998.
+Reproduces the 0.8 to 0.95 % test error that its authors report, approximately: alexnet_jax/models/lenet.py
+says where the network is simpler, images are scaled to a standard deviation of about 1 as in 1998, the loss
+is cross-entropy instead of the squared error of that paper, and plain momentum replaces its second-order
+rates.
+
+Weights are initialised as in PyTorch. The initial weights of 1998, drawn uniformly within 2.4 divided by the
+number of inputs, need the second-order rates: with plain momentum the loss stayed at ln 10 for an epoch of
+CIFAR-10, in a network that applied the activation only after pooling. With the initial weights of PyTorch the
+loss was 1.97 after 300 steps. `--config.model.init=normal` has the standard deviation of 1998.
 
 Command:  python main.py --config=configs/lenet.py:mnist --workdir=DIR
-          python main.py --config=configs/lenet.py:cifar10 --workdir=DIR   (the same on CIFAR-10, in gray)
-Expected: about 1 % test error on MNIST (1998); not run by us: MNIST was not at hand.
-Hardware: any; seconds an epoch on 2 CPU cores.
+          python main.py --config=configs/lenet.py:cifar10 --workdir=DIR   (CIFAR-10 in grey)
+Expected: about 1 % test error on MNIST.
+Hardware: any; an epoch takes seconds on 2 CPU cores.
+Result:   not measured yet, because it needs MNIST.
 """
 
 from alexnet_jax.config import recipes
-from alexnet_jax.errors import UserError
 from alexnet_jax.models import lenet, spec
 
 VARIANTS = {'mnist': 'tfds:mnist', 'cifar10': 'tfds:cifar10'}
 
 
 def get_config(variant='mnist'):
-  """LeNet-5 on `mnist` or `cifar10`."""
-  if variant not in VARIANTS:
-    raise UserError(f'unknown variant {variant!r}: choose one of {", ".join(VARIANTS)}')
+  """The config of LeNet-5 on `mnist` or `cifar10`."""
+  recipes.check_variant(variant, VARIANTS)
   config = recipes.get('paper')
   config.recipe, config.note = f'lenet:{variant}', ''
   spec.replace_layers(config.model, lenet.lenet5())
@@ -43,7 +45,7 @@ def get_config(variant='mnist'):
       'augment.flip': False,
       'augment.colour': 0.0,
       'augment.mean': 'channel',
-      'augment.std': (78.0, 78.0, 78.0),  # grey levels; MNIST's spread
+      'augment.std': (78.0, 78.0, 78.0),  # The standard deviation of MNIST, in grey levels.
       'optim.rate': 0.01,
       'optim.bias_rate': 0.01,
       'optim.decay': 0.0,

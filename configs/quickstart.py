@@ -1,25 +1,26 @@
-"""A two-tower AlexNet that learns from real photographs in minutes on two CPU cores.
+"""A two-tower AlexNet that learns from photographs in minutes on two CPU cores.
 
-Every layer and the whole code path are the paper's; only the widths are an eighth. The images are the
-2,624 solar cells inside the PyPI package elpv-dataset; the task is to tell mono- from polycrystalline.
+Reproduces no number of the paper. It runs the paper's layers and the whole code path with an eighth of the
+features. The images are the 2,624 photographs of solar cells in the PyPI package elpv-dataset; the task is to
+tell monocrystalline from polycrystalline cells.
 
 Command:  bash launch/quickstart.sh
           (which runs python main.py --config=configs/quickstart.py --workdir=DIR, then --mode=eval)
-Expected: top-1 error of at most 6 % over all validation images, ten views.
-Hardware: 2 CPU cores; under 4 minutes of training with both to itself (see RESULTS.md).
+Expected: a top-1 error of at most 6 % over all validation images, with ten views.
+Hardware: 2 CPU cores; training takes under 4 minutes if nothing else runs on them (RESULTS.md).
 """
 
 from alexnet_jax.config import recipes
 
 
 def get_config(variant='original'):
-  """The quickstart with the network of `RECIPE` or `RECIPE+CHOICE+...`."""
+  """The config of the quickstart with the network of `RECIPE` or `RECIPE+OVERRIDE+...`."""
   config = recipes.get(variant)
   return recipes.apply(
     config,
     {
       'model.width': 0.125,
-      # The original's constants are for full widths and 1000 classes; this init scales with them.
+      # The original's standard deviations suit the full width and 1000 classes; `torch` adapts to the width.
       'model.init': 'torch',
       'data.source': 'elpv',
       'data.task': 'type',

@@ -60,14 +60,20 @@ def load(spec):
 def test_header(path):
   """What it reproduces, the command, the result expected, the hardware; all variants by their names."""
   header = path.read_text().split('"""')[1]
-  for part in ('Command:', f'configs/{path.name}', 'Expected:', 'Hardware:'):
+  for part in ('Reproduces ', 'Command:', f'configs/{path.name}', 'Expected:', 'Hardware:'):
     assert part in header or (part == f'configs/{path.name}' and 'quickstart.sh' in header)
   if 'VARIANTS' in path.read_text():
     described = re.sub(r'no_conv2 \.\.\. 5', 'no_conv2 no_conv3 no_conv4 no_conv5', header)
     missing = [name for name in variants_of(path) if name not in described]
     assert not missing, missing
-    with pytest.raises(UserError, match='choose one of'):
-      load(f'configs/{path.name}:nonsense')
+    with pytest.raises(UserError, match="unknown variant 'zzz': choose one of"):
+      load(f'configs/{path.name}:zzz')
+
+
+def test_the_expanded_config_is_current():
+  """After a change: python main.py --mode=config --config=alexnet | python -m json.tool --indent=2"""
+  expanded = (ROOT / 'configs' / 'expanded' / 'paper.json').read_text()
+  assert expanded == config_lib.to_json(recipes.get('paper')) + '\n'
 
 
 @pytest.mark.parametrize('spec', SPECS)

@@ -1,116 +1,152 @@
-"""What each key of a config means, read from the comments beside the keys in recipes.py.
+"""Help texts made of the declarations of flags and config keys: --help, --helpfull and docs/CONFIG.md."""
 
-There it is said once; `--helpfull` shows it, and `python -m alexnet_jax.cli.help` prints docs/CONFIG.md.
-"""
-
-import ast
-from collections.abc import Iterator
-import inspect
-import io
+from collections.abc import Iterator, Sequence
+import os
+import pathlib
+import sys
 import textwrap
-import tokenize
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.config import recipes
-from alexnet_jax.models import spec
+from alexnet_jax.cli import flags
+from alexnet_jax.config import keys, recipes
+from alexnet_jax.models import keys as model_keys
+from alexnet_jax.models.spec import is_layer
+from alexnet_jax.utils import schema
+from alexnet_jax.utils.schema import Key, Schema
 
-_HEADER = """# Every key of a config
+_HEADER = """# Every config key
 
-Set one with `--config.KEY=VALUE`. The values are those of recipe `paper`; other recipes and configs
-change some of them: `python main.py --config=CONFIG --helpfull` shows its own. P = the 2012 paper, O = the
-original 2012 code, C2 = cuda-convnet2, K = Caffe, T = torchvision. Written by
-`python -m alexnet_jax.cli.help > docs/CONFIG.md` from the comments in
-[alexnet_jax/config/recipes.py](../alexnet_jax/config/recipes.py).
+Set a key with `--config.KEY=VALUE` after the name of a config, as in `--config=quickstart --config.seed=1`.
+The values below are those of recipe `paper`; other recipes and configs change some of them. `python main.py
+--config=CONFIG --helpfull` prints this text with the values of a config, and `python main.py --mode=config
+--config=CONFIG` prints the values alone.
 
-| key | value | meaning |
-|---|---|---|"""
+This page is written by `python -m alexnet_jax.cli.help > docs/CONFIG.md` from the declarations in
+`alexnet_jax/config/keys.py`."""
 
-
-class _Comments:
-  """The comments of a source: those on lines of their own, and those after code."""
-
-  def __init__(self, source: str):
-    self._alone: dict[int, str] = {}
-    self._beside: dict[int, str] = {}
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-      if token.type == tokenize.COMMENT:
-        row, column = token.start
-        kind = self._beside if lines[row - 1][:column].strip() else self._alone
-        kind[row] = token.string.lstrip('# ')
-
-  def at(self, row: int) -> str:
-    """The comment of the code in a row: the lines above it, and what stands behind it."""
-    first = row
-    while first - 1 in self._alone:
-      first -= 1
-    above = [self._alone[i] for i in range(first, row)]
-    return ' '.join([*above, *([self._beside[row]] if row in self._beside else [])])
+_GROUPS = {
+  'model': 'the network',
+  'data': 'the images',
+  'prepare': 'how `--mode=prepare` writes a store',
+  'augment': 'augmentation of training images',
+  'optim': 'the update rule and the schedule',
+  'train': 'the training loop',
+  'eval': 'evaluation',
+  'report': 'the page that `--mode=report` writes',
+  'serve': 'limits of `--mode=serve`',
+  'log': 'where metrics are written besides metrics.jsonl',
+}
 
 
-def _dict_of(node: ast.expr, functions: dict[str, ast.FunctionDef]) -> ast.Dict | None:
-  """The dictionary that an expression makes: itself, in a ConfigDict, or what a function returns."""
-  if isinstance(node, ast.Dict):
-    return node
-  if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-    if node.func.id in functions:
-      return next(n for n in ast.walk(functions[node.func.id]) if isinstance(n, ast.Dict))
-    if node.func.id == 'ConfigDict':
-      return _dict_of(node.args[0], functions)
-  return None
+def _declared(config: ConfigDict | FrozenConfigDict) -> Iterator[tuple[str, object, Key | None]]:
+  """Name, value and declaration of each key; keys that a config file adds have no declaration."""
+  declared = dict(keys.flatten(config))
+  for name, value in config_lib.flatten(config).items():
+    yield name, value, declared.get(name)
 
 
-def explanations() -> dict[str, str]:
-  """What the comments say: `{'model.width': 'multiplies the features ...', ...}`.
-
-  A key in a dictionary that stands on one line has the explanation of that line.
-  """
-  source = inspect.getsource(recipes) + inspect.getsource(spec)  # layers are made there
-  comments = _Comments(source)
-  functions = {n.name: n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)}
-
-  def walk(node: ast.Dict, prefix: str, said: str) -> Iterator[tuple[str, str]]:
-    for key, value in zip(node.keys, node.values, strict=True):
-      if not isinstance(key, ast.Constant) or not isinstance(key.value, str):
-        raise ValueError(f'recipes.py, line {node.lineno}: keys of configs are written out')
-      name = f'{prefix}{key.value}'
-      own = said if key.lineno == node.lineno else comments.at(key.lineno)
-      yield name, own
-      inner = _dict_of(value, functions)
-      if inner:
-        yield from walk(inner, f'{name}.', own)
-
-  whole = next(n for n in ast.walk(functions['paper']) if isinstance(n, ast.Dict))
-  return dict(walk(whole, '', ''))
+def _described(key: Key | None) -> str:
+  """The meaning of a key and its allowed values, where they say more than its type."""
+  if key is None:
+    return ''
+  limited = key.allowed not in ('text', 'True or False', 'a number', 'a whole number')
+  return f'{key.meaning} It must be {key.allowed}.' if limited else key.meaning
 
 
-def _entries(config: ConfigDict | FrozenConfigDict) -> Iterator[tuple[str, object, str]]:
-  """Key, value and meaning of each leaf; of keys that a config file made up the last is empty."""
-  said = explanations()
-  for key, value in config_lib.flatten(config).items():
-    yield key, value, said.get(key, '')
-
-
-def help_text(config: ConfigDict | FrozenConfigDict) -> str:
-  """Every key, its value in `config` and what it means, for a terminal."""
+def config_text(config: ConfigDict | FrozenConfigDict) -> str:
+  """Every key with its value in `config`, its meaning and its allowed values, for a terminal."""
   lines = []
-  for key, value, meaning in _entries(config):
-    lines.append(f'  --config.{key}={value!r}')
-    lines += textwrap.wrap(meaning, 100, initial_indent=' ' * 8, subsequent_indent=' ' * 8)
+  for name, value, key in _declared(config):
+    lines.append(f'  --config.{name}={value!r}')
+    lines += textwrap.wrap(_described(key), 100, initial_indent=' ' * 8, subsequent_indent=' ' * 8)
   return '\n'.join(lines)
 
 
-def table() -> str:
-  """docs/CONFIG.md."""
-  escaped = lambda text: text.replace('|', '\\|')
-  rows = [
-    f'| `{key}` | `{escaped(repr(value))}` | {escaped(meaning)} |'
-    for key, value, meaning in _entries(recipes.paper())
+def text(config: ConfigDict | None = None) -> str:
+  """The text of --help; with a config, that of --helpfull."""
+  program = 'alexnet-jax' if pathlib.Path(sys.argv[0]).stem == 'alexnet-jax' else 'python main.py'
+  lines = [
+    f'Usage: {program} --config=CONFIG --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]',
+    '',
+    'Flags (a mode before a colon is the mode that the flag belongs to; defaults are in brackets):',
+    '  --config: FILE.py[:VARIANT], or the name of a shipped config: '
+    f'{", ".join(config_lib.shipped())}.',
+    '  --config.KEY=VALUE: sets a key of the config; --helpfull explains every key.',
   ]
-  return '\n'.join([_HEADER, *rows])
+  for name, flag in flags.FLAGS.items():
+    default = f' [{flag.default}]' if flag.default else ''
+    lines.append(f'  --{name}: {flag.meaning}{default}')
+  lines += ['', 'Modes:', *(f'  {mode}: {meaning}' for mode, meaning in flags.MODES.items())]
+  if config is not None:
+    lines += ['', 'Config keys, with the values of the config:', config_text(config)]
+  return '\n'.join(lines)
+
+
+def show(argv: Sequence[str]) -> bool:
+  """Prints the help that a command line asks for; returns whether it asks for any.
+
+  Raises:
+    UserError: --helpfull is given with a config that cannot be loaded.
+  """
+  if not {'--help', '-h', '--helpfull'} & set(argv):
+    return False
+  config = None
+  if '--helpfull' in argv:
+    config = config_lib.load_file(flags.take(argv, 'config')[0] or 'alexnet')
+  try:
+    print(text(config), flush=True)
+  except BrokenPipeError:  # The reader, such as `head`, has left; Python flushes stdout once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return True
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+  """A Markdown table."""
+  cells = [[cell.replace('|', '\\|') for cell in row] for row in rows]
+  return [f'| {" | ".join(row)} |' for row in (heads, ['---'] * len(heads), *cells)]
+
+
+def _key_rows(group: Schema, prefix: str) -> list[tuple[str, ...]]:
+  return [
+    (f'`{name}`', f'`{key.default!r}`', key.meaning, key.allowed)
+    for name, key in schema.flatten(group, prefix)
+  ]
+
+
+def _layer_tables(model: ConfigDict) -> Iterator[str]:
+  """The keys of each kind of layer, and their values in each layer of `model`."""
+  layers = {name: entry for name, entry in model.items() if is_layer(entry)}
+  kinds = {
+    'Convolutional and locally connected layers': model_keys.CONV,
+    'Fully connected layers': model_keys.FC,
+    'The last layer': model_keys.HEAD,
+  }
+  for title, kind in kinds.items():
+    own = {n: e for n, e in layers.items() if model_keys.layer_keys(n, e) is kind}
+    yield from ('', f'### {title}', '')
+    rows = [
+      (f'`model.LAYER.{name}`', key.meaning, key.allowed) for name, key in schema.flatten(kind)
+    ]
+    yield from _table(('key', 'meaning', 'allowed values'), rows)
+    values = [(name, *(f'`{entry[key]!r}`' for key in kind)) for name, entry in own.items()]
+    yield from ('', *_table(('layer', *kind), values))
+
+
+def page() -> str:
+  """The text of docs/CONFIG.md."""
+  heads = ('key', 'value', 'meaning', 'allowed values')
+  single = {name: key for name, key in keys.KEYS.items() if isinstance(key, Key)}
+  lines = [_HEADER, '', '## The whole run', '', *_table(heads, _key_rows(single, ''))]
+  for name, title in _GROUPS.items():
+    group = model_keys.MODEL if name == 'model' else keys.KEYS[name]
+    assert not isinstance(group, Key)
+    lines += ['', f'## `{name}`: {title}', '', *_table(heads, _key_rows(group, f'{name}.'))]
+    if name == 'model':
+      lines += _layer_tables(recipes.get('paper').model)
+  return '\n'.join(lines)
 
 
 if __name__ == '__main__':
-  print(table())
+  print(page())

@@ -1,4 +1,4 @@
-"""The command line: flags, config and mode in; one line of JSON and an exit code out."""
+"""The command line: reads flags, config and mode, does the work, and prints one line of JSON."""
 
 from collections.abc import Callable, Sequence
 import errno
@@ -7,6 +7,8 @@ import os
 import sys
 import traceback
 
+from alexnet_jax import config as config_lib
+from alexnet_jax.cli import help as help_lib
 from alexnet_jax.cli.flags import Options, parse
 from alexnet_jax.distributed import multihost, supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
@@ -16,49 +18,12 @@ DONE, BUG, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 75, 130
 _SMALLER = 'lower config.train.batch_size, eval.batch_size or, for the host, data.cache_mib'
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
+Result = dict[str, object]  # what a mode prints as JSON
 
-def run(options: Options) -> dict[str, object]:
-  """Does what the mode says and returns its JSON. Imports late, so that --help and errors are quick."""
-  if options.mode == 'describe':
-    from alexnet_jax.evaluation.describe import describe
+# One function for each mode. They import late, so that --help and errors are quick.
 
-    return describe(options.config)
-  if options.mode == 'eval':
-    from alexnet_jax.evaluation.evaluate import evaluate
 
-    workdirs = options.checkpoints or (options.workdir,)
-    how = options.checkpoint, options.weights, options.search_weights
-    return evaluate(options.config, workdirs, *how)
-  if options.mode == 'prepare':
-    from alexnet_jax.data.prepare import prepare
-
-    return prepare(options.config, options.output, options.shard)
-  if options.mode in ('predict', 'features'):
-    from alexnet_jax.inference import features as features_lib
-    from alexnet_jax.inference import predict
-
-    place = options.config, options.workdir
-    if options.mode == 'predict':
-      return predict.predict(*place, options.images, options.checkpoint, options.picture)
-    split = options.images, options.split
-    return features_lib.features(*place, options.layer, options.output, *split, options.checkpoint)
-  if options.mode == 'serve':
-    from alexnet_jax.serve.app import serve
-
-    where = options.features, options.host, options.port
-    return serve(options.config, options.workdir, options.checkpoint, *where)
-  if options.mode == 'report':
-    from alexnet_jax.report.page import report
-
-    return report(options.config, options.workdir, options.checkpoint)
-  if options.mode in ('import', 'export'):
-    from alexnet_jax.interop import networks
-
-    network = options.config, options.workdir, options.format
-    if options.mode == 'import':
-      known = options.mean, options.classes, options.channels
-      return networks.import_network(*network, options.file, *known)
-    return networks.export_network(*network, options.output, options.checkpoint)
+def _train(options: Options) -> Result:
   if options.dry_run:
     from alexnet_jax.training.dry_run import dry_run
 
@@ -72,14 +37,143 @@ def run(options: Options) -> dict[str, object]:
   return train(options.config, options.workdir)
 
 
-def main(argv: Sequence[str], work: Callable[[Options], dict[str, object]] = run) -> int:
+def _eval(options: Options) -> Result:
+  from alexnet_jax.evaluation.evaluate import evaluate
+
+  return evaluate(
+    options.config,
+    options.checkpoints or (options.workdir,),
+    which=options.checkpoint,
+    weights=options.weights,
+    search=options.search_weights,
+  )
+
+
+def _config(options: Options) -> Result:
+  config_lib.validate(options.config)
+  for key, value in config_lib.flatten(options.config).items():
+    print(f'{key} = {value!r}', file=sys.stderr)
+  return options.config.to_dict()
+
+
+def _describe(options: Options) -> Result:
+  from alexnet_jax.evaluation.describe import describe
+
+  return describe(options.config)
+
+
+def _prepare(options: Options) -> Result:
+  from alexnet_jax.data.prepare import prepare
+
+  return prepare(options.config, output=options.output, shard=options.shard)
+
+
+def _predict(options: Options) -> Result:
+  from alexnet_jax.inference.predict import predict
+
+  return predict(
+    options.config,
+    options.workdir,
+    images=options.images,
+    which=options.checkpoint,
+    picture=options.picture,
+  )
+
+
+def _features(options: Options) -> Result:
+  from alexnet_jax.inference.features import features
+
+  return features(
+    options.config,
+    options.workdir,
+    layer=options.layer,
+    output=options.output,
+    images=options.images,
+    split=options.split,
+    which=options.checkpoint,
+  )
+
+
+def _import(options: Options) -> Result:
+  from alexnet_jax.interop.networks import import_network
+
+  return import_network(
+    options.config,
+    options.workdir,
+    form=options.format,
+    weights=options.file,
+    mean=options.mean,
+    classes=options.classes,
+    channels=options.channels,
+  )
+
+
+def _export(options: Options) -> Result:
+  from alexnet_jax.interop.networks import export_network
+
+  return export_network(
+    options.config,
+    options.workdir,
+    form=options.format,
+    output=options.output,
+    which=options.checkpoint,
+  )
+
+
+def _serve(options: Options) -> Result:
+  from alexnet_jax.serve.app import serve
+
+  return serve(
+    options.config,
+    options.workdir,
+    which=options.checkpoint,
+    features=options.features,
+    host=options.host,
+    port=options.port,
+  )
+
+
+def _report(options: Options) -> Result:
+  from alexnet_jax.report.page import report
+
+  return report(options.config, options.workdir, which=options.checkpoint)
+
+
+_WORK: dict[str, Callable[[Options], Result]] = {
+  'train': _train,
+  'eval': _eval,
+  'config': _config,
+  'describe': _describe,
+  'prepare': _prepare,
+  'predict': _predict,
+  'features': _features,
+  'import': _import,
+  'export': _export,
+  'serve': _serve,
+  'report': _report,
+}
+
+
+def run(options: Options) -> Result:
+  """Does what the mode asks for and returns the result that is printed as JSON."""
+  return _WORK[options.mode](options)
+
+
+def main(argv: Sequence[str], work: Callable[[Options], Result] = run) -> int:
   """Runs a command line and returns its exit code.
 
-  0 done, 2 the user's mistake (one line on stderr), 3 the run failed, 75 preempted and resumable. A bug
-  is left to Python: a traceback and 1. With --distributed this process is the parent of the one that works.
+  The exit codes are 0 (done), 2 (user's mistake, explained in one line on stderr), 3 (the run failed), 75
+  (preempted; the same command resumes) and 130 (interrupted). A bug raises, so Python prints a traceback and
+  exits with 1. With --distributed, this process supervises a child process that does the work.
+
+  Args:
+    argv: the arguments, without the name of the program.
+    work: what is done with the parsed command line.
   """
   console.setup()
   try:
+    if help_lib.show(argv):
+      return DONE
     options = parse(argv)
   except UserError as error:
     console.say_error(error)
@@ -106,11 +200,11 @@ def _ready() -> None:
 def _work_with_others(
   options: Options,
   cluster: multihost.Cluster,
-  work: Callable[[Options], dict[str, object]],
+  work: Callable[[Options], Result],
 ) -> None:
-  """Does the work as one process of several; process 0 prints the result."""
+  """Does the work as one of several processes; process 0 prints the result."""
   stdout = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
-  os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for what C++ libraries print there
+  os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # C++ libraries print to stdout, too.
   multihost.join(cluster, options.peer_timeout, stops_at_a_step=options.mode == 'train')
   if not multihost.is_primary():
     console.warnings_only()
@@ -131,7 +225,7 @@ def _is_disk(error: Exception) -> bool:
 
 
 def _guard(work: Callable[[], None]) -> int:
-  """Calls `work` and turns what it raises into one line and an exit code."""
+  """Calls `work` and turns an expected error into one line on stderr and an exit code."""
   try:
     work()
   except UserError as error:
@@ -144,7 +238,7 @@ def _guard(work: Callable[[], None]) -> int:
     print(str(error), file=sys.stderr)
     return PREEMPTED
   except KeyboardInterrupt:
-    print('interrupted: the same command goes on from what is saved', file=sys.stderr)
+    print('interrupted: the same command resumes from the latest checkpoint', file=sys.stderr)
     return INTERRUPTED
   except (MemoryError, RuntimeError) as error:
     if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):
@@ -163,7 +257,7 @@ def _guard(work: Callable[[], None]) -> int:
 def entry_point() -> None:
   """The installed command `alexnet-jax`, equal to main.py."""
   code = main(sys.argv[1:])
-  if code == RUN_FAILED:  # threads of libraries may wait forever for what has failed
+  if code == RUN_FAILED:  # Threads of libraries may wait forever for the part that failed.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

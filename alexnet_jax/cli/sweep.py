@@ -1,4 +1,4 @@
-"""`--sweep`: one run after the other, for every combination of some values of the config."""
+"""`--sweep`: trains one run after the other, one for each combination of values of config keys."""
 
 import itertools
 import json
@@ -13,28 +13,38 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.cli import flags
 from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.training.loop import train
+from alexnet_jax.utils.suggestion import suggest
 
 FILE = 'sweep.json'
-_SHORT = {'lr': 'optim.rate'}  # as metrics.jsonl calls it
-_COMMA = re.compile(r',(?![^()]*\))')  # not in brackets: (25.,51.) is one value
+_SHORT = {'lr': 'optim.rate'}  # The name of the learning rate in metrics.jsonl.
+_COMMA = re.compile(r',(?![^()]*\))')  # Outside brackets: (25.,51.) is one value.
 
 
 def _key(name: str, config: ConfigDict) -> str:
-  """The key that `name` means: the key itself, or its last parts where no other key ends with them."""
+  """The full name of a key; `name` may be its last parts where no other key ends with them."""
   keys = list(config_lib.flatten(config))
   name = _SHORT.get(name, name)
   found = [name] if name in keys else [key for key in keys if key.endswith(f'.{name}')]
   if len(found) != 1:
-    hint = f'it may be {" or ".join(found)}' if found else flags.suggest(name, keys)
-    raise UserError(f'--sweep: which key is {name!r}? {hint}')
+    if found:
+      raise UserError(f'--sweep: the key {name!r} may be {" or ".join(found)}: write one of them')
+    hint = suggest(name, keys, 'the same command with --helpfull lists the keys')
+    raise UserError(f'--sweep: unknown config key {name!r}: {hint}')
   return found[0]
 
 
 def combinations(text: str, config: ConfigDict) -> list[dict[str, str]]:
-  """`'optim.rate=0.01,0.02 seed=0,1'` as `[{'optim.rate': '0.01', 'seed': '0'}, ...]`, the last fastest.
+  """The combinations of the values in a sweep.
+
+  Args:
+    text: keys and their values, such as `'optim.rate=0.01,0.02 seed=0,1'`.
+    config: the config, which has the keys.
+
+  Returns:
+    The values of each run, `[{'optim.rate': '0.01', 'seed': '0'}, ...]`; the last key varies fastest.
 
   Raises:
-    UserError: it is written otherwise, or a key is not to be found.
+    UserError: the text is malformed, or a key is unknown or ambiguous.
   """
   values: dict[str, list[str]] = {}
   for part in text.split():
@@ -47,7 +57,7 @@ def combinations(text: str, config: ConfigDict) -> list[dict[str, str]]:
 
 
 def plan(options: flags.Options) -> list[tuple[dict[str, str], flags.Options]]:
-  """The values and the options of each run; raises UserError before any has begun."""
+  """The values and the options of each run; raises UserError if one of them is not valid."""
   runs = []
   for values in combinations(options.sweep, options.config):
     name = re.sub(r'[^\w.=,()+-]', '_', ','.join(f'{key}={x}' for key, x in values.items()))
@@ -60,16 +70,16 @@ def plan(options: flags.Options) -> list[tuple[dict[str, str], flags.Options]]:
 
 
 def run(options: flags.Options) -> dict[str, object]:
-  """Trains each run in a folder of its own under the workdir; what is done already is not done again.
+  """Trains each run in its own folder under the workdir; a run that is complete is not repeated.
 
   Returns:
-    `{'runs': [{'values', 'workdir', 'step', 'loss', 'top1_error', ...}, ...], 'best'}`, also in
-    WORKDIR/sweep.json. A run that failed has `failed`, why, and the sweep goes on. `best` is the workdir
-    of the lowest validation error, or where there is none, of the lowest loss.
+    `{'runs': [{'values', 'workdir', 'step', 'loss', 'top1_error', ...}, ...], 'best'}`, which is also written
+    to WORKDIR/sweep.json. The entry of a failed run has the message as `failed`, and the sweep continues.
+    `best` is the workdir with the lowest validation error or, without validation images, the lowest loss.
 
   Raises:
-    UserError: a value, key or config that cannot be.
-    Preempted: SIGTERM came; the same command goes on.
+    UserError: a key, a value or a config is not valid; no run has started then.
+    Preempted: the process received SIGTERM; the same command resumes the sweep.
   """
   result: dict[str, object] = {}
   rows: list[dict] = []
@@ -99,12 +109,15 @@ def _text(values: dict[str, str]) -> str:
 
 
 def _show(rows: list[dict]) -> None:
-  """The table of all runs, to stderr."""
+  """Prints the table of all runs to stderr."""
   line = f'{{:<{max(len(_text(row["values"])) for row in rows)}}} {{:>8}} {{:>10}} {{:>13}}'
   print(line.format('', 'step', 'loss', 'top-1 error %'), file=sys.stderr)
-  number = lambda value, digits: '-' if value is None else f'{value:.{digits}f}'
   for row in rows:
-    found = ('failed', '', '') if 'failed' in row else (
-      row['step'], number(row['loss'], 4), number(row['top1_error'], 2)
-    )  # fmt: skip
-    print(line.format(_text(row['values']), *found), file=sys.stderr)
+    cells = ('failed', '', '')
+    if 'failed' not in row:
+      cells = (row['step'], _number(row['loss'], 4), _number(row['top1_error'], 2))
+    print(line.format(_text(row['values']), *cells), file=sys.stderr)
+
+
+def _number(value: float | None, digits: int) -> str:
+  return '-' if value is None else f'{value:.{digits}f}'

@@ -1,4 +1,4 @@
-"""Configs: the recipes, reading them from files and workdirs, and checking them."""
+"""Configs: their keys, the recipes, reading them from files and workdirs, and checking them."""
 
 from alexnet_jax.config.io import (
   FILE,

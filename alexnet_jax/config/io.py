@@ -1,4 +1,4 @@
-"""Configs: reading them from files and workdirs, checking them, and telling two apart."""
+"""Reading configs from files and from workdirs, and converting them to and from JSON."""
 
 import importlib.util
 import json
@@ -8,14 +8,15 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from alexnet_jax.config import recipes
+from alexnet_jax.config import keys, recipes
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils.suggestion import suggest
 
 FILE = 'config.json'
 
 
 def shipped() -> dict[str, pathlib.Path]:
-  """The configs that come with the package, by name: `{'quickstart': PATH, ...}`."""
+  """The paths of the configs that are shipped with the package, by name: `{'quickstart': PATH, ...}`."""
   package = pathlib.Path(__file__).parent.parent
   installed, checkout = package / 'configs', package.parent / 'configs'
   folder = installed if installed.is_dir() else checkout
@@ -23,28 +24,28 @@ def shipped() -> dict[str, pathlib.Path]:
 
 
 def _find(name: str) -> str | pathlib.Path | None:
-  """The file that `name` names: its path, or `NAME` or `configs/NAME.py` of a shipped one."""
+  """The file `name`, or the shipped config that is written `NAME` or `configs/NAME.py`."""
   if os.path.isfile(name):
     return name
   return shipped().get(name.removeprefix('configs/').removesuffix('.py'))
 
 
 def load_file(spec: str) -> ConfigDict:
-  """The config of `FILE` or `FILE:VARIANT`: calls its `get_config(VARIANT)`.
+  """Loads the config of `FILE` or `FILE:VARIANT`, which is what its `get_config(VARIANT)` returns.
 
   Args:
-    spec: where FILE is a path, or the name of a shipped config: `quickstart` and
-      `configs/quickstart.py` are found from every folder.
+    spec: FILE is a path, or the name of a shipped config: `quickstart` and `configs/quickstart.py` are
+      found from every folder.
 
   Raises:
-    UserError: no such file, or it does not give a config.
+    UserError: there is no such file, or it does not return a config.
   """
   name, _, variant = spec.partition(':')
   path = _find(name)
   if path is None:
+    stem = pathlib.Path(name).stem
     raise UserError(
-      f'--config={spec}: there is no file {name}; name one, or one of those shipped: '
-      f'{", ".join(shipped())}'
+      f'--config={spec}: there is no file {name}; among the shipped configs, {suggest(stem, shipped())}'
     )
   module_spec = importlib.util.spec_from_file_location('experiment_config', path)
   if module_spec is None or module_spec.loader is None:
@@ -64,14 +65,14 @@ def load_file(spec: str) -> ConfigDict:
 
 
 def _tuples(value):
-  """JSON has no tuples; configs have no lists."""
+  """`value` with tuples for lists, at every depth: JSON has no tuples, and configs have no lists."""
   if isinstance(value, dict):
     return {key: _tuples(item) for key, item in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _fill_in(values, defaults):
-  """`values`, with those of `defaults` for keys that it lacks, at every depth."""
+  """`values`, with the values of `defaults` for missing keys, at every depth."""
   both = isinstance(values, dict) and isinstance(defaults, dict)
   if not both:
     return values
@@ -79,18 +80,21 @@ def _fill_in(values, defaults):
 
 
 def from_json(text: str) -> ConfigDict:
-  """A config from the JSON that `to_json` wrote; raises ValueError for anything else.
+  """Reads a config from the JSON that `to_json` wrote.
 
-  Keys that came after it was written take their values in its recipe, which do what was done before there
-  was a choice.
+  A key that was added to the package after the JSON was written takes its value in the config's recipe, with
+  which the package does what it did before.
+
+  Raises:
+    ValueError: the text is not JSON, or not a JSON object.
   """
   values = json.loads(text)
   if not isinstance(values, dict):
-    raise ValueError('it holds no config')
+    raise ValueError('it does not hold a config')
   try:
     defaults = recipes.get(str(values.get('recipe')))
-  except UserError:  # of a config file that names its own
-    defaults = recipes.paper()
+  except UserError:  # The name is that of a config file, such as `cifar10:relu`.
+    defaults = keys.defaults()
   return ConfigDict(_fill_in(_tuples(values), defaults.to_dict()))
 
 
@@ -100,10 +104,10 @@ def to_json(config: ConfigDict | FrozenConfigDict) -> str:
 
 
 def load_workdir(workdir: str | os.PathLike) -> ConfigDict:
-  """The config of the run in `workdir`.
+  """Reads the config of the run in `workdir`.
 
   Raises:
-    UserError: there is none.
+    UserError: there is no config, or it cannot be read.
   """
   path = pathlib.Path(workdir) / FILE
   try:
@@ -119,7 +123,7 @@ def load_workdir(workdir: str | os.PathLike) -> ConfigDict:
 
 
 def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
-  """`{'model.width': 1.0, ...}`."""
+  """The values of a config by dotted key: `{'model.width': 1.0, ...}`."""
   flat = {}
 
   def walk(prefix, value):

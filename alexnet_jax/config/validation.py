@@ -1,18 +1,15 @@
-"""Checks of a whole config, and of a config against the run that it resumes."""
-
-import math
-import re
+"""The check of a whole config, and of a config against the run that it resumes."""
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax import models
 from alexnet_jax.config.io import flatten
+from alexnet_jax.config.keys import KEYS
 from alexnet_jax.errors import UserError
 from alexnet_jax.models.spec import is_layer
-from alexnet_jax.steps import augment, optimizer
-from alexnet_jax.utils import profiler
+from alexnet_jax.utils import schema
 
-# What a resumed run may change; anything else would make it another run (see `check_same_run`).
+# Keys, or prefixes of keys, in which a resumed run may differ from the run that it resumes.
 _FREE = (
     'mesh', 'micro_batches', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
     'train.diagnose_every', 'train.profile', 'train.until_train_error', 'eval.',
@@ -21,106 +18,97 @@ _FREE = (
 )  # fmt: skip
 
 
-_POSITIVE = (
-  'model.input_size', 'data.canvas.size', 'data.canvas.max_pixels', 'train.batch_size', 'train.log_every',
-  'train.checkpoint_every', 'train.keep', 'eval.batch_size', 'micro_batches', 'serve.max_mib',
-  'serve.max_pixels',
-)  # fmt: skip
-
-
-_OF_A_LAYER = re.compile(r'model\.\w+\.(size|stride|window)')  # sides in pixels
-
-
-# Beyond these nobody can mean it, and the arithmetic of indices and of memory ends.
-_MOST = {
-  'model.input_size': 8192, 'data.canvas.size': 8192, 'train.batch_size': 2**20, 'eval.batch_size': 2**20,
-  'seed': 2**63 - 1, 'data.split_seed': 2**63 - 1,
-}  # fmt: skip
-
-
 def _kind(source: str) -> str:
+  """`store` of `store:PATH`."""
   return source.partition(':')[0]
 
 
 def check_same_run(old: ConfigDict, new: ConfigDict | FrozenConfigDict, workdir) -> None:
-  """Raises UserError where `new` cannot continue the run that `old` started in `workdir`.
+  """Checks that a run with config `new` may resume the run that `old` started in `workdir`.
 
-  It may differ in mesh, train.{epochs, steps, log_every, checkpoint_every, diagnose_every, profile,
-  until_train_error}, eval, the place of the data, threads and loggers, and in layers that neither
-  network has.
+  The configs may differ in the keys of `_FREE` (mesh, length of training, logging, evaluation, data paths
+  and so on), in layers that neither network uses, and in the path of a folder or store of images.
+
+  Raises:
+    UserError: they differ in another key; the message lists each key with both values.
   """
   used = {*old.model.layers, *new.model.layers}
-  idle = tuple(
+  unused = tuple(
     f'model.{name}.'
-    for name, room in (*old.model.items(), *new.model.items())
-    if is_layer(room) and name not in used
+    for name, entry in (*old.model.items(), *new.model.items())
+    if is_layer(entry) and name not in used
   )
   old, new = flatten(old), flatten(new)
   differences = []
   for key in sorted(old.keys() | new.keys()):
     before, after = old.get(key, 'absent'), new.get(key, 'absent')
-    if before == after or key.startswith((*_FREE, *idle)):
+    if before == after or key.startswith((*_FREE, *unused)):
       continue
     if (
       key == 'data.source'
       and _kind(before) == _kind(after)
       and _kind(before) in ('folder', 'store')
     ):
-      continue  # the same images may have moved; classes and counts are compared on restore
+      continue  # The images may have moved; restoring a checkpoint compares classes and counts.
     differences.append(f'{key}: {before!r} there, {after!r} here')
   if differences:
     raise UserError(
       f'--workdir={workdir} holds a run of another config ({"; ".join(differences)}): '
-      'choose another workdir, or make them equal to resume it'
+      'choose another workdir, or make the configs equal to resume that run'
     )
 
 
-def validate(config: ConfigDict | FrozenConfigDict) -> None:
-  """Raises UserError for the first thing in `config` that cannot be."""
-  try:
-    flat = flatten(config)
-    for key in (*_POSITIVE, *filter(_OF_A_LAYER.fullmatch, flat)):
-      if flat[key] < 1:
-        raise UserError(f'config.{key}={flat[key]}: must be at least 1')
-    for key, value in flat.items():
-      if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f'config.{key}={value}: must be finite')
-      most = 8192 if _OF_A_LAYER.fullmatch(key) else _MOST.get(key, 2**31 - 1)
-      if isinstance(value, int) and abs(value) > most:
-        raise UserError(f'config.{key}={value}: must be at most {most}')
-    models.validate(config.model)
-    optimizer.validate(config.optim)
-    if config.micro_batches > 1 and config.model.norm == 'batch':
-      raise UserError(
-        f'config.micro_batches={config.micro_batches}: batch normalisation needs the whole batch at once'
-      )
-    augment.validate(config)
-    for layer, _ in config.optim.layer_decay:
-      if layer not in config.model.layers:
-        raise UserError(
-          f'config.optim.layer_decay names {layer!r}; layers here: {", ".join(config.model.layers)}'
-        )
-    for layer in filter(None, config.init_layers.split(',')):
-      if layer not in config.model.layers:
-        raise UserError(
-          f'config.init_layers names {layer!r}; layers here: {", ".join(config.model.layers)}'
-        )
-    if not 0 <= config.train.until_train_error < 100:
-      raise UserError('config.train.until_train_error: must be in [0, 100) %')
-    if min(config.report.images, config.report.neighbours, config.report.train_images) < 1:
-      raise UserError('config.report: images, neighbours and train_images must be at least 1')
-    if not 0 <= config.report.bits <= 1024:
-      raise UserError(f'config.report.bits={config.report.bits}: must be 0 (no codes) to 1024')
-    if config.eval.weights not in ('last', 'ema'):
-      raise UserError(f'config.eval.weights={config.eval.weights!r}: choose last or ema')
-    profiler.validate(config.train.profile)
-    if config.train.diagnose_every < 0:
-      raise UserError('config.train.diagnose_every: must be 0 (never) or more')
-    if config.train.steps < 0 or (not config.train.steps and config.train.epochs <= 0):
-      raise UserError('config.train: set epochs, or steps, to more than 0')
-    if not 0 <= config.data.holdout < 1:
-      raise UserError(f'config.data.holdout={config.data.holdout}: must be in [0, 1)')
-  except (KeyError, AttributeError) as error:
+def _check_micro_batches(config: ConfigDict | FrozenConfigDict) -> None:
+  if config.micro_batches > 1 and config.model.norm == 'batch':
     raise UserError(
-      f'the config lacks a key: {error}; start from alexnet_jax.config.recipes'
-    ) from None
+      f'config.micro_batches={config.micro_batches}: batch normalisation needs the whole batch at '
+      'once; set it to 1'
+    )
+
+
+def _check_crop(config: ConfigDict | FrozenConfigDict) -> None:
+  size, canvas = config.model.input_size, config.data.canvas.size
+  if size > canvas:
+    raise UserError(
+      f'config.model.input_size={size} is larger than config.data.canvas.size={canvas}: crops are '
+      'cut from canvases'
+    )
+
+
+def _check_layer_names(config: ConfigDict | FrozenConfigDict) -> None:
+  """Checks that keys which name layers name those of the network."""
+  named = {
+    'optim.layer_decay': [layer for layer, _ in config.optim.layer_decay],
+    'optim.layer_rates': [layer for layer, *_ in config.optim.layer_rates],
+    'init_layers': list(filter(None, config.init_layers.split(','))),
+  }
+  for key, layers in named.items():
+    for layer in layers:
+      if layer not in config.model.layers:
+        known = ', '.join(config.model.layers)
+        raise UserError(
+          f'config.{key} names {layer!r}, which the network lacks: choose among {known}'
+        )
+
+
+def _check_length(config: ConfigDict | FrozenConfigDict) -> None:
+  if not config.train.steps and not config.train.epochs:
+    raise UserError('config.train.epochs=0: set it, or config.train.steps, to more than 0')
+
+
+def validate(config: ConfigDict | FrozenConfigDict) -> None:
+  """Checks a whole config: each key by its declaration, and keys that depend on each other.
+
+  Raises:
+    UserError: a key is missing, has a value that is not allowed, or contradicts another key.
+  """
+  schema.check(config, KEYS, 'config')
+  if 'model' not in config:
+    raise UserError(
+      'the config lacks config.model: start from a recipe of alexnet_jax.config.recipes'
+    )
+  models.validate(config.model)
+  _check_micro_batches(config)
+  _check_crop(config)
+  _check_layer_names(config)
+  _check_length(config)

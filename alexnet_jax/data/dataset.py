@@ -24,7 +24,7 @@ from tqdm import tqdm
 from alexnet_jax.data import pipeline
 from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.decode import Canvas, decode_canvas
-from alexnet_jax.data.order import SHUFFLES, batch_indices
+from alexnet_jax.data.order import batch_indices
 from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.splits import Source, Split, cores
@@ -367,25 +367,12 @@ def open_dataset(config_data: Any, seed: int) -> Dataset:
   """Opens the data set of `config.data`.
 
   Args:
-    config_data: `config.data` (`recipes.py` explains its keys).
+    config_data: `config.data` (`data.keys` explains its keys).
     seed: `config.seed`; it draws the order of training.
 
   Raises:
     UserError: a value cannot be meant, or the source is missing or malformed.
   """
-  for key, low, high in (
-    ('threads', 0, 1024),
-    ('cache_mib', 0, np.inf),
-    ('max_bad_share', 0, 1),
-    ('buffer', 1, np.inf),
-  ):
-    if not low <= config_data[key] <= high:
-      raise UserError(f'config.data.{key}={config_data[key]}: use a value from {low} to {high}')
-  choices = {'shuffle': SHUFFLES, 'loader': ('threads', 'tf.data')}
-  for key, allowed in choices.items():
-    if config_data[key] not in allowed:
-      raise UserError(f'config.data.{key}={config_data[key]!r}: choose one of {", ".join(allowed)}')
-  Canvas.from_config(config_data.canvas)  # before the source, which may have to be downloaded
   return Dataset(open_source(config_data), config_data, seed)
 
 

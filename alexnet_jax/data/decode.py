@@ -15,14 +15,15 @@ import cykooz_resizer as resizer
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from alexnet_jax.data.keys import CANVAS
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils import schema
 
 try:
   import simplejpeg
 except ImportError:  # It gives Pillow's pixels about 1.5 times as fast; Pillow serves as well.
   simplejpeg = None
 
-FITS = ('crop', 'warp', 'pad')
 FILTERS = {
   'bicubic': resizer.FilterType.catmull_rom,  # the cubic of a = -0.5, as Pillow's
   'bilinear': resizer.FilterType.bilinear,
@@ -66,14 +67,8 @@ class Canvas(NamedTuple):
     if unknown:
       fields = ', '.join(cls._fields)
       raise UserError(f'config.data.canvas has no field {unknown[0]!r}; it has {fields}')
-    canvas = cls(**values)
-    for field, value in canvas._asdict().items():
-      known = {'fit': FITS, 'filter': FILTERS}.get(field)
-      if known and value not in known:
-        raise UserError(f'config.data.canvas.{field}={value!r}: use one of {", ".join(known)}')
-      if not known and not (isinstance(value, int) and value > 0):
-        raise UserError(f'config.data.canvas.{field}={value!r}: use an integer above 0')
-    return canvas
+    schema.check(values, {name: CANVAS[name] for name in values}, 'config.data.canvas')
+    return cls(**values)
 
 
 _DEFAULT = Canvas()

@@ -19,7 +19,6 @@ from alexnet_jax.data.splits import Source, Split
 from alexnet_jax.errors import UserError
 from alexnet_jax.utils.optional_import import import_module
 
-ORDERS = ('', 'wordnet', 'devkit')
 _WNID = re.compile(r'n\d{8}')
 # ILSVRC2012_val_00000001.JPEG; 2010 has the same with its own year.
 _FLAT = re.compile(r'ILSVRC(\d{4})_(val|test)_(\d{8})\.JPEG', re.IGNORECASE)
@@ -146,10 +145,8 @@ def reorder(source: Source, order: str, root: pathlib.Path, devkit: str) -> Sour
   """A source with its labels in WordNet or devkit order; '' leaves them as they are.
 
   Raises:
-    UserError: the order is unknown, the classes are no WordNet IDs, or there is no devkit.
+    UserError: the classes are no WordNet IDs, or there is no devkit.
   """
-  if order not in ORDERS:
-    raise UserError(f'config.data.label_order={order!r}: use wordnet, devkit or nothing')
   if not order:
     return source
   if not is_imagenet(source.class_names):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.data import imagenet
+from alexnet_jax.data import imagenet, keys
 from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.splits import Source, Split, generator, split_off
 from alexnet_jax.data.store.reader import open_store
@@ -35,6 +35,7 @@ def open_source(config_data: Any) -> Source:
   Raises:
     UserError: the form is unknown, or what it names is missing, empty or not of the right shape.
   """
+  keys.check(config_data)
   form, _, place = config_data.source.partition(':')
   root = pathlib.Path(place).expanduser()
   source = _open(config_data, form, place, root)
@@ -44,8 +45,6 @@ def open_source(config_data: Any) -> Source:
 def _open(config_data: Any, form: str, place: str, root: pathlib.Path) -> Source:
   """The source, its classes in the order that it has them."""
   seed = config_data.split_seed
-  if not 0 <= config_data.holdout < 1:
-    raise UserError(f'config.data.holdout={config_data.holdout}: use a share, 0 <= share < 1')
   if form == 'folder' and place:
     return _open_folder(root, config_data.holdout, seed, config_data.devkit)
   if form == 'tfds' and place:
@@ -140,8 +139,6 @@ def _open_elpv(task: str, share: float) -> Source:
   of a defect (0, 1/3, 2/3 or 1, by experts) is at least 0.5. The held-out images are the same for
   both tasks and all seeds: a share of each pair of type and probability.
   """
-  if task not in ('type', 'defect'):
-    raise UserError(f'config.data.task={task!r}: the tasks of elpv are type and defect')
   package = import_module('elpv_dataset', 'elpv-dataset', 'config.data.source=elpv')
   root = pathlib.Path(package.__file__).parent / 'data'
   rows = [line.split() for line in (root / 'labels.csv').read_text().splitlines() if line.strip()]
@@ -158,8 +155,6 @@ def _open_elpv(task: str, share: float) -> Source:
 
 def _open_synthetic(config: Any, size: int, seed: int) -> Source:
   """Coloured gratings in noise, made on the fly: a set to test with, learnt in a few steps."""
-  if min(config.classes, config.train) < 1 or config.validation < 0:
-    raise UserError(f'config.data.synthetic={dict(config)}: classes and train must be at least 1')
 
   def split(name: str, first: int, number: int) -> Split:
     def read(i: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import layers
+from alexnet_jax.models.keys import validate
 from alexnet_jax.models.layers.local import avg_pool
 from alexnet_jax.models.towers import (
   Array,
@@ -40,8 +41,6 @@ ACTIVATIONS = {
   'tanh': jnp.tanh,
   'scaled_tanh': lambda x: 1.7159 * jnp.tanh(2 / 3 * x),
 }
-OPERATIONS = ('act', 'norm', 'map_norm', 'pool', 'dropout', 'avg_pool')
-_OF_MAPS = ('map_norm', 'pool', 'avg_pool')  # not of a fully connected layer
 DEFAULT_CLASSES = 1000
 # Places after a layer with dropout keys of their own. It is part of what makes a run repeatable.
 _PLACES = 5
@@ -240,55 +239,6 @@ def first_dense(config: ConfigDict | FrozenConfigDict) -> str:
 def scaled(features: int, width: float, towers: int) -> int:
   """Features a tower of a layer with `features` in all, at width multiplier `width`; at least 1."""
   return max(1, round(features * width / towers))
-
-
-def validate(config: ConfigDict | FrozenConfigDict) -> None:
-  """Raises UserError where `config.model` asks for what the network cannot do."""
-  choices = {
-    'name': ('alexnet', 'cifar10', 'lenet5'),
-    'activation': tuple(ACTIVATIONS),
-    'norm': ('lrn', 'batch', 'none'),
-    'init': ('normal', 'torch'),
-    'dtype': ('float32', 'bfloat16'),
-    'pool.rounding': ('ceil', 'floor'),
-    'lrn.scope': ('tower', 'all'),
-    'towers': (1, 2),
-  }
-  for key, allowed in choices.items():
-    value = config
-    for part in key.split('.'):
-      value = value[part]
-    if value not in allowed:
-      raise UserError(f'config.model.{key}={value!r}: choose one of {", ".join(map(str, allowed))}')
-  for name in config.layers:
-    if name not in config:
-      raise UserError(
-        f'config.model.layers names {name!r}: describe it in config.model, or leave it out; on the '
-        "command line lists of names are written \"('conv1', 'fc8')\""
-      )
-    padding = config[name].get('padding', ((0, 0), (0, 0)))
-    if [isinstance(p, tuple) and len(p) for p in padding] != [2, 2] or not all(
-      isinstance(pixels, int) and 0 <= pixels <= 8192 for side in padding for pixels in side
-    ):
-      raise UserError(
-        f'config.model.{name}.padding={padding!r}: write ((top, bottom), (left, right)) in pixels'
-      )
-    known = [kind for kind in OPERATIONS if not (is_dense(name) and kind in _OF_MAPS)]
-    bad = set(config[name].get('then', ())) - set(known)
-    if bad:
-      raise UserError(
-        f'config.model.{name}.then has {", ".join(sorted(map(str, bad)))}; known: {", ".join(known)}'
-      )
-    if name != config.layers[-1] and config[name].get('features', 1) < 1:
-      raise UserError(f'config.model.{name}.features={config[name].features}: must be at least 1')
-  if config.num_classes < 0 or config.num_classes == 1:
-    raise UserError(
-      f'config.model.num_classes={config.num_classes}: must be 2 or more, or 0 for as many as the source has'
-    )
-  if not 0 <= config.dropout.rate < 1:
-    raise UserError(f'config.model.dropout.rate={config.dropout.rate}: must be in [0, 1)')
-  if not 0 < config.width <= 1024:
-    raise UserError(f'config.model.width={config.width}: must be positive, and at most 1024')
 
 
 def create(config: ConfigDict | FrozenConfigDict) -> AlexNet:

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.config import recipes
+from alexnet_jax.config import keys, recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.evaluate import Trained
 from alexnet_jax.models.spec import is_layer
@@ -87,7 +87,7 @@ def _base(recipe: str) -> tuple[str, ConfigDict]:
       return recipe, config_lib.load_file(f'{path}:{variant}')
     return recipe, recipes.get(recipe)
   except UserError:
-    return 'paper', recipes.paper()
+    return 'paper', keys.defaults()
 
 
 def _text(value: Any) -> str:

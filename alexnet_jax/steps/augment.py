@@ -10,10 +10,9 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import FrozenConfigDict
 
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import UserError
 from alexnet_jax.steps import rng
 
 Array = jax.Array
@@ -31,31 +30,6 @@ VIEWS = {
 # torchvision's RandomResizedCrop: share of the area, and width by height.
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
-
-
-def validate(config: ConfigDict | FrozenConfigDict) -> None:
-  """Raises UserError where `config.augment`, `config.eval` or the sizes cannot be."""
-  choices = {
-    ('augment', 'crop'): ('random', 'resized', 'centre'),
-    ('augment', 'mean'): ('image', 'channel', 'none'),
-    ('augment', 'mean_at'): ('crop', 'centre'),
-    ('eval', 'views'): tuple(VIEWS),
-    ('eval', 'train_views'): tuple(VIEWS),
-  }
-  for (room, key), allowed in choices.items():
-    if config[room][key] not in allowed:
-      raise UserError(
-        f'config.{room}.{key}={config[room][key]!r}: choose one of {", ".join(map(str, allowed))}'
-      )
-  if config.augment.chunk < 1:
-    raise UserError(f'config.augment.chunk={config.augment.chunk}: must be at least 1')
-  if len(config.augment.std) != 3 or min(config.augment.std) <= 0:
-    raise UserError(f'config.augment.std={config.augment.std!r}: write three positive numbers')
-  if config.model.input_size > config.data.canvas.size:
-    raise UserError(
-      f'config.model.input_size={config.model.input_size} is larger than '
-      f'config.data.canvas.size={config.data.canvas.size}: crops are cut from canvases'
-    )
 
 
 def _cut(images: Array, tops: Array, lefts: Array, size: int) -> Array:

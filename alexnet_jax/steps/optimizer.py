@@ -19,46 +19,6 @@ from alexnet_jax.errors import UserError
 Rates = dict[str, dict[str, jax.Array]]
 
 
-def validate(config: ConfigDict | FrozenConfigDict) -> None:
-  """Checks `config.optim`.
-
-  Raises:
-    UserError: a value is invalid.
-  """
-  choices = {'schedule': ('steps', 'plateau', 'dexp', 'constant'), 'unit': ('epoch', 'step')}
-  for key, allowed in choices.items():
-    if config[key] not in allowed:
-      raise UserError(f'config.optim.{key}={config[key]!r}: choose one of {", ".join(allowed)}')
-  rules = ('auto', 'linear', 'sqrt', 'none')
-  if config.scaling.rule not in rules:
-    raise UserError(
-      f'config.optim.scaling.rule={config.scaling.rule!r}: choose one of {", ".join(rules)}'
-    )
-  if config.scaling.batch < 1:
-    raise UserError(f'config.optim.scaling.batch={config.scaling.batch}: must be at least 1')
-  for key in ('rate', 'bias_rate', 'decay', 'bias_decay', 'warmup'):
-    if config[key] < 0:
-      raise UserError(f'config.optim.{key}={config[key]}: must not be negative')
-  if not 0 <= config.momentum < 1:
-    raise UserError(f'config.optim.momentum={config.momentum}: must be in [0, 1)')
-  for key in ('levels', 'bias_levels'):
-    if config.dexp[key] < 2:
-      raise UserError(f'config.optim.dexp.{key}={config.dexp[key]}: must be at least 2')
-  if not 0 <= config.ema < 1:
-    raise UserError(f'config.optim.ema={config.ema}: must be 0 (none) or more, and less than 1')
-  numbers = all(isinstance(b, int | float) for b in config.boundaries)
-  if not numbers or list(config.boundaries) != sorted(config.boundaries):
-    raise UserError(
-      f'config.optim.boundaries={config.boundaries!r}: write ascending numbers, as in "(25.,51.)"'
-    )
-  for event in config.layer_decay:
-    if len(event) != 2 or not isinstance(event[1], int | float) or event[1] < 0:
-      raise UserError(f'config.optim.layer_decay: {event!r} is not (layer, decay)')
-  for event in config.layer_rates:
-    if len(event) != 3:
-      raise UserError(f'config.optim.layer_rates: {event!r} is not (layer, epoch, factor)')
-
-
 def averaged(average: dict, params: dict, decay: float, step: jax.Array) -> dict:
   """The exponential moving average (EMA) of the parameters after a step.
 

@@ -5,18 +5,7 @@ import pathlib
 from absl import logging
 import jax
 
-from alexnet_jax.errors import UserError
-
 FOLDER = 'profile'
-
-
-def validate(steps: tuple) -> None:
-  """Raises UserError where `config.train.profile` cannot be."""
-  numbers = len(steps) == 2 and all(isinstance(n, int) for n in steps)
-  if not numbers or (tuple(steps) != (0, 0) and not 1 <= steps[0] <= steps[1]):
-    raise UserError(
-      f'config.train.profile={steps!r}: write the first and the last step, counted from 1, as in 101,110'
-    )
 
 
 class Window:

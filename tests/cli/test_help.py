@@ -1,39 +1,70 @@
-"""Every key of a config is explained, once, where it stands."""
+"""--help, --helpfull and docs/CONFIG.md say what the declarations of flags and keys say."""
 
+import re
 import subprocess
 
 from tiny import ROOT, command, main
 
 from alexnet_jax import config as config_lib
+from alexnet_jax.cli import flags
 from alexnet_jax.cli import help as help_lib
 from alexnet_jax.config import recipes
 
 
-def test_every_key_is_explained():
-  said = help_lib.explanations()
-  assert [key for key in config_lib.flatten(recipes.paper()) if not said.get(key)] == []
-  assert said['model.width'] == 'multiplies the features of every layer but the last'
-  assert said['model.lrn.k'].startswith(
-    'x / (k + alpha * sum x^2)^beta'
-  )  # of the dictionary's line
-  assert said['model.conv3.stride'] == said['model.conv1.stride'] == 'pixels between its places'
-  assert said['optim.scaling.rule'].endswith('else none.')  # three lines above, joined
+def test_help_has_every_flag_and_mode():
+  text = help_lib.text()
+  for name, flag in flags.FLAGS.items():
+    assert f'  --{name}: {flag.meaning}' in text
+  for mode, meaning in flags.MODES.items():
+    assert f'  {mode}: {meaning}' in text
+  assert '--config.seed=' not in text
 
 
-def test_the_page_is_of_these_keys():
+def test_every_key_of_a_config_is_explained():
+  config = config_lib.load_file('cifar10:conv_local_11pct')
+  assert [name for name, _, key in help_lib._declared(config) if key is None] == []
+  text = help_lib.config_text(config)
+  assert '--config.model.local3.size=3\n        The side of the kernel. It must be' in text
+
+
+def test_a_key_that_a_config_file_adds_is_shown_without_meaning():
+  config = recipes.get('paper')
+  with config.unlocked():
+    config.mine = 3
+  assert '  --config.mine=3\n  --config.' in help_lib.config_text(config)
+
+
+def test_the_page_is_current():
   """After a change: python -m alexnet_jax.cli.help > docs/CONFIG.md"""
-  assert (ROOT / 'docs' / 'CONFIG.md').read_text() == help_lib.table() + '\n'
+  assert (ROOT / 'docs' / 'CONFIG.md').read_text() == help_lib.page() + '\n'
+
+
+def test_the_page_has_every_key_once():
+  page = help_lib.page()
+  layers = [name for name in recipes.get('paper').model if re.fullmatch(r'(conv|fc)\d', name)]
+  for key in config_lib.flatten(recipes.get('paper')):
+    if key.split('.')[1:2] and key.split('.')[1] in layers:
+      assert re.search(rf'^\| `model\.LAYER\.{key.split(".")[2]}` \|', page, re.MULTILINE), key
+    else:
+      assert page.count(f'| `{key}` |') == 1, key
+  for layer in layers:
+    assert page.count(f'| {layer} |') == 1
 
 
 def test_helpfull_has_the_values_of_the_config():
   result = main('--helpfull', '--config=configs/quickstart.py')
   assert result.returncode == 0, result.stderr
-  assert '--config.model.width=0.125\n        multiplies the features' in result.stdout
+  assert '--config.model.width=0.125\n        A factor that multiplies' in result.stdout
   assert '--config.data.source=' not in main('--help').stdout
 
 
+def test_helpfull_of_an_unknown_config_is_a_mistake():
+  result = main('--helpfull', '--config=quikstart')
+  assert result.returncode == 2 and 'did you mean quickstart?' in result.stderr
+
+
 def test_help_into_a_reader_that_leaves():
-  """As `| head` does: no traceback, and all is well."""
+  """As `| head` does: no traceback, and exit code 0."""
   line, env = command('--helpfull')
   with subprocess.Popen(
     line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE

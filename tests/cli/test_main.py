@@ -7,8 +7,10 @@ import sys
 import pytest
 from tiny import ROOT, main, write_config
 
+from alexnet_jax import config as config_lib
 from alexnet_jax.cli import flags
 from alexnet_jax.cli import main as main_lib
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import Preempted, RunError, UserError
 
 PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
@@ -28,7 +30,7 @@ PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
     ([PAPER, '--workdir=w', '--config.train.batch_size=many'], 'config.train.batch_size=many'),
     (
       [PAPER, '--workdir=w', '--config.model.conv1.foo=2'],
-      'config.model.conv1.foo: known are bias, ',
+      'config.model.conv1.foo: choose one of bias, ',
     ),
     ([PAPER, '--wrokdir=w'], 'unknown flag --wrokdir: did you mean workdir?'),
     (['--confg=x.py', '--workdir=w'], 'unknown flag --confg: did you mean config?'),
@@ -37,17 +39,32 @@ PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
     ([PAPER, '--workdir=w', '--config.model.input_size=30'], 'nothing is left of it at fc6'),
     (
       [PAPER, '--workdir=w', '--config.model.conv1.padding=(2,2)'],
-      '((top, bottom), (left, right))',
+      'conv1.padding=(2, 2): must be ((top, bottom), (left, right))',
     ),
-    ([PAPER, '--workdir=w', '--config.optim.boundaries=(a,b)'], 'write ascending numbers'),
-    ([PAPER, '--workdir=w', '--config.optim.boundaries=(9.,3.)'], 'write ascending numbers'),
-    ([PAPER, '--workdir=w', '--config.augment.std=(0.,1.,1.)'], 'write three positive numbers'),
-    ([PAPER, '--workdir=w', '--config.model.lrn.size=0'], 'config.model.lrn.size=0'),
-    ([PAPER, '--workdir=w', '--config.optim.dexp.levels=1'], 'config.optim.dexp.levels=1'),
+    (
+      [PAPER, '--workdir=w', '--config.optim.boundaries=(a,b)'],
+      'must be a tuple of ascending numbers',
+    ),
+    (
+      [PAPER, '--workdir=w', '--config.optim.boundaries=(9.,3.)'],
+      'must be a tuple of ascending numbers',
+    ),
+    (
+      [PAPER, '--workdir=w', '--config.augment.std=(0.,1.,1.)'],
+      'must be three numbers of more than 0',
+    ),
+    (
+      [PAPER, '--workdir=w', '--config.model.lrn.size=0'],
+      'config.model.lrn.size=0: must be a whole number from 1 to 8192',
+    ),
+    (
+      [PAPER, '--workdir=w', '--config.optim.dexp.levels=1'],
+      'config.optim.dexp.levels=1: must be a whole number of at least 2',
+    ),
     ([PAPER, '--workdir=w', 'stray'], "'stray' is not a flag"),
-    ([f'{PAPER}:papre', '--workdir=w'], "unknown recipe 'papre': choose one of paper, original"),
-    ([f'{PAPER}:paper+sigmoid', '--workdir=w'], "unknown choice 'sigmoid'"),
-    ([PAPER, '--workdir=w', '--mode=trian'], '--mode=trian: choose one of train'),
+    ([f'{PAPER}:papre', '--workdir=w'], "unknown recipe 'papre': did you mean paper?"),
+    ([f'{PAPER}:paper+sigmoid', '--workdir=w'], "unknown override 'sigmoid': choose one of"),
+    ([PAPER, '--workdir=w', '--mode=trian'], '--mode=trian: did you mean train?'),
     ([PAPER], '--workdir is missing'),
     (['--workdir=w'], '--config is missing'),
     (['--config=configs/nope.py', '--workdir=w'], 'there is no file configs/nope.py'),
@@ -61,7 +78,7 @@ PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
       'lrn, batch',
     ),
     (['--mode=eval', '--checkpoints=a,b', '--weights=1,x', PAPER], 'write numbers'),
-    ([PAPER, '--mode=prepare'], '--output is missing'),
+    ([PAPER, '--mode=prepare'], '--mode=prepare needs --output'),
     (
       ['--mode=prepare', '--output=s', '--shard=3/2', '--config.data.source=synthetic'],
       'write i/n',
@@ -85,22 +102,6 @@ def test_exit_codes(error, code, tmp_path):
     raise error('told in one line')
 
   assert main_lib.main([PAPER, f'--workdir={tmp_path}'], work) == code
-
-
-def test_overrides_reach_the_config():
-  options = flags.parse(
-    [
-      PAPER,
-      '--workdir',
-      'w',
-      '--config.mesh=1,2',
-      '--config.optim.boundaries=(1.0,)',
-      '--config.seed=7',
-    ]
-  )
-  assert options.mode == 'train' and options.workdir == 'w'
-  assert options.config.mesh == (1, 2) and options.config.seed == 7
-  assert options.config.optim.boundaries == (1.0,)
 
 
 def test_train_then_eval_in_fresh_processes(tmp_path):
@@ -145,9 +146,37 @@ def test_describe_without_config_is_the_papers_net(capsys):
   assert 'conv5' in err and '13x13x256' in err
 
 
+def test_every_mode_has_a_function():
+  assert set(main_lib._WORK) == set(flags.MODES)
+
+
+def test_mode_config_prints_the_resolved_config(capsys):
+  changes = ['--config.seed=7', '--config.mesh=1,2']
+  assert main_lib.main(['--mode=config', '--config=quickstart', *changes]) == 0
+  out, err = capsys.readouterr()
+  (line,) = out.splitlines()
+  expected = config_lib.load_file('quickstart')
+  expected.seed, expected.mesh = 7, (1, 2)
+  assert config_lib.to_json(config_lib.from_json(line)) == config_lib.to_json(expected)
+  assert 'model.width = 0.125\n' in err and 'mesh = (1, 2)\n' in err
+
+
+def test_mode_config_reads_a_workdir(tmp_path, capsys):
+  config = recipes.get('original+no_norm')
+  (tmp_path / config_lib.FILE).write_text(config_lib.to_json(config))
+  assert main_lib.main(['--mode=config', f'--workdir={tmp_path}']) == 0
+  assert json.loads(capsys.readouterr().out) == json.loads(config_lib.to_json(config))
+
+
+def test_mode_config_checks_the_config(capsys):
+  assert main_lib.main(['--mode=config', '--config.optim.momentum=2.']) == 2
+  out, err = capsys.readouterr()
+  assert out == '' and 'config.optim.momentum=2.0: must be a number of at least 0' in err
+
+
 def test_help_explains_and_exits_0():
   result = main('--help')
-  assert result.returncode == 0 and '--config.key=value' in result.stdout
+  assert result.returncode == 0 and '--config.KEY=VALUE' in result.stdout
 
 
 def test_the_core_does_not_import_tensorflow(tmp_path):

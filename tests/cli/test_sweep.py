@@ -36,12 +36,12 @@ def test_combinations():
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
-    ('rate=1', "which key is 'rate'? it may be model.dropout.rate or optim.rate"),
-    ('learning=1', "which key is 'learning'? the same command with --helpfull"),
+    ('rate=1', "the key 'rate' may be model.dropout.rate or optim.rate"),
+    ('learning=1', "unknown config key 'learning': the same command with --helpfull"),
     ('seed', 'write it as in'),
     ('seed=1,', 'write it as in'),
     ('seed=1,x', 'config.seed=x'),
-    ('optim.schedule=cosine', 'choose one of steps, plateau'),
+    ('optim.schedule=cosine', 'must be one of steps, plateau'),
     ('seed=1 --dry_run', 'write it as in'),
   ],
 )
@@ -54,8 +54,8 @@ def test_mistakes_are_told_before_any_run(tmp_path, capsys, text, message):
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
-    (['--mode=eval', '--workdir=w', '--sweep=seed=1'], 'are of --mode=train'),
-    (['--workdir=w', '--sweep=seed=1', '--dry_run'], 'neither with --distributed nor'),
+    (['--mode=eval', '--workdir=w', '--sweep=seed=1'], 'need --mode=train'),
+    (['--workdir=w', '--sweep=seed=1', '--dry_run'], 'cannot be combined with --distributed or'),
     (['--sweep=seed=1'], '--workdir is missing'),
   ],
 )

@@ -1,57 +1,78 @@
-"""Configs on disk: what was written by an earlier version still reads as what it meant."""
+"""Keys that depend on each other, and a config against the run that it resumes."""
 
-import json
-
+from helpers import get
 import pytest
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import models
-from alexnet_jax.config import recipes
 from alexnet_jax.config.validation import check_same_run
 from alexnet_jax.errors import UserError
 
 
-@pytest.mark.parametrize('variant', [*recipes.RECIPES, 'original+conv6+bfloat16'])
-def test_keys_that_came_later_take_the_recipe_s_values(variant, tmp_path):
-  """So that runs of an earlier version can be resumed."""
-  config = recipes.get(variant)
-  old = json.loads(config_lib.to_json(config))
-  del old['parallelism'], old['optim']['scaling'], old['train']['diagnose_every']
-  check_same_run(config_lib.from_json(json.dumps(old)), config, tmp_path)
-  old['optim']['rate'] = 0.5
-  assert config_lib.from_json(json.dumps(old)).optim.rate == 0.5
-
-
-@pytest.mark.parametrize('recipe', ['mine', None, 7])
-def test_a_recipe_of_somebody_else(recipe):
-  values = {'recipe': recipe, 'model': {'width': 0.5}, 'extra': {'key': 1}}
-  config = config_lib.from_json(json.dumps(values))
-  assert config.model.width == 0.5 and config.extra.key == 1
-  assert config.model.towers == 2 and config.parallelism == 'towers'
-
-
-@pytest.mark.parametrize('text', ['[]', '7', '"x"', '{', '{"mesh": {}, "model": 3}'])
-def test_damaged_json(text, tmp_path):
-  """It is refused, or read as it stands; a traceback is neither."""
-  (tmp_path / config_lib.FILE).write_text(text)
-  try:
-    config = config_lib.load_workdir(tmp_path)
-  except UserError as error:
-    assert config_lib.FILE in str(error)
-  else:
-    with pytest.raises(UserError):
-      config_lib.validate(config)
-
-
 @pytest.mark.parametrize('key', ['conv1.size', 'conv2.stride', 'pool.window', 'lrn.size'])
-@pytest.mark.parametrize(('value', 'limit'), [(0, 'at least 1'), (10**6, 'at most 8192')])
-def test_sides_in_pixels(key, value, limit):
-  config = recipes.apply(recipes.get('paper'), {f'model.{key}': value})
-  with pytest.raises(UserError, match=rf'config\.model\.{key}={value}: must be {limit}'):
+@pytest.mark.parametrize('value', [0, 10**6])
+def test_sides_in_pixels(key, value):
+  config = get(**{f'model__{key.replace(".", "__")}': value})
+  message = rf'config\.model\.{key}={value}: must be a whole number from 1 to 8192'
+  with pytest.raises(UserError, match=message):
     config_lib.validate(config)
 
 
-def test_a_kernel_larger_than_what_it_sees():
-  config = recipes.apply(recipes.get('paper'), {'model.conv2.size': 64})
+def test_a_kernel_larger_than_its_input():
+  config = get(model__conv2__size=64)
   with pytest.raises(UserError, match='nothing is left of it at conv2'):
     models.layer_table(config.model)
+
+
+@pytest.mark.parametrize(
+  ('variant', 'overrides', 'message'),
+  [
+    ('paper+batch_norm', {'micro_batches': 2}, 'batch normalisation needs the whole batch'),
+    ('paper', {'model__input_size': 257}, 'input_size=257 is larger than .*canvas.size=256'),
+    ('paper', {'train__epochs': 0.0}, 'set it, or config.train.steps, to more than 0'),
+    ('paper', {'init_layers': 'conv1,conv9'}, "config.init_layers names 'conv9'"),
+    ('paper', {'optim__layer_decay': (('fc9', 1.0),)}, "config.optim.layer_decay names 'fc9'"),
+    ('paper', {'optim__layer_rates': (('fc9', 1.0, 0.0),)}, "layer_rates names 'fc9'"),
+  ],
+)
+def test_keys_that_contradict_each_other(variant, overrides, message):
+  with pytest.raises(UserError, match=message):
+    config_lib.validate(get(variant, **overrides))
+
+
+def test_a_length_in_steps_needs_no_epochs():
+  config_lib.validate(get(train__epochs=0.0, train__steps=1))
+
+
+def test_a_config_without_a_key():
+  config = get()
+  del config.model
+  with pytest.raises(UserError, match=r'the config lacks config\.model'):
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+  'overrides',
+  [
+    {'train__epochs': 1.0, 'eval__views': 1, 'mesh': (1, 1), 'note': 'other'},
+    {'model__conv6__std': 1.0},  # a layer that the network does not use
+    {'data__source': 'store:elsewhere'},
+  ],
+)
+def test_a_resumed_run_may_differ(overrides):
+  base = {'data__source': 'store:here'}
+  check_same_run(get(**base), get(**(base | overrides)), 'WORKDIR')
+
+
+@pytest.mark.parametrize(
+  ('overrides', 'message'),
+  [
+    ({'optim__rate': 0.5}, r'optim\.rate: 0\.01 there, 0\.5 here'),
+    ({'data__source': 'folder:here'}, r'data\.source'),
+    ({'model__conv1__std': 1.0}, r'model\.conv1\.std'),
+  ],
+)
+def test_a_resumed_run_may_not_differ(overrides, message):
+  base = {'data__source': 'store:here'}
+  with pytest.raises(UserError, match=message):
+    check_same_run(get(**base), get(**(base | overrides)), 'WORKDIR')

@@ -12,6 +12,7 @@ from PIL import Image
 import pytest
 
 from alexnet_jax.data import decode as canvas_lib
+from alexnet_jax.data import keys
 from alexnet_jax.data.decode import Canvas, decode_canvas
 from alexnet_jax.errors import UserError
 
@@ -57,7 +58,7 @@ def test_warp_and_pad():
 
 
 @pytest.mark.parametrize('shape', [(1, 4000), (4000, 1), (4000, 3)])
-@pytest.mark.parametrize('fit', canvas_lib.FITS)
+@pytest.mark.parametrize('fit', keys.CANVAS['fit'].choices)
 def test_strips(shape, fit):
   image = decode_canvas(np.full((*shape, 3), 77, np.uint8), Canvas(32, fit=fit))
   chex.assert_shape(image, (32, 32, 3))
@@ -77,7 +78,7 @@ def test_jpeg_pixels_are_pillows(monkeypatch, mode, subsampling, simplejpeg):
   assert_close(decode_canvas(data, SMALL), expected)
 
 
-@pytest.mark.parametrize('fit', canvas_lib.FITS)
+@pytest.mark.parametrize('fit', keys.CANVAS['fit'].choices)
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
 def test_a_large_jpeg_is_decoded_smaller(monkeypatch, mode, fit):
   """At every size from none to an eighth of it, of sides that do not divide; by both decoders alike."""

@@ -198,7 +198,7 @@ def test_mistakes(tmp_path):
   devkit = str(write_devkit(tmp_path, 2012))
   assert 'name the devkit of that year' in message(devkit=devkit)
   devkit = str(write_devkit(tmp_path, 2010))
-  assert 'use wordnet, devkit' in message(devkit=devkit, label_order='alphabet')
+  assert "must be one of '', wordnet, devkit" in message(devkit=devkit, label_order='alphabet')
   (root / 'val/ILSVRC2010_val_00000004.JPEG').write_bytes(b'')
   assert 'labels for 3 images only' in message(devkit=devkit)
   (root / 'val/ILSVRC2010_val_00000004.JPEG').rename(root / 'val/cat.jpg')

@@ -112,7 +112,7 @@ def test_elpv():
   other_seed = open_source(make_config('elpv', split_seed=5))
   assert names(other_seed.validation) == names(kind.validation)
   chex.assert_shape(decode_canvas(kind.validation.read(0)), (256, 256, 3))
-  with pytest.raises(UserError, match='type and defect'):
+  with pytest.raises(UserError, match='must be one of type, defect'):
     open_source(make_config('elpv', task='age'))
 
 

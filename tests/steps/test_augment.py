@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import UserError
 from alexnet_jax.steps import augment, rng
 
 # Of ILSVRC-2012, from cuda-convnet2 (FACTS section 3): eigenvectors in columns, rows RGB.
@@ -291,19 +290,3 @@ def test_view_is_preprocessed_as_in_training(variant):
     'torchvision': lambda: (crop - mean.mean((0, 1))) / (255 * np.array([0.229, 0.224, 0.225])),
   }[variant]()
   np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-  ('key', 'value', 'named'),
-  [
-    ('augment__crop', 'corner', 'config.augment.crop'),
-    ('augment__mean', 'median', 'config.augment.mean'),
-    ('augment__mean_at', 'corner', 'config.augment.mean_at'),
-    ('eval__views', 5, 'config.eval.views'),
-    ('eval__train_views', 2, 'config.eval.train_views'),
-    ('model__input_size', 257, 'config.model.input_size=257'),
-  ],
-)
-def test_bad_values(key, value, named):
-  with pytest.raises(UserError, match=named):
-    augment.validate(get(**{key: value}))

@@ -186,33 +186,3 @@ def test_unknown_layer():
   config = get(optim__layer_rates=(('conv9', 1.0, 0.5),)).optim
   with pytest.raises(UserError, match=r'conv9.*conv1'):
     optimizer.rate_tree(config, {'conv1': {'kernel': 0}}, 0.01, 0.01, 0.0)
-
-
-@pytest.mark.parametrize(
-  ('key', 'value'),
-  [
-    ('schedule', 'cosine'),
-    ('unit', 'iteration'),
-    ('rate', -0.1),
-    ('bias_rate', -0.1),
-    ('decay', -1.0),
-    ('bias_decay', -1.0),
-    ('momentum', 1.0),
-    ('momentum', -0.1),
-    ('layer_rates', (('conv1', 67.0),)),
-  ],
-)
-def test_bad_values(key, value):
-  config = get(**{f'optim__{key}': value}).optim
-  with pytest.raises(UserError, match=f'config.optim.{key}'):
-    optimizer.validate(config)
-
-
-@pytest.mark.parametrize(
-  ('key', 'value', 'message'),
-  [('rule', 'cubic', 'linear, sqrt, none'), ('batch', 0, 'at least 1')],
-)
-def test_bad_scaling(key, value, message):
-  config = get(**{f'optim__scaling__{key}': value})
-  with pytest.raises(UserError, match=message):
-    optimizer.validate(config.optim)

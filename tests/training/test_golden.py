@@ -44,9 +44,10 @@ def test_two_steps_give_the_recorded_metrics(tmp_path):
 def test_no_step_is_compiled_twice(tmp_path, monkeypatch):
   """Over two epochs with log lines, evaluations, checkpoints and a change of the rate."""
   compiled = {}
-  for name in ('make_train_step', 'make_predict_step'):
+  makers = {name: getattr(steps, name) for name in ('make_train_step', 'make_predict_step')}
+  for name, make in makers.items():
 
-    def record(*args, make=getattr(steps, name), name=name):
+    def record(*args, make=make, name=name):
       return compiled.setdefault(name, make(*args))
 
     monkeypatch.setattr(steps, name, record)

@@ -98,21 +98,6 @@ def write_store(
   return _summary(output, job.finish(), 0)
 
 
-def check(settings: StoreSettings) -> None:
-  """Raises UserError where a setting is invalid."""
-  known = {'format': reader.FORMATS, 'subsampling': ('444', '422', '420')}
-  for key, allowed in known.items():
-    if getattr(settings, key) not in allowed:
-      raise UserError(
-        f'config.prepare.{key}={getattr(settings, key)!r}: choose one of {", ".join(allowed)}'
-      )
-  for key, high in (('quality', 100), ('shard_images', np.inf)):
-    if not 1 <= getattr(settings, key) <= high:
-      raise UserError(
-        f'config.prepare.{key}={getattr(settings, key)}: use an integer from 1 to {high}'
-      )
-
-
 def part_of(shard: str) -> tuple[int, int]:
   """`i/n` as (i % n, n); '' is all of one part."""
   if not shard:

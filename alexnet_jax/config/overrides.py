@@ -1,0 +1,124 @@
+"""Overrides: named changes of a recipe, written after it as in `original+no_norm+one_gpu`.
+
+They are the ablations of the paper and further questions that readers ask. Net numbers are those of the
+authors' lab notes (docs/FACTS.md, section 0).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from alexnet_jax.models.spec import NO_PADDING
+
+Changes = dict[str, Any]  # values by dotted key
+
+# The schedule that the authors settled on after the paper, net 170 (FACTS section 2).
+DEXP: Changes = {
+  'optim.schedule': 'dexp',
+  'optim.layer_rates': (),
+  'augment.colour_until': 0.0,
+}
+
+
+def _without(config: ConfigDict, layer: str) -> tuple[str, ...]:
+  return tuple(name for name in config.model.layers if name != layer)
+
+
+def _conv6(config: ConfigDict) -> Changes:
+  """A sixth convolution on pool5, the second layer that reads both towers (FACTS section 4)."""
+  layers = list(config.model.layers)
+  if 'fc6' in layers:
+    layers.insert(layers.index('fc6'), 'conv6')
+  return {'model.layers': tuple(layers)}
+
+
+# Where a middle layer is removed, the layer before it takes over its pooling, and the layer after it takes
+# over its exchange between towers.
+
+
+def _no_conv2(config: ConfigDict) -> Changes:
+  return {
+    'model.layers': _without(config, 'conv2'),
+    'model.conv1.then': (*config.model.conv1.then, 'pool'),
+  }
+
+
+def _no_conv3(config: ConfigDict) -> Changes:
+  return {'model.layers': _without(config, 'conv3'), 'model.conv4.exchange': True}
+
+
+def _no_conv4(config: ConfigDict) -> Changes:
+  return {'model.layers': _without(config, 'conv4')}
+
+
+def _no_conv5(config: ConfigDict) -> Changes:
+  return {
+    'model.layers': _without(config, 'conv5'),
+    'model.conv4.then': config.model.conv5.then,
+  }
+
+
+# Each override is the changes themselves, or a function that computes them from the config.
+OVERRIDES: dict[str, Changes | Callable[[ConfigDict], Changes]] = {
+  # A larger batch, for an accelerator that 128 images leave idle. Learning rates grow with the batch, over
+  # the first five epochs.
+  'large_batch': {
+    'train.batch_size': 1024,
+    'optim.scaling.rule': 'linear',
+    'optim.warmup': 5.0,
+  },
+  # The control of section 3.2 of the paper: half the kernels in conv1 to conv4.
+  'one_gpu': {
+    'model.towers': 1,
+    'model.conv1.features': 48,
+    'model.conv2.features': 128,
+    'model.conv3.features': 192,
+    'model.conv4.features': 192,
+  },
+  'conv6': _conv6,
+  'no_norm': {'model.norm': 'none'},
+  'batch_norm': {'model.norm': 'batch'},
+  # Pooling windows that do not overlap, net 147: the paddings keep 6x6 pixels before fc6 (FACTS section 1.2).
+  'no_overlap': {
+    'model.pool.window': 2,
+    'model.conv2.padding': ((1, 1), (1, 1)),
+    'model.conv5.padding': NO_PADDING,
+  },
+  'tanh': {'model.activation': 'tanh'},
+  'no_conv2': _no_conv2,
+  'no_conv3': _no_conv3,
+  'no_conv4': _no_conv4,
+  'no_conv5': _no_conv5,
+  # Towers that exchange their outputs not before conv3, before conv4 instead, or before no layer at all:
+  # nets 127a, 132 and 150 (FACTS sections 0 and 7).
+  'no_exchange': {'model.conv3.exchange': False},
+  'exchange_conv4': {'model.conv3.exchange': False, 'model.conv4.exchange': True},
+  'no_communication': {
+    'model.conv3.exchange': False,
+    'model.conv2.features': 320,
+    'model.fc6.exchange': False,
+    'model.fc6.features': 8192,
+    'model.fc7.exchange': False,
+  },
+  # CaffeNet, the second AlexNet that Caffe ships: pooling before LRN, and biases of 1 (FACTS section 1).
+  'caffenet': {
+    'model.conv1.then': ('act', 'pool', 'norm'),
+    'model.conv2.then': ('act', 'pool', 'norm'),
+    'model.conv2.bias': 1.0,
+    'model.conv4.bias': 1.0,
+    'model.conv5.bias': 1.0,
+    'model.fc6.bias': 1.0,
+    'model.fc7.bias': 1.0,
+  },
+  'no_dropout': {'model.dropout.rate': 0.0},
+  'no_colour': {'augment.colour': 0.0},
+  'plateau': {'optim.schedule': 'plateau'},
+  'dexp': DEXP | {'train.epochs': 95.0},
+  # Details of the original code that the paper does not mention (FACTS section 3).
+  'stored_order': {'data.shuffle': 'stored'},
+  'chunk_crops': {'augment.chunk': 32},
+  # The canvas of Caffe, which ignores the aspect ratio.
+  'warp': {'data.canvas.fit': 'warp'},
+  'bfloat16': {'model.dtype': 'bfloat16'},
+}

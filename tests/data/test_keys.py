@@ -1,0 +1,18 @@
+"""The declared choices of `config.data` and `config.prepare` agree with the code that reads them."""
+
+import dataclasses
+
+from alexnet_jax.data import decode, keys, order
+from alexnet_jax.data.store import reader, writer
+from alexnet_jax.utils import schema
+
+
+def test_choices():
+  assert keys.CANVAS['filter'].choices == tuple(decode.FILTERS)
+  assert keys.DATA['shuffle'].choices == order.SHUFFLES
+  assert keys.PREPARE['format'].choices == reader.FORMATS
+
+
+def test_defaults():
+  assert decode.Canvas()._asdict() == schema.defaults(keys.CANVAS)
+  assert dataclasses.asdict(writer.StoreSettings()) == schema.defaults(keys.PREPARE)
