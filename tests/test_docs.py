@@ -111,7 +111,7 @@ def parse_with_argparse(words: tuple[str, ...], monkeypatch) -> None:
   read = argparse.ArgumentParser.parse_known_args
 
   def read_and_stop(self, args=None, namespace=None):
-    options, rest = read(self, args, namespace)
+    _, rest = read(self, args, namespace)
     unknown = [word for word in rest if not word.startswith('--config.')]
     assert not unknown, f'unknown arguments {unknown}'
     for word in rest:
@@ -227,7 +227,7 @@ def test_named_keys_modes_and_files_exist(page):
   for line, span in doc_examples.spans(page):
     place = f'{page}, line {line}: {span}'
     flag, _, value = span.split()[0].partition('=')
-    if flag == '--mode':
+    if flag == '--mode' and value:
       assert value in flags.MODES, place
     if (key := re.fullmatch(r'(--)?config\.([a-z_0-9.]+)', flag)) and not flag.endswith(files):
       assert key[2] in known, place
