@@ -1,14 +1,11 @@
 #!/usr/bin/env bash
-# Builds the API reference, HTML made of the docstrings, after readying everything it needs.
-#   bash launch/docs.sh [FOLDER]      (default: docs/api in the checkout)
+# Builds the documentation site, after installing everything that the build needs.
+#   bash launch/docs.sh [FOLDER]      (default: docs/_build in the checkout)
+# A warning is an error. The build needs no network.
 set -euo pipefail
 folder=${1:+$(realpath -m "$1")}
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements.txt requirements-test.txt
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" requirements.txt requirements-docs.txt
 
-folder=${folder:-$PWD/docs/api}
-# Named one by one: pdoc leaves out what __all__ does not name.
-modules=$(python -c 'import pkgutil, alexnet_jax as a
-print(*(found.name for found in pkgutil.walk_packages(a.__path__, "alexnet_jax.")))')
-# shellcheck disable=SC2086
-python -m pdoc --docformat google --output-directory "$folder" alexnet_jax $modules
+folder=${folder:-$PWD/docs/_build}
+python -m sphinx -W --keep-going -E -q -d "$folder/.doctrees" docs "$folder"
 echo "$folder/index.html"

@@ -1,0 +1,59 @@
+"""Sphinx configuration of the documentation site; `bash launch/docs.sh` builds it."""
+
+import importlib.util
+import pathlib
+import re
+import sys
+
+DOCS = pathlib.Path(__file__).parent
+ROOT = DOCS.parent
+sys.path[:0] = [str(ROOT), str(DOCS)]
+
+import generate  # noqa: E402
+
+from alexnet_jax import __version__  # noqa: E402
+
+generate.write_pages(DOCS / 'generated')
+
+project = 'alexnet_jax'
+author = 'The alexnet_jax authors'
+version = release = __version__
+
+extensions = [
+  'myst_nb',  # Markdown pages and notebooks; it loads myst_parser
+  'sphinx.ext.autodoc',
+  'sphinx.ext.napoleon',
+  'sphinx.ext.viewcode',
+]
+exclude_patterns = ['_build']
+myst_heading_anchors = 3
+nb_execution_mode = 'off'  # the notebooks are stored as executed
+
+autodoc_default_options = {'members': True, 'member-order': 'bysource', 'show-inheritance': True}
+autodoc_typehints = 'signature'
+autodoc_preserve_defaults = True
+# The API pages are built whether or not the optional extras are installed.
+autodoc_mock_imports = [
+  name for name in ('starlette', 'uvicorn', 'torch') if importlib.util.find_spec(name) is None
+]
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+html_theme = 'furo'
+html_title = f'alexnet_jax {release}'
+
+_CODE = re.compile(r'(?<!`)`(?!`)([^`]+)`(?!`)(\w?)')
+
+
+def _code_as_literal(app, what, name, obj, options, lines):
+  """Turns `code`, which docstrings write as Markdown does, into a literal of reStructuredText."""
+  text = _CODE.sub(
+    lambda found: '``' + ' '.join(found[1].split()) + '``' + (found[2] and '\\ ' + found[2]),
+    '\n'.join(lines),
+  )
+  lines[:] = text.split('\n')
+
+
+def setup(app):
+  """Registers the conversion of docstrings ahead of napoleon's, whose priority is 500."""
+  app.connect('autodoc-process-docstring', _code_as_literal, priority=400)
