@@ -13,8 +13,9 @@ loss was 1.97 after 300 steps. `--config.model.init=normal` has the standard dev
 Command:  python main.py --config=configs/lenet.py:mnist --workdir=DIR
           python main.py --config=configs/lenet.py:cifar10 --workdir=DIR   (CIFAR-10 in grey)
 Expected: about 1 % test error on MNIST.
-Hardware: any; an epoch takes seconds on 2 CPU cores.
-Result:   not measured yet, because it needs MNIST.
+Hardware: any; an epoch took 12 s on 2 CPU cores.
+Result:   0.99, 1.09 and 1.12 % on the 10,000 test images (seeds 0, 1, 2; 2026-11-24), the last checkpoint of
+          20 epochs on all 60,000 training images (results/lenet_mnist.json).
 """
 
 from alexnet_jax.config import recipes
