@@ -51,7 +51,7 @@ class TowerConv(nn.Module):
     shape = (len(xs), self.size, self.size, xs[0].shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape, math.prod(shape[1:4]))
     bias = self.param('bias', self.bias_init, (len(xs), self.features), math.prod(shape[1:4]))
-    return [layers.conv(x, kernel[t], bias[t], self.stride, self.padding) for t, x in enumerate(xs)]
+    return layers.tower_convs(xs, kernel, bias, self.stride, self.padding)
 
 
 class TowerDense(nn.Module):

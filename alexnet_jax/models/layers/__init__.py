@@ -6,6 +6,7 @@ from alexnet_jax.models.layers.dispatch import (
   local_response_norm,
   map_response_norm,
   max_pool,
+  tower_convs,
 )
 from alexnet_jax.models.layers.local import avg_pool, locally_connected
 from alexnet_jax.models.layers.reference import (
@@ -33,4 +34,5 @@ __all__ = [
   'map_response_norm',
   'max_pool',
   'pooled_size',
+  'tower_convs',
 ]

@@ -6,7 +6,7 @@ This table chooses, by the backend that JAX runs on when a network is traced. A 
 
 from collections.abc import Callable
 import functools
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import jax
 
@@ -22,19 +22,20 @@ from alexnet_jax.models.layers.reference import (
 )
 
 FAST = {
-  'cpu': ('conv', 'local_response_norm', 'map_response_norm', 'max_pool'),
+  'cpu': ('conv', 'local_response_norm', 'map_response_norm', 'max_pool', 'tower_convs'),
   'gpu': (),  # not measured
   'tpu': (),  # not measured
 }
 
 P = ParamSpec('P')
+R = TypeVar('R')
 
 
-def _by_backend(layer: Callable[P, Array]) -> Callable[P, Array]:
+def _by_backend(layer: Callable[P, R]) -> Callable[P, R]:
   name = layer.__name__
 
   @functools.wraps(layer)
-  def choose(*args: P.args, **kwargs: P.kwargs) -> Array:
+  def choose(*args: P.args, **kwargs: P.kwargs) -> R:
     chosen = cpu if name in FAST.get(jax.default_backend(), ()) else reference
     return getattr(chosen, name)(*args, **kwargs)
 
@@ -45,6 +46,7 @@ conv = _by_backend(reference.conv)
 local_response_norm = _by_backend(reference.local_response_norm)
 map_response_norm = _by_backend(reference.map_response_norm)
 max_pool = _by_backend(reference.max_pool)
+tower_convs = _by_backend(reference.tower_convs)
 
 __all__ = [
   'FAST',
@@ -59,4 +61,5 @@ __all__ = [
   'map_response_norm',
   'max_pool',
   'pooled_size',
+  'tower_convs',
 ]

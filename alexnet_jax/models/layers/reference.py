@@ -40,6 +40,24 @@ def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) ->
   return y + bias.astype(x.dtype)
 
 
+def tower_convs(
+  xs: Sequence[Array], kernel: Array, bias: Array, stride: int, padding: Padding
+) -> list[Array]:
+  """`conv` in each tower.
+
+  Args:
+    xs: the maps that each tower sees, `[B, H, W, Cin]`; one and the same array where towers share them.
+    kernel: `[towers, kh, kw, Cin, Cout]`.
+    bias: `[towers, Cout]`.
+    stride: as of `conv`.
+    padding: as of `conv`.
+
+  Returns:
+    `[B, H', W', Cout]` of each tower.
+  """
+  return [conv(x, kernel[t], bias[t], stride, padding) for t, x in enumerate(xs)]
+
+
 def dense(x: Array, kernel: Array) -> Array:
   """Matrix product `[B, Cin] x [Cin, Cout] -> [B, Cout]`; the kernel is cast to the dtype of `x`."""
   return x @ kernel.astype(x.dtype)

@@ -1,0 +1,357 @@
+"""Winograd convolutions: fewer multiplications than the definition needs, as products of large matrices.
+
+A convolution with a kernel of `r` x `r` taps is computed in tiles of `m` x `m` outputs. The outputs of a tile
+follow from the values of a product of polynomials at `a = m + r - 1` points in each direction (Toom and
+Cook; Winograd 1980; Lavin and Gray, arXiv 1509.09308). A tile then costs `a * a` multiplications for each
+pair of an input and an output map, where the definition needs `m * m * r * r`. The multiplications of all
+tiles are one batched matrix product, the operation that XLA's CPU backend does best:
+
+    V = B^T d B      the data d of each tile, `[a * a, tiles, C]`
+    U = G k G^T      the kernel k, `[a * a, C, F]`
+    y = A^T (V U) A  the outputs
+
+The gradients are the adjoints of these three lines. They share `D = A g A^T`, the transformed gradient of the
+outputs: the kernel's gradient is `G^T (V^T D) G`, and the data's is `B (D U^T) B^T`.
+
+A convolution at stride s is one at stride 1 whose pixels are blocks of `s` x `s` pixels and whose taps are
+blocks too: 11 x 11 taps at stride 4 are 3 x 3 blocks of 16 taps, the last of them partly zeros.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+from fractions import Fraction
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.models.layers.reference import Array
+
+# The finite points for each `a`; infinity is another. They were found by a search over small fractions for
+# the least error of the result: the usual 0, 1, -1, 2, -2, 1/2, -1/2 give 2 to 10 times the error.
+POINTS = {
+  4: ('0', '1', '-1'),
+  6: ('0', '2/3', '-2/3', '4/3', '-4/3'),
+  7: ('0', '1', '-1', '3/5', '-3/5', '2'),
+  8: ('0', '1', '-1', '3/5', '-3/5', '5/3', '-5/3'),
+}
+# The sides of a tile to choose from, for each number of taps.
+TILES = {3: (2, 4, 5), 5: (2, 4)}
+# Bytes of transformed data and outputs that are in use at a time.
+CHUNK_BYTES = 2**24
+
+Matrix = list[list[Fraction]]
+
+
+class Transforms(NamedTuple):
+  """The matrices of one direction: `output` is A^T `[m, a]`, `kernel` G `[a, r]`, `data` B^T `[a, a]`."""
+
+  output: np.ndarray
+  kernel: np.ndarray
+  data: np.ndarray
+
+
+def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
+  """The coefficients, from the constant on, of the product of `x - root`."""
+  out = [Fraction(1)]
+  for root in roots:
+    shifted, scaled = [Fraction(0), *out], [-root * c for c in out] + [Fraction(0)]
+    out = [a + b for a, b in zip(shifted, scaled, strict=True)]
+  return out
+
+
+def exact_transforms(m: int, r: int, points: Sequence[str]) -> tuple[Matrix, Matrix, Matrix]:
+  """A^T, G and B^T for `m` outputs and `r` taps, from `m + r - 2` finite points and infinity, exactly.
+
+  A^T and G evaluate polynomials at the points. The rows of B^T are Lagrange's polynomials without their
+  denominators, which divide the rows of G.
+  """
+  values = [Fraction(point) for point in points]
+  others = [[v for v in values if v != value] for value in values]
+  scales = [math.prod(v - w for w in rest) for v, rest in zip(values, others, strict=True)]
+  zero, one = Fraction(0), Fraction(1)
+  output = [[*(v**i for v in values), one if i == m - 1 else zero] for i in range(m)]
+  kernel = [[v**j / scale for j in range(r)] for v, scale in zip(values, scales, strict=True)]
+  data = [[*_polynomial(rest), zero] for rest in others]
+  return output, [*kernel, [zero] * (r - 1) + [one]], [*data, _polynomial(values)]
+
+
+@functools.cache
+def transforms(m: int, r: int) -> Transforms:
+  """The matrices for tiles of `m` outputs and kernels of `r` taps in each direction, float32."""
+
+  def as_floats(rows):
+    return np.array([[float(x) for x in row] for row in rows], np.float32)
+
+  return Transforms(*map(as_floats, exact_transforms(m, r, POINTS[m + r - 1])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """How images of one shape are divided into tiles. A block is one pixel where `stride` is 1.
+
+  Attributes:
+    images: how many there are.
+    size: rows and columns of an image, in pixels.
+    before: rows of zeros above an image and columns to its left, in pixels.
+    out: rows and columns of the output.
+    stride: side of a block, in pixels.
+    m: outputs of a tile in each direction.
+    r: taps of the kernel in each direction, in blocks.
+  """
+
+  images: int
+  size: tuple[int, int]
+  before: tuple[int, int]
+  out: tuple[int, int]
+  stride: int
+  m: int
+  r: int
+
+  @property
+  def a(self) -> int:
+    """Points in each direction, and blocks that a tile sees."""
+    return self.m + self.r - 1
+
+  @property
+  def tiles(self) -> tuple[int, int]:
+    """Rows and columns of tiles in an image."""
+    return -(-self.out[0] // self.m), -(-self.out[1] // self.m)
+
+  @property
+  def reach(self) -> int:
+    """How many tiles after its own the data of a tile reach into."""
+    return -(-self.a // self.m) - 1
+
+  @property
+  def covered(self) -> tuple[int, int]:
+    """Rows and columns of tiles that hold all data."""
+    return self.tiles[0] + self.reach, self.tiles[1] + self.reach
+
+  @property
+  def pads(self) -> list[tuple[int, int]]:
+    """Rows and columns of zeros around an image; fewer than none where the last pixels are not seen."""
+    side = self.m * self.stride
+    return [
+      (before, count * side - length - before)
+      for before, count, length in zip(self.before, self.covered, self.size, strict=True)
+    ]
+
+  @property
+  def matrices(self) -> Transforms:
+    return transforms(self.m, self.r)
+
+  @property
+  def products(self) -> int:
+    """Multiplications for each image and pair of an input and an output map."""
+    return self.a**2 * math.prod(self.tiles)
+
+
+def plan(
+  shape: Sequence[int], size: int, stride: int, padding: Sequence[tuple[int, int]]
+) -> Plan | None:
+  """The tiles with the fewest multiplications for a convolution.
+
+  Args:
+    shape: of the images, `[B, H, W, C]`.
+    size: side of the kernel, in pixels.
+    stride: pixels between windows.
+    padding: `((top, bottom), (left, right))` zeros.
+
+  Returns:
+    None where no tiles are known for such a kernel, or where they save no multiplications.
+  """
+  images, *pixels, _ = shape
+  taps = -(-size // stride)
+  before = padding[0][0], padding[1][0]
+  rows, columns = (
+    (low + length + high - size) // stride + 1
+    for length, (low, high) in zip(pixels, padding, strict=True)
+  )
+  plans = [
+    Plan(images, (pixels[0], pixels[1]), before, (rows, columns), stride, m, taps)
+    for m in TILES.get(taps, ())
+  ]
+  best = min(plans, key=lambda choice: choice.products, default=None)
+  return best if best and best.products < taps * taps * rows * columns else None
+
+
+# A transform along one direction is a sum of slices with constant weights. It is written in two ways, since
+# XLA merges whatever elementwise operations it can into one loop. `_stacked` writes each row of the matrix as
+# an expression of its own, and its result stays in memory. `_weighted` is one expression in which the weights
+# are an array. The first direction is stacked and the second weighted, because XLA would merge two weighted
+# sums into one of a * a terms an element: 1.6 to 3 times the time of two passes.
+
+
+def _stacked(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
+  """`sum_k matrix[i, k] * parts[k]`, stacked over i along a new first axis."""
+
+  def row(weights):
+    terms = [part if w == 1 else w * part for w, part in zip(weights, parts, strict=True) if w]
+    return functools.reduce(jnp.add, terms)
+
+  return jnp.stack([row(weights) for weights in matrix])
+
+
+def _weighted(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
+  """`sum_k matrix[i, k] * parts[k]`, with i along a new second axis."""
+  terms = [
+    column.reshape(-1, *(1,) * (part.ndim - 1)) * part[:, None]
+    for column, part in zip(matrix.T, parts, strict=True)
+  ]
+  return functools.reduce(jnp.add, terms)
+
+
+def _both_ways(matrix: np.ndarray, x: Array) -> Array:
+  """`matrix` along both directions at once, as a product: `[k * k, ...]` -> `[i * i, ...]`."""
+  flat = x.reshape(matrix.shape[1] ** 2, -1)
+  return (np.kron(matrix, matrix) @ flat).reshape(-1, *x.shape[1:])
+
+
+def data_in(p: Plan, x: Array) -> Array:
+  """V: float32 `[B, H, W, C]` -> `[a * a, tiles, stride * stride * C]`."""
+  m, a, s, maps = p.m, p.a, p.stride, x.shape[-1]
+  rows, columns = p.tiles
+  x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in p.pads), (0, 0, 0)])
+  x = x.reshape(p.images, p.covered[0], m, s, -1)
+  x = _stacked(p.matrices.data, [x[:, k // m : k // m + rows, k % m] for k in range(a)])
+  x = x.reshape(a, p.images, rows, s, p.covered[1], m, s * maps)
+  parts = [x[:, :, :, :, k // m : k // m + columns, k % m].swapaxes(3, 4) for k in range(a)]
+  return _weighted(p.matrices.data, parts).reshape(a * a, -1, s * s * maps)
+
+
+def data_in_adjoint(p: Plan, v: Array) -> Array:
+  """The adjoint of `data_in`: tiles are transformed back, and added where they overlap."""
+  m, a, s, reach = p.m, p.a, p.stride, p.reach
+  x = _both_ways(p.matrices.data.T, v).reshape(a, a, p.images, *p.tiles, s, -1)
+  total = jnp.zeros((), x.dtype)
+  for down in range(reach + 1):
+    for right in range(reach + 1):
+      part = x[down * m : (down + 1) * m, right * m : (right + 1) * m]
+      short = [(0, m - length) for length in part.shape[:2]]
+      shift = [(0, 0), (down, reach - down), (right, reach - right), (0, 0), (0, 0)]
+      total = total + jnp.pad(part, short + shift)
+  rows, columns = p.covered
+  x = total.transpose(2, 3, 0, 5, 4, 1, 6).reshape(p.images, rows * m * s, columns * m * s, -1)
+  cuts = [(-low, -high, 0) for low, high in p.pads]
+  return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *cuts, (0, 0, 0)])
+
+
+def output(p: Plan, products: Array) -> Array:
+  """y: `[a * a, tiles, F]` -> `[B, H', W', F]`."""
+  m, (rows, columns) = p.m, p.tiles
+  y = _both_ways(p.matrices.output, products).reshape(m, m, p.images, rows, columns, -1)
+  y = y.transpose(2, 3, 0, 4, 1, 5).reshape(p.images, rows * m, columns * m, -1)
+  return y[:, : p.out[0], : p.out[1]]
+
+
+def output_adjoint(p: Plan, g: Array) -> Array:
+  """D: float32 `[B, H', W', F]` -> `[a * a, tiles, F]`."""
+  m, back, (rows, columns) = p.m, p.matrices.output.T, p.tiles
+  spare = [(0, count * m - length) for count, length in zip(p.tiles, p.out, strict=True)]
+  g = jnp.pad(g, ((0, 0), *spare, (0, 0))).reshape(p.images, rows, m, columns, m, -1)
+  g = _stacked(back, [g[:, :, i] for i in range(m)])
+  g = _weighted(back, [g[:, :, :, :, j] for j in range(m)])
+  return g.reshape(p.a**2, p.images * rows * columns, -1)
+
+
+def kernel_in(p: Plan, kernel: Array) -> Array:
+  """U: float32 `[size, size, C, F]` -> `[a * a, stride * stride * C, F]`."""
+  size, _, channels, features = kernel.shape
+  r, s = p.r, p.stride
+  spare = (0, r * s - size)
+  kernel = jnp.pad(kernel, (spare, spare, (0, 0), (0, 0)))
+  kernel = kernel.reshape(r, s, r, s, channels, features).transpose(0, 2, 1, 3, 4, 5)
+  return _both_ways(p.matrices.kernel, kernel.reshape(r * r, -1, features))
+
+
+def _batched(x: Array, y: Array, contracted: tuple[int, int]) -> Array:
+  return lax.dot_general(x, y, ((contracted[:1], contracted[1:]), ((0,), (0,))))
+
+
+def _images_at_a_time(p: Plan, channels: int, features: int) -> int:
+  """Images whose transformed data and outputs take `CHUNK_BYTES`, but twice the kernel's bytes at least.
+
+  A divisor of the number of images, where one is near.
+  """
+  image = 4 * p.products * (channels + features)
+  kernel = 4 * p.a**2 * channels * features
+  fitting = max(1, max(CHUNK_BYTES, 2 * kernel) // image)
+  if fitting >= p.images:
+    return p.images
+  near = range(fitting, fitting // 2, -1)
+  return next((n for n in near if p.images % n == 0), fitting)
+
+
+def _in_chunks(function: Callable, size: int, *arrays: Array):
+  """Sums the first results of `function`, of `size` images at a time, and joins the second."""
+  images = len(arrays[0])
+  if size >= images:
+    return function(*arrays)
+
+  def chunks(x):
+    x = jnp.pad(x, [(0, -images % size), *[(0, 0)] * (x.ndim - 1)])
+    return x.reshape(-1, size, *x.shape[1:])
+
+  def add(total, images):
+    summed, joined = function(*images)
+    return jax.tree.map(jnp.add, total, summed), joined
+
+  parts = [chunks(x) for x in arrays]
+  summed, _ = jax.eval_shape(function, *[part[0] for part in parts])
+  axes = tuple(frozenset().union(*[jax.typeof(x).manual_axis_type.varying for x in arrays]))
+  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), summed)
+  start = lax.pcast(zeros, axes, to='varying') if axes else zeros
+  total, joined = lax.scan(add, start, parts)
+  return total, joined.reshape(-1, *joined.shape[2:])[:images]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(x: Array, kernel: Array, p: Plan) -> Array:
+  """Convolution, computed and summed in float32.
+
+  Args:
+    x: `[B, H, W, C]`, any float dtype.
+    kernel: `[size, size, C, F]`.
+    p: of `plan`.
+
+  Returns:
+    `[B, H', W', F]`, of the dtype of `x`.
+  """
+  u = kernel_in(p, kernel.astype(jnp.float32))
+  size = _images_at_a_time(p, *u.shape[1:])
+  part = dataclasses.replace(p, images=size)
+
+  def some(x):
+    v = data_in(part, x.astype(jnp.float32))
+    return (), output(part, _batched(v, u, (2, 1))).astype(x.dtype)
+
+  return _in_chunks(some, size, x)[1]
+
+
+def _conv_forward(x, kernel, p):
+  return conv(x, kernel, p), (x, kernel)
+
+
+def _conv_backward(p, saved, g):
+  x, kernel = saved
+  u, kernel_adjoint = jax.vjp(lambda kernel: kernel_in(p, kernel.astype(jnp.float32)), kernel)
+  _, channels, features = u.shape
+  size = _images_at_a_time(p, channels, features)
+  part = dataclasses.replace(p, images=size)
+
+  def some(x, g):
+    d = output_adjoint(part, g.astype(jnp.float32))
+    v = data_in(part, x.astype(jnp.float32))
+    du = _batched(v, d, (1, 1))
+    return du, data_in_adjoint(part, _batched(d, u, (2, 2))).astype(x.dtype)
+
+  du, dx = _in_chunks(some, size, x, g)
+  return dx, *kernel_adjoint(du)
+
+
+conv.defvjp(_conv_forward, _conv_backward)
