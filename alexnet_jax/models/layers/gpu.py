@@ -47,7 +47,7 @@ def conv(
   """
   if method == 'plain':
     return reference.conv(x, kernel, bias, stride, padding)
-  kernel, bias = kernel.astype(x.dtype), bias.astype(x.dtype)
+  kernel = kernel.astype(x.dtype)
   if method == 'channels_first':
     y = lax.conv_general_dilated(
       x.transpose(0, 3, 1, 2),
@@ -56,14 +56,19 @@ def conv(
       _pairs(padding),
       dimension_numbers=('NCHW', 'HWIO', 'NCHW'),
     )
-    return y.transpose(0, 2, 3, 1) + bias
+    return _with_bias(y.transpose(0, 2, 3, 1), bias)
   if method == 'blocks':
-    return _conv_of_blocks(x, kernel, stride, padding) + bias
+    return _with_bias(_conv_of_blocks(x, kernel, stride, padding), bias)
   raise ValueError(f'conv has no method {method!r}: choose one of {", ".join(CONV_METHODS)}')
 
 
 def _pairs(padding: Padding) -> list[tuple[int, int]]:
   return [(int(low), int(high)) for low, high in padding]
+
+
+def _with_bias(y: Array, bias: Array) -> Array:
+  """Adds a bias in float32, so that its gradient, a sum over all places, is summed in float32 too."""
+  return (y.astype(jnp.float32) + bias.astype(jnp.float32)).astype(y.dtype)
 
 
 def _conv_of_blocks(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
@@ -138,7 +143,7 @@ def tower_conv(
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     feature_group_count=1 if joined else towers,
   )
-  return jnp.split(y + bias.reshape(-1).astype(x.dtype), towers, -1)
+  return jnp.split(_with_bias(y, bias.reshape(-1)), towers, -1)
 
 
 # --- Response normalisation
