@@ -189,7 +189,8 @@ def _forms(name: str) -> tuple[str, dict[str, Callable]]:
     forms = {m: _of_towers(m, shared, constants) for m in methods}
     return kind, forms
   else:
-    forms = {m: partial(gpu.conv, method=m, **constants) for m in gpu.CONV_METHODS[1:]}
+    methods = gpu.CONV_METHODS[1:] if constants['stride'] > 1 else ('channels_first',)
+    forms = {m: partial(gpu.conv, method=m, **constants) for m in methods}
   return kind, plain | forms
 
 
