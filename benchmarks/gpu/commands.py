@@ -180,8 +180,8 @@ def waiting(
 def cifar10(context: plan.Context) -> dict[str, Any]:
   """A training of `conv_local_11pct` on CIFAR-10, of as many epochs as fit, and its error.
 
-  A first run of two epochs tells how long one takes. Where not all of the config's epochs fit, the
-  boundaries of its schedule move in proportion.
+  Two short runs, of one epoch and of three, tell how long an epoch takes. Where not all of the config's
+  epochs fit, the boundaries of its schedule move in proportion.
 
   Raises:
     plan.Skip: no source was given.
@@ -190,7 +190,7 @@ def cifar10(context: plan.Context) -> dict[str, Any]:
     raise plan.Skip('no source of CIFAR-10 was given (--cifar10=folder:PATH or store:PATH)')
   base = {'data.source': context.cifar10, 'log.tensorboard': False, 'train.log_every': 50}
   if context.small:
-    base |= {'train.batch_size': 16, 'train.log_every': 2}
+    base |= {'train.batch_size': 16, 'train.log_every': 2, 'eval.batch_size': 16}
   command = '--config=configs/cifar10.py:conv_local_11pct'
   began = time.monotonic()
 

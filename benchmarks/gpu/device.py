@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import lax
+import jax.extend.backend
 import jax.numpy as jnp
 
 from benchmarks import machine
@@ -134,7 +135,22 @@ def clocks() -> dict[str, str] | None:
 
 def describe() -> dict[str, Any]:
   """The machine, with its clocks now: what every result on it carries."""
-  return {'hardware': machine.hardware(), 'clocks': clocks()}
+  return {'hardware': machine.hardware() | _cuda_versions(), 'clocks': clocks()}
+
+
+def _cuda_versions() -> dict[str, str]:
+  """The versions of CUDA that JAX and PyTorch run on; nothing without a GPU."""
+  if jax.default_backend() == 'cpu':
+    return {}
+  versions = {'jax backend': jax.extend.backend.get_backend().platform_version.replace('\n', ', ')}
+  if torch_reason() is None:
+    import torch
+
+    versions |= {
+      'torch CUDA': f'{torch.version.cuda}',
+      'cuDNN': f'{torch.backends.cudnn.version()}',
+    }
+  return versions
 
 
 # --- Stage a

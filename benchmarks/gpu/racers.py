@@ -75,6 +75,20 @@ class Ours:
     return side.predict(state.params, state.batch_stats, images, side.statistics.mean_image)
 
 
+class Plain:
+  """A tree of mappings as attributes and items: PyTorch's compiler cannot trace a ConfigDict."""
+
+  def __init__(self, tree: Mapping[str, Any]):
+    for name, value in tree.items():
+      setattr(self, name, Plain(value) if isinstance(value, Mapping) else value)
+
+  def __getitem__(self, name: str) -> Any:
+    return getattr(self, name)
+
+  def get(self, name: str, default: Any) -> Any:
+    return getattr(self, name, default)
+
+
 class Peer:
   """PyTorch's network with the same weights, its inputs on the device.
 
@@ -105,7 +119,9 @@ class Peer:
     self.images = [torch.from_numpy(batch['image']).to(target) for batch in inputs]
     self.labels = [torch.from_numpy(batch['label']).long().to(target) for batch in inputs]
     self.target = target
-    compiled = functools.partial(torch.compile, mode=mode, dynamic=False)
+    self.trainer.net.model = Plain(config.model.to_dict())
+    # With `fullgraph` a network that the compiler would cut into pieces fails, and is not a slow peer.
+    compiled = functools.partial(torch.compile, mode=mode, dynamic=False, fullgraph=True)
     self.loss = compiled(self._loss) if mode else self._loss
     self.probabilities = compiled(self._probabilities) if mode else self._probabilities
     self.mark = torch.compiler.cudagraph_mark_step_begin if mode else lambda: None

@@ -105,6 +105,8 @@ def peer_form(context: plan.Context) -> dict[str, Any]:
   params = sides.Ours(config).params()
   target = device.set_up_torch(tf32=True)
   eager = [dataclasses.astuple(form) for form in torch_peer.forms(config.model)]
+  if context.small:
+    eager = eager[:2]
   compiled = [] if target == 'cpu' else list(_COMPILED_FORMS)
   trials: dict[str, dict[str, float]] = {'eager': {}, 'compiled': {}}
   best: dict[str, Any] = {}

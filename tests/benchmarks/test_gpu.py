@@ -19,8 +19,9 @@ import pytest
 from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
 from alexnet_jax.models.layers import gpu
+from benchmarks import sides
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import correct, host, plan, tables, two_devices
+from benchmarks.gpu import correct, host, plan, racers, tables, two_devices
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = 'tests.benchmarks.test_gpu'
@@ -238,6 +239,25 @@ def test_a_program_that_talks_otherwise_is_found(tmp_path, monkeypatch):
   monkeypatch.setattr(two_devices, 'collectives', lambda text, mesh: two_devices.Counter())
   with pytest.raises(RuntimeError, match='the collectives are'):
     two_devices.check(plan.Context(tmp_path, True, 60))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('form', [(True, True, 'slices'), (True, False, 'band')])
+def test_the_compiled_peer_is_one_graph_with_the_losses_of_the_eager_one(monkeypatch, form):
+  """PyTorch's compiler takes the whole network; a graph in pieces would be no fair peer."""
+  torch = pytest.importorskip('torch')
+  config = racers.network(True, 'float32', 8, dropout=False, rate=0.01)
+  inputs = sides.batches(config)
+  params = sides.Ours(config).params()
+  real = torch.compile  # its machine code is left out: that takes minutes on a CPU
+  compile_graph = lambda f, mode, **more: real(f, backend='aot_eager', **more)
+  monkeypatch.setattr(torch, 'compile', compile_graph)
+
+  def losses(mode):
+    work = racers.Peer(config, params, form, inputs, 'cpu', mode).training()
+    return [float(work.call(i)) for i in range(3)]
+
+  assert losses('default') == pytest.approx(losses(None), rel=1e-6)
 
 
 # --- The tables
