@@ -82,8 +82,8 @@ def cases(small: bool) -> dict[str, tuple[Callable, dict[str, Callable], list[tu
     ),
     'conv2': (partial(reference.conv, **_SAME), convs(_SAME), [x, (5, 5, maps, 32), (32,)]),
     'two towers': (
-      towers(partial(gpu.tower_conv, method='apart', **_SAME)),
-      {m: towers(partial(gpu.tower_conv, method=m, **_SAME)) for m in gpu.TOWER_METHODS},
+      towers(partial(gpu.tower_convs, method='apart', **_SAME)),
+      {m: towers(partial(gpu.tower_convs, method=m, **_SAME)) for m in gpu.TOWER_METHODS},
       [x, (2, 5, 5, maps, 32), (2, 32)],
     ),
     'dense': (

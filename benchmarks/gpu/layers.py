@@ -198,7 +198,7 @@ def _of_towers(method: str, shared: bool, constants: Mapping) -> Callable:
   def layer(*arrays):
     *xs, kernel, bias = arrays
     xs = [xs[0]] * _TOWERS if shared else xs
-    return jnp.concatenate(gpu.tower_conv(xs, kernel, bias, method=method, **constants), -1)
+    return jnp.concatenate(gpu.tower_convs(xs, kernel, bias, method=method, **constants), -1)
 
   return layer
 
@@ -260,7 +260,7 @@ class JoinedConv(towers.TowerConv):
     shape = (len(xs), self.size, self.size, xs[0].shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape, math.prod(shape[1:4]))
     bias = self.param('bias', self.bias_init, (len(xs), self.features), math.prod(shape[1:4]))
-    return gpu.tower_conv(xs, kernel, bias, self.stride, self.padding, 'joined')
+    return gpu.tower_convs(xs, kernel, bias, self.stride, self.padding, 'joined')
 
 
 def variants(context: plan.Context, dtype: str) -> dict[str, dict[str, Callable]]:
@@ -283,18 +283,18 @@ def variants(context: plan.Context, dtype: str) -> dict[str, dict[str, Callable]
   }
 
 
+_PLAIN = ('conv', 'tower_convs', 'local_response_norm', 'map_response_norm', 'max_pool')
+
+
 @contextlib.contextmanager
 def replaced(functions: Mapping[str, Callable]):
   """Has networks that are traced inside use the plain layers, or other functions for some of them."""
-  plain = {n: getattr(reference, n) for n in ('conv', *_PLAIN)}
+  plain = {n: getattr(reference, n) for n in _PLAIN if hasattr(reference, n)}
   with contextlib.ExitStack() as stack:
     for name, function in (plain | dict(functions)).items():
       owner, attribute = (alexnet, 'TowerConv') if name == 'towers' else (layers, name)
       stack.enter_context(mock.patch.object(owner, attribute, function))
     yield
-
-
-_PLAIN = ('local_response_norm', 'map_response_norm', 'max_pool')
 
 
 def fast_step(context: plan.Context) -> dict[str, Any]:

@@ -97,13 +97,13 @@ def _conv_of_blocks(x: Array, kernel: Array, stride: int, padding: Padding) -> A
   )
 
 
-def tower_conv(
+def tower_convs(
   xs: Sequence[Array],
   kernel: Array,
   bias: Array,
   stride: int,
   padding: Padding,
-  method: str = 'apart',
+  method: str = 'joined',
 ) -> list[Array]:
   """The convolutions of all towers on one device, in one of several forms.
 
@@ -125,7 +125,7 @@ def tower_conv(
   """
   if method not in TOWER_METHODS:
     raise ValueError(
-      f'tower_conv has no method {method!r}: choose one of {", ".join(TOWER_METHODS)}'
+      f'tower_convs has no method {method!r}: choose one of {", ".join(TOWER_METHODS)}'
     )
   if method == 'apart' or len(xs) == 1:
     return [reference.conv(x, kernel[t], bias[t], stride, padding) for t, x in enumerate(xs)]

@@ -138,7 +138,7 @@ def test_tower_conv(dtype, method, shared):
   def apart(xs, kernel, bias):
     return [reference.conv(x, kernel[t], bias[t], 1, padding) for t, x in enumerate(xs)]
 
-  fast = functools.partial(gpu.tower_conv, stride=1, padding=padding, method=method)
+  fast = functools.partial(gpu.tower_convs, stride=1, padding=padding, method=method)
   assert_alike(
     functools.partial(layer, apart),
     functools.partial(layer, fast),
@@ -154,7 +154,7 @@ def test_towers_are_one_convolution(shared):
   xs = [x, x] if shared else [x, x + 1]
 
   def count(method):
-    convolve = functools.partial(gpu.tower_conv, xs, kernel, bias, 1, ((1, 1), (1, 1)), method)
+    convolve = functools.partial(gpu.tower_convs, xs, kernel, bias, 1, ((1, 1), (1, 1)), method)
     return str(jax.make_jaxpr(convolve)()).count('conv_general_dilated')
 
   assert count('apart') == 2 and count('grouped') == count('joined') == 1
@@ -167,7 +167,7 @@ def test_unknown_methods_are_refused():
   with pytest.raises(ValueError, match='choose one of plain'):
     gpu.conv(x, kernel, normal(4), 1, ((1, 1), (1, 1)), method='fast')
   with pytest.raises(ValueError, match='choose one of apart'):
-    gpu.tower_conv([x], kernel[None], normal(1, 4), 1, ((1, 1), (1, 1)), method='fast')
+    gpu.tower_convs([x], kernel[None], normal(1, 4), 1, ((1, 1), (1, 1)), method='fast')
 
 
 def test_a_number_that_is_not_finite_goes_through():
