@@ -48,66 +48,73 @@ def exact_batch_norm(x, mean, var, scale, bias, epsilon):
   return (x - mean) * (scale / jnp.sqrt(var + epsilon)) + bias
 
 
-def cases(small: bool) -> dict[str, tuple[Callable, dict[str, Callable], list[tuple]]]:
+Case = tuple[Callable, dict[str, Callable], list[tuple[int, ...]]]
+
+
+def cases(small: bool) -> dict[str, Case]:
   """Layers by name: the exact layer, those to check by name, and the shapes of their arguments."""
   batch, side, maps = (2, 13, 16) if small else (8, 27, 96)
-  image = 35 if small else 227
-  x = (batch, side, side, maps)
+  return _convolutions(batch, side, maps, 35 if small else 227) | _other_layers(batch, side, maps)
+
+
+def _convolutions(batch: int, side: int, maps: int, image: int) -> dict[str, Case]:
+  """Layers with kernels."""
   partial = functools.partial
-  norm_of_maps = {
-    name: partial(layer, **_NORM)
-    for name, layer in (
-      ('in use', layers.local_response_norm),
-      ('reference', reference.local_response_norm),
-      *((f'gpu {m}', partial(gpu.local_response_norm, method=m)) for m in gpu.NORM_METHODS),
-    )
-  }
+  x = (batch, side, side, maps)
   convs = lambda constants: {
     'in use': partial(layers.conv, **constants),
     'reference': partial(reference.conv, **constants),
     **{f'gpu {m}': partial(gpu.conv, method=m, **constants) for m in gpu.CONV_METHODS},
   }
+  towers = lambda convolve: lambda x, w, b: jnp.stack(convolve([x, x], w, b))
+  local = partial(layers.locally_connected, size=3, stride=1, padding=((1, 1), (1, 1)))
+  conv1, conv2 = (partial(reference.conv, **c) for c in (_CONV1, _SAME))
+  kernels = [(11, 11, 3, maps), (maps,)], [(5, 5, maps, 32), (32,)]
+  return {
+    'conv1': (conv1, convs(_CONV1), [(batch, image, image, 3), *kernels[0]]),
+    'conv2': (conv2, convs(_SAME), [x, *kernels[1]]),
+    'two towers': (
+      towers(partial(gpu.tower_convs, method='apart', **_SAME)),
+      {m: towers(partial(gpu.tower_convs, method=m, **_SAME)) for m in gpu.TOWER_METHODS},
+      [x, *((2, *shape) for shape in kernels[1])],
+    ),
+    'dense': (
+      reference.dense,
+      {'in use': layers.dense},
+      [(batch, 64 * maps), (64 * maps, 64 if image < 100 else 4096)],
+    ),
+    'locally_connected': (
+      local,
+      {'in use': local},
+      [(batch, 6, 6, maps), (6, 6, 9 * maps, 32), (6, 6, 32)],
+    ),
+  }
+
+
+def _other_layers(batch: int, side: int, maps: int) -> dict[str, Case]:
+  """Normalisation and pooling."""
+  partial = functools.partial
+  x = [(batch, side, side, maps)]
   of = lambda name, constants: {
     'in use': partial(getattr(layers, name), **constants),
     'reference': partial(getattr(reference, name), **constants),
     'gpu': partial(getattr(gpu, name), **constants),
   }
+  norms = of('local_response_norm', _NORM)
+  del norms['gpu']
+  for m in gpu.NORM_METHODS:
+    norms[f'gpu {m}'] = partial(gpu.local_response_norm, method=m, **_NORM)
   exact = partial(exact_norm, **_NORM)
-  towers = lambda convolve: lambda x, w, b: jnp.stack(convolve([x, x], w, b))
+  average = partial(layers.avg_pool, **_POOL)
   return {
-    'conv1': (
-      partial(reference.conv, **_CONV1),
-      convs(_CONV1),
-      [(batch, image, image, 3), (11, 11, 3, maps), (maps,)],
-    ),
-    'conv2': (partial(reference.conv, **_SAME), convs(_SAME), [x, (5, 5, maps, 32), (32,)]),
-    'two towers': (
-      towers(partial(gpu.tower_convs, method='apart', **_SAME)),
-      {m: towers(partial(gpu.tower_convs, method=m, **_SAME)) for m in gpu.TOWER_METHODS},
-      [x, (2, 5, 5, maps, 32), (2, 32)],
-    ),
-    'dense': (
-      reference.dense,
-      {'in use': layers.dense},
-      [(batch, 64 * maps), (64 * maps, 64 if small else 4096)],
-    ),
-    'local_response_norm': (partial(exact, axes=(3,)), norm_of_maps, [x]),
-    'map_response_norm': (partial(exact, axes=(1, 2)), of('map_response_norm', _NORM), [x]),
-    'max_pool': (partial(reference.max_pool, **_POOL), of('max_pool', _POOL), [x]),
-    'avg_pool': (
-      partial(layers.avg_pool, **_POOL),
-      {'in use': partial(layers.avg_pool, **_POOL)},
-      [x],
-    ),
-    'locally_connected': (
-      partial(layers.locally_connected, size=3, stride=1, padding=((1, 1), (1, 1))),
-      {'in use': partial(layers.locally_connected, size=3, stride=1, padding=((1, 1), (1, 1)))},
-      [(batch, 6, 6, maps), (6, 6, 9 * maps, 32), (6, 6, 32)],
-    ),
+    'local_response_norm': (partial(exact, axes=(3,)), norms, x),
+    'map_response_norm': (partial(exact, axes=(1, 2)), of('map_response_norm', _NORM), x),
+    'max_pool': (partial(reference.max_pool, **_POOL), of('max_pool', _POOL), x),
+    'avg_pool': (average, {'in use': average}, x),
     'batch_norm': (
       lambda x, scale, bias: exact_batch_norm(x, 0.1, 1.2, scale, bias, 1e-3),
       {'in use': lambda x, scale, bias: layers.batch_norm(x, 0.1, 1.2, scale, bias, 1e-3)},
-      [x, (maps,), (maps,)],
+      [*x, (maps,), (maps,)],
     ),
   }
 
