@@ -1,0 +1,228 @@
+"""Proves and measures everything on a GPU, in order of worth, inside a time budget.
+
+  python -m benchmarks.gpu --output=DIR [--minutes=25] [--stages=a,b,...] [--cifar10=folder:PATH]
+
+Stages (--stages takes letters or names, --list prints them all):
+
+  a  what the device can do at most: matrix products in bfloat16, TF32 and float32, and a copy
+  b  correctness: every layer against float64; the network against PyTorch's, and a step against the CPU's;
+     equal bits over two runs and over a resume; the program of two devices, lowered for CUDA
+  c  training steps beside PyTorch, eager and compiled
+  d  inference beside PyTorch
+  e  each layer beside its floor
+  f  what the GPU layers gain over the plain ones
+  g  images a second that the host delivers, and whether training waits for them
+  h  peak memory and time to compile
+  i  hours of 90 epochs of ImageNet, by arithmetic
+  j  a real training on CIFAR-10 photographs, of as many epochs as fit (needs --cifar10)
+
+Each stage runs in a process of its own and writes DIR/STAGE.json when it ends. Run again, the command goes
+on with the stages that have not ended well with the same code, settings and device. A stage that would not
+fit into what is left of --minutes is skipped. DIR/summary.json says what ran, failed and was skipped.
+Correctness comes first: c and d need the stage that compares losses, e and f the one that checks layers. The
+exit code is 0, or 3 where a stage failed, which the last line names.
+
+Without a GPU the stages run small on the CPU, which tests the command and measures nothing of use. Without
+PyTorch the peer's figures are null, with the reason. TensorFlow is not needed.
+`python -m benchmarks.gpu.tables DIR` renders the results.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+from benchmarks.gpu import plan
+from benchmarks.gpu.plan import Stage
+
+_HALF = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.45'}  # PyTorch takes memory beside JAX
+# Lowering needs no GPU, but a mesh of four devices.
+_FOUR_CPUS = {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '4'}
+_LOSSES = ('correct_network',)
+
+
+def _point(kind: str, letter: str, dtype: str, batch: int, estimate: float) -> Stage:
+  """A stage that times one dtype and batch."""
+  return Stage(
+    f'{kind}_{dtype}_{batch}',
+    letter,
+    f'{kind} in {dtype}, batch {batch}, beside PyTorch',
+    f'benchmarks.gpu.speed:{kind}',
+    estimate,
+    arguments={'dtype': dtype, 'batch': batch},
+    needs=_LOSSES,
+    environment=_HALF,
+  )
+
+
+def _of_layers(name: str, letter: str, what: str, dtype: str, estimate: float) -> Stage:
+  """A stage that times layers at batch 128."""
+  return Stage(
+    f'{name}_{dtype}',
+    letter,
+    f'{what}, {dtype}',
+    f'benchmarks.gpu.layers:{name}',
+    estimate,
+    arguments={'dtype': dtype, 'batch': 128},
+    needs=('correct_layers',),
+  )
+
+
+STAGES = (
+  Stage('ceilings', 'a', 'rates of products and copies', 'benchmarks.gpu.device:ceilings', 45),
+  Stage(
+    'correct_layers',
+    'b',
+    'every layer against float64, forward and gradient',
+    'benchmarks.gpu.correct:check_layers',
+    90,
+    20,
+  ),
+  Stage(
+    'correct_network',
+    'b',
+    "losses beside PyTorch's, and a step beside the CPU's",
+    'benchmarks.gpu.correct:check_network',
+    100,
+    25,
+    environment=_HALF,
+  ),
+  Stage(
+    'reproducible',
+    'b',
+    'equal bits over two runs and over a resume',
+    'benchmarks.gpu.commands:reproducible',
+    100,
+    45,
+  ),
+  Stage(
+    'peer_form',
+    'c',
+    "the fastest form of PyTorch's training step",
+    'benchmarks.gpu.speed:peer_form',
+    150,
+    arguments={'dtype': 'bfloat16', 'batch': 128},
+    needs=_LOSSES,
+    environment=_HALF,
+  ),
+  _point('training', 'c', 'bfloat16', 128, 110),
+  _point('training', 'c', 'bfloat16', 1024, 120),
+  _of_layers('fast_layers', 'f', 'gain of each GPU layer', 'bfloat16', 120),
+  _of_layers('fast_step', 'f', 'gain of the GPU layers in a training step', 'bfloat16', 90),
+  _of_layers('layer_table', 'e', 'each layer beside its floor', 'bfloat16', 60),
+  _point('training', 'c', 'float32', 128, 110),
+  Stage(
+    'input',
+    'g',
+    'images a second from stores, and a run of main.py on them',
+    'benchmarks.gpu.host:input_path',
+    110,
+    30,
+  ),
+  _point('inference', 'd', 'bfloat16', 128, 70),
+  Stage(
+    'memory',
+    'h',
+    'peak memory and time to compile',
+    'benchmarks.gpu.speed:memory',
+    70,
+    arguments={'dtype': 'bfloat16', 'batches': [128, 1024]},
+    environment=_HALF,
+  ),
+  Stage('imagenet', 'i', '90 epochs by arithmetic', 'benchmarks.gpu.speed:imagenet', 10, 10),
+  Stage(
+    'two_devices',
+    'b',
+    'the program of two devices, lowered for CUDA',
+    'benchmarks.gpu.two_devices:check',
+    30,
+    20,
+    environment=_FOUR_CPUS,
+  ),
+  Stage(
+    'cifar10',
+    'j',
+    'a training of conv_local_11pct on CIFAR-10',
+    'benchmarks.gpu.commands:cifar10',
+    240,
+    60,
+  ),
+  *(_point('training', 'c', 'bfloat16', batch, 110) for batch in (256, 512)),
+  _point('inference', 'd', 'bfloat16', 1024, 70),
+  *(_point('training', 'c', 'float32', batch, 110) for batch in (1024, 256, 512)),
+  _point('inference', 'd', 'float32', 128, 70),
+  _of_layers('fast_layers', 'f', 'gain of each GPU layer', 'float32', 120),
+)
+
+
+def parse(args: list[str] | None = None) -> argparse.Namespace:
+  """The command line, checked."""
+  parser = argparse.ArgumentParser(
+    prog='python -m benchmarks.gpu',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument('--output', type=pathlib.Path, help='folder of the results')
+  parser.add_argument('--minutes', type=float, default=25.0, help='of the whole command (25)')
+  parser.add_argument('--stages', default='', help='letters or names, with commas; all')
+  parser.add_argument('--cifar10', default='', help='folder:PATH or store:PATH')
+  parser.add_argument(
+    '--small',
+    action=argparse.BooleanOptionalAction,
+    help='run small stages; without a GPU the default',
+  )
+  parser.add_argument('--list', action='store_true', help='print the stages and end')
+  options = parser.parse_args(args)
+  if not options.list and not options.output:
+    parser.error('--output=DIR is needed: the folder of the results')
+  if not options.minutes > 0:
+    parser.error(f'--minutes={options.minutes:g}: it must be positive')
+  if options.cifar10:
+    form, _, path = options.cifar10.partition(':')
+    if form not in ('folder', 'store') or not pathlib.Path(path).is_dir():
+      parser.error(f'--cifar10={options.cifar10}: write folder:PATH or store:PATH of a folder')
+    options.cifar10 = f'{form}:{pathlib.Path(path).resolve()}'
+  try:
+    names = [word for word in options.stages.split(',') if word]
+    options.stages = plan.select(STAGES, names) if names else list(STAGES)
+  except ValueError as error:
+    parser.error(str(error))
+  return options
+
+
+def device() -> tuple[str, str]:
+  """The platform and the name of JAX's device, asked in a process of its own, which then lets it go."""
+  program = 'import jax, json; d = jax.devices()[0]; print(json.dumps([d.platform, d.device_kind]))'
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=False
+  )
+  if done.returncode:
+    raise SystemExit(f'JAX finds no device: {done.stderr[-500:]}')
+  platform, kind = json.loads(done.stdout.splitlines()[-1])
+  return platform, kind
+
+
+def main() -> int:
+  options = parse()
+  if options.list:
+    for stage in options.stages:
+      print(f'{stage.letter}  {stage.name:24} {stage.estimate:4.0f} s  {stage.what}')
+    return 0
+  platform, kind = device()
+  small = platform == 'cpu' if options.small is None else options.small
+  work = plan.Plan(
+    options.stages,
+    options.output.resolve(),
+    kind,
+    small,
+    60 * options.minutes,
+    options.cifar10,
+  )
+  size = 'small' if small else 'full'
+  print(f'{len(options.stages)} stages, {size}, on {kind}', file=sys.stderr, flush=True)
+  return work.run()
+
+
+if __name__ == '__main__':
+  sys.exit(main())

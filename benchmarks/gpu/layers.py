@@ -1,0 +1,324 @@
+"""Stages e and f: the time of each layer beside its floor, and what each GPU layer gains.
+
+The floor of a layer is the larger of two times: its products at the rate of a large matrix product, and its
+arrays, each read once and written once, at the rate of a copy.
+"""
+
+from collections.abc import Callable, Mapping
+import contextlib
+import functools
+import math
+import pathlib
+import statistics
+import tempfile
+from typing import Any
+from unittest import mock
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.models import alexnet, layers, towers
+from alexnet_jax.models.layers import gpu, reference
+from benchmarks import machine, profile_step, sides
+from benchmarks.gpu import correct, device, plan, racers
+from benchmarks.layers import LAYERS
+
+_SETS = 3  # of inputs in turn, so that no call finds its input in the cache
+_AGREE = {'float32': 3e-3, 'bfloat16': 3e-2}  # a float32 product may be of TF32
+_DENSE = {'fc6': (9216, 2048), 'fc7': (4096, 2048), 'fc8': (2048, 1000)}
+_TOWERS = 2
+_STEPS = 5  # traced
+
+Arrays = list[jax.Array]
+
+
+class Inputs:
+  """Random arrays on the device."""
+
+  def __init__(self, dtype: str):
+    self.dtype, self.rng = dtype, np.random.default_rng(0)
+
+  def __call__(self, *shape: int) -> jax.Array:
+    return jnp.asarray(self.rng.standard_normal(shape, np.float32), self.dtype)
+
+
+def both_ways(layer: Callable, sets: list[Arrays], of_image: bool = False) -> device.Work:
+  """A layer and the gradients of all its arguments (not of an image), compiled, on sets in turn."""
+
+  def both(g, *arrays):
+    if of_image:
+      y, pull = jax.vjp(functools.partial(layer, arrays[0]), *arrays[1:])
+    else:
+      y, pull = jax.vjp(layer, *arrays)
+    return y, pull(g)
+
+  shape = jax.eval_shape(layer, *sets[0])
+  draw = Inputs(str(shape.dtype))
+  gs = [draw(*shape.shape) for _ in sets]
+  compiled = jax.jit(both).lower(gs[0], *sets[0]).compile()
+  return device.Work(
+    lambda i: compiled(gs[i % len(sets)], *sets[i % len(sets)]), jax.block_until_ready
+  )
+
+
+def shapes(name: str, batch: int, small: bool) -> tuple[str, dict, list[tuple[int, ...]]]:
+  """A layer of the network: its kind, its constants, and the shapes of its arguments for one tower."""
+  if name in _DENSE:
+    width = tuple(n // 16 for n in _DENSE[name]) if small else _DENSE[name]
+    return 'dense', {}, [(batch, width[0]), width]
+  kind, constants, side, channels, size, features = LAYERS[name]
+  if small:
+    side, features = max(13, side // 4), features // 4
+    channels = max(3, channels // 4)
+  arrays = [(batch, side, side, channels)]
+  if size:
+    arrays += [(size, size, channels, features), (features,)]
+  return kind, constants, arrays
+
+
+def _floor(kind: str, arrays: list[tuple[int, ...]], out: tuple[int, ...], item: int) -> dict:
+  """FLOP and bytes of a layer, forward and backward."""
+  elements = [math.prod(shape) for shape in arrays]
+  of_image = kind == 'conv' and arrays[0][-1] == 3
+  flops = 0.0
+  if kind in ('conv', 'dense'):
+    macs = math.prod(out) * math.prod(arrays[1][:-1])
+    flops = 2.0 * macs * (2 if of_image else 3)
+  moved = 3 * sum(elements) + 2 * math.prod(out) - (elements[0] if of_image else 0)
+  return {'flops': flops, 'bytes': moved * item}
+
+
+def layer_table(context: plan.Context) -> dict[str, Any]:
+  """Milliseconds of each layer in use, forward and backward, and its share of the roofline.
+
+  One tower of two, alone: in the network some layers are fused with their neighbours. What a training step
+  spends by layer is under `traced`.
+  """
+  dtype, batch = context.arguments['dtype'], racers.batch_of(context)
+  measured = context.result_of('ceilings')
+  kind_of_product = 'bfloat16' if dtype == 'bfloat16' else 'tf32'
+  rate = 1e12 * measured['matmul_tflop_per_s'][kind_of_product] if measured else None
+  copy = 1e9 * measured['copy_gb_per_s'] if measured else None
+  rate, copy = rate or machine.jax_matmul_rate(dtype), copy or machine.copy_rate()
+  draw, rows = Inputs(dtype), []
+  for name in [*(n for n in LAYERS if 'cifar' not in n), *_DENSE]:
+    kind, constants, arrays = shapes(name, batch, context.small)
+    layer = functools.partial(getattr(layers, kind), **constants)
+    sets = [[draw(*shape) for shape in arrays] for _ in range(_SETS)]
+    out = jax.eval_shape(layer, *sets[0]).shape
+    work = both_ways(layer, sets, kind == 'conv' and arrays[0][-1] == 3)
+    times = device.race({name: work}, **_settings(context.small))[name]
+    floor = _floor(kind, arrays, out, jnp.dtype(dtype).itemsize)
+    products, traffic = floor['flops'] / rate, floor['bytes'] / copy
+    seconds = statistics.median(times)
+    rows.append(
+      {'layer': name, 'ms': device.spread(times, 1e3), **floor}
+      | {'floor_ms': float(f'{1e3 * max(products, traffic):.3g}')}
+      | {'bound_by': 'products' if products > traffic else 'memory'}
+      | {'roofline_share': round(max(products, traffic) / seconds, 3)}
+    )
+  result = {'dtype': dtype, 'batch': batch, 'towers': _TOWERS, 'layers': rows}
+  return result | {'traced': _traced(context, dtype, batch)} | device.describe()
+
+
+def _settings(small: bool) -> dict[str, Any]:
+  """Shorter rounds than those of whole steps."""
+  return device.settings(True) if small else {'rounds': 5, 'seconds': 0.1, 'warm': 0.2}
+
+
+def _traced(context: plan.Context, dtype: str, batch: int) -> dict[str, Any]:
+  """The share of each layer in the time of a training step, by the profiler; a reason where it fails."""
+  config = racers.network(context.small, dtype, batch)
+  ours = racers.Ours(config, sides.batches(config))
+  work = ours.training()
+  device.timed(work, _STEPS)
+  with tempfile.TemporaryDirectory() as name:
+    with jax.profiler.trace(name):
+      device.timed(work, _STEPS)
+    spent = operations(pathlib.Path(name), ours.side.train_step.as_text())
+  total = sum(spent.values())
+  if not total:
+    return {'rows': [], 'reason': 'the trace names no instruction of the program'}
+  rows = [
+    {'layer': layer, 'direction': direction, 'share': round(ns / total, 4)}
+    for (layer, direction), ns in sorted(spent.items(), key=lambda item: -item[1])
+  ]
+  return {'rows': rows, 'reason': None}
+
+
+def operations(folder: pathlib.Path, program: str) -> dict[tuple[str, str], float]:
+  """Nanoseconds by layer and direction, from the trace in a folder and the text of the program.
+
+  On a CPU an event has the name of an instruction; on a GPU it has that of a kernel, and the instruction
+  is its `hlo_op`.
+  """
+  names = dict(profile_step._INSTRUCTION.findall(program))
+  spent: dict[tuple[str, str], float] = {}
+  (path,) = folder.rglob('*.xplane.pb')
+  planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
+  devices = [plane for plane in planes if plane.name.startswith('/device:GPU')]
+  for plane in devices or planes:
+    for line in plane.lines:
+      if devices and not line.name.startswith('Stream'):
+        continue  # the same events once more, summed up
+      for event in line.events:
+        key = dict(event.stats).get('hlo_op') if devices else event.name
+        if key in names:
+          place = profile_step.layer_of(names[key])
+          spent[place] = spent.get(place, 0.0) + event.duration_ns
+  return spent
+
+
+# --- What the GPU layers gain
+
+
+def _forms(name: str) -> tuple[str, dict[str, Callable]]:
+  """The layer of the table that a comparison is about, and its forms; the first is the plain one."""
+  kind, constants, *_ = LAYERS[name.split()[0]]
+  partial = functools.partial
+  plain = {'plain': partial(getattr(reference, kind), **constants)}
+  if kind == 'local_response_norm':
+    forms = {m: partial(gpu.local_response_norm, method=m, **constants) for m in gpu.NORM_METHODS}
+  elif kind in ('map_response_norm', 'max_pool'):
+    forms = {'gpu': partial(getattr(gpu, kind), **constants)}
+  elif name.endswith('towers'):
+    shared = name.split()[0] in ('conv1', 'conv3')
+    methods = gpu.TOWER_METHODS if shared else gpu.TOWER_METHODS[:2]
+    forms = {m: _of_towers(m, shared, constants) for m in methods}
+    return kind, forms
+  else:
+    methods = gpu.CONV_METHODS[1:] if constants['stride'] > 1 else ('channels_first',)
+    forms = {m: partial(gpu.conv, method=m, **constants) for m in methods}
+  return kind, plain | forms
+
+
+def _of_towers(method: str, shared: bool, constants: Mapping) -> Callable:
+  def layer(*arrays):
+    *xs, kernel, bias = arrays
+    xs = [xs[0]] * _TOWERS if shared else xs
+    return jnp.concatenate(gpu.tower_convs(xs, kernel, bias, method=method, **constants), -1)
+
+  return layer
+
+
+_COMPARED = (
+  *('norm1', 'norm2', 'map_norm2', 'pool1', 'pool2', 'conv1', 'conv2', 'conv3'),
+  *('conv1 towers', 'conv2 towers', 'conv3 towers', 'conv4 towers'),
+)
+
+
+def fast_layers(context: plan.Context) -> dict[str, Any]:
+  """How many times as fast as the plain layer each GPU layer is, forward and backward together.
+
+  Raises:
+    RuntimeError: a form gives other numbers than the plain layer.
+  """
+  dtype, batch = context.arguments['dtype'], racers.batch_of(context)
+  draw, found = Inputs(dtype), {}
+  for name in _COMPARED:
+    kind, forms = _forms(name)
+    _, _, arrays = shapes(name.split()[0], batch, context.small)
+    of_image = kind == 'conv' and arrays[0][-1] == 3
+    if name.endswith('towers'):
+      inputs = 1 if name.split()[0] in ('conv1', 'conv3') else _TOWERS
+      arrays = [arrays[0]] * inputs + [(_TOWERS, *shape) for shape in arrays[1:]]
+    sets = [[draw(*shape) for shape in arrays] for _ in range(_SETS)]
+    works = {form: both_ways(layer, sets, of_image) for form, layer in forms.items()}
+    limit = _AGREE[dtype]
+    _agree(name, works, limit, correct.BIAS_TOLERANCE if kind == 'conv' else limit)
+    times = device.race(works, **_settings(context.small))
+    plain = next(iter(forms))
+    ratios = {form: device.ratio(times[plain], times[form]) for form in forms}
+    found[name] = {
+      'ms': {form: device.spread(seconds, 1e3) for form, seconds in times.items()},
+      'ratio': ratios,
+      'fastest': max(ratios, key=lambda form, ratios=ratios: ratios[form]),
+    }
+  return {'dtype': dtype, 'batch': batch, 'layers': found} | device.describe()
+
+
+def _agree(name: str, works: Mapping[str, device.Work], tolerance: float, last: float) -> None:
+  """Raises RuntimeError where a form's value or gradients differ from the first one's.
+
+  `last` is the tolerance of the last gradient, that of a bias.
+  """
+  results = {form: jax.tree.leaves(jax.device_get(w.call(0))) for form, w in works.items()}
+  expected = next(iter(results.values()))
+  for form, arrays in results.items():
+    apart = [correct.error(a, b) for a, b in zip(arrays, expected, strict=True)]
+    if not (max(apart[:-1]) <= tolerance and apart[-1] <= last):
+      raise RuntimeError(f'{name}, {form}: differs from the plain layer by {apart}')
+
+
+class JoinedConv(towers.TowerConv):
+  """`TowerConv` with the towers as one convolution: joined where they share their input, else grouped."""
+
+  @nn.compact
+  def __call__(self, xs):
+    shape = (len(xs), self.size, self.size, xs[0].shape[-1], self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, math.prod(shape[1:4]))
+    bias = self.param('bias', self.bias_init, (len(xs), self.features), math.prod(shape[1:4]))
+    return gpu.tower_convs(xs, kernel, bias, self.stride, self.padding, 'joined')
+
+
+def variants(context: plan.Context, dtype: str) -> dict[str, dict[str, Callable]]:
+  """Replacements of `models.layers`, by name of a variant; those that a stage found fastest."""
+  found = (context.result_of(f'fast_layers_{dtype}') or {}).get('layers', {})
+  norm = found.get('norm1', {}).get('fastest', 'fused')
+  if norm == 'plain':
+    norm = 'fused'
+  norms = {
+    'local_response_norm': functools.partial(gpu.local_response_norm, method=norm),
+    'map_response_norm': gpu.map_response_norm,
+  }
+  pool = {'max_pool': gpu.max_pool}
+  return {
+    'plain': {},
+    f'normalisation ({norm})': norms,
+    'max pooling': pool,
+    'joined towers': {'towers': JoinedConv},
+    'all': norms | pool | {'towers': JoinedConv},
+  }
+
+
+_PLAIN = ('conv', 'tower_convs', 'local_response_norm', 'map_response_norm', 'max_pool')
+
+
+@contextlib.contextmanager
+def replaced(functions: Mapping[str, Callable]):
+  """Has networks that are traced inside use the plain layers, or other functions for some of them."""
+  plain = {n: getattr(reference, n) for n in _PLAIN if hasattr(reference, n)}
+  with contextlib.ExitStack() as stack:
+    for name, function in (plain | dict(functions)).items():
+      owner, attribute = (alexnet, 'TowerConv') if name == 'towers' else (layers, name)
+      stack.enter_context(mock.patch.object(owner, attribute, function))
+    yield
+
+
+def fast_step(context: plan.Context) -> dict[str, Any]:
+  """How many times as fast a training step is with GPU layers in place of the plain ones.
+
+  Raises:
+    RuntimeError: the first loss of a variant differs from the plain layers'.
+  """
+  dtype, batch = context.arguments['dtype'], racers.batch_of(context)
+  config = racers.network(context.small, dtype, batch)
+  inputs = sides.batches(config)
+  works, losses = {}, {}
+  for name, functions in variants(context, dtype).items():
+    with replaced(functions):
+      works[name] = racers.Ours(config, inputs).training()
+    losses[name] = float(works[name].call(0))
+    if not abs(losses[name] / losses['plain'] - 1) <= _AGREE[dtype]:
+      raise RuntimeError(f'the first loss differs from the plain layers: {losses}')
+  times = device.race(works, **device.settings(context.small))
+  result = {
+    'dtype': dtype,
+    'batch': batch,
+    'ms': {name: device.spread(seconds, 1e3) for name, seconds in times.items()},
+    'ratio': {name: device.ratio(times['plain'], seconds) for name, seconds in times.items()},
+    'first_losses': losses,
+  }
+  return result | device.describe()

@@ -1,0 +1,191 @@
+"""Both sides of a race on the device: this project's network and PyTorch's, on inputs that lie there.
+
+Neither side waits for the loss of a step, and neither copies images from the host during a round; how fast
+the host delivers is another stage. PyTorch's network is that of `benchmarks.torch_peer`, in three ways:
+eager, `torch.compile`, and `torch.compile` with CUDA graphs (mode `reduce-overhead`).
+"""
+
+import argparse
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict, FrozenConfigDict
+import numpy as np
+
+from alexnet_jax.distributed import sharding
+from alexnet_jax.steps import optimizer
+from benchmarks import sides
+from benchmarks.gpu import device, plan
+
+SMALL = {'model.width': 1 / 16, 'model.input_size': 67, 'data.canvas.size': 67}
+EAGER, COMPILED, GRAPHS = 'eager', 'compiled', 'compiled, CUDA graphs'
+MODES = {EAGER: None, COMPILED: 'default', GRAPHS: 'reduce-overhead'}
+DEFAULT_FORM = (True, True, 'slices')  # channels_last, grouped towers, how LRN is computed
+
+
+def network(
+  small: bool, dtype: str, batch: int, dropout: bool = True, rate: float = 1e-4
+) -> FrozenConfigDict:
+  """The config of the paper's network without augmentation; narrow and small where `small`."""
+  args = argparse.Namespace(recipe='paper', mesh='1,1', micro_batches=1, dtype=dtype, width=1.0)
+  config = ConfigDict(sides.config_of(args, batch, dropout))
+  config.optim.rate = config.optim.bias_rate = rate
+  if small:
+    config.update_from_flattened_dict(SMALL)
+  return FrozenConfigDict(config)
+
+
+def batch_of(context: plan.Context) -> int:
+  """The batch of a stage; a small run takes a sixteenth of it."""
+  batch = context.arguments['batch']
+  return max(8, batch // 16) if context.small else batch
+
+
+class Ours:
+  """This project's network, its inputs on the device."""
+
+  def __init__(self, config: FrozenConfigDict, inputs: list[sides.Batch]):
+    self.side = sides.Ours(config)
+    optim, params = config.optim, self.side.state.params
+    rates = optimizer.rate_tree(optim, params, optim.rate, optim.bias_rate, 0.0)
+    self.side.rates = sharding.replicate(self.side.mesh, jax.tree.map(np.float32, rates))
+    self.inputs = inputs
+    self.batches = [sharding.shard_batch(self.side.mesh, batch) for batch in inputs]
+
+  def training(self) -> device.Work:
+    """Training steps, compiled."""
+    self.side.compile_step(self.inputs[0])
+    return device.Work(self._step, jax.block_until_ready)
+
+  def _step(self, i: int) -> jax.Array:
+    side, batch = self.side, self.batches[i % len(self.batches)]
+    side.state, loss = side.train_step(side.state, batch, side.rates, side.colour, side.statistics)
+    return loss
+
+  def inference(self) -> device.Work:
+    """Probabilities of images, compiled."""
+    self.side.compile_predict(self.inputs[0])
+    return device.Work(self._predict, jax.block_until_ready)
+
+  def _predict(self, i: int) -> jax.Array:
+    side, images = self.side, self.batches[i % len(self.batches)]['image']
+    state = side.state
+    return side.predict(state.params, state.batch_stats, images, side.statistics.mean_image)
+
+
+class Plain:
+  """A tree of mappings as attributes and items: PyTorch's compiler cannot trace a ConfigDict."""
+
+  def __init__(self, tree: Mapping[str, Any]):
+    for name, value in tree.items():
+      setattr(self, name, Plain(value) if isinstance(value, Mapping) else value)
+
+  def __getitem__(self, name: str) -> Any:
+    return getattr(self, name)
+
+  def get(self, name: str, default: Any) -> Any:
+    return getattr(self, name, default)
+
+
+class Peer:
+  """PyTorch's network with the same weights, its inputs on the device.
+
+  Args:
+    config: a whole config.
+    params: of `sides.Ours.params`.
+    form: the arguments of `torch_peer.Form`.
+    inputs: batches of the host.
+    target: PyTorch's device.
+    mode: of `torch.compile`; None for eager.
+  """
+
+  def __init__(
+    self,
+    config: FrozenConfigDict,
+    params: Mapping,
+    form: tuple,
+    inputs: list[sides.Batch],
+    target: str,
+    mode: str | None = None,
+  ):
+    import torch
+
+    from benchmarks import torch_peer
+
+    self.form = torch_peer.Form(*form)
+    self.trainer = torch_peer.Trainer(config, params, self.form, target)
+    self.images = [torch.from_numpy(batch['image']).to(target) for batch in inputs]
+    self.labels = [torch.from_numpy(batch['label']).long().to(target) for batch in inputs]
+    self.target = target
+    self.trainer.net.model = Plain(config.model.to_dict())
+    # With `fullgraph` a network that the compiler would cut into pieces fails, and is not a slow peer.
+    compiled = functools.partial(torch.compile, mode=mode, dynamic=False, fullgraph=True)
+    self.loss = compiled(self._loss) if mode else self._loss
+    self.probabilities = compiled(self._probabilities) if mode else self._probabilities
+    self.mark = torch.compiler.cudagraph_mark_step_begin if mode else lambda: None
+
+  def _logits(self, images: Any) -> Any:
+    import torch
+
+    trainer = self.trainer
+    images = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=trainer.layout)
+    with torch.autocast(self.target, torch.bfloat16, enabled=trainer.bfloat16):
+      return trainer.net(images).float()
+
+  def _loss(self, images: Any, labels: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.cross_entropy(self._logits(images), labels)
+
+  def _probabilities(self, images: Any) -> Any:
+    return self._logits(images).softmax(-1)
+
+  def training(self) -> device.Work:
+    """Training steps."""
+    self.trainer.net.train()
+    return device.Work(self._step, device.torch_wait)
+
+  def _step(self, i: int) -> Any:
+    self.mark()
+    i %= len(self.images)
+    loss = self.loss(self.images[i], self.labels[i])
+    loss.backward()
+    self.trainer.optimizer.step()
+    self.trainer.optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+  def inference(self) -> device.Work:
+    """Probabilities of images."""
+    self.trainer.net.eval()
+    return device.Work(self._predict, device.torch_wait)
+
+  def _predict(self, i: int) -> Any:
+    import torch
+
+    self.mark()
+    with torch.inference_mode():
+      return self.probabilities(self.images[i % len(self.images)])
+
+
+def peers(
+  context: plan.Context, config: FrozenConfigDict, params: Mapping, inputs: list[sides.Batch]
+) -> tuple[dict[str, Peer], dict[str, str]]:
+  """The peers that race, and the reasons of those that do not.
+
+  A form that an earlier stage found fastest is taken; compiled peers run on a GPU alone.
+  """
+  reason = device.torch_reason()
+  if reason:
+    return {}, dict.fromkeys(MODES, reason)
+  found, missing = {}, {}
+  forms = context.result_of('peer_form') or {}
+  target = device.set_up_torch(tf32=True)
+  for name, mode in MODES.items():
+    if mode and target == 'cpu':
+      missing[name] = 'torch.compile is raced on a GPU alone'
+      continue
+    form = forms.get('compiled' if mode else 'eager') or DEFAULT_FORM
+    found[name] = Peer(config, params, tuple(form), inputs, target, mode)
+  return found, missing

@@ -1,0 +1,247 @@
+"""The GPU layers against the plain ones on the CPU, forward and backward, in float32 and bfloat16.
+
+Pallas runs in its interpreter. What a GPU computes is checked by `python -m benchmarks.gpu --stages=b`.
+"""
+
+import functools
+
+import jax
+import jax.export
+import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from alexnet_jax.models import layers
+from alexnet_jax.models.layers import gpu, reference
+
+TOLERANCE = {'float32': 3e-6, 'bfloat16': 2e-2}
+TRITON = jax.export.DisabledSafetyCheck.custom_call('__gpu$xla.gpu.triton')
+POOL = {'window': 3, 'stride': 2, 'rounding': 'ceil'}
+
+
+def normal(*shape, seed=0, dtype='float32'):
+  values = np.random.default_rng(seed).standard_normal(shape, np.float32)
+  return jnp.asarray(values, dtype)
+
+
+def assert_alike(plain, fast, *arrays, bias=False):
+  """Values and gradients of all arguments, relative to the largest entry of the plain layer's.
+
+  With `bias` the last gradient is that of a bias, which the plain layer sums in bfloat16.
+  """
+  dtype = str(arrays[0].dtype)
+  results = []
+  for layer in (plain, fast):
+    shape = jax.eval_shape(layer, *arrays)
+    assert shape.dtype == arrays[0].dtype
+    both = jax.jit(lambda g, *a, layer=layer: (layer(*a), *jax.vjp(layer, *a)[1](g)))
+    results.append(both(normal(*shape.shape, seed=9, dtype=dtype), *arrays))
+  tolerances = [TOLERANCE[dtype]] * len(results[0])
+  if bias and dtype == 'bfloat16':
+    tolerances[-1] = 0.1
+  for expected, actual, tolerance in zip(*results, tolerances, strict=True):
+    assert actual.dtype == expected.dtype
+    expected, actual = np.asarray(expected, np.float32), np.asarray(actual, np.float32)
+    assert actual.shape == expected.shape and np.abs(expected).max() > 0
+    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('method', gpu.NORM_METHODS)
+@pytest.mark.parametrize('size', [4, 5])
+@pytest.mark.parametrize('shape', [(2, 6, 7, 9), (3, 5, 5, 48)])
+def test_local_response_norm(dtype, method, size, shape):
+  """Constants so large that a wrong window shows; an even window is not symmetric."""
+  x = normal(*shape, dtype=dtype)
+  for k, beta in ((2.0, 0.75), (1.0, 0.5)):
+    constants = {'size': size, 'k': k, 'alpha': 0.3, 'beta': beta}
+    assert_alike(
+      functools.partial(reference.local_response_norm, **constants),
+      functools.partial(gpu.local_response_norm, method=method, **constants),
+      x,
+    )
+
+
+def test_pallas_takes_more_rows_than_a_block():
+  x = normal(3, 17, 13, 16)
+  constants = {'size': 5, 'k': 2.0, 'alpha': 0.3, 'beta': 0.75}
+  assert x.size > 2 * gpu._BLOCK_ELEMENTS and x.size % gpu._BLOCK_ELEMENTS
+  assert_alike(
+    functools.partial(reference.local_response_norm, **constants),
+    functools.partial(gpu.local_response_norm, method='pallas', **constants),
+    x,
+  )
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('size', [4, 5])
+def test_map_response_norm(dtype, size):
+  constants = {'size': size, 'k': 1.0, 'alpha': 0.3, 'beta': 0.75}
+  assert_alike(
+    functools.partial(reference.map_response_norm, **constants),
+    functools.partial(gpu.map_response_norm, **constants),
+    normal(2, 6, 7, 9, dtype=dtype),
+  )
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2)])
+@pytest.mark.parametrize('rounding', ['ceil', 'floor'])
+@pytest.mark.parametrize('tied', [False, True])
+def test_max_pool(dtype, window, stride, rounding, tied):
+  """Windows that stick out, leave pixels over, overlap or lie apart; the first of tied maxima wins."""
+  x = normal(2, 12, 13, 3, dtype=dtype)
+  if tied:
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, x.shape), dtype)
+  constants = {'window': window, 'stride': stride, 'rounding': rounding}
+  assert_alike(
+    functools.partial(reference.max_pool, **constants),
+    functools.partial(gpu.max_pool, **constants),
+    x,
+  )
+
+
+def test_the_gradient_of_max_pool_is_no_scatter():
+  def text(layer):
+    total = lambda x: layer(x, **POOL).sum()
+    return str(jax.make_jaxpr(jax.grad(total))(normal(1, 9, 9, 2)))
+
+  assert 'select_and_scatter' in text(reference.max_pool)
+  assert 'scatter' not in text(gpu.max_pool)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('method', gpu.CONV_METHODS)
+@pytest.mark.parametrize(
+  ('size', 'kernel', 'stride', 'padding'),
+  [
+    (31, 11, 4, ((0, 3), (0, 3))),  # the paper's conv1, smaller
+    (35, 11, 4, ((0, 0), (0, 0))),  # Caffe's
+    (32, 11, 4, ((2, 2), (2, 2))),  # torchvision's: the last rows are not seen
+    (9, 3, 1, ((1, 0), (0, 2))),
+  ],
+)
+def test_conv(dtype, method, size, kernel, stride, padding):
+  layer = functools.partial(gpu.conv, method=method, stride=stride, padding=padding)
+  plain = functools.partial(reference.conv, stride=stride, padding=padding)
+  arrays = normal(2, size, size, 3, dtype=dtype), normal(kernel, kernel, 3, 8, seed=1)
+  assert_alike(plain, layer, *arrays, normal(8, seed=2), bias=True)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+@pytest.mark.parametrize('method', gpu.TOWER_METHODS)
+@pytest.mark.parametrize('shared', [False, True])
+def test_tower_conv(dtype, method, shared):
+  """Each tower's own maps, and maps that the towers share."""
+  padding = ((1, 1), (1, 1))
+
+  def layer(convolve, x, kernel, bias):
+    xs = [x[0], x[0]] if shared else list(x)
+    return jnp.stack(convolve(xs, kernel, bias))
+
+  def apart(xs, kernel, bias):
+    return [reference.conv(x, kernel[t], bias[t], 1, padding) for t, x in enumerate(xs)]
+
+  fast = functools.partial(gpu.tower_convs, stride=1, padding=padding, method=method)
+  assert_alike(
+    functools.partial(layer, apart),
+    functools.partial(layer, fast),
+    normal(2, 2, 8, 8, 6, dtype=dtype),
+    normal(2, 3, 3, 6, 4, seed=1),
+    normal(2, 4, seed=2),
+    bias=True,
+  )
+
+
+@pytest.mark.parametrize('method', gpu.CONV_METHODS[1:])
+def test_the_gradient_of_a_bias_is_summed_in_float32(method):
+  """Of bfloat16 maps too, so that it has the accuracy of float32."""
+  x, kernel, bias = normal(4, 32, 32, 3, dtype='bfloat16'), normal(3, 3, 3, 4), normal(4)
+  g = 1 + normal(4, 32, 32, 4, dtype='bfloat16') ** 2  # of one sign, so that no sum is near zero
+
+  def gradient(layer):
+    layer = functools.partial(layer, x, kernel, stride=1, padding=((1, 1), (1, 1)))
+    return np.asarray(jax.vjp(lambda bias: layer(bias), bias)[1](g)[0])
+
+  exact = np.asarray(g, np.float64).sum((0, 1, 2))
+  np.testing.assert_allclose(gradient(functools.partial(gpu.conv, method=method)), exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize('shared', [False, True])
+def test_towers_are_one_convolution(shared):
+  x, kernel, bias = normal(1, 8, 8, 6), normal(2, 3, 3, 6, 4), normal(2, 4)
+  xs = [x, x] if shared else [x, x + 1]
+
+  def count(method):
+    convolve = functools.partial(gpu.tower_convs, xs, kernel, bias, 1, ((1, 1), (1, 1)), method)
+    return str(jax.make_jaxpr(convolve)()).count('conv_general_dilated')
+
+  assert count('apart') == 2 and count('grouped') == count('joined') == 1
+
+
+def test_unknown_methods_are_refused():
+  x, kernel = normal(1, 8, 8, 6), normal(3, 3, 6, 4)
+  with pytest.raises(ValueError, match="no method 'triton': choose one of fused, band, pallas"):
+    gpu.local_response_norm(x, size=5, k=2.0, alpha=1e-4, beta=0.75, method='triton')
+  with pytest.raises(ValueError, match='choose one of plain'):
+    gpu.conv(x, kernel, normal(4), 1, ((1, 1), (1, 1)), method='fast')
+  with pytest.raises(ValueError, match='choose one of apart'):
+    gpu.tower_convs([x], kernel[None], normal(1, 4), 1, ((1, 1), (1, 1)), method='fast')
+
+
+def test_a_number_that_is_not_finite_goes_through():
+  x = normal(1, 5, 5, 5).at[0, 1, 1, 2].set(jnp.nan)
+  assert np.isnan(gpu.max_pool(x, **POOL)).sum() == 1
+  _, pull = jax.vjp(functools.partial(gpu.max_pool, **POOL), x)
+  assert np.isfinite(np.asarray(pull(jnp.ones((1, 2, 2, 5)))[0])).all()
+
+
+@pytest.mark.parametrize('method', gpu.NORM_METHODS)
+def test_layers_run_on_a_mesh(method):
+  """Under `shard_map` with replication checked, as every step of the project runs.
+
+  Pallas's interpreter fails that check in a pad of its own; the kernels for a GPU pass it (below).
+  """
+  mesh = jax.make_mesh((2,), ('data',), (AxisType.Auto,), devices=jax.devices()[:2])
+  constants = {'size': 5, 'k': 2.0, 'alpha': 0.3, 'beta': 0.75}
+
+  def layer(norm, pool, x):
+    return pool(norm(x, **constants), **POOL)
+
+  def gradient(function):
+    total = lambda x: (function(x) ** 2).sum()
+    return jax.grad(total)
+
+  norm = functools.partial(gpu.local_response_norm, method=method)
+  fast = gradient(functools.partial(layer, norm, gpu.max_pool))
+  plain = gradient(functools.partial(layer, reference.local_response_norm, reference.max_pool))
+  x = normal(4, 9, 9, 8)
+  spread = jax.shard_map(
+    fast, mesh=mesh, in_specs=P('data'), out_specs=P('data'), check_vma=method != 'pallas'
+  )
+  np.testing.assert_allclose(jax.jit(spread)(x), plain(x), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize('dtype', TOLERANCE)
+def test_pallas_lowers_for_cuda(dtype):
+  """The kernels become Triton programs on a host without a GPU; only a GPU can compile and run these."""
+  norm = functools.partial(
+    gpu.local_response_norm, size=5, k=2.0, alpha=1e-4, beta=0.75, method='pallas'
+  )
+  mesh = jax.make_mesh((2,), ('data',), (AxisType.Auto,), devices=jax.devices()[:2])
+
+  def both(x, g):
+    y, pull = jax.vjp(norm, x)
+    return y, *pull(g)
+
+  both = jax.shard_map(both, mesh=mesh, in_specs=P('data'), out_specs=P('data'))
+  x = jax.ShapeDtypeStruct((2, 27, 27, 48), dtype)
+  exported = jax.export.export(jax.jit(both), platforms=['cuda'], disabled_checks=[TRITON])(x, x)
+  text = exported.mlir_module()
+  assert text.count('xla.gpu.triton') >= 2 and 'norm_gradient_kernel' in text
+
+
+def test_no_gpu_layer_is_in_use_before_a_gpu_measured_a_gain():
+  assert layers.FAST['gpu'] == ()
