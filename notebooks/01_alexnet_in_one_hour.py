@@ -126,11 +126,15 @@ def look(params, images):
   return logits, [last(kept['intermediates'][name]) for name in names]
 
 
-names = features_lib.layer_names(config.model)[:-1]  # in order, without fc8, which gives the logits
+names = [  # of every layer but fc8, which gives the logits, and of the operations that follow it
+  name
+  for layer in config.model.layers[:-1]
+  for name in (layer, *(f'{layer}/{operation}' for operation in config.model[layer].then))
+]
 logits, inside = look(params, photograph)
 for name, towers in zip(names, inside):
-  print(f'{name:9}', ' and '.join(str(tower.shape[1:]) for tower in towers))
-print('logits   ', logits.shape[1:])
+  print(f'{name:13}', ' and '.join(str(tower.shape[1:]) for tower in towers))
+print('logits       ', logits.shape[1:])
 
 # %% [markdown]
 # ## Where the towers meet
@@ -144,7 +148,7 @@ disturbed['conv1'] = {**params['conv1'], 'kernel': params['conv1']['kernel'].at[
 _, other = look(disturbed, photograph)
 for name, *both in zip(names, inside, other):
   changed = ['changed' if np.any(a != b) else '   -   ' for a, b in zip(*both)]
-  print(f'{name:9}', *changed)
+  print(f'{name:13}', *changed)
 
 # %% [markdown]
 # ## Its ideas, one by one

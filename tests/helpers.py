@@ -122,7 +122,7 @@ def forward(model: FrozenConfigDict, capture: bool = False):
 
 
 def layer_outputs(model: FrozenConfigDict, params: dict, x: np.ndarray) -> dict:
-  """What every layer and operation gives: `{'conv1': [tower 0, tower 1], 'norm1': ..., ...}`."""
+  """The outputs of all layers and operations: `{'conv1': [tower 0, tower 1], 'conv1/norm': ..., ...}`."""
   _, state = forward(model, capture=True)(params, x)
   outputs = state['intermediates']
   return {

@@ -16,7 +16,7 @@ import numpy as np
 
 from alexnet_jax import models
 from alexnet_jax.errors import UserError
-from alexnet_jax.models.alexnet import is_dense, is_local
+from alexnet_jax.models.spec import is_dense, is_local
 
 Planar = dict[str, dict[str, np.ndarray]]
 _SHOWN = 8  # unknown tensors that an error lists; of those expected it lists all that differ
