@@ -28,7 +28,7 @@ from alexnet_jax import models, steps
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
 from alexnet_jax.evaluation import describe
-from alexnet_jax.inference import features as features_lib
+from alexnet_jax.evaluation.collectives import collectives
 from alexnet_jax.steps import augment
 
 config = configs.load_file('alexnet:paper')
@@ -212,7 +212,7 @@ for shard in state.params['conv3']['kernel'].addressable_shards:
 
 # %%
 program = describe.compiled_step(frozen, mesh, state).as_text()
-for message in describe.collectives(program, mesh):
+for message in collectives(program, mesh):
   print(
     f'{message["kind"]:15} over {message["axis"]:6} {message["bytes"] / BATCH / 1024:8.1f} KiB an image'
   )

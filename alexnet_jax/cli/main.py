@@ -10,6 +10,7 @@ import traceback
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import help as help_lib
 from alexnet_jax.cli.flags import Options, parse
+from alexnet_jax.distributed import cluster as cluster_lib
 from alexnet_jax.distributed import multihost, supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.utils import compilation_cache, console, memory
@@ -199,7 +200,7 @@ def _ready() -> None:
 
 def _work_with_others(
   options: Options,
-  cluster: multihost.Cluster,
+  cluster: cluster_lib.Cluster,
   work: Callable[[Options], Result],
 ) -> None:
   """Does the work as one of several processes; process 0 prints the result."""

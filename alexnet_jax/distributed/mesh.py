@@ -1,11 +1,11 @@
 """The device mesh: its default shape, the checks of a shape, and the mesh itself.
 
-The mesh has axes ('data', 'tower'). A batch is split over 'data'. Every parameter with a leading tower axis is
-split over 'tower', so on a (1, 2) mesh each of two devices holds one tower, as each of the paper's two GPUs did.
-With `config.parallelism = 'owt'` ("one weird trick", arXiv 1404.5997) the mesh is (n, 1), and the units of the
-fully connected layers are also split over 'data'. The steps run under `jax.shard_map`. The older `jax.pmap` is now
-a wrapper around it in maintenance mode. The devices may belong to several processes
-(`alexnet_jax.distributed.multihost`).
+The mesh has axes ('data', 'tower'). A batch is split over 'data'. Every parameter with a leading tower
+axis is split over 'tower', so on a (1, 2) mesh each of two devices holds one tower, as each of the
+paper's two GPUs did. With `config.parallelism = 'owt'` ("one weird trick", arXiv 1404.5997) the mesh is
+(n, 1), and the units of the fully connected layers are also split over 'data'. The steps run under
+`jax.shard_map`. The older `jax.pmap` is now a wrapper around it in maintenance mode. The devices may
+belong to several processes (`alexnet_jax.distributed.multihost`).
 """
 
 import math
@@ -24,8 +24,8 @@ KINDS = ('towers', 'owt')
 def make_mesh(config: ConfigDict | FrozenConfigDict, batch_size: int = 0) -> Mesh:
   """Makes the mesh of shape `config.mesh`, or of `default_shape` where that is (0, 0).
 
-  A mesh smaller than the machine uses the first devices. With several processes, each of them must have at least
-  one device in the mesh.
+  A mesh smaller than the machine uses the first devices. With several processes, each of them must have
+  at least one device in the mesh.
 
   Args:
     config: a whole config.
@@ -138,7 +138,5 @@ def _spread_units(config: ConfigDict | FrozenConfigDict) -> int:
   if not hidden:
     raise UserError('config.parallelism=owt spreads fully connected layers; this network has none')
   return math.gcd(
-    *(
-      spec.features_per_tower(model[name].features, model.width, model.towers) for name in hidden
-    )
+    *(spec.features_per_tower(model[name].features, model.width, model.towers) for name in hidden)
   )

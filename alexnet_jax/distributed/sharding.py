@@ -28,9 +28,10 @@ def local_module(config: FrozenConfigDict, mesh: Mesh) -> alexnet.AlexNet:
 def specs(config: FrozenConfigDict, tree):
   """Returns the partition specs of a train state, or of any tree that holds parameters under their names.
 
-  The leaves of a layer are split over 'tower'. The bias of the last layer and everything that belongs to no layer
-  are replicated. Under `config.parallelism = 'owt'` the units of the fully connected layers are also split
-  over 'data': the last dimension of their kernels and biases, and the inputs of the last layer.
+  The leaves of a layer are split over 'tower'. The bias of the last layer and everything that belongs
+  to no layer are replicated. Under `config.parallelism = 'owt'` the units of the fully connected layers
+  are also split over 'data': the last dimension of their kernels and biases, and the inputs of the last
+  layer.
 
   Args:
     config: a whole config.
@@ -98,7 +99,7 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
   places = local_rows(mesh, device_rows * devices)
 
   def put(rows: np.ndarray) -> jax.Array:
-    def shard(index: tuple) -> np.ndarray:
+    def shard(index):
       first = np.searchsorted(places, index[0].start or 0)
       return rows[first : first + device_rows]
 

@@ -1,7 +1,7 @@
 """AlexNet: the network of "ImageNet Classification with Deep Convolutional Neural Networks" (NIPS 2012).
 
-The paper trained it on two GPUs. Each GPU held one of two towers, with half of the maps or units of every layer,
-and the towers exchanged their outputs only before conv3, fc6 and fc7 (Figure 2; P = the paper):
+The paper trained it on two GPUs. Each GPU held one of two towers, with half of the maps or units of
+every layer, and the towers exchanged their outputs only before conv3, fc6 and fc7 (Figure 2):
 
     layer   weights                each tower reads    followed by              output of both towers
     conv1   11x11 stride 4, 96     the image           ReLU, LRN, max pooling   55x55x96, 27x27x96
@@ -13,12 +13,16 @@ and the towers exchanged their outputs only before conv3, fc6 and fc7 (Figure 2;
     fc7     4096                   all units           ReLU, dropout            4096
     fc8     1000                   its own units       (sum over the towers)    1000 logits
 
-The code computes the towers that live on this device (`alexnet_jax.models.towers`), so the same lines serve one
-device that holds both towers and two devices that hold one each.
+The code computes the towers that live on this device (`alexnet_jax.models.towers`), so the same lines
+serve one device that holds both towers and two devices that hold one each.
 
-Parameters are float32 arrays `params[layer]['kernel' | 'bias']`. Every array but the last layer's bias has a leading
-tower axis: conv2 kernel `[2, 5, 5, 48, 128]`, conv3 `[2, 3, 3, 256, 192]`, fc6 `[2, 9216, 2048]`, fc8
-`[2, 2048, classes]`, biases `[2, C]`, and fc8's bias `[classes]`.
+Parameters are float32 arrays `params[layer]['kernel' | 'bias']`. Every array but the last layer's bias
+has a leading tower axis:
+
+    conv2   kernel [2, 5, 5, 48, 128]    bias [2, 128]
+    conv3   kernel [2, 3, 3, 256, 192]   bias [2, 192]
+    fc6     kernel [2, 9216, 2048]       bias [2, 2048]
+    fc8     kernel [2, 2048, classes]    bias [classes]
 """
 
 import functools

@@ -5,8 +5,8 @@ Each network is a file of cuda-convnet, named after the error that it reaches:
 - `layers-19pct.cfg`: three convolutions and a softmax layer, the four layers of Figure 1.
 - `layers-18pct.cfg`: the same with normalisation within maps.
 - `layers-80sec.cfg`: the same as 19pct with a hidden layer of 64 units; it trains in 80 seconds.
-- `layers-conv-local-13pct.cfg` and `layers-conv-local-11pct.cfg`: two convolutions and two locally connected layers,
-  the four layers of section 3.3, without and with local response normalisation.
+- `layers-conv-local-13pct.cfg` and `layers-conv-local-11pct.cfg`: two convolutions and two locally
+  connected layers, the four layers of section 3.3, without and with local response normalisation.
 
 All have one tower. Every pooling layer has 3x3 windows with stride 2 and rounds up: 32, 16, 8, 4 pixels.
 """
@@ -32,7 +32,7 @@ def four_layers(normalised: bool = False) -> dict[str, ConfigDict]:
 
 
 def eighty_seconds() -> dict[str, ConfigDict]:
-  """Returns `80sec`, which has 145,578 parameters at 32x32 pixels: 64 hidden units follow the convolutions."""
+  """Returns `80sec`, which adds 64 hidden units and has 145,578 parameters at 32x32 pixels."""
   return four_layers() | {
     'fc4': spec.fc(64, std=0.1, bias=0.0, then=('act',)),
     'fc5': spec.head(std=0.1),

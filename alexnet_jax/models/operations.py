@@ -1,8 +1,9 @@
 """The operations that follow a layer's weights: activation, normalisation, pooling and dropout.
 
-Every function takes `xs`, a list with one array for each tower on this device (`alexnet_jax.models.towers`), and
-`config.model`, and returns a list of arrays in the same order. Each array is `[B, H, W, C]`, or `[B, C]` after
-a fully connected layer. Batch normalisation has parameters, so it is a module: `towers.TowerBatchNorm`.
+Every function takes `xs`, a list with one array for each tower on this device
+(`alexnet_jax.models.towers`), and `config.model`, and returns a list of arrays in the same order. Each
+array is `[B, H, W, C]`, or `[B, C]` after a fully connected layer. Batch normalisation has parameters,
+so it is a module: `towers.TowerBatchNorm`.
 """
 
 from flax import linen as nn
@@ -33,7 +34,7 @@ def activation(xs: Towers, config: FrozenConfigDict) -> Towers:
 
 
 def max_pool(xs: Towers, config: FrozenConfigDict) -> Towers:
-  """Applies overlapping max pooling over 3x3 windows with stride 2 (section 3.4), or as `config.pool` says."""
+  """Applies max pooling as `config.pool` says: in the paper 3x3 windows with stride 2 (section 3.4)."""
   return [layers.max_pool(x, **config.pool) for x in xs]
 
 
@@ -47,8 +48,9 @@ def local_response_norm(
 ) -> Towers:
   """Normalises each activation by those of neighbouring maps (section 3.3), with the constants `config.lrn`.
 
-  With `config.lrn.scope` 'tower' the neighbours are maps of the same tower, so the towers need not communicate.
-  With 'all' the first and last maps of a tower have neighbours in the other one, which costs an all-gather.
+  With `config.lrn.scope` 'tower' the neighbours are maps of the same tower, so the towers need not
+  communicate. With 'all' the first and last maps of a tower have neighbours in the other one, which
+  costs an all-gather.
 
   Args:
     xs: maps of the local towers.
@@ -104,7 +106,7 @@ def dropout(
 
 
 def row_keys(key: Array, rows: Array) -> Array:
-  """Returns one random key for each row, `[B]`, given `rows`, int32 `[B]`, row numbers in the global batch."""
+  """Returns one random key for each row, `[B]`; `rows` int32 `[B]` are row numbers in the global batch."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
 

@@ -1,7 +1,8 @@
 """Layers with parameters, computed for the towers on this device, and the exchange between towers.
 
-Each layer takes and returns `xs`, a list with one array for each local tower. On one device all towers are local.
-Under `shard_map` over a mesh axis of size two each device holds one tower, and the same code then communicates.
+Each layer takes and returns `xs`, a list with one array for each local tower. On one device all towers
+are local. Under `shard_map` over a mesh axis of size two each device holds one tower, and the same code
+then communicates.
 """
 
 import math
