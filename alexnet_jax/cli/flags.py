@@ -217,9 +217,9 @@ def _load_config(mode: str, spec: str, given: Mapping[str, str]) -> ConfigDict:
   if mode == 'train':
     raise UserError('--config is missing: give one, as in --config=configs/quickstart.py')
   if mode == 'import':
-    from alexnet_jax.interop import networks
+    from alexnet_jax.interop import importer
 
-    return networks.default_config(given['format'], given['weights'])
+    return importer.default_config(given['format'], given['weights'])
   if given['workdir']:
     return config_lib.load_workdir(given['workdir'])
   return config_lib.load_file('alexnet')

@@ -96,7 +96,7 @@ def _features(options: Options) -> Result:
 
 
 def _import(options: Options) -> Result:
-  from alexnet_jax.interop.networks import import_network
+  from alexnet_jax.interop.importer import import_network
 
   return import_network(
     options.config,
@@ -110,7 +110,7 @@ def _import(options: Options) -> Result:
 
 
 def _export(options: Options) -> Result:
-  from alexnet_jax.interop.networks import export_network
+  from alexnet_jax.interop.exporter import export_network
 
   return export_network(
     options.config,

@@ -1,10 +1,12 @@
 """Finds the place of this process among the processes that train together.
 
-JAX can detect SLURM, Kubernetes and Cloud TPUs itself. This module leaves Cloud TPUs to JAX and reads
-the others' variables, because on SLURM JAX assumes one process for each GPU (a process that should use
-all GPUs of its node gets one) and misreads lists of hosts with a suffix, on Kubernetes it needs an
-extra package and access to the cluster's API, and incomplete settings end in a timeout where they
-should end in a message.
+JAX can detect SLURM, Kubernetes and Cloud TPUs itself. Only Cloud TPUs are left to it here, for these
+reasons:
+
+- On SLURM, JAX gives every process one GPU, also the only process of a node, which should use all of them.
+- JAX misreads SLURM's lists of hosts with a suffix, such as `n[1-3]-ib`.
+- On Kubernetes, JAX needs an extra package and access to the cluster's API.
+- Incomplete settings would end in a timeout, where the functions below raise an error that names them.
 """
 
 from collections.abc import Mapping

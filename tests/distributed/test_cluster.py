@@ -68,7 +68,7 @@ def without(environment, *names):
     (
       (),
       SLURM | {'SLURM_GPUS_PER_TASK': '2', 'SLURM_STEP_TASKS_PER_NODE': '4(x2)'},
-      'one task a GPU',
+      'one task for each GPU',
     ),
     (('h:abc', 2, 0), {}, 'not HOST:PORT'),
     (('h:99999999', 2, 0), {}, 'not HOST:PORT'),
