@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
-from alexnet_jax.models.alexnet import is_dense
+from alexnet_jax.models.spec import is_dense
 from benchmarks import sides
 
 

@@ -28,7 +28,7 @@ from alexnet_jax import models, steps
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
 from alexnet_jax.evaluation import describe
-from alexnet_jax.inference import features as features_lib
+from alexnet_jax.evaluation.collectives import collectives
 from alexnet_jax.steps import augment
 
 config = configs.load_file('alexnet:paper')
@@ -126,11 +126,15 @@ def look(params, images):
   return logits, [last(kept['intermediates'][name]) for name in names]
 
 
-names = features_lib.layer_names(config.model)[:-1]  # in order, without fc8, which gives the logits
+names = [  # of every layer but fc8, which gives the logits, and of the operations that follow it
+  name
+  for layer in config.model.layers[:-1]
+  for name in (layer, *(f'{layer}/{operation}' for operation in config.model[layer].then))
+]
 logits, inside = look(params, photograph)
 for name, towers in zip(names, inside):
-  print(f'{name:9}', ' and '.join(str(tower.shape[1:]) for tower in towers))
-print('logits   ', logits.shape[1:])
+  print(f'{name:13}', ' and '.join(str(tower.shape[1:]) for tower in towers))
+print('logits       ', logits.shape[1:])
 
 # %% [markdown]
 # ## Where the towers meet
@@ -144,7 +148,7 @@ disturbed['conv1'] = {**params['conv1'], 'kernel': params['conv1']['kernel'].at[
 _, other = look(disturbed, photograph)
 for name, *both in zip(names, inside, other):
   changed = ['changed' if np.any(a != b) else '   -   ' for a, b in zip(*both)]
-  print(f'{name:9}', *changed)
+  print(f'{name:13}', *changed)
 
 # %% [markdown]
 # ## Its ideas, one by one
@@ -208,7 +212,7 @@ for shard in state.params['conv3']['kernel'].addressable_shards:
 
 # %%
 program = describe.compiled_step(frozen, mesh, state).as_text()
-for message in describe.collectives(program, mesh):
+for message in collectives(program, mesh):
   print(
     f'{message["kind"]:15} over {message["axis"]:6} {message["bytes"] / BATCH / 1024:8.1f} KiB an image'
   )

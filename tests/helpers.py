@@ -15,7 +15,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import models
 from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
-from alexnet_jax.interop import archive, networks
+from alexnet_jax.interop import archive, importer
 
 # Grey levels: about what mean-subtracted photographs have.
 PIXEL_DEVIATION = 60.0
@@ -110,7 +110,7 @@ def untrained_run(config: ConfigDict, workdir: pathlib.Path) -> None:
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / 'weights.safetensors'
   archive.write_tensors(str(path), archive.flatten(tree), metadata)
-  networks.import_network(config, str(workdir), 'safetensors', str(path))
+  importer.import_network(config, str(workdir), 'safetensors', str(path))
 
 
 @functools.cache
@@ -122,7 +122,7 @@ def forward(model: FrozenConfigDict, capture: bool = False):
 
 
 def layer_outputs(model: FrozenConfigDict, params: dict, x: np.ndarray) -> dict:
-  """What every layer and operation gives: `{'conv1': [tower 0, tower 1], 'norm1': ..., ...}`."""
+  """The outputs of all layers and operations: `{'conv1': [tower 0, tower 1], 'conv1/norm': ..., ...}`."""
   _, state = forward(model, capture=True)(params, x)
   outputs = state['intermediates']
   return {

@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.distributed import multihost
+from alexnet_jax.distributed import cluster as cluster_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.utils.suggestion import suggest
 
@@ -150,7 +150,7 @@ class Options:
   mean: str
   classes: str
   channels: str
-  cluster: multihost.Cluster | None  # None: this is the only process
+  cluster: cluster_lib.Cluster | None  # None: this is the only process
   peer_timeout: int
   dry_run: bool
   sweep: str
@@ -217,9 +217,9 @@ def _load_config(mode: str, spec: str, given: Mapping[str, str]) -> ConfigDict:
   if mode == 'train':
     raise UserError('--config is missing: give one, as in --config=configs/quickstart.py')
   if mode == 'import':
-    from alexnet_jax.interop import networks
+    from alexnet_jax.interop import importer
 
-    return networks.default_config(given['format'], given['weights'])
+    return importer.default_config(given['format'], given['weights'])
   if given['workdir']:
     return config_lib.load_workdir(given['workdir'])
   return config_lib.load_file('alexnet')
@@ -327,11 +327,11 @@ def _numbers(weights: Sequence[str]) -> tuple[float, ...]:
     raise UserError(f'--weights={",".join(weights)}: write numbers, as in 1,0.5') from None
 
 
-def _cluster(values: flags.FlagValues) -> multihost.Cluster | None:
+def _cluster(values: flags.FlagValues) -> cluster_lib.Cluster | None:
   """The processes of --distributed; the flags that describe them need it."""
   explicit = values.coordinator, values.num_processes, values.process_id
   if values.distributed:
-    return multihost.find(*explicit)
+    return cluster_lib.find(*explicit)
   for name, value in zip(('coordinator', 'num_processes', 'process_id'), explicit, strict=True):
     if value not in ('', None):
       raise UserError(f'--{name} describes several processes: add --distributed')

@@ -10,6 +10,7 @@ import traceback
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import help as help_lib
 from alexnet_jax.cli.flags import Options, parse
+from alexnet_jax.distributed import cluster as cluster_lib
 from alexnet_jax.distributed import multihost, supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.utils import compilation_cache, console, memory
@@ -95,7 +96,7 @@ def _features(options: Options) -> Result:
 
 
 def _import(options: Options) -> Result:
-  from alexnet_jax.interop.networks import import_network
+  from alexnet_jax.interop.importer import import_network
 
   return import_network(
     options.config,
@@ -109,7 +110,7 @@ def _import(options: Options) -> Result:
 
 
 def _export(options: Options) -> Result:
-  from alexnet_jax.interop.networks import export_network
+  from alexnet_jax.interop.exporter import export_network
 
   return export_network(
     options.config,
@@ -199,7 +200,7 @@ def _ready() -> None:
 
 def _work_with_others(
   options: Options,
-  cluster: multihost.Cluster,
+  cluster: cluster_lib.Cluster,
   work: Callable[[Options], Result],
 ) -> None:
   """Does the work as one of several processes; process 0 prints the result."""

@@ -1,1 +1,1 @@
-"""Devices and processes: the mesh, sharding rules, several processes and their supervisor."""
+"""Devices and processes: the mesh, the sharding rules, clusters of processes and their supervisor."""

@@ -1,11 +1,11 @@
-"""The mesh and the sharding rules: the one place that knows how many devices there are.
+"""The device mesh: its default shape, the checks of a shape, and the mesh itself.
 
-The mesh has axes ('data', 'tower'). A batch is split over 'data'; every parameter with a leading tower
-axis is split over 'tower', so that on (1, 2) each of two devices holds one tower, as each of the
+The mesh has axes ('data', 'tower'). A batch is split over 'data'. Every parameter with a leading tower
+axis is split over 'tower', so on a (1, 2) mesh each of two devices holds one tower, as each of the
 paper's two GPUs did. With `config.parallelism = 'owt'` ("one weird trick", arXiv 1404.5997) the mesh is
-(n, 1) and the units of the fully connected layers are spread over 'data' too. Steps run under
-`jax.shard_map`; `jax.pmap`, which used to do this, is now a wrapper around it in maintenance mode.
-The devices may belong to several processes (`alexnet_jax.distributed.multihost`).
+(n, 1), and the units of the fully connected layers are also split over 'data'. The steps run under
+`jax.shard_map`. The older `jax.pmap` is now a wrapper around it in maintenance mode. The devices may
+belong to several processes (`alexnet_jax.distributed.multihost`).
 """
 
 import math
@@ -15,84 +15,128 @@ from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.models import alexnet
+from alexnet_jax.models import spec
 
 DATA, TOWER = 'data', 'tower'
 KINDS = ('towers', 'owt')
 
 
+def make_mesh(config: ConfigDict | FrozenConfigDict, batch_size: int = 0) -> Mesh:
+  """Makes the mesh of shape `config.mesh`, or of `default_shape` where that is (0, 0).
+
+  A mesh smaller than the machine uses the first devices. With several processes, each of them must have
+  at least one device in the mesh.
+
+  Args:
+    config: a whole config.
+    batch_size: rows of the global batch, which the data axis must divide; 0 means
+      `config.train.batch_size`.
+
+  Raises:
+    UserError: see `check_shape`; or a process has no device in the mesh.
+  """
+  _check_values(config)
+  batch_size = batch_size or config.train.batch_size
+  shape = tuple(config.mesh)
+  if shape == (0, 0):
+    shape = default_shape(config, batch_size)
+  check_shape(shape, config, batch_size)
+  devices = jax.devices()[: math.prod(shape)]
+  _check_processes(shape, devices)
+  return jax.make_mesh(shape, (DATA, TOWER), (AxisType.Auto,) * 2, devices=devices)
+
+
+def default_shape(config: ConfigDict | FrozenConfigDict, batch_size: int) -> tuple[int, int]:
+  """Returns the default shape (data, tower) for the devices that JAX sees.
+
+  The tower axis is 2 for a two-tower network and an even number of devices, and 1 otherwise. The data axis
+  takes the other devices, or as many as divide the batch and, with parallelism 'owt', the units.
+  """
+  devices, units = len(jax.devices()), _spread_units(config)
+  tower = 2 if _most_towers(config) == 2 and devices % 2 == 0 else 1
+  data = devices // tower
+  while batch_size % data or units % data:
+    data -= 1
+  return data, tower
+
+
+def check_shape(
+  shape: tuple[int, int], config: ConfigDict | FrozenConfigDict, batch_size: int
+) -> None:
+  """Checks that the network and the batch of `config` can be split over a mesh of this shape.
+
+  Raises:
+    UserError: the shape needs more devices than there are, the tower axis does not fit the network, or the
+      data axis does not divide the batch or, with parallelism 'owt', the units.
+  """
+  data, tower = shape
+  most_towers = _most_towers(config)
+  if data < 1 or tower not in (1, most_towers):
+    reason = f'this network has {config.model.towers} tower(s)'
+    if config.parallelism == 'owt':
+      reason = 'parallelism owt splits no towers'
+    raise UserError(
+      f'config.mesh={data},{tower}: {reason}, so the second number must '
+      f'be 1{" or 2" if most_towers == 2 else ""}, and the first at least 1'
+    )
+  available = len(jax.devices())
+  if data * tower > available:
+    raise UserError(
+      f'config.mesh={data},{tower} needs {data * tower} devices; there are {available}: '
+      'choose a smaller mesh'
+    )
+  units = _spread_units(config)
+  unit_words = f'the number of units of the fully connected layers ({units} in common)'
+  for what, count in (
+    (f'config.train.batch_size={batch_size}', batch_size),
+    (unit_words, units),
+  ):
+    if count % data:
+      raise UserError(
+        f'{what} is not divisible by the data axis of config.mesh={data},{tower}: choose another mesh'
+      )
+
+
 def most_devices(batch_size: int) -> int:
-  """The most devices among which a batch can be split evenly."""
+  """Returns the largest number of devices among which a batch can be split evenly."""
   return max(n for n in range(1, len(jax.devices()) + 1) if batch_size % n == 0)
 
 
-def _spread_units(config: ConfigDict | FrozenConfigDict) -> int:
-  """Among how many devices every fully connected layer's units can be spread evenly; 0 if any number."""
-  if config.parallelism != 'owt':
-    return 0
-  model = config.model
-  hidden = list(filter(alexnet.is_dense, model.layers[:-1]))
-  if not hidden:
-    raise UserError('config.parallelism=owt spreads fully connected layers; this network has none')
-  return math.gcd(
-    *(alexnet.scaled(model[name].features, model.width, model.towers) for name in hidden)
-  )
-
-
-def make_mesh(config: ConfigDict | FrozenConfigDict, batch_size: int = 0) -> Mesh:
-  """The mesh of `config.mesh`, `(data, tower)`; `(0, 0)` asks for the default.
-
-  The data axis must divide `batch_size`, which is `config.train.batch_size` where left out, and under
-  `config.parallelism = 'owt'` the units of the fully connected layers.
-
-  The default is (n/2, 2) for an even number n of devices and two towers, else (n, 1). A mesh smaller
-  than the machine uses the first devices; of several processes each must have one among them.
-
-  Raises:
-    UserError: not two whole numbers, more devices than there are, a tower axis the recipe cannot fill,
-      a batch or layers that the data axis does not divide, or a process left without a device.
-  """
+def _check_values(config: ConfigDict | FrozenConfigDict) -> None:
+  """Raises UserError where `config.parallelism` or `config.mesh` has no valid value."""
   shape = config.mesh
   if config.parallelism not in KINDS:
     raise UserError(f'config.parallelism={config.parallelism!r}: choose one of {", ".join(KINDS)}')
   if len(shape) != 2 or not all(isinstance(n, int) and n >= 0 for n in shape):
     raise UserError(f'config.mesh={shape!r}: write two whole numbers, as in --config.mesh=1,2')
-  data, tower = shape
-  devices = jax.devices()
-  most_towers = 1 if config.parallelism == 'owt' else config.model.towers
-  batch_size = batch_size or config.train.batch_size
-  units = _spread_units(config)  # 0, which every number divides, where there is nothing to spread
-  if (data, tower) == (0, 0):
-    tower = 2 if most_towers == 2 and len(devices) % 2 == 0 else 1
-    data = len(devices) // tower
-    while batch_size % data or units % data:  # a small batch cannot use them all
-      data -= 1
-  if data < 1 or tower not in (1, most_towers):
-    kind = f'this network has {config.model.towers} tower(s)'
-    if config.parallelism == 'owt':
-      kind = 'parallelism owt splits no towers'
+
+
+def _check_processes(shape: tuple[int, int], devices: list[jax.Device]) -> None:
+  """Raises UserError where a process has none of the mesh's devices."""
+  unused = {d.process_index for d in jax.devices()} - {d.process_index for d in devices}
+  if unused:
     raise UserError(
-      f'config.mesh={data},{tower}: {kind}, so the second number must '
-      f'be 1{" or 2" if most_towers == 2 else ""}, and the first at least 1'
-    )
-  if data * tower > len(devices):
-    raise UserError(
-      f'config.mesh={data},{tower} needs {data * tower} devices; there are {len(devices)}: '
-      'choose a smaller mesh'
-    )
-  for what, number in (
-    (f'config.train.batch_size={batch_size}', batch_size),
-    (f'the number of units of the fully connected layers ({units} in common)', units),
-  ):
-    if number % data:
-      raise UserError(
-        f'{what} is not divisible by the data axis of config.mesh={data},{tower}: choose another mesh'
-      )
-  used = devices[: data * tower]
-  idle = {d.process_index for d in devices} - {d.process_index for d in used}
-  if idle:
-    raise UserError(
-      f'config.mesh={data},{tower} leaves process {min(idle)} of {jax.process_count()} without a '
+      f'config.mesh={shape[0]},{shape[1]} leaves process {min(unused)} of {jax.process_count()} without a '
       'device: choose a larger mesh or batch, or start fewer processes'
     )
-  return jax.make_mesh((data, tower), (DATA, TOWER), (AxisType.Auto,) * 2, devices=used)
+
+
+def _most_towers(config: ConfigDict | FrozenConfigDict) -> int:
+  """Returns the largest tower axis that the config allows."""
+  return 1 if config.parallelism == 'owt' else config.model.towers
+
+
+def _spread_units(config: ConfigDict | FrozenConfigDict) -> int:
+  """Returns the greatest number of devices that divides the units of every fully connected layer evenly.
+
+  It is 0, which every number divides, where the units are not split over devices.
+  """
+  if config.parallelism != 'owt':
+    return 0
+  model = config.model
+  hidden = list(filter(spec.is_dense, model.layers[:-1]))
+  if not hidden:
+    raise UserError('config.parallelism=owt spreads fully connected layers; this network has none')
+  return math.gcd(
+    *(spec.features_per_tower(model[name].features, model.width, model.towers) for name in hidden)
+  )

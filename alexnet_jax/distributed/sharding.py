@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import math
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -10,11 +11,11 @@ from ml_collections import FrozenConfigDict
 import numpy as np
 
 from alexnet_jax.distributed.mesh import DATA, TOWER
-from alexnet_jax.models import alexnet
+from alexnet_jax.models import alexnet, spec
 
 
 def local_module(config: FrozenConfigDict, mesh: Mesh) -> alexnet.AlexNet:
-  """The network of `config` as one device of `mesh` sees it, for use under `shard_map`."""
+  """Returns the network of `config` as one device of `mesh` computes it, for use under `shard_map`."""
   return alexnet.AlexNet(
     config.model,
     local_towers=config.model.towers // mesh.shape[TOWER],
@@ -25,74 +26,100 @@ def local_module(config: FrozenConfigDict, mesh: Mesh) -> alexnet.AlexNet:
 
 
 def specs(config: FrozenConfigDict, tree):
-  """Partition specs of a train state, or of any tree that holds parameters under their names.
+  """Returns the partition specs of a train state, or of any tree that holds parameters under their names.
 
-  Layers' leaves are split over 'tower', the last layer's bias and everything else is replicated. Under
-  `config.parallelism = 'owt'` the units of the fully connected layers are split over 'data': the last
-  dimension of their kernels and biases, and the inputs of the last layer.
+  The leaves of a layer are split over 'tower'. The bias of the last layer and everything that belongs
+  to no layer are replicated. Under `config.parallelism = 'owt'` the units of the fully connected layers
+  are also split over 'data': the last dimension of their kernels and biases, and the inputs of the last
+  layer.
+
+  Args:
+    config: a whole config.
+    tree: arrays or ShapeDtypeStructs.
+
+  Returns:
+    A tree like `tree` with a PartitionSpec for each leaf.
   """
-  owt, last = config.parallelism == 'owt', config.model.layers[-1]
+  spread_units, last = config.parallelism == 'owt', config.model.layers[-1]
 
-  def spec(path, leaf):
+  def spec_of(path: tuple, leaf) -> P:
     names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
     rank = getattr(leaf, 'ndim', 0)
     if len(names) < 2 or rank < 2:
       return P()
     layer = names[-2]
-    if not owt or not alexnet.is_dense(layer):
+    if not spread_units or not spec.is_dense(layer):
       return P(TOWER)
     return P(TOWER, DATA) if layer == last else P(TOWER, *(None,) * (rank - 2), DATA)
 
-  return jax.tree.map_with_path(spec, tree)
+  return jax.tree.map_with_path(spec_of, tree)
 
 
 def shardings(config: FrozenConfigDict, mesh: Mesh, tree):
-  """`specs` as shardings on `mesh`."""
+  """Returns `specs` as a tree of NamedShardings on `mesh`."""
   return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(config, tree))
 
 
 def replicate(mesh: Mesh, tree):
-  """Puts arrays of the host on every device of `mesh`; every process gives the same ones."""
-  everywhere = NamedSharding(mesh, P())
+  """Puts the arrays of `tree` on every device of `mesh`; every process must pass the same arrays."""
+  replicated = NamedSharding(mesh, P())
 
-  def put(leaf):
+  def put(leaf) -> jax.Array:
     leaf = np.asarray(leaf)
-    return jax.make_array_from_callback(leaf.shape, everywhere, lambda index: leaf[index])
+    return jax.make_array_from_callback(leaf.shape, replicated, lambda index: leaf[index])
 
   return jax.tree.map(put, tree)
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-  """The places of the global batch that this process's devices read, int64 `[b]`, ascending."""
-  here = [any(d.process_index == jax.process_index() for d in row) for row in mesh.devices]
-  return np.flatnonzero(np.repeat(here, batch_size // mesh.shape[DATA]))
+  """Returns the row numbers in the global batch that this process's devices hold, int64 `[b]`, ascending.
+
+  Args:
+    mesh: the mesh.
+    batch_size: rows of the global batch, a multiple of the data axis.
+  """
+  process = jax.process_index()
+  is_local = [any(device.process_index == process for device in row) for row in mesh.devices]
+  return np.flatnonzero(np.repeat(is_local, batch_size // mesh.shape[DATA]))
 
 
 def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Puts this process's rows of a batch (`local_rows`) on its devices, split over 'data'."""
+  """Puts this process's rows of a batch on its devices, split over 'data'.
+
+  Args:
+    mesh: the mesh.
+    batch: arrays `[b, ...]` of the rows that `local_rows` names, in that order.
+
+  Returns:
+    Global arrays `[B, ...]`.
+  """
   sharding = NamedSharding(mesh, P(DATA))
-  data = mesh.shape[DATA]
-  share = len(next(iter(batch.values()))) // len(local_rows(mesh, data))  # rows of one device
-  places = local_rows(mesh, share * data)
+  devices = mesh.shape[DATA]
+  device_rows = len(next(iter(batch.values()))) // len(local_rows(mesh, devices))
+  places = local_rows(mesh, device_rows * devices)
 
-  def put(rows):
-    def cut(index):
+  def put(rows: np.ndarray) -> jax.Array:
+    def shard(index):
       first = np.searchsorted(places, index[0].start or 0)
-      return rows[first : first + share]
+      return rows[first : first + device_rows]
 
-    return jax.make_array_from_callback((share * data, *rows.shape[1:]), sharding, cut)
+    return jax.make_array_from_callback((device_rows * devices, *rows.shape[1:]), sharding, shard)
 
   return {name: put(rows) for name, rows in batch.items()}
 
 
 def shard_map(function: Callable, mesh: Mesh, in_specs, out_specs) -> Callable:
-  """`jax.shard_map` with replication checked, as every step of this project is run."""
+  """Calls `jax.shard_map` with `check_vma`, which checks that replicated results are the same everywhere."""
   return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=True)
 
 
 def bytes_per_device(tree) -> tuple[int, int]:
-  """Bytes of `tree` on the fullest device, and of the whole of it, read from its live shards."""
-  held = {}
+  """Returns the bytes of `tree` on the device that holds most, and the bytes of its global arrays.
+
+  Args:
+    tree: live `jax.Array`s. The bytes are read from their addressable shards.
+  """
+  held: dict[Any, int] = {}
   for leaf in jax.tree.leaves(tree):
     for shard in leaf.addressable_shards:
       held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes

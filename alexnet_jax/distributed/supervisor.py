@@ -1,8 +1,8 @@
-"""The parent of each process of several: it turns what `jax.distributed` does about a lost peer into words.
+"""The parent of each process of a distributed run, which reports the loss of another process in one line.
 
-When a process is lost, JAX aborts the others from C++, with a stack trace. Here every one of them is the
-child of a parent, which passes signals down and the child's output up, and says at the end which process
-was lost, with an exit code that schedulers understand.
+When a process is lost, JAX aborts the others from C++ with a stack trace. Here every process is the
+child of a supervisor, which forwards signals to the child and the child's output to stderr. When the
+child ends, the supervisor names the lost process and exits with a code that schedulers understand.
 """
 
 import contextlib
@@ -18,17 +18,20 @@ import threading
 
 import jax
 
-from alexnet_jax.distributed.multihost import HOSTS, START_TIMEOUT, Cluster
+from alexnet_jax.distributed.cluster import Cluster
+from alexnet_jax.distributed.multihost import HOSTS, START_TIMEOUT
 
 LOST_PEER = 3
-_CHILD = 'ALEXNET_JAX_SUPERVISED_BY'  # holds the parent's process id
-_GRACE = 5  # seconds that a failing process leaves the others to fail for the same reason
+_CHILD = 'ALEXNET_JAX_SUPERVISED_BY'  # the environment variable with the parent's process id
+_GRACE = 5  # seconds that a failing process gives the others to fail for the same reason
 
-# What C++ says when the processes lose each other; everything after it is about nothing else.
+# The first line that JAX's C++ code prints when processes lose each other; all later lines belong to it.
 _VERDICT = re.compile(r'[EF]\d{4} .*(?:coordination_service|preemption_|client\.h)')
 _UNHEALTHY = re.compile(r'stopped sending heartbeats\)?:?([^.]*)')
 _SILENT = re.compile(r'Task \D*(\d+) heartbeat timeout')
-_RUNTIME_ERROR = re.compile(r'[A-Z_]+: ')  # how messages of JAX's runtime begin, as UNAVAILABLE:
+_RUNTIME_ERROR = re.compile(
+  r'[A-Z_]+: '
+)  # start of a message of JAX's runtime, such as UNAVAILABLE:
 
 
 def is_child() -> bool:
@@ -37,9 +40,13 @@ def is_child() -> bool:
 
 
 def supervise(cluster: Cluster) -> int:
-  """Runs this very command line as a child and returns the exit code to end with.
+  """Runs this command line again as a child process, and returns the exit code to end with.
 
-  That is the child's own, or 3 with a line that says which process was lost.
+  Args:
+    cluster: the place of this process, for messages.
+
+  Returns:
+    The exit code of the child, or 3 where a process was lost, after a line on stderr that names it.
   """
   child = subprocess.Popen(
     [sys.executable, *sys.orig_argv[1:]],
@@ -48,14 +55,19 @@ def supervise(cluster: Cluster) -> int:
     text=True,
     errors='replace',
   )
-  signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number))
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child too
+
+  def forward(number, frame) -> None:
+    del frame
+    child.send_signal(number)
+
+  signal.signal(signal.SIGTERM, forward)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends SIGINT to the child too
   process, hosts, verdict = cluster.process, [], []
   for line in child.stderr or ():
     if line.startswith(HOSTS):
       process, hosts = json.loads(line.removeprefix(HOSTS))
     elif line.startswith('[Gloo]'):
-      continue  # it counts its connections aloud
+      continue  # Gloo reports every connection
     elif verdict or _VERDICT.match(line):
       verdict.append(line)
     else:
@@ -65,14 +77,14 @@ def supervise(cluster: Cluster) -> int:
   if code >= 0:
     sys.stderr.writelines(verdict)
     return code
-  if hosts:  # what JAX found counts: on a Cloud TPU nobody else knows
+  if hosts:  # on a Cloud TPU only JAX knows the number of processes
     cluster = dataclasses.replace(cluster, process=process, processes=len(hosts))
   print(f'error: {_what_happened(cluster, code, "".join(verdict), hosts)}', file=sys.stderr)
   return LOST_PEER
 
 
 def _what_happened(cluster: Cluster, code: int, verdict: str, hosts: list[str]) -> str:
-  """The last line: which process was lost."""
+  """Returns the message that says which process was lost, why if that is known, and what to do."""
 
   def name(process: int) -> str:
     host = f' (on {hosts[process]})' if process < len(hosts) else ''
@@ -92,15 +104,15 @@ def _what_happened(cluster: Cluster, code: int, verdict: str, hosts: list[str]) 
   numbers = re.findall(r'(?:task:|\s)(\d+)', found[1]) if found else []
   lost = sorted(set(map(int, numbers + _SILENT.findall(verdict))))
   if not lost and 'leader' in verdict and cluster.process != 0:
-    lost = [0]  # it runs the service that all others talk to
+    lost = [0]  # process 0 runs the coordination service
   if not lost:
-    return f'the processes lost each other: look at the output of each; {again}'
+    return f'the processes lost each other: read the output of each; {again}'
   names = ' and '.join(map(name, lost))
   return f'{names} was lost (killed, failed, or out of reach; see its own output): {again}'
 
 
 def follow_parent() -> None:
-  """Lets this process end with its parent, which alone a scheduler or a user may have killed."""
+  """Makes this process end when its supervisor does, in case only the supervisor is killed."""
   parent = int(os.environ.pop(_CHILD))
   with contextlib.suppress(OSError, AttributeError):  # Linux only
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -109,26 +121,33 @@ def follow_parent() -> None:
 
 
 def await_verdict(error: BaseException, peer_timeout: int) -> None:
-  """Waits, after an error of JAX's runtime, for the abort that follows if a peer was lost.
+  """Waits after an error of JAX's runtime for the abort that follows if another process was lost.
 
-  Returns where none comes, and at once for errors of another kind.
+  It returns if no abort follows, and at once for errors of other kinds.
+
+  Args:
+    error: what was raised.
+    peer_timeout: seconds without a heartbeat after which a process counts as lost.
   """
   if not isinstance(error, RuntimeError | ValueError) or not _RUNTIME_ERROR.match(str(error)):
     return
   text = ' '.join(str(error).split())[:200]
-  print(f'the devices failed ({text}); asking after the other processes', file=sys.stderr)
+  print(f'the devices failed ({text}); checking the other processes', file=sys.stderr)
   threading.Event().wait(1.5 * peer_timeout)
 
 
 def leave(code: int) -> None:
-  """Ends a failed process without waiting long for others that may be lost.
+  """Ends this process after an error, without waiting long for other processes, which may be lost.
 
-  They get a moment to come too: what failed here, such as a missing folder, is about to fail there, and
-  whoever is left would take this one's going for the reason.
+  The others get a few seconds: what failed here, such as a missing folder, is about to fail there too, and
+  a process that still ran would report the loss of this one as the reason.
+
+  Args:
+    code: the exit code.
   """
   sys.stdout.flush()
   sys.stderr.flush()
-  goodbye = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-  goodbye.start()
-  goodbye.join(_GRACE)
+  shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+  shutdown.start()
+  shutdown.join(_GRACE)
   os._exit(code)

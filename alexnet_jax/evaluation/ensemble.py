@@ -1,4 +1,4 @@
-"""The weights of an ensemble, searched for as the original's `avg-valid.py` does (FACTS section 4)."""
+"""Searches the weights of an ensemble, as `avg-valid.py` of the original code does (FACTS section 4)."""
 
 import itertools
 
@@ -8,37 +8,38 @@ import numpy as np
 
 from alexnet_jax import steps
 
-STEPS = 20  # a weight is one of 0, 0.05, ... 1
+STEPS = 20  # weights are multiples of 1/20, from 0 to 1
 
 
 def search(probabilities: np.ndarray, labels: np.ndarray, score: str = 'top5') -> list[float]:
-  """Weights under which the average of several networks makes few errors, by coordinate search.
+  """Searches weights under which the average of several networks makes few errors, by coordinate search.
 
-  From equal weights on, each network's in turn becomes the one of 0, 0.05 ... 1 that makes the fewest errors,
-  until a round over all of them gains nothing: no better can be had by changing one weight.
+  It starts from equal weights and sets the weight of each network in turn to the multiple of 0.05 that
+  makes the fewest errors, until a pass over all networks brings no gain. Then no change of a single
+  weight would help.
 
   Args:
     probabilities: float32 `[networks, N, classes]`.
     labels: int32 `[N]`.
-    score: whose errors are counted, `top5` or `top1` of `steps.score`.
+    score: which errors are counted, `top5` or `top1` of `steps.score`.
 
   Returns:
-    A weight a network, 0 ... 1; they need not add up to 1.
+    One weight for each network, from 0 to 1. They need not add up to 1.
   """
-  everyone, on_device = np.ones(len(labels), bool), jnp.asarray(probabilities)
+  mask, on_device = np.ones(len(labels), bool), jnp.asarray(probabilities)
 
   @jax.jit
   def errors(weights, probabilities):
     mixed = (weights[:, None, None] * probabilities).sum(0)
-    return steps.score(mixed, labels, everyone)[score]
+    return steps.score(mixed, labels, mask)[score]
 
   weights = [1.0] * len(probabilities)
-  fewest, gained = float(errors(jnp.asarray(weights), on_device)), True
-  while gained:
-    gained = False
+  fewest, improved = float(errors(jnp.asarray(weights), on_device)), True
+  while improved:
+    improved = False
     for network, step in itertools.product(range(len(weights)), range(STEPS + 1)):
-      tried = [*weights[:network], step / STEPS, *weights[network + 1 :]]
-      found = float(errors(jnp.asarray(tried), on_device))
+      candidate = [*weights[:network], step / STEPS, *weights[network + 1 :]]
+      found = float(errors(jnp.asarray(candidate), on_device))
       if found < fewest:
-        weights, fewest, gained = tried, found, True
+        weights, fewest, improved = candidate, found, True
   return weights

@@ -1,4 +1,8 @@
-"""Evaluation: one centre view or the paper's ten, one network or a weighted ensemble, each image once."""
+"""`--mode=eval`: the errors of a network, or of a weighted ensemble, on every validation image exactly once.
+
+The class probabilities are averaged over one or ten views of an image (section 4.1 of the paper), and
+over the networks of an ensemble.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
@@ -20,18 +24,18 @@ from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.evaluation import baseline, ensemble
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
-_IN_FLIGHT = 2  # batches that are computed at a time; the one that runs, and the next
-_WITH_TOP5 = 6  # fewest classes for which a top-5 error says anything
+_IN_FLIGHT = 2  # batches on the devices: one that is computed, and one that waits
+_WITH_TOP5 = 6  # smallest number of classes with a meaningful top-5 error
 
 
 class Model(NamedTuple):
   """A network ready to predict.
 
   Attributes:
-    predict: of `steps.make_predict_step`.
-    params, batch_stats: of a train state.
-    mean_image: float32 `[C, C, 3]`, of the network's own training images.
-    weight: of its probabilities in an ensemble; the weights add up to 1.
+    predict: the function that `steps.make_predict_step` returns.
+    params, batch_stats: as in a train state.
+    mean_image: float32 `[C, C, 3]`, the mean of the network's own training images.
+    weight: the weight of its probabilities in an ensemble. The weights add up to 1.
   """
 
   predict: Callable
@@ -42,7 +46,16 @@ class Model(NamedTuple):
 
 
 class Trained(NamedTuple):
-  """A checkpoint read back: its model, what it knows of its data, and where it is."""
+  """A network that was read from a checkpoint.
+
+  Attributes:
+    model: ready to predict.
+    config: the whole config of the checkpoint, with the mesh and the `eval` values of the caller.
+    meta: the metadata of the checkpoint, among them `class_names`, `class_counts` and `config`.
+    step: the step of the checkpoint.
+    statistics: of the training images.
+    mesh: on which the model predicts.
+  """
 
   model: Model
   config: FrozenConfigDict
@@ -53,18 +66,23 @@ class Trained(NamedTuple):
 
 
 def batch_size_on(config: ConfigDict | FrozenConfigDict, data: int) -> int:
-  """`eval.batch_size`, rounded up to a multiple of the mesh's data axis."""
+  """Returns `config.eval.batch_size`, rounded up to a multiple of `data`, the data axis of the mesh."""
   return -(-config.eval.batch_size // data) * data
 
 
 def _mesh(config: ConfigDict | FrozenConfigDict) -> jax.sharding.Mesh:
-  """The mesh of an evaluation: without `config.mesh`, whole networks on as many devices as fit.
+  """Returns the mesh of an evaluation.
 
-  So networks of one and of two towers share it in an ensemble.
+  Without `config.mesh`, each device holds a whole network, and the batch is split over as many devices
+  as it can be. Networks with one and with two towers can then share the mesh in an ensemble.
   """
   shape = config.mesh if any(config.mesh) else (mesh_lib.most_devices(config.eval.batch_size), 1)
   chosen = ConfigDict(config.to_dict() | {'mesh': shape})
   return mesh_lib.make_mesh(chosen, batch_size_on(config, max(shape[0], 1)))
+
+
+def _never() -> bool:
+  return False
 
 
 def errors_of(
@@ -73,27 +91,28 @@ def errors_of(
   config: FrozenConfigDict,
   mesh: jax.sharding.Mesh,
   split: str = 'validation',
-  stopping: Callable[[], bool] = lambda: False,
+  is_stopping: Callable[[], bool] = _never,
 ) -> dict[str, Any] | None:
-  """Errors over a whole split, every image exactly once.
+  """Measures the errors of the weighted average of `models` on a whole split.
 
   Args:
-    models: whose probabilities are averaged by weight.
-    dataset: whose split is read.
-    config: `eval.batch_size` is used.
-    mesh: of the models.
+    models: the networks of the ensemble, or a single one.
+    dataset: an open dataset.
+    config: a whole config; `eval.batch_size` and the number of classes are used.
+    mesh: the mesh of the models.
     split: validation or train.
-    stopping: asked between batches; where it says so, the evaluation ends and None is returned.
+    is_stopping: called before each batch; if it returns True, the evaluation ends.
 
   Returns:
-    `top1_error` and `top5_error` in per cent (the latter None for 5 classes or fewer), `loss` (mean
-    negative log of the averaged probability) and `examples`. A tie with the label counts as wrong.
+    `top1_error` and `top5_error` in per cent (the latter None for 5 classes or fewer), `loss` (mean negative
+    logarithm of the averaged probability of the label) and `examples`. A tie with the label counts as an
+    error. None if the evaluation was stopped.
   """
   batch_size = batch_size_on(config, mesh.shape[mesh_lib.DATA])
   sums = []
   for batch in dataset.eval_batches(batch_size, sharding.local_rows(mesh, batch_size), split):
     jax.block_until_ready(sums[-_IN_FLIGHT:][:1])
-    if stopping():
+    if is_stopping():
       return None
     rows = sharding.shard_batch(mesh, batch)
     probabilities = sum(
@@ -106,7 +125,11 @@ def errors_of(
 def errors_from(
   sums: Sequence[Mapping[str, jax.Array]], classes: int, split: str = 'validation'
 ) -> dict[str, Any]:
-  """What `errors_of` returns, of the `steps.score` of each batch of a split."""
+  """Adds up the `steps.score` of each batch of a split, and returns what `errors_of` returns.
+
+  Raises:
+    UserError: the split has no readable image.
+  """
   total = {name: float(sum(s[name] for s in jax.device_get(sums))) for name in sums[0]}
   examples = int(total['examples'])
   if not examples:
@@ -122,28 +145,28 @@ def errors_from(
 def _search_weights(
   models: Sequence[Model], dataset: Dataset, config: FrozenConfigDict, mesh: jax.sharding.Mesh
 ) -> list[float]:
-  """The weights of `ensemble.search` on the validation split, in one process.
+  """Returns the weights that `ensemble.search` finds on the validation split, in one process.
 
-  Holds the probabilities of all networks: 1.4 GB of seven on the 50,000 images of ImageNet.
+  It holds the probabilities of all networks in memory: 1.4 GB for seven networks on ImageNet's 50,000 images.
   """
   batch_size = batch_size_on(config, mesh.shape[mesh_lib.DATA])
-  found, labels = [], []
+  probabilities, labels = [], []
   for batch in dataset.eval_batches(batch_size, sharding.local_rows(mesh, batch_size)):
     images = sharding.shard_batch(mesh, batch)['image']
-    each = [m.predict(m.params, m.batch_stats, images, m.mean_image) for m in models]
-    found.append(np.stack(jax.device_get(each))[:, batch['mask']])
+    batch_probabilities = [m.predict(m.params, m.batch_stats, images, m.mean_image) for m in models]
+    probabilities.append(np.stack(jax.device_get(batch_probabilities))[:, batch['mask']])
     labels.append(batch['label'][batch['mask']])
   score = 'top5' if config.model.num_classes >= _WITH_TOP5 else 'top1'
-  weights = ensemble.search(np.concatenate(found, 1), np.concatenate(labels), score)
+  weights = ensemble.search(np.concatenate(probabilities, 1), np.concatenate(labels), score)
   logging.warning(
-    'weights %s were chosen on the images that measure them: these errors flatter the ensemble',
+    'the weights %s were chosen on the images that they are measured on, so these errors are too low',
     weights,
   )
   return weights
 
 
 def check_finite(errors: Mapping[str, Any]) -> None:
-  """Raises RunError where errors are those of probabilities that are no numbers."""
+  """Raises RunError where `errors_of` found probabilities that are not finite."""
   if not math.isfinite(errors['loss']):
     raise RunError('the network predicts numbers that are not finite: use an earlier checkpoint')
 
@@ -151,17 +174,16 @@ def check_finite(errors: Mapping[str, Any]) -> None:
 def load(
   workdir: str | pathlib.Path, which: str, overrides: ConfigDict, weight: float = 1.0
 ) -> Trained:
-  """Reads a trained network back from its workdir.
+  """Reads a trained network from its workdir.
 
   Args:
-    workdir: of the run.
-    which: best, latest or a step.
-    overrides: the config in force; its mesh and `eval` (also which weights) are used, the rest is the
-      checkpoint's own.
-    weight: in an ensemble.
+    workdir: the folder of the run.
+    which: the checkpoint: best, latest or a step.
+    overrides: a whole config. Its mesh and its `eval` values are used; all others are the checkpoint's.
+    weight: the weight of the network in an ensemble.
 
   Raises:
-    UserError: there is no such checkpoint, or `overrides` has what cannot be.
+    UserError: there is no such checkpoint, or `overrides` is invalid.
   """
   config_lib.validate(overrides)
   with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -169,11 +191,12 @@ def load(
     meta = checkpoints.meta(step)
     own = ConfigDict(meta['config'].to_dict())
     own.mesh, own.eval = overrides.mesh, overrides.eval
-    own.parallelism = 'towers'  # whole networks, whatever trained them
+    own.parallelism = 'towers'  # prediction needs no split of units, even if training used it
     config = FrozenConfigDict(own)
     if own.eval.weights == 'ema' and not own.optim.ema:
       raise UserError(
-        f'config.eval.weights=ema, but {workdir} keeps no average: train with --config.optim.ema=0.999'
+        f'config.eval.weights=ema, but the run in {workdir} keeps no average: train with '
+        '--config.optim.ema=0.999'
       )
     mesh = _mesh(config)
     abstract = steps.abstract_state(config, mesh)
@@ -185,10 +208,15 @@ def load(
 
 
 def load_alone(workdir: str | pathlib.Path, which: str, config: ConfigDict) -> Trained:
-  """As `load`, the network that `config` is of, on one device.
+  """Reads a trained network for one device, and checks that it is the one that `config` describes.
+
+  Args:
+    workdir: the folder of the run.
+    which: the checkpoint: best, latest or a step.
+    config: a whole config; see `load`.
 
   Raises:
-    UserError: no such checkpoint, or `config` asks for another network than it holds.
+    UserError: there is no such checkpoint, or it holds another network than `config` describes.
   """
   trained = load(workdir, which, ConfigDict(config.to_dict() | {'mesh': (1, 1)}))
   check_overrides(config, trained.config)
@@ -196,7 +224,7 @@ def load_alone(workdir: str | pathlib.Path, which: str, config: ConfigDict) -> T
 
 
 def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
-  """Raises UserError where the networks cannot share images and classes."""
+  """Raises UserError where the networks differ in their canvases or their classes."""
   first = trained[0]
   for other, workdir in zip(trained[1:], workdirs[1:], strict=True):
     ours, theirs = (config_lib.flatten(t.config.data.canvas) for t in (first, other))
@@ -205,8 +233,8 @@ def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
       for key in ours
       if ours[key] != theirs[key]
     ]
-    if apart := classes_apart(first.meta['class_names'], other.meta['class_names']):
-      differing.insert(0, f'classes: {apart}')
+    if difference := classes_apart(first.meta['class_names'], other.meta['class_names']):
+      differing.insert(0, f'classes: {difference}')
     if differing:
       raise UserError(
         f'{workdirs[0]} and {workdir} cannot be averaged: {"; ".join(differing)}: leave one out'
@@ -214,26 +242,27 @@ def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
 
 
 def classes_apart(ours: Sequence[str], theirs: Sequence[str]) -> str:
-  """How two lists of class names differ, in words; empty where they do not."""
+  """Returns in words how two lists of class names differ, or '' if they are equal."""
   if list(ours) == list(theirs):
     return ''
-  only = ('the first', set(ours) - set(theirs)), ('the second', set(theirs) - set(ours))
-  more = [f'only {which} has {_some(sorted(names))}' for which, names in only if names]
+  exclusive = ('the first', set(ours) - set(theirs)), ('the second', set(theirs) - set(ours))
+  more = [f'only {which} has {_some(sorted(names))}' for which, names in exclusive if names]
   return f'{len(ours)} and {len(theirs)}, ' + (', '.join(more) or 'the same in another order')
 
 
 def check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
-  """Raises UserError where `config` asks for another network than the checkpoint holds."""
-  asked, there = config_lib.flatten(config), config_lib.flatten(own)
-  for key, value in asked.items():
-    if (
-      key.startswith(('model.', 'augment.'))
-      and key != 'model.num_classes'
-      and value != there.get(key)
-    ):
+  """Checks that `config` describes the network of a checkpoint, whose config is `own`.
+
+  Raises:
+    UserError: a value of `config.model` or `config.augment` differs. The number of classes may.
+  """
+  trained = config_lib.flatten(own)
+  for key, value in config_lib.flatten(config).items():
+    is_of_network = key.startswith(('model.', 'augment.')) and key != 'model.num_classes'
+    if is_of_network and value != trained.get(key):
       raise UserError(
-        f'config.{key}={value!r}, but the checkpoint was trained with {there.get(key)!r}: leave it '
-        "out, as the network is the checkpoint's own"
+        f'config.{key}={value!r}, but the checkpoint was trained with {trained.get(key)!r}: leave it '
+        'out; the network comes from the checkpoint'
       )
 
 
@@ -244,37 +273,24 @@ def evaluate(
   weights: Sequence[float] = (),
   search: bool = False,
 ) -> dict[str, object]:
-  """Evaluates the run of one workdir, or the weighted average of several.
+  """Evaluates the run in one workdir, or the weighted average of several.
 
   Args:
-    config: names the data (`data`; the canvas is the networks' own), the `eval` choices and the mesh.
-    workdirs: of the runs.
-    which: checkpoint of each: best, latest or a step.
-    weights: one a workdir; equal if empty. They are scaled to add up to 1.
-    search: whether to find the weights that make the fewest errors, on the same images, and take them.
+    config: a whole config. It names the data (the canvas is that of the networks), the `eval` values
+    and the mesh. workdirs: the folders of the runs. which: the checkpoint of each run: best, latest or
+    a step. weights: one for each workdir, or empty for equal weights. They are scaled to add up to 1.
+    search: whether to search the weights that make the fewest errors on the same images, and use them.
 
   Returns:
-    `errors_of`, with `weights` where they were searched for, `views`, `checkpoint` (step or steps),
-    `majority_error` (of always saying the training split's most frequent class) and, with
-    `config.eval.baseline`, `baseline_error` (`baseline.ridge_error`).
+    The result of `errors_of`; `weights` if they were searched; `views`; `checkpoint` (the step, or a
+    list of steps); `skipped_images`; `majority_error` (see `baseline.majority_error`); and, with
+    `config.eval.baseline`, `baseline_error` (see `baseline.ridge_error`).
 
   Raises:
-    UserError: no checkpoint, no validation images, or networks that do not go together.
+    UserError: there is no checkpoint, there are no validation images, or the networks do not fit together.
     RunError: a network predicts numbers that are not finite.
   """
-  if search and (weights or len(workdirs) < 2 or multihost.share() != (0, 1)):
-    raise UserError(
-      '--search_weights finds the weights of two runs or more, in one process: give --checkpoints=A,B, '
-      'and neither --weights nor --distributed'
-    )
-  weights = list(weights) or [1.0] * len(workdirs)
-  if len(weights) != len(workdirs):
-    raise UserError(
-      f'--weights names {len(weights)} of {len(workdirs)} weights: give each run one number'
-    )
-  if min(weights) < 0 or not 0 < sum(weights) < math.inf:
-    shown = ','.join(f'{weight:g}' for weight in weights)
-    raise UserError(f'--weights={shown}: each must be 0 or more, and not all of them 0')
+  weights = _check_weights(weights, len(workdirs), search)
   trained = [
     load(workdir, which, config, weight / sum(weights))
     for workdir, weight in zip(workdirs, weights, strict=True)
@@ -282,20 +298,8 @@ def evaluate(
   _check_ensemble(trained, workdirs)
   first = trained[0]
   check_overrides(config, first.config)
-  data = ConfigDict(config.data.to_dict() | {'canvas': first.config.data.canvas.to_dict()})
-  with multihost.primary_first('data'):
-    dataset = open_dataset(data, config.seed)
-  with contextlib.closing(dataset):
-    if apart := classes_apart(dataset.class_names, first.meta['class_names']):
-      raise UserError(
-        f'{config.data.source} has other classes than the checkpoint: {apart}: evaluate on the classes it '
-        'was trained on'
-      )
-    labels = dataset.validation_labels
-    if labels is None or not dataset.num_validation:
-      raise UserError(
-        f'{config.data.source} has no validation images, and nothing to hold out: add PATH/val'
-      )
+  with contextlib.closing(_open_data(config, first)) as dataset:
+    labels = _validation_labels(dataset, config.data.source)
     models, mesh = [t.model for t in trained], _mesh(first.config)
     if search:
       weights = _search_weights(models, dataset, first.config, mesh)
@@ -304,7 +308,7 @@ def evaluate(
         for model, weight in zip(models, weights, strict=True)
       ]
     result = errors_of(models, dataset, first.config, mesh)
-    assert result is not None  # nothing asked it to stop
+    assert result is not None  # it was not stopped
     check_finite(result)
     if search:
       result['weights'] = weights
@@ -317,6 +321,49 @@ def evaluate(
   return result | {'checkpoint': checkpoints[0] if len(checkpoints) == 1 else checkpoints}
 
 
+def _check_weights(weights: Sequence[float], runs: int, search: bool) -> list[float]:
+  """Returns one weight for each run, and raises UserError where `--weights` or `--search_weights` is wrong."""
+  if search and (weights or runs < 2 or multihost.share() != (0, 1)):
+    raise UserError(
+      '--search_weights needs two runs or more, in one process: give --checkpoints=A,B, and neither '
+      '--weights nor --distributed'
+    )
+  weights = list(weights) or [1.0] * runs
+  if len(weights) != runs:
+    raise UserError(
+      f'--weights has {len(weights)} numbers for {runs} runs: give each run one number'
+    )
+  if min(weights) < 0 or not 0 < sum(weights) < math.inf:
+    shown = ','.join(f'{weight:g}' for weight in weights)
+    raise UserError(f'--weights={shown}: each must be 0 or more, and not all of them 0')
+  return weights
+
+
+def _open_data(config: ConfigDict, trained: Trained) -> Dataset:
+  """Opens the data that `config` names on the canvas of the network, and checks its classes."""
+  data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
+  with multihost.primary_first('data'):
+    dataset = open_dataset(data, config.seed)
+  if difference := classes_apart(dataset.class_names, trained.meta['class_names']):
+    dataset.close()
+    raise UserError(
+      f'{config.data.source} has other classes than the checkpoint: {difference}: evaluate on the classes '
+      'that it was trained on'
+    )
+  return dataset
+
+
+def _validation_labels(dataset: Dataset, source: str) -> np.ndarray:
+  """Returns the labels of the validation images; raises UserError if there are none."""
+  labels = dataset.validation_labels
+  if labels is None or not dataset.num_validation:
+    raise UserError(
+      f'{source} has no validation images, and too few training images to hold some out: add PATH/val'
+    )
+  return labels
+
+
 def _some(names: Sequence[str]) -> str:
+  """Returns the number of names and the first five of them."""
   shown = ', '.join(names[:5])
   return f'{len(names)} ({shown}{", ..." if len(names) > 5 else ""})'

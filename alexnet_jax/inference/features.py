@@ -19,18 +19,30 @@ from alexnet_jax.data import Canvas, open_dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import evaluate
 from alexnet_jax.inference.files import Reader, find_images
-from alexnet_jax.models import alexnet
+from alexnet_jax.models import alexnet, spec
 from alexnet_jax.steps import augment
 
 
-def layer_names(config: FrozenConfigDict) -> list[str]:
-  """The layers and operations of `config.model` whose outputs `features` can give."""
-  names = []
+def layer_keys(config: FrozenConfigDict) -> dict[str, str]:
+  """Returns the names of outputs that `features` can write, with their keys among the 'intermediates'.
+
+  Args:
+    config: `config.model`.
+
+  Returns:
+    For each layer its own name (`conv5`: the output after the activation, or the linear output of a layer
+    without one), and for each operation that follows it its key (`conv5/pool`) and a short name (`pool5`).
+    Where two layers share a short name, as conv6 and fc6 share `act6`, it means the earlier layer.
+  """
+  keys: dict[str, str] = {}
   for layer in config.layers:
-    names.append(layer)
     then = config[layer].get('then', ())
-    names += [alexnet.sown(config, operation, layer)[0] for operation in then]
-  return list(dict.fromkeys(names))
+    keys[layer] = alexnet.intermediate_key(layer, 'act') if 'act' in then else layer
+    for operation in then:
+      key = alexnet.intermediate_key(layer, operation)
+      keys.setdefault(f'{operation}{spec.number(layer)}', key)
+      keys[key] = key
+  return keys
 
 
 def feature_function(config: FrozenConfigDict, layer: str):
@@ -38,19 +50,15 @@ def feature_function(config: FrozenConfigDict, layer: str):
 
   Args:
     config: of the network.
-    layer: one of `layer_names`. A layer's own name means its output after the activation, or where it has
-      none, as fc8, its linear output; `conv5` and `pool5` differ by the pooling. Towers are joined
-      on channels.
+    layer: one of `layer_keys`. The outputs of the towers are concatenated on channels.
 
   Raises:
     UserError: there is no such layer.
   """
-  known = layer_names(config.model)
-  if layer not in known:
-    raise UserError(f'--layer={layer}: choose one of {", ".join(known)}')
-  name, place = layer, 0
-  if layer in config.model.layers and 'act' in config.model[layer].get('then', ()):
-    name, place = alexnet.sown(config.model, 'act', layer)
+  keys = layer_keys(config.model)
+  if layer not in keys:
+    known = ', '.join(name for name in keys if '/' not in name)
+    raise UserError(f'--layer={layer}: choose one of {known}')
   module = models.create(config.model)
   view = jnp.asarray(augment.VIEWS[1][0], jnp.float32)
 
@@ -60,8 +68,8 @@ def feature_function(config: FrozenConfigDict, layer: str):
     _, state = module.apply(
       variables, images, train=False, capture_intermediates=True, mutable=['intermediates']
     )
-    out = state['intermediates'][name]
-    out = (out['__call__'] if isinstance(out, dict) else out)[place]
+    out = state['intermediates'][keys[layer]]
+    out = (out['__call__'] if isinstance(out, dict) else out)[0]
     return jnp.concatenate(out, -1) if isinstance(out, list | tuple) else out
 
   return features

@@ -1,6 +1,6 @@
-"""Weights in and out: PyTorch, Caffe, cuda-convnet, our own archive, and programs for serving.
+"""Import and export: PyTorch, Caffe, cuda-convnet, our own archive, and programs for serving.
 
-Importing it needs neither torch, tensorflow nor protobuf; each is imported where a file asks for it.
+This package imports torch, tensorflow and protobuf only when a file needs them.
 """
 
 from alexnet_jax.interop.caffe import from_caffe

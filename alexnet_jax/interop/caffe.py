@@ -1,9 +1,9 @@
-"""Caffe's BVLC AlexNet and CaffeNet: a .caffemodel to our parameters (recipe `caffe`).
+"""Caffe: reads a .caffemodel of BVLC AlexNet or CaffeNet as our parameters (recipe `caffe`).
 
-The part of caffe.proto that is needed is described below, from its public field numbers, and read by the
-protobuf library. All three generations of the format are: `layer` (2015), `layers` (V1, the released
-AlexNet) and `layers.layer` (V0, the released CaffeNet). Sources: BVLC/caffe src/caffe/proto/caffe.proto;
-FACTS sections 1 and 3 (K).
+The protobuf library reads the file with the part of caffe.proto that is declared below, from its public
+field numbers. It covers all three generations of the format: `layer` (2015), `layers` (V1, the released
+AlexNet) and `layers.layer` (V0, the released CaffeNet). Sources: BVLC/caffe
+src/caffe/proto/caffe.proto; FACTS sections 1 and 3.
 """
 
 import functools
@@ -18,15 +18,16 @@ from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import layout
 
-# message: (field, number, type); a type in capitals is another message; all fields are repeated, which
-# reads single ones as well. A packed field has the wire form of bytes, and as bytes it is an array at once.
+# For each message its fields: (name, number, type). A type in camel case is another message. All fields are
+# declared as repeated, which reads single fields as well. Packed numbers have the wire format of bytes and
+# are declared so, because NumPy reads bytes without a copy for each number.
 _SCHEMA = {
   'BlobShape': (('dim', 1, 'int64'),),
   'BlobProto': (
     ('shape', 7, 'BlobShape'),
     ('data', 5, 'bytes'),  # packed float
     ('double_data', 8, 'bytes'),  # packed double
-    ('num', 1, 'int64'),  # the four dimensions of before there was `shape`
+    ('num', 1, 'int64'),  # older files give the four dimensions in place of `shape`
     ('channels', 2, 'int64'),
     ('height', 3, 'int64'),
     ('width', 4, 'int64'),
@@ -47,11 +48,11 @@ _SCHEMA = {
 
 
 class Net(NamedTuple):
-  """A .caffemodel as it lies there.
+  """The content of a .caffemodel.
 
   Attributes:
-    blobs: of each layer that has some, weight and bias, float32, in Caffe's layout.
-    order: the names of all layers, those without blobs too.
+    blobs: for each layer that has parameters, weight and bias, float32, in Caffe's layout.
+    order: the names of all layers, in order, including those without parameters.
   """
 
   blobs: dict[str, list[np.ndarray]]
@@ -60,7 +61,7 @@ class Net(NamedTuple):
 
 @functools.cache
 def _messages() -> dict[str, Any]:
-  """The message classes of `_SCHEMA`, made by the protobuf library."""
+  """Returns the message classes of `_SCHEMA`, which the protobuf library makes."""
   from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
   field_type = descriptor_pb2.FieldDescriptorProto
@@ -84,10 +85,10 @@ def _messages() -> dict[str, Any]:
 
 
 def _parse(path: str, message: str) -> Any:
-  """The message that a file holds.
+  """Reads the message in a file.
 
   Raises:
-    UserError: there is no such file, or it is cut off or of another format.
+    UserError: the file is missing, truncated or in another format.
   """
   from google.protobuf.message import DecodeError
 
@@ -97,21 +98,24 @@ def _parse(path: str, message: str) -> Any:
   except OSError as error:
     raise UserError(f'{path} cannot be read ({error.strerror}): name another file') from None
   if data[:4] == b'\x89HDF':
-    raise UserError(f'{path} is in HDF5: have Caffe write it as a .caffemodel in protobuf format')
+    raise UserError(
+      f'{path} is in HDF5 format: let Caffe write it as a .caffemodel in protobuf format'
+    )
   try:
     return _messages()[message].FromString(data)
   except DecodeError:
     raise UserError(
-      f'{path} ({len(data):,} bytes) is cut off, or not in the protobuf format of Caffe: fetch it again'
+      f'{path} ({len(data):,} bytes) is truncated, or not in the protobuf format of Caffe: download it again'
     ) from None
 
 
 def _last(values, default):
+  """Returns the value of a single field, which protobuf says is the last one, or the default."""
   return values[-1] if values else default
 
 
 def _array(blob, what: str) -> np.ndarray:
-  """A BlobProto as float32 in its own shape."""
+  """Returns a BlobProto as a float32 array in its own shape."""
   shape = tuple(_last(blob.shape, _messages()['BlobShape']()).dim)
   if not blob.shape:
     shape = tuple(_last(n, 0) for n in (blob.num, blob.channels, blob.height, blob.width))
@@ -119,7 +123,7 @@ def _array(blob, what: str) -> np.ndarray:
   values = np.frombuffer(b''.join(chunks), kind)
   if values.size != math.prod(shape):
     raise UserError(
-      f'{what} has {values.size} values for shape {list(shape)}: fetch the file again'
+      f'{what} has {values.size} values for shape {list(shape)}: download the file again'
     )
   return values.astype(np.float32).reshape(shape)
 
@@ -128,12 +132,12 @@ def read(path: str) -> Net:
   """Reads a .caffemodel.
 
   Raises:
-    UserError: it is missing, cut off or not in Caffe's format.
+    UserError: the file is missing, truncated or not in Caffe's format.
   """
   net = _parse(path, 'NetParameter')
   blobs, order = {}, []
   for layer in (*net.layer, *net.layers):
-    layer = _last(getattr(layer, 'layer', ()), layer)  # V0 lies in V1
+    layer = _last(getattr(layer, 'layer', ()), layer)  # V1 contains V0
     name = _last(layer.name, '')
     order.append(name)
     if layer.blobs:
@@ -142,7 +146,7 @@ def read(path: str) -> Net:
 
 
 def recipe_of(net: Net) -> str:
-  """The recipe that a network was made for: `caffe`, or `caffe+caffenet` with pooling before LRN."""
+  """Returns the recipe of a network: `caffe+caffenet` where pooling comes before LRN, else `caffe`."""
   order = net.order
   pooled_first = all(
     {f'pool{i}', f'norm{i}'} <= set(order) and order.index(f'pool{i}') < order.index(f'norm{i}')
@@ -152,22 +156,22 @@ def recipe_of(net: Net) -> str:
 
 
 def from_caffe(path: str | os.PathLike, model: ConfigDict | FrozenConfigDict | None = None) -> dict:
-  """Our parameters of a .caffemodel of BVLC AlexNet or CaffeNet.
+  """Reads a .caffemodel of BVLC AlexNet or CaffeNet as our parameters.
 
-  Groups become towers, conv1's input channels are turned from BGR to RGB, so that the network takes RGB, and
-  fc6 is permuted from Caffe's (C, H, W) to ours. A last layer of another name, as fine-tuning makes
-  (`fc8_flickr`), is taken for fc8.
+  Groups become towers. The input channels of conv1 are reversed, so the network takes RGB where Caffe's takes
+  BGR. The inputs of fc6 are permuted from Caffe's (C, H, W) to our order. A last layer with another name, as
+  fine-tuned networks have (`fc8_flickr`), is read as fc8.
 
   Args:
-    path: of the file.
-    model: `config.model`; if left out, what the order of the layers in the file says. With `num_classes`
-      0 it has as many as the file.
+    path: the file. model: `config.model`; by default that of the recipe that `recipe_of` finds. With
+    `num_classes` 0 the number
+      of classes is that of the file.
 
   Returns:
     float32 NumPy arrays, `params[layer]['kernel' | 'bias']`.
 
   Raises:
-    UserError: the file cannot be read, or the shapes are not those of the network; the message lists them.
+    UserError: the file cannot be read, or shapes differ from those of the network. The message lists them.
   """
   path = os.fspath(path)
   net = read(path)
@@ -190,25 +194,28 @@ def from_caffe(path: str | os.PathLike, model: ConfigDict | FrozenConfigDict | N
   classes = model.num_classes or 1000
   layout.check_shapes(expected, found, path, f"Caffe's AlexNet or CaffeNet of {classes} classes")
   planar['conv1']['weight'] = planar['conv1']['weight'][:, ::-1]
-  return layout.from_planar(planar, model.towers)
+  return layout.from_planar(planar, model)
 
 
 def _without_ones(blob: np.ndarray, rank: int) -> np.ndarray:
-  """A blob of old, `[1, 1, O, I]` or `[1, 1, 1, O]`, without the leading ones that `rank` has no room for."""
+  """Removes leading dimensions of size one, which older files have, until the rank is `rank`."""
   while blob.ndim > rank and blob.shape[0] == 1:
     blob = blob[0]
   return blob
 
 
 def read_mean(path: str, channels: str = 'bgr') -> np.ndarray:
-  """A mean image, `imagenet_mean.binaryproto`: `[1, 3, H, W]` there, RGB float32 `[H, W, 3]` here.
+  """Reads a mean image such as `imagenet_mean.binaryproto`.
 
   Args:
-    path: of the file.
-    channels: their order in the file, bgr or rgb.
+    path: the file, which holds `[1, 3, H, W]`.
+    channels: the order of its channels, bgr or rgb.
+
+  Returns:
+    float32 `[H, W, 3]`, RGB.
 
   Raises:
-    UserError: it cannot be read, or is no colour image.
+    UserError: the file cannot be read or does not hold a colour image.
   """
   mean = _without_ones(_array(_parse(path, 'BlobProto'), path), 3)
   if mean.ndim != 3 or len(mean) != 3:

@@ -1,16 +1,16 @@
-"""The original's layout, cuda-convnet's, to and from our parameters (recipe `original`, net 145).
+"""cuda-convnet: the matrices of the original 2012 network, to and from our parameters (recipe `original`).
 
-The published code of 2012 holds no trained weights, and cuda-convnet's checkpoints are pickles, which are
-not read here. What is read is an .npz or .safetensors file with the very matrices of such a checkpoint:
+The code published in 2012 contains no trained weights, and the checkpoints of cuda-convnet are pickles, which
+are not read here. This module reads an .npz or .safetensors file with the matrices of such a checkpoint:
 
-- `LAYER/weights/I`: matrix I of a layer, one for each layer that feeds it; towers a and b in this order.
-  Of a convolution `[C * kH * kW, filters]`, of a fully connected layer `[inputs, outputs]`, where the
-  inputs of fc2048a and fc2048b are flattened as (C, H, W).
-- `LAYER/biases`: `[filters]`, or with a dimension of one, as cuda-convnet has them.
+- `LAYER/weights/I`: the matrix for the I-th layer that feeds LAYER; tower a comes before tower b. It is
+  `[C * kH * kW, filters]` for a convolution and `[inputs, outputs]` for a fully connected layer. The inputs
+  of fc2048a and fc2048b are maps flattened as (C, H, W).
+- `LAYER/biases`: `[filters]`, or, as in cuda-convnet, with an additional dimension of size one.
 
-The layers are net 145's: conv1a, conv1b ... conv5b; fc2048a, fc2048b; fc2048ba, fc2048bb; fc1000. conv3 and
-the fully connected layers read both towers, the others only their own. Channels are RGB, labels in the
-devkit's order. Source: FACTS sections 1.1, 1.2 and 3.
+The layers are those of net 145, the network of the paper: conv1a, conv1b ... conv5b; fc2048a, fc2048b;
+fc2048ba, fc2048bb; fc1000. conv3 and the fully connected layers read both towers, the others only their own.
+Channels are RGB; labels are in the order of the ImageNet development kit. Source: FACTS sections 1.1, 1.2, 3.
 """
 
 from collections.abc import Mapping
@@ -24,27 +24,31 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.interop import archive, layout
 
 _TOWERS = 2
+_LAYERS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
 _DENSE = {'fc6': ('fc2048a', 'fc2048b'), 'fc7': ('fc2048ba', 'fc2048bb'), 'fc8': ('fc1000',)}
 
 
 def _names(layer: str) -> tuple[str, ...]:
-  """What net 145 calls the parts of a layer, one a tower but for the last."""
+  """Returns the names that net 145 gives to a layer: one for each tower, or one for the last layer."""
   return _DENSE.get(layer, (f'{layer}a', f'{layer}b'))
 
 
 def to_cuda_convnet(params: Mapping) -> dict[str, np.ndarray]:
-  """The matrices of net 145, of our parameters: float32 arrays by name.
+  """Converts our parameters to the matrices of net 145.
 
   Args:
-    params: of the two-tower network of recipe `original`, or one of its kind with other widths.
+    params: parameters of recipe `original`, of any width.
+
+  Returns:
+    float32 NumPy arrays by name.
   """
   matrices = {}
-  for layer, arrays in layout.to_planar(params).items():
+  for layer, arrays in layout.to_planar(params, _LAYERS).items():
     weight, names = arrays['weight'], _names(layer)
     for name, part, bias in zip(
       names, np.split(weight, len(names)), np.split(arrays['bias'], len(names)), strict=True
     ):
-      # A group's inputs are its own tower's maps; the inputs of both towers are cut in two.
+      # A layer that reads both towers has one matrix for each of them.
       crosses = layer.startswith('fc') or layer == 'conv3'
       sources = np.split(part, _TOWERS, axis=1) if crosses else [part]
       for i, source in enumerate(sources):
@@ -58,18 +62,19 @@ def from_cuda_convnet(
   model: ConfigDict | FrozenConfigDict | None = None,
   what: str = 'the set of matrices',
 ) -> dict:
-  """Our parameters of the matrices of net 145; the exact inverse of `to_cuda_convnet`.
+  """Converts the matrices of net 145 to our parameters; the exact inverse of `to_cuda_convnet`.
 
   Args:
-    matrices: by name, as the head of this file says.
-    model: `config.model`; recipe `original` if left out. With `num_classes` 0 it has as many as there are.
-    what: what errors call them.
+    matrices: by name, as the docstring of this module says.
+    model: `config.model`; by default that of recipe `original`. With `num_classes` 0 the number of classes is
+      that of the matrices.
+    what: the name of the file, for messages.
 
   Returns:
     float32 NumPy arrays, `params[layer]['kernel' | 'bias']`.
 
   Raises:
-    UserError: names or shapes are not those of the network; the message lists them.
+    UserError: names or shapes differ from those of the network. The message lists them.
   """
   model = ConfigDict((model or recipes.get('original').model).to_dict())
   layout.check_same_function(model, recipes.get('original').model, what)
@@ -78,12 +83,7 @@ def from_cuda_convnet(
   if not model.num_classes and found.get('fc1000/biases', np.zeros(0)).size > 1:
     model.num_classes = found['fc1000/biases'].size
   shapes = layout.planar_shapes(model)
-  blank = {
-    layer: {name: np.broadcast_to(np.float32(0), shape) for name, shape in arrays.items()}
-    for layer, arrays in shapes.items()
-  }
-  params = layout.from_planar(blank, _TOWERS)
-  expected = {name: x.shape for name, x in to_cuda_convnet(params).items()}
+  expected = _expected_shapes(shapes, model)
   network = f'the matrices of net 145 of {model.num_classes or 1000} classes'
   layout.check_shapes(expected, {name: x.shape for name, x in found.items()}, what, network)
   planar = {}
@@ -96,14 +96,24 @@ def from_cuda_convnet(
       weights.append(np.concatenate(part, axis=1))
       biases.append(found[f'{name}/biases'])
     planar[layer] = {'weight': np.concatenate(weights), 'bias': np.concatenate(biases)}
-  return layout.from_planar(planar, _TOWERS)
+  return layout.from_planar(planar, model)
+
+
+def _expected_shapes(shapes: Mapping, model: ConfigDict) -> dict[str, tuple[int, ...]]:
+  """Returns the shapes of all matrices of the network of `model`, given `layout.planar_shapes` of it."""
+  zeros = {
+    layer: {name: np.broadcast_to(np.float32(0), shape) for name, shape in arrays.items()}
+    for layer, arrays in shapes.items()
+  }
+  matrices = to_cuda_convnet(layout.from_planar(zeros, model))
+  return {name: x.shape for name, x in matrices.items()}
 
 
 def read(path: str) -> dict[str, np.ndarray]:
-  """The arrays of an .npz or .safetensors file; nothing pickled is read.
+  """Reads the arrays of an .npz or .safetensors file; pickled objects are refused.
 
   Raises:
-    UserError: it is missing, damaged, or holds objects.
+    UserError: the file is missing or damaged, or holds pickled objects.
   """
   if path.endswith('.safetensors'):
     return archive.read_tensors(path)
@@ -114,13 +124,13 @@ def read(path: str) -> dict[str, np.ndarray]:
     raise UserError(f'--weights={path}: there is no such file') from None
   except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
     raise UserError(
-      f'{path} is no .npz of plain arrays ({" ".join(str(error).split())[:120]}): '
+      f'{path} is not an .npz file of plain arrays ({" ".join(str(error).split())[:120]}): '
       'write one with np.savez, or a .safetensors file'
     ) from None
 
 
 def write(path: str, params: Mapping) -> None:
-  """Writes the matrices of `to_cuda_convnet` as .safetensors, or else as .npz."""
+  """Writes the matrices of `to_cuda_convnet` as .safetensors if the path ends so, else as .npz."""
   matrices = to_cuda_convnet(params)
   if path.endswith('.safetensors'):
     archive.write_tensors(path, matrices, {})

@@ -1,13 +1,21 @@
-"""Our parameters and those of everybody else, who keep channels first and groups in one array.
+"""Converts parameters between our layout and that of Caffe and PyTorch.
 
-Planar parameters are `{layer: {'weight', 'bias'}}` in the order of the layers, as Caffe and PyTorch have
-them (FACTS sections 1.2 and 8, item 6): convolutions `[O, I, kh, kw]`, where I counts the maps of one
-group; fully connected layers `[O, I]`, the first of which reads the maps of all towers flattened as
-(C, H, W); biases `[O]`. Our own (`alexnet_jax.models.alexnet`) have a tower axis, keep channels last and
-flatten as (H, W, tower, C). Towers follow one another as groups do.
+Planar parameters, as Caffe and PyTorch have them (FACTS sections 1.2 and 8, item 6), are
+`{layer: {'weight', 'bias'}}` in the order of the layers, with towers as groups:
+
+    convolution       weight [out, in, height, width], where `in` counts the maps of one group
+    fully connected   weight [out, in]; a layer that reads maps reads them flattened as (C, H, W)
+    biases            [out]
+
+Our parameters (`alexnet_jax.models.alexnet`) are `{layer: {'kernel', 'bias'}}`:
+
+    convolution       kernel [tower, height, width, in, out]
+    fully connected   kernel [tower, in, out]; maps are flattened as (H, W, C of all towers)
+    last layer        kernel [tower, in, out], where each tower reads its own maps or units
+    biases            [tower, out], and [out] in the last layer
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,89 +24,120 @@ import numpy as np
 
 from alexnet_jax import models
 from alexnet_jax.errors import UserError
-from alexnet_jax.models.alexnet import is_dense, is_local
+from alexnet_jax.models.spec import is_dense, is_local
 
 Planar = dict[str, dict[str, np.ndarray]]
-_SHOWN = 8  # unknown tensors that an error lists; of those expected it lists all that differ
-_FREE = ('std', 'bias', 'features')  # of a layer: what training starts from, and its width
+_SHOWN = 8  # number of unexpected tensors that an error lists
+_FREE = ('std', 'bias', 'features')  # keys of a layer that do not change what it computes
 
 
-def to_planar(params: Mapping) -> Planar:
-  """Our parameters as planar ones: the same numbers in another order.
+def to_planar(params: Mapping, layers: Sequence[str]) -> Planar:
+  """Converts our parameters to planar ones: the same numbers in another order.
 
   Args:
-    params: of a network of convolutions and fully connected layers, without batch normalisation, whose
-      first fully connected layer sees all towers. NumPy or JAX arrays.
+    params: our parameters, NumPy or JAX arrays, of a network that `check_planar` accepts.
+    layers: `config.model.layers`.
   """
-  planar, maps = {}, 0
-  for layer in sorted(params):  # conv1 ... conv6, fc6, fc7, fc8: the order of the layers
+  planar = {}
+  for before, layer in zip((None, *layers), layers, strict=False):
     kernel, bias = params[layer]['kernel'], params[layer]['bias']
-    towers, out = kernel.shape[0], kernel.shape[-1]
-    if kernel.ndim == 5:
-      weight = kernel.transpose(0, 4, 3, 1, 2).reshape(towers * out, -1, *kernel.shape[1:3])
-      maps = towers * out
-    elif bias.ndim == 1:  # the last layer: a share of every logit from each tower
-      weight = kernel.transpose(2, 0, 1).reshape(out, -1)
+    if not is_dense(layer):
+      towers, height, width, _, out = kernel.shape
+      weight = _transpose(kernel, 'tower height width in out', 'tower out in height width')
+      weight = weight.reshape(towers * out, -1, height, width)
     else:
-      pixels = kernel.shape[1] // (maps or kernel.shape[1])
-      by_pixel = kernel.reshape(towers, pixels, -1, out)
-      weight = by_pixel.transpose(0, 3, 2, 1).reshape(towers * out, -1)
-      maps = 0  # the next ones read no pixels
+      is_last = bias.ndim == 1
+      towers, inputs, out = kernel.shape
+      pixels = _pixels(params, before, inputs * towers if is_last else inputs)
+      kernel = kernel.reshape(towers, pixels, -1, out)
+      order = 'out tower map pixel' if is_last else 'tower out map pixel'
+      weight = _transpose(kernel, 'tower pixel map out', order).reshape(bias.size, -1)
     planar[layer] = {'weight': weight, 'bias': bias.reshape(-1)}
   return planar
 
 
-def from_planar(planar: Mapping, towers: int) -> dict:
-  """The inverse of `to_planar`, exactly; `planar` is in the order of the layers, of checked shapes.
+def from_planar(planar: Mapping, model: ConfigDict | FrozenConfigDict) -> dict:
+  """Converts planar parameters to ours; the exact inverse of `to_planar`.
+
+  Args:
+    planar: planar parameters with the shapes that `planar_shapes` gives.
+    model: `config.model`.
 
   Returns:
-    float32 NumPy arrays of their own.
+    New float32 NumPy arrays.
   """
-  params, maps = {}, 0
-  last = list(planar)[-1]
-  for layer, arrays in planar.items():
-    weight, bias = arrays['weight'], arrays['bias']
-    if weight.ndim == 4:
-      kernel = weight.reshape(towers, -1, *weight.shape[1:]).transpose(0, 3, 4, 2, 1)
-      maps = len(weight)
-    elif layer == last:
-      kernel = weight.reshape(len(weight), towers, -1).transpose(1, 2, 0)
+  params, layers, towers = {}, model.layers, model.towers
+  for before, layer in zip((None, *layers), layers, strict=False):
+    weight, bias = planar[layer]['weight'], planar[layer]['bias']
+    is_last = layer == layers[-1]
+    if not is_dense(layer):
+      weight = weight.reshape(towers, -1, *weight.shape[1:])
+      kernel = _transpose(weight, 'tower out in height width', 'tower height width in out')
     else:
-      inputs = weight.shape[1]
-      by_map = weight.reshape(towers, -1, maps or inputs, inputs // (maps or inputs))
-      kernel = by_map.transpose(0, 3, 2, 1).reshape(towers, inputs, -1)
-      maps = 0
-    bias = bias if layer == last else bias.reshape(towers, -1)
-    params[layer] = {'kernel': kernel, 'bias': bias}
+      out, inputs = weight.shape
+      pixels = _pixels(planar, before, inputs)
+      if is_last:
+        weight = weight.reshape(out, towers, -1, pixels)
+        kernel = _transpose(weight, 'out tower map pixel', 'tower pixel map out')
+      else:
+        weight = weight.reshape(towers, out // towers, -1, pixels)
+        kernel = _transpose(weight, 'tower out map pixel', 'tower pixel map out')
+      kernel = kernel.reshape(towers, -1, kernel.shape[-1])
+    params[layer] = {'kernel': kernel, 'bias': bias if is_last else bias.reshape(towers, -1)}
   return jax.tree.map(lambda x: np.array(x, np.float32, order='C'), params)
 
 
+def _transpose(array, axes: str, order: str):
+  """Transposes an array whose axes have names, given in order and separated by blanks."""
+  names = axes.split()
+  return array.transpose([names.index(name) for name in order.split()])
+
+
+def _pixels(params: Mapping, before: str | None, inputs: int) -> int:
+  """Returns the pixels of each map that a fully connected layer reads; 1 if it reads units.
+
+  Args:
+    params: our parameters, or planar ones.
+    before: the layer before it, if any.
+    inputs: number of its inputs.
+  """
+  if before is None or is_dense(before):
+    return 1
+  return inputs // params[before]['bias'].size
+
+
 def abstract_variables(model: ConfigDict | FrozenConfigDict) -> dict:
-  """The variables of the network of `config.model`, as ShapeDtypeStructs; computes nothing."""
+  """Returns the variables of the network of `config.model` as ShapeDtypeStructs, computing nothing."""
   image = jax.ShapeDtypeStruct((1, model.input_size, model.input_size, 3), jnp.float32)
   return jax.eval_shape(models.create(model).init, jax.random.key(0), image)
 
 
 def planar_shapes(model: ConfigDict | FrozenConfigDict) -> dict[str, dict[str, tuple[int, ...]]]:
-  """What `to_planar` gives for the network of `config.model`: `{layer: {'weight': shape, 'bias': shape}}`."""
-  planar = jax.eval_shape(to_planar, abstract_variables(model)['params'])
+  """Returns the shapes of the planar parameters of `config.model`: `{layer: {'weight', 'bias'}}`."""
+  params = abstract_variables(model)['params']
+  planar = jax.eval_shape(lambda params: to_planar(params, model.layers), params)
   return {
     layer: {name: planar[layer][name].shape for name in ('weight', 'bias')}
-    for layer in sorted(planar)
+    for layer in model.layers
   }
 
 
 def check_planar(model: ConfigDict | FrozenConfigDict, what: str) -> None:
-  """Raises UserError where the network of `config.model` has no planar parameters, for `what`."""
-  strange = [
+  """Raises UserError where planar parameters cannot hold the network of `config.model`.
+
+  Args:
+    model: `config.model`.
+    what: the file or format, for the message.
+  """
+  unsupported = [
     name
     for name in model.layers
     if is_local(name) or (is_dense(name) and not model[name].get('exchange', True))
   ] + ['batch normalisation'] * (model.norm == 'batch')
-  if strange:
+  if unsupported:
     raise UserError(
-      f'{what} has no room for {", ".join(strange)}, only for convolutions and for fully connected layers '
-      'that see all towers: choose --format=safetensors'
+      f'{what} cannot hold {", ".join(unsupported)}, only convolutions and fully connected layers that '
+      'read all towers: choose --format=safetensors'
     )
 
 
@@ -108,65 +147,90 @@ def check_shapes(
   what: str,
   network: str,
 ) -> None:
-  """Raises UserError, with the shapes expected and found of each tensor, where two sets differ.
+  """Checks that a file holds the tensors of a network.
 
   Args:
-    expected: shapes by the tensor's name in the file.
-    found: the same, as they are.
-    what: the file.
-    network: what it should hold, in words.
+    expected: for each tensor's name in the file, the shape that the network needs.
+    found: for each tensor's name in the file, its shape.
+    what: the file, for the message.
+    network: the network, in words.
+
+  Raises:
+    UserError: names or shapes differ. The message lists each with the expected and the found shape.
   """
-  text = lambda shape: str(list(shape)) if shape is not None else 'nothing'
-  strange = [name for name in found if name not in expected]
+  unexpected = [name for name in found if name not in expected]
   differing = [
-    f'{name}: expected {text(expected.get(name))}, found {text(found.get(name))}'
-    for name in (*expected, *strange[:_SHOWN])
+    f'{name}: expected {_shape_text(expected.get(name))}, found {_shape_text(found.get(name))}'
+    for name in (*expected, *unexpected[:_SHOWN])
     if expected.get(name) != found.get(name)
   ]
-  if len(strange) > _SHOWN:
-    differing.append(f'and {len(strange) - _SHOWN} more that are not expected')
+  if len(unexpected) > _SHOWN:
+    differing.append(f'and {len(unexpected) - _SHOWN} more that are not expected')
   if differing:
     raise UserError(
-      f'{what} does not hold {network} ({"; ".join(differing)}): name its weights, or the config that '
-      'they are for'
+      f'{what} does not hold {network} ({"; ".join(differing)}): give a file with its weights, or the '
+      'config that these weights are for'
     )
 
 
+def _shape_text(shape: tuple[int, ...] | None) -> str:
+  return 'nothing' if shape is None else str(list(shape))
+
+
 def dropout_factor(model: ConfigDict | FrozenConfigDict) -> float:
-  """What dropout multiplies by outside of training: 1 where it is inverted (FACTS section 1.4)."""
+  """Returns the factor of dropout outside of training, which is 1 if it is inverted (FACTS section 1.4)."""
   return 1.0 if model.dropout.inverted else 1.0 - model.dropout.rate
 
 
 def function_of(model: ConfigDict | FrozenConfigDict) -> dict[str, object]:
-  """The choices of `config.model` that decide what it computes of given parameters, by their keys."""
+  """Returns the values of `config.model` that decide what the network computes from given parameters.
+
+  Args:
+    model: `config.model`.
+
+  Returns:
+    Values by their keys, such as `{'conv1.stride': 4, 'lrn.k': 2.0, ...}`.
+  """
   values = model.to_dict()
   function = {key: values[key] for key in ('activation', 'gray', 'layers', 'towers')}
-  used = set()
+  no_effect = {'norm', 'map_norm'} if model.norm == 'none' else set()
+  no_effect |= {'dropout'} if dropout_factor(model) == 1 else set()
+  used: set[str] = set()
   for layer in model.layers:
-    choices = {key: x for key, x in values[layer].items() if key not in _FREE}
-    dropped = {'norm', 'map_norm'} if model.norm == 'none' else set()
-    dropped |= {'dropout'} if dropout_factor(model) == 1 else set()
-    choices['then'] = tuple(x for x in choices.get('then', ()) if x not in dropped)
-    used.update(choices['then'])
-    function |= {f'{layer}.{key}': x for key, x in choices.items()}
+    described = {key: value for key, value in values[layer].items() if key not in _FREE}
+    described['then'] = tuple(x for x in described.get('then', ()) if x not in no_effect)
+    used.update(described['then'])
+    function |= {f'{layer}.{key}': value for key, value in described.items()}
   if used & {'norm', 'map_norm'}:
     function['norm'] = model.norm
-  if 'dropout' in used:
-    function |= {f'dropout.{key}': x for key, x in values['dropout'].items()}
-  rooms = {'norm': 'lrn', 'map_norm': 'map_norm', 'pool': 'pool', 'avg_pool': 'pool'}
-  for operation, room in rooms.items():
+  constants = {  # the entry of `config.model` with the constants of each operation
+    'dropout': 'dropout',
+    'norm': 'lrn',
+    'map_norm': 'map_norm',
+    'pool': 'pool',
+    'avg_pool': 'pool',
+  }
+  for operation, entry in constants.items():
     if operation in used:
-      function |= {f'{room}.{key}': x for key, x in values[room].items()}
+      function |= {f'{entry}.{key}': value for key, value in values[entry].items()}
   return function
 
 
 def check_same_function(
   ours: ConfigDict | FrozenConfigDict, theirs: ConfigDict | FrozenConfigDict, what: str
 ) -> None:
-  """Raises UserError where two `config.model`, ours and that of `what`, compute different things.
+  """Checks that two networks compute the same function of given parameters.
 
-  Widths, classes, sizes of images, initial weights, dtype, dropout that does nothing outside of training, and
-  constants that neither uses are free.
+  They may differ in widths, classes, image size, initial weights, dtype, dropout without effect outside of
+  training, and constants that neither uses.
+
+  Args:
+    ours: `config.model`.
+    theirs: the `config.model` of `what`.
+    what: the file or format, for the message.
+
+  Raises:
+    UserError: the functions differ. The message lists the keys with both values.
   """
   a, b = function_of(ours), function_of(theirs)
   differing = [
@@ -176,6 +240,6 @@ def check_same_function(
   ]
   if differing:
     raise UserError(
-      f'{what} is for another network than the config ({"; ".join(differing)}): choose the recipe, '
-      'or the format, that fits'
+      f'{what} is for another network than the config ({"; ".join(differing)}): choose the recipe or '
+      'the format that fits'
     )

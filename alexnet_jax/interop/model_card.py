@@ -1,6 +1,6 @@
-"""The model card that `--mode=export` leaves beside what it writes: model_card.md, filled in.
+"""The model card that `--mode=export` writes beside the network, from the template model_card.md.
 
-The block at its head is what the Hugging Face Hub reads of a README.md.
+The block at its head is the metadata that the Hugging Face Hub reads in a README.md.
 """
 
 import json
@@ -14,42 +14,47 @@ from alexnet_jax.evaluation.evaluate import Trained
 from alexnet_jax.version import __version__
 
 _TEMPLATE = pathlib.Path(__file__).with_name('model_card.md')
-_SHOWN = 10  # classes that are named
+_SHOWN = 10  # number of classes that the card names
 
-# How each format is read back.
+# How to use a file of each format.
 _USAGE = {
-  'safetensors': 'Read it with `alexnet-jax --mode=import --format=safetensors --weights=$file '
+  'safetensors': 'Import it with `alexnet-jax --mode=import --format=safetensors --weights=$file '
   '--workdir=DIR`.',
   'torchvision': 'It is a state_dict of `torchvision.models.alexnet`.',
-  'pytorch': 'It is a state_dict for PyTorch: layers by name, towers as groups (`nn.Conv2d(..., groups=2)`), '
-  'fc6 after `flatten(1)`.',
-  'cuda_convnet': "The matrices of the original's layers.",
+  'pytorch': 'It is a state_dict for PyTorch: it names the layers as `alexnet_jax` does, towers are groups '
+  '(`nn.Conv2d(..., groups=2)`), and fc6 follows `flatten(1)`.',
+  'cuda_convnet': 'It holds the matrices of the original layers of cuda-convnet.',
   'stablehlo': 'Run it with `jax.export.deserialize(open("$file", "rb").read()).call(canvases)`; the JSON '
-  'file beside it says what goes in and out.',
-  'savedmodel': 'Signature `serving_default(images)`; the JSON file in it says what goes in and out.',
+  'file beside it describes the input and the output.',
+  'savedmodel': 'It has the signature `serving_default(images)`; the JSON file in the folder describes the '
+  'input and the output.',
 }
-_ALONE = ('torchvision', 'pytorch', 'cuda_convnet')  # formats of weights and nothing else
+_WEIGHTS_ONLY = (
+  'torchvision',
+  'pytorch',
+  'cuda_convnet',
+)  # formats that hold nothing but parameters
 
-# The licence, by how the Hub calls it, and its terms, of what is trained on a source.
+# For each source of images, the licence of a network trained on them: its name on the Hub, and its terms.
 _TERMS = {
   'elpv': (
     'cc-by-nc-sa-4.0',
-    'Made from the images of elpv-dataset, which are under CC BY-NC-SA 4.0: not for commercial use.',
+    'The network was trained on elpv-dataset, whose licence is CC BY-NC-SA 4.0: no commercial use.',
   ),
   'tfds:imagenet': (
     'other',
-    'Made from ImageNet, whose images are for non-commercial research and education only '
-    '(its terms of access).',
+    'The network was trained on ImageNet, whose terms of access allow only non-commercial research and '
+    'education.',
   ),
 }
 _UNKNOWN = (
   'other',
-  'The weights are under the terms of the images that they were made from: **name them here**.',
+  'The terms of the images that the network was trained on apply: **name them here**.',
 )
 
 
 def _errors(trained: Trained) -> tuple[list[str], str]:
-  """The rows of the table, and the Hub's block of results, empty where nothing was measured."""
+  """Returns the rows of the table of errors, and the Hub's block of results, empty if none were measured."""
   found, own = trained.meta['validation'], trained.meta['config'].eval
   how = f'{own.train_views} view(s), weights `{own.weights}`'
   rows = [
@@ -73,45 +78,48 @@ def _errors(trained: Trained) -> tuple[list[str], str]:
 
 
 def _usage(trained: Trained, form: str, file: str) -> str:
-  """How a file is read back, and where it does not say so itself, which images the network takes."""
+  """Returns how to use a file and, for formats that hold only parameters, which images the network takes."""
   usage = string.Template(_USAGE[form]).substitute(file=file)
-  if form not in _ALONE:
+  if form not in _WEIGHTS_ONLY:
     return usage
   config, mean = trained.config, np.asarray(trained.model.mean_image).mean((0, 1), np.float64)
   levels, deviations = (', '.join(f'{x:.4g}' for x in xs) for xs in (mean, config.augment.std))
   return (
-    f'{usage} It takes RGB images in grey levels, {config.model.input_size} pixels of a canvas of '
-    f'{config.data.canvas.size} (fit `{config.data.canvas.fit}`), less the mean '
-    f'(`{config.augment.mean}`; its channels have {levels}) and divided by {deviations}.'
+    f'{usage} It takes RGB images in grey levels: {config.model.input_size} pixels of a canvas of '
+    f'{config.data.canvas.size} (fit `{config.data.canvas.fit}`), less the mean (`{config.augment.mean}`; '
+    f'its channels have {levels}), divided by {deviations}. The file `{file}.json` holds the mean image, '
+    'the classes and the whole config; '
+    f'`alexnet-jax --mode=import --format={form} --weights={file} --workdir=DIR` reads it.'
   )
 
 
 def _training(trained: Trained) -> str:
-  """What it was trained on, and how; paths are left out."""
+  """Returns a sentence about the training data and the training, without paths."""
   meta, config = trained.meta, trained.config
   if not meta['num_train']:
-    return 'The weights were imported; of their training nothing is known here.'
+    return 'The weights were imported, and nothing is known about their training.'
   kind, _, name = config.data.source.partition(':')
   source = f'{kind}:{name}' if kind == 'tfds' else kind
   return (
-    f'{meta["num_train"]:,} images of source `{source}`, {meta["num_validation"]:,} more for validation; '
-    f'{meta["epoch"]:.2f} epochs in batches of {config.train.batch_size}, rate {config.optim.rate:g} with '
-    f'schedule `{config.optim.schedule}`, seed {config.seed}.'
+    f'It was trained on {meta["num_train"]:,} images of source `{source}`, with '
+    f'{meta["num_validation"]:,} more for validation, for {meta["epoch"]:.2f} epochs in batches of '
+    f'{config.train.batch_size}, at learning rate {config.optim.rate:g} with schedule '
+    f'`{config.optim.schedule}` and seed {config.seed}.'
   )
 
 
 def write(trained: Trained, form: str, output: str) -> str:
-  """Fills the card in and writes it: README.md in the folder of `output`, or in it if it is a folder.
+  """Writes the model card: README.md in the folder of `output`, or in `output` if that is a folder.
 
-  Where there is a README.md already it is OUTPUT.README.md.
+  If that folder has a README.md already, the card is OUTPUT.README.md.
 
   Args:
     trained: the network.
-    form: the format of what was written.
-    output: where that lies.
+    form: the format of the exported file.
+    output: the exported file or folder.
 
   Returns:
-    The card's path.
+    The path of the card.
   """
   config, meta = trained.config, trained.meta
   table = models.layer_table(config.model)
@@ -120,7 +128,7 @@ def write(trained: Trained, form: str, output: str) -> str:
   license_name, terms = next((_TERMS[key] for key in _TERMS if source.startswith(key)), _UNKNOWN)
   if not meta['num_train']:
     license_name, terms = _UNKNOWN
-  names, place = meta['class_names'], pathlib.Path(output)
+  names, path = meta['class_names'], pathlib.Path(output)
   more = ', ...' if len(names) > _SHOWN else ''
   text = string.Template(_TEMPLATE.read_text()).substitute(
     license=license_name,
@@ -132,18 +140,18 @@ def write(trained: Trained, form: str, output: str) -> str:
     macs=f'{sum(row["macs"] for row in table):,}',
     classes=len(names),
     input_size=config.model.input_size,
-    file=place.name,
+    file=path.name,
     format=form,
     step=trained.step,
     weights_kind=config.eval.weights,
-    usage=_usage(trained, form, place.name),
+    usage=_usage(trained, form, path.name),
     training=_training(trained),
     errors='\n'.join(rows),
     shown=', '.join(f'`{name}`' for name in names[:_SHOWN]) + more,
     terms=terms,
   )
-  card = (place if place.is_dir() else place.parent) / 'README.md'
+  card = (path if path.is_dir() else path.parent) / 'README.md'
   if card.exists():
-    card = place.with_name(f'{place.name}.README.md')
+    card = path.with_name(f'{path.name}.README.md')
   card.write_text(text)
   return str(card)

@@ -1,8 +1,9 @@
-"""Programs for serving: uint8 canvases in, probabilities out, with preprocessing and weights inside.
+"""Programs for serving: from uint8 canvases to probabilities, with preprocessing and weights inside.
 
-StableHLO is written by `jax.export`, for any batch size, and runs on the CPU, CUDA and TPUs; read it back
-with `jax.export.deserialize(bytes).call(canvases)`. A TensorFlow SavedModel holds the same program around
-variables of its own, signature `serving_default(images) -> probabilities`, and needs no JAX to run.
+- `stablehlo`: written by `jax.export` for any batch size; it runs on CPUs, CUDA devices and TPUs. Read
+  it with `jax.export.deserialize(bytes).call(canvases)`.
+- `savedmodel`: a TensorFlow SavedModel with the same program around its own variables, and the signature
+  `serving_default(images) -> probabilities`. It runs without JAX.
 """
 
 from collections.abc import Callable
@@ -21,19 +22,22 @@ from alexnet_jax.evaluation.evaluate import Trained
 from alexnet_jax.steps import augment
 from alexnet_jax.utils.optional_import import import_module, import_tensorflow
 
+FORMATS = ('stablehlo', 'savedmodel')
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
-_STABLEHLO = '1.9.0'  # of SavedModels; TensorFlow 2.21 reads up to 1.13
+_STABLEHLO = '1.9.0'  # version in SavedModels; TensorFlow 2.21 reads up to 1.13
 
 
 def serving_function(config: FrozenConfigDict) -> Callable:
-  """`f(variables, mean_image, canvases) -> probabilities`, one device, any batch size, symbolic ones too.
+  """Returns the function `f(variables, mean_image, canvases) -> probabilities` of a network.
+
+  It runs on one device and takes any batch size, also a symbolic one.
 
   Args:
-    config: of the network; `eval.views` of `augment.VIEWS` are averaged.
+    config: the whole config of the network. `eval.views` chooses the views that are averaged.
 
   Returns:
-    A function of `{'params', 'batch_stats'}`, float32 `[C, C, 3]` and uint8 `[B, C, C, 3]` that gives
-    float32 `[B, classes]`.
+    A function of `{'params', 'batch_stats'}`, the mean image float32 `[C, C, 3]` and canvases uint8
+    `[B, C, C, 3]` that returns float32 `[B, classes]`.
   """
   module = models.create(config.model)
   views = jnp.asarray(augment.VIEWS[config.eval.views], jnp.float32)
@@ -52,18 +56,18 @@ def serving_function(config: FrozenConfigDict) -> Callable:
 
 
 def export_program(trained: Trained, form: str, output: str) -> dict[str, object]:
-  """Writes the program of a network, and beside it a description in JSON.
+  """Writes the program of a network, and a JSON file that describes its inputs and outputs.
 
   Args:
     trained: the network, on one device.
-    form: stablehlo or savedmodel.
+    form: one of `FORMATS`.
     output: the file, or for savedmodel the folder.
 
   Returns:
-    `{'views', 'description'}`: how many views are averaged; where the description lies.
+    `views`, the number of views that are averaged, and `description`, the path of the JSON file.
 
   Raises:
-    UserError: savedmodel, and TensorFlow is not installed.
+    UserError: the format is savedmodel and TensorFlow is not installed.
   """
   config, size = trained.config, trained.config.data.canvas.size
   constants = (
@@ -75,15 +79,16 @@ def export_program(trained: Trained, form: str, output: str) -> dict[str, object
   description = {
     'input': {'name': 'images', 'dtype': 'uint8', 'shape': ['batch', size, size, 3]},
     'output': {'name': 'probabilities', 'dtype': 'float32', 'shape': ['batch', 'classes']},
-    'canvas': config.data.canvas.to_dict(),  # how a photograph becomes an input
+    'canvas': config.data.canvas.to_dict(),  # how to make a canvas from a photograph
     'views': config.eval.views,
     'recipe': config.recipe,
     'checkpoint': trained.step,
     'classes': trained.meta['class_names'],
   }
-  _WRITERS[form](function, constants, size, output)
-  place = pathlib.Path(output)
-  path = place / 'alexnet_jax.json' if place.is_dir() else pathlib.Path(f'{output}.json')
+  write = _write_stablehlo if form == 'stablehlo' else _write_savedmodel
+  write(function, constants, size, output)
+  folder = pathlib.Path(output)
+  path = folder / 'alexnet_jax.json' if folder.is_dir() else pathlib.Path(f'{output}.json')
   path.write_text(json.dumps(description, indent=2))
   return {'views': config.eval.views, 'description': str(path)}
 
@@ -100,10 +105,10 @@ def _write_stablehlo(function: Callable, constants: tuple, size: int, output: st
 
 
 def _write_savedmodel(function: Callable, constants: tuple, size: int, output: str) -> None:
-  """Wraps the StableHLO by the operation that jax2tf uses too.
+  """Wraps the StableHLO program in the TensorFlow operation that jax2tf also uses.
 
-  Not by jax2tf itself: it writes for readers of the last four weeks, and TensorFlow 2.21 cannot read
-  what JAX 0.12 writes for those. Older StableHLO both know.
+  jax2tf itself writes the StableHLO version of four weeks ago, which TensorFlow 2.21 cannot read when
+  JAX 0.12 writes it. This function writes an older version, which both know.
   """
   tf = import_tensorflow('--format=savedmodel')
   xla = import_module(
@@ -134,6 +139,3 @@ def _write_savedmodel(function: Callable, constants: tuple, size: int, output: s
 
   served.serve = serve
   tf.saved_model.save(served, output, signatures={'serving_default': serve})
-
-
-_WRITERS = {'stablehlo': _write_stablehlo, 'savedmodel': _write_savedmodel}

@@ -1,14 +1,15 @@
 """PyTorch: state_dicts of torchvision's AlexNet, and of networks with the layers of any recipe.
 
-A state_dict comes as .pth, which PyTorch reads with `weights_only=True`, or as .safetensors, for which no
-PyTorch is needed. Formats:
+A state_dict is a .pth file, which PyTorch reads with `weights_only=True`, or a .safetensors file, which needs
+no PyTorch. There are two formats:
 
-- `torchvision`: its names and its network (recipe `torchvision`); FACTS sections 1 and 9 (T),
-  torchvision/models/alexnet.py.
-- `pytorch`: planar parameters (`alexnet_jax.interop.layout`) under the names of our layers,
-  `conv1.weight` [96, 3, 11, 11], `conv2.weight` [256, 48, 5, 5] ... `fc8.bias`: towers are groups
-  (`nn.Conv2d(96, 256, 5, padding=2, groups=2)`), fc6 reads maps flattened as (C, H, W). PyTorch's
-  dropout does nothing outside of training; where a recipe's halves, the next layer's weights are halved.
+- `torchvision`: the names and the network of torchvision/models/alexnet.py, which is recipe
+  `torchvision` (FACTS sections 1 and 9).
+- `pytorch`: planar parameters (`alexnet_jax.interop.layout`) under the names of our layers, `conv1.weight`
+  [96, 3, 11, 11], `conv2.weight` [256, 48, 5, 5] and so on to `fc8.bias`. Towers are groups
+  (`nn.Conv2d(96, 256, 5, padding=2, groups=2)`), and fc6 reads maps flattened as (C, H, W). PyTorch's
+  dropout has no effect outside of training. Where a recipe's dropout halves activations there, the exported
+  weights of the next layer are halved instead.
 """
 
 from collections.abc import Mapping
@@ -41,20 +42,20 @@ def from_torchvision(
   model: ConfigDict | FrozenConfigDict | None = None,
   what: str = 'the state_dict',
 ) -> dict:
-  """Our parameters of a state_dict of torchvision's AlexNet.
+  """Converts a state_dict of torchvision's AlexNet to our parameters.
 
   Args:
-    state_dict: PyTorch tensors or arrays by name, `features.0.weight` [64, 3, 11, 11] ...
-      `classifier.6.bias` [classes]. A `module.` in the names, of DataParallel, is passed over.
-    model: `config.model`; recipe `torchvision` if left out. With `num_classes` 0 it has as many as the
-      state_dict.
-    what: what errors call the state_dict.
+    state_dict: PyTorch tensors or arrays by name, from `features.0.weight` [64, 3, 11, 11] to
+      `classifier.6.bias` [classes]. The prefix `module.` that DataParallel adds is ignored.
+    model: `config.model`; by default that of recipe `torchvision`. With `num_classes` 0 the number of
+      classes is that of the state_dict.
+    what: the name of the state_dict, for messages.
 
   Returns:
     float32 NumPy arrays, `params[layer]['kernel' | 'bias']`.
 
   Raises:
-    UserError: names or shapes are not those of the network; the message lists them by layer.
+    UserError: names or shapes differ from those of the network. The message lists them.
   """
   own = recipes.get('torchvision').model
   layout.check_same_function(model or own, own, what)
@@ -64,19 +65,20 @@ def from_torchvision(
 def from_pytorch(
   state_dict: Mapping, model: ConfigDict | FrozenConfigDict, what: str = 'the state_dict'
 ) -> dict:
-  """Our parameters of a state_dict of a network with the layers of `model`, towers as groups.
+  """Converts a state_dict of a network with the layers of `model`, and towers as groups, to our parameters.
 
   Args:
-    state_dict: PyTorch tensors or arrays, named as the layers are, `conv1.weight` ... `fc8.bias`; or, where
-      no name is a layer's, in the order of the layers, as PyTorch keeps them (.safetensors does not).
-    model: `config.model`. With `num_classes` 0 it has as many as the state_dict.
-    what: what errors call the state_dict.
+    state_dict: PyTorch tensors or arrays. They have the names of our layers, `conv1.weight` ... `fc8.bias`,
+      or, if no name is that of a layer, any names in the order of the layers. A .pth file keeps that order;
+      a .safetensors file does not. The prefix `module.` that DataParallel adds is ignored.
+    model: `config.model`. With `num_classes` 0 the number of classes is that of the state_dict.
+    what: the name of the state_dict, for messages.
 
   Returns:
     float32 NumPy arrays, `params[layer]['kernel' | 'bias']`.
 
   Raises:
-    UserError: the network cannot be written so, or shapes are not its own; the message lists them by layer.
+    UserError: the format cannot hold the network, or shapes differ. The message lists them.
   """
   layout.check_planar(model, what)
   arrays = _arrays(state_dict)
@@ -89,14 +91,14 @@ def from_pytorch(
 
 
 def _dropout_factors(model: ConfigDict | FrozenConfigDict) -> dict[str, float]:
-  """What dropout multiplies the input of a layer by outside of training, of layers where it does."""
+  """Returns, for each layer whose input dropout scales outside of training, the factor."""
   factor = layout.dropout_factor(model)
   pairs = itertools.pairwise(model.layers) if factor != 1 else ()
   return {layer: factor for before, layer in pairs if 'dropout' in model[before].then}
 
 
 def _scaled(params: dict, factors: Mapping[str, float]) -> dict:
-  """Parameters with the kernels of some layers multiplied: exactly, by powers of two."""
+  """Returns parameters with the kernels of some layers multiplied; exact if the factors are powers of two."""
   scaled = {
     layer: params[layer] | {'kernel': params[layer]['kernel'] * np.float32(factor)}
     for layer, factor in factors.items()
@@ -111,7 +113,7 @@ def _convert(
   what: str,
   network: str,
 ) -> dict:
-  """Our parameters of planar ones, found under `names`, by layer; see `from_pytorch`."""
+  """Converts planar parameters to ours; `names` gives for each layer its name in the state_dict."""
   model = ConfigDict(model.to_dict())
   bias = arrays.get(f'{names[model.layers[-1]]}.bias', np.zeros(0))
   if not model.num_classes and bias.size > 1:
@@ -127,39 +129,42 @@ def _convert(
     layer: {name: arrays[f'{theirs}.{name}'] for name in ('weight', 'bias')}
     for layer, theirs in names.items()
   }
-  return layout.from_planar(planar, model.towers)
+  return layout.from_planar(planar, model)
 
 
 def to_torchvision(params: Mapping) -> dict[str, np.ndarray]:
-  """A state_dict of torchvision's AlexNet, of our parameters; the exact inverse of `from_torchvision`.
+  """Converts our parameters to a state_dict of torchvision's AlexNet, inverting `from_torchvision` exactly.
 
   Args:
-    params: of a network of one tower, as recipe `torchvision` makes.
+    params: parameters of a network with one tower, as recipe `torchvision` has.
 
   Returns:
     float32 NumPy arrays by name.
 
   Raises:
-    UserError: the parameters are of a network that torchvision does not have.
+    UserError: the layers are not those of torchvision's AlexNet.
   """
   layers = {name: leaves['kernel'].shape for name, leaves in params.items()}
   if set(layers) != set(NAMES) or any(shape[0] != 1 for shape in layers.values()):
     shown = ', '.join(f'{name} {list(shape)}' for name, shape in sorted(layers.items()))
     raise UserError(
-      f'torchvision has no room for layers {shown}: expected are those of recipe torchvision'
+      f'torchvision cannot hold the layers {shown}: it needs those of recipe torchvision'
     )
   return _state_dict(params, NAMES)
 
 
 def to_pytorch(params: Mapping, model: ConfigDict | FrozenConfigDict) -> dict[str, np.ndarray]:
-  """A state_dict of our parameters, float32 arrays by name; the exact inverse of `from_pytorch`.
+  """Converts our parameters to a state_dict; the exact inverse of `from_pytorch`.
 
   Args:
-    params: of the network of `model`.
+    params: parameters of the network of `model`.
     model: `config.model`.
 
+  Returns:
+    float32 NumPy arrays by name.
+
   Raises:
-    UserError: the network cannot be written so.
+    UserError: the format cannot hold the network.
   """
   layout.check_planar(model, '--format=pytorch')
   params = _scaled(dict(params), _dropout_factors(model))
@@ -167,7 +172,8 @@ def to_pytorch(params: Mapping, model: ConfigDict | FrozenConfigDict) -> dict[st
 
 
 def _state_dict(params: Mapping, names: Mapping[str, str]) -> dict[str, np.ndarray]:
-  planar = layout.to_planar(params)
+  """Returns planar parameters under new names; `names` has all layers, in order."""
+  planar = layout.to_planar(params, tuple(names))
   return {
     f'{theirs}.{name}': np.array(planar[layer][name], np.float32, order='C')
     for layer, theirs in names.items()
@@ -176,26 +182,34 @@ def _state_dict(params: Mapping, names: Mapping[str, str]) -> dict[str, np.ndarr
 
 
 def _arrays(state_dict: Mapping) -> dict[str, np.ndarray]:
-  """Tensors or arrays as float32, without the `module.` of DataParallel in their names."""
+  """Returns the tensors or arrays as float32, without the prefix of DataParallel in their names."""
   arrays = {}
   for name, value in state_dict.items():
     if hasattr(value, 'detach'):
       value = value.detach().cpu().float().numpy()
     if not isinstance(value, np.ndarray) or not jnp.issubdtype(value.dtype, jnp.number):
       raise UserError(
-        f'the state_dict holds {name!r}, which is no tensor of numbers: save the state_dict alone'
+        f'the state_dict holds {name!r}, which is not a tensor of numbers: save only the state_dict'
       )
-    arrays[str(name).replace('module.', '')] = np.asarray(value, np.float32)
+    arrays[_without_data_parallel(str(name))] = np.asarray(value, np.float32)
   return arrays
 
 
-def read(path: str) -> Mapping:
-  """The state_dict of a .safetensors file, or of a file of `torch.save` (.pth, .pt).
+def _without_data_parallel(name: str) -> str:
+  """Removes what `torch.nn.DataParallel` adds to a name when it wraps the network or AlexNet's `features`."""
+  name = name.removeprefix('module.')
+  if name.startswith('features.module.'):  # PyTorch's ImageNet example wraps only the convolutions
+    name = name.replace('module.', '', 1)
+  return name
 
-  The latter may hold it under `state_dict` or `model`, as training scripts write it.
+
+def read(path: str) -> Mapping:
+  """Reads the state_dict in a .safetensors file, or in a file of `torch.save` (.pth, .pt).
+
+  A file of `torch.save` may hold it under the key `state_dict` or `model`, as training scripts write it.
 
   Raises:
-    UserError: there is no such file, it is damaged or holds more than tensors, or PyTorch is missing.
+    UserError: the file is missing or damaged, it holds more than tensors, or PyTorch is not installed.
   """
   if not os.path.isfile(path):
     raise UserError(f'--weights={path}: there is no such file')
@@ -206,12 +220,12 @@ def read(path: str) -> Mapping:
     loaded = torch.load(path, map_location='cpu', weights_only=True)
   except pickle.UnpicklingError as error:
     raise UserError(
-      f'{path} holds other things than tensors, which are not run: save only the state_dict, '
+      f'{path} holds other objects than tensors, which are not loaded: save only the state_dict, '
       f'torch.save(model.state_dict(), ...) ({" ".join(str(error).split())[:120]})'
     ) from None
   except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
     raise UserError(
-      f'{path} cannot be read as a PyTorch file ({" ".join(str(error).split())[:200]}): fetch it again'
+      f'{path} cannot be read as a PyTorch file ({" ".join(str(error).split())[:200]}): download it again'
     ) from None
   for key in ('state_dict', 'model'):
     if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
@@ -224,7 +238,7 @@ def read(path: str) -> Mapping:
 
 
 def write(path: str, state_dict: Mapping[str, np.ndarray]) -> None:
-  """Writes a state_dict as .safetensors, or with PyTorch as .pth."""
+  """Writes a state_dict as .safetensors, or as .pth, which needs PyTorch."""
   if path.endswith('.safetensors'):
     archive.write_tensors(path, state_dict, {'format': 'pt'})
     return

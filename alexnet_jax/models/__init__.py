@@ -1,6 +1,7 @@
-"""The networks: pure functions of parameters and images; no data, no optimizer, no TensorFlow."""
+"""The networks: pure functions of parameters and images, without data, optimizer or TensorFlow."""
 
-from alexnet_jax.models.alexnet import AlexNet, create, layer_table
+from alexnet_jax.models.alexnet import AlexNet, create
 from alexnet_jax.models.keys import validate
+from alexnet_jax.models.summary import layer_table
 
 __all__ = ['AlexNet', 'create', 'layer_table', 'validate']

@@ -1,28 +1,28 @@
-"""LeNet-5 (LeCun, Bottou, Bengio, Haffner, 1998), which every account of AlexNet compares it with.
+"""LeNet-5 (LeCun, Bottou, Bengio and Haffner, 1998), the network that AlexNet is usually compared with.
 
-61,706 parameters: 60 k, as its authors say of theirs. As there, every unit up to F6 is squashed: what a
-convolution gives before it is pooled, and what the pool gives once more. Three things of the paper of 1998
-are left out, as nearly everybody leaves them out: its second convolution reads only some of the six maps
-(we read all, 900 weights more), its pools have a trainable factor and bias (44 numbers), and its last layer
-measures distances to drawn pictures of digits (ours is linear, 850 numbers).
+It has 61,706 parameters; its authors state 60,000. As in their paper, the activation follows every
+convolution and every pooling layer. Like most implementations, this one differs from the paper in three ways:
+
+- Its second convolution reads all six maps, where the paper's reads only some of them (900 weights fewer).
+- Its pooling layers have no trainable factor and bias (the paper's have 44 such parameters).
+- Its last layer is linear (850 parameters), where the paper's measures distances to drawn digits.
 """
 
 from ml_collections import ConfigDict
 
 from alexnet_jax.models import spec
 
-# Its activation is 1.7159 tanh(2x/3); weights of this many inputs were drawn from +-2.4 / inputs.
-ACTIVATION = 'scaled_tanh'
-_RANGE = 2.4
+ACTIVATION = 'scaled_tanh'  # 1.7159 tanh(2x/3)
+_RANGE = 2.4  # initial weights are drawn from -2.4/fan_in ... 2.4/fan_in
 
 
 def _std(inputs: int) -> float:
-  """The deviation of a uniform draw from +-2.4 / inputs (section "Multi-layer perceptrons", appendix A)."""
+  """Returns the standard deviation of U(-2.4/inputs, 2.4/inputs) (LeCun et al. 1998, appendix A)."""
   return _RANGE / inputs / 3**0.5
 
 
 def lenet5() -> dict[str, ConfigDict]:
-  """C1, S2, C3, S4, C5, F6 and the output layer, on 28x28 pixels with a border of two zeros."""
+  """Returns C1, S2, C3, S4, C5, F6 and the output layer, for 28x28 images padded by two zeros."""
   pooled = ('act', 'avg_pool', 'act')
   return {
     'conv1': spec.conv(6, 5, 2, std=_std(25), then=pooled),

@@ -1,10 +1,10 @@
-"""The layers of two towers: of each, what is on this device, and where towers meet.
+"""Layers with parameters, computed for the towers on this device, and the exchange between towers.
 
-`xs` is a list with one array a tower that lives here. On one device all towers are local; under `shard_map`
-over a mesh axis of size two each device holds one, and the very same lines then communicate.
+Each layer takes and returns `xs`, a list with one array for each local tower. On one device all towers
+are local. Under `shard_map` over a mesh axis of size two each device holds one tower, and the same code
+then communicates.
 """
 
-from collections.abc import Callable
 import math
 
 from flax import linen as nn
@@ -13,17 +13,25 @@ from jax import lax
 import jax.numpy as jnp
 
 from alexnet_jax.models import layers
+from alexnet_jax.models.initializers import Initializer
 
 Array = jax.Array
 Towers = list[Array]
-Initializer = Callable[..., Array]
 
 
 def exchange(xs: Towers, towers: int, axis: str | None) -> Towers:
-  """Gives every tower the maps of all towers, joined on channels in tower order.
+  """Gives every tower the maps of all towers, concatenated on channels in tower order.
 
-  This is the paper's communication between GPUs: a concatenation where all `towers` are local, an
-  all-gather over mesh axis `axis` where each device holds some of them.
+  This is the communication between the paper's GPUs (section 3.5): an all-gather where the towers are on
+  different devices, a concatenation where they are on one.
+
+  Args:
+    xs: `[B, ..., C]`, one array for each local tower.
+    towers: number of towers of the network.
+    axis: the mesh axis over which the towers are spread, or None.
+
+  Returns:
+    For each local tower the same array `[B, ..., towers * C]`.
   """
   x = jnp.concatenate(xs, axis=-1)
   if len(xs) < towers:
@@ -32,7 +40,7 @@ def exchange(xs: Towers, towers: int, axis: str | None) -> Towers:
 
 
 def axis_size(axis: str | None) -> int:
-  """Devices along a mesh axis under `shard_map`; 1 without one."""
+  """Returns the number of devices along a mesh axis under `shard_map`, or 1 if `axis` is None."""
   return lax.axis_size(axis) if axis else 1
 
 
@@ -72,10 +80,15 @@ class TowerDense(nn.Module):
 
 
 class Head(nn.Module):
-  """The last layer: each tower gives partial logits, which are summed; one bias for all.
+  """The last layer: the sum of the partial logits of all towers, plus one bias.
 
-  With `unit_axis` the devices along it hold different units of the layer before, for all rows of the
-  batch; each gets the sums of its own rows.
+  Attributes:
+    features: number of classes.
+    towers: number of towers of the network.
+    axis: the mesh axis over which the towers are spread, or None.
+    unit_axis: the mesh axis whose devices hold different units of the layer before, for all rows of the
+      batch, or None. Each device receives the sums for its own rows.
+    kernel_init, bias_init: called as `(key, shape, fan_in)`.
   """
 
   features: int
@@ -89,7 +102,7 @@ class Head(nn.Module):
   def __call__(self, xs: Towers) -> Array:
     width = xs[0].shape[-1]
     shape = (len(xs), width, self.features)
-    fan_in = self.towers * width  # of the whole layer: a network is initialised on one device
+    fan_in = self.towers * width  # the units of all towers contribute to each logit
     kernel = self.param('kernel', self.kernel_init, shape, fan_in)
     bias = self.param('bias', self.bias_init, (self.features,), fan_in)
     logits = sum(layers.dense(x, kernel[t]).astype(jnp.float32) for t, x in enumerate(xs))
@@ -101,9 +114,14 @@ class Head(nn.Module):
 
 
 class TowerBatchNorm(nn.Module):
-  """Batch normalisation in each local tower, over the global batch.
+  """Batch normalisation in each local tower, with the moments of the global batch.
 
-  Rows that the mask leaves out of the loss (undecodable images, all zeros) count in the moments.
+  Rows that the mask excludes from the loss (undecodable images, which are all zeros) count in the moments.
+
+  Attributes:
+    momentum: weight of the old running moments in their update.
+    epsilon: added to the variance.
+    data_axis: the mesh axis over which the batch is split, or None.
   """
 
   momentum: float
@@ -131,7 +149,15 @@ class TowerBatchNorm(nn.Module):
 
 
 class TowerLocal(nn.Module):
-  """A locally connected layer in each local tower, `features` maps a tower; a bias a place and map."""
+  """A locally connected layer in each local tower; every position of every map has its own bias.
+
+  Attributes:
+    features: maps of one tower.
+    size: side of the window, in pixels.
+    stride: distance between neighbouring windows, in pixels.
+    padding: zeros around the maps, `((top, bottom), (left, right))`.
+    kernel_init, bias_init: called as `(key, shape, fan_in)`.
+  """
 
   features: int
   size: int
@@ -144,14 +170,14 @@ class TowerLocal(nn.Module):
   def __call__(self, xs: Towers) -> Towers:
     _, height, width, maps = xs[0].shape
     (top, bottom), (left, right) = self.padding
-    places = tuple(
+    positions = tuple(
       layers.pooled_size(side, self.size, self.stride, 'floor')
       for side in (height + top + bottom, width + left + right)
     )
     fan_in = self.size * self.size * maps
-    shape = (len(xs), *places, fan_in, self.features)
+    shape = (len(xs), *positions, fan_in, self.features)
     kernel = self.param('kernel', self.kernel_init, shape, fan_in)
-    bias = self.param('bias', self.bias_init, (len(xs), *places, self.features), fan_in)
+    bias = self.param('bias', self.bias_init, (len(xs), *positions, self.features), fan_in)
     return [
       layers.locally_connected(x, kernel[t], bias[t], self.size, self.stride, self.padding)
       for t, x in enumerate(xs)

@@ -15,7 +15,7 @@ from ml_collections import FrozenConfigDict
 from alexnet_jax import steps
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
-from alexnet_jax.models import alexnet
+from alexnet_jax.models import alexnet, spec
 
 Array = jax.Array
 
@@ -44,11 +44,9 @@ def make_diagnostics_step(
     activations = {}
     for layer in config.model.layers:
       if 'act' in config.model[layer].get('then', ()):
-        name, index = alexnet.sown(config.model, 'act', layer)
-        spread = config.parallelism == 'owt' and alexnet.is_dense(layer)
-        activations[layer] = _activation_statistics(
-          jnp.stack(variables['intermediates'][name][index]), spread
-        )
+        outputs = variables['intermediates'][alexnet.intermediate_key(layer, 'act')]
+        spread = config.parallelism == 'owt' and spec.is_dense(layer)
+        activations[layer] = _activation_statistics(jnp.stack(outputs[0]), spread)
     return grads, activations
 
   state_specs = steps.state_specs_of(config)

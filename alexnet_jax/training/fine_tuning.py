@@ -19,7 +19,7 @@ from alexnet_jax import steps
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import evaluate
 from alexnet_jax.interop import archive
-from alexnet_jax.models.alexnet import number
+from alexnet_jax.models.spec import number
 
 Tree = dict[str, dict[str, np.ndarray]]  # arrays by layer and name
 

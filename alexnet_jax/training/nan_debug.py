@@ -101,8 +101,8 @@ def make_watch_step(config: FrozenConfigDict, mesh: Mesh) -> Callable[..., dict]
     finite = {}
     for layer in config.model.layers:
       if 'act' in config.model[layer].get('then', ()):
-        name, index = alexnet.sown(config.model, 'act', layer)
-        towers = jnp.stack(variables['intermediates'][name][index])
+        outputs = variables['intermediates'][alexnet.intermediate_key(layer, 'act')]
+        towers = jnp.stack(outputs[0])
         bad = (~jnp.isfinite(towers)).any().astype(jnp.int32)
         finite[layer] = lax.psum(bad, (mesh_lib.DATA, mesh_lib.TOWER)) == 0
     return _finite_rows(images), _finite_rows(logits), finite, gradients

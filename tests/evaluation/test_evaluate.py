@@ -147,7 +147,7 @@ def test_bad_input(runs, tmp_path):
     evaluate.evaluate(config, runs[:1], '7')
   with pytest.raises(UserError, match='holds no checkpoints'):
     evaluate.evaluate(config, [tmp_path])
-  with pytest.raises(UserError, match='names 1 of 2 weights'):
+  with pytest.raises(UserError, match='has 1 numbers for 2 runs'):
     evaluate.evaluate(config, runs, 'best', [1.0])
   for wrong in ([1.0, float('nan')], [0.0, 0.0], [-1.0, 2.0]):
     with pytest.raises(UserError, match='each must be 0 or more, and not all of them 0'):

@@ -14,7 +14,7 @@ from alexnet_jax.cli.flags import Options
 from alexnet_jax.data import Statistics, open_dataset
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.errors import UserError
-from alexnet_jax.interop import archive, caffe, cuda_convnet, networks
+from alexnet_jax.interop import archive, caffe, cuda_convnet, importer
 from alexnet_jax.steps import optimizer, schedules
 from alexnet_jax.training.run import resolve
 from alexnet_jax.utils import atomic_io
@@ -72,12 +72,12 @@ def readers(folder: str) -> dict[str, tuple[bytes, Reader]]:
     lambda path: (archive.read_metadata(path), archive.read_tensors(path)),
   )
   add('weights.npz', lambda path: np.savez(path, a=array), cuda_convnet.read)
-  add('mean.npy', lambda path: np.save(path, array), lambda path: networks._mean(path, 3, 'rgb'))
+  add('mean.npy', lambda path: np.save(path, array), lambda path: importer._mean(path, 3, 'rgb'))
   add('weights.caffemodel', write_caffemodel, caffe.read)
   add(
     'classes.txt',
     lambda path: path.write_text('a\nb\nc\n'),
-    lambda path: networks._read_classes(path, 3),
+    lambda path: importer._read_classes(path, 3),
   )
   add(
     config_lib.FILE,

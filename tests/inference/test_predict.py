@@ -183,9 +183,13 @@ def test_the_picture_shows_images_labels_and_bars(workdir, tmp_path, suffix):
     assert {(200, 0, 0), (200, 160, 0)} <= {tuple(map(int, p)) for p in np.unique(pixels, axis=0)}
 
 
-def test_layers_of_conv6_are_told_apart():
-  config = recipes.get('paper+conv6')
-  assert {'conv6', 'fc6', 'norm1', 'pool5', 'fc8'} <= set(features_lib.layer_names(config.model))
+def test_layer_names_of_a_network_with_conv6():
+  """conv6 and fc6 have the same number; their activations have different keys."""
+  keys = features_lib.layer_keys(recipes.get('paper+conv6').model)
+  assert keys['conv6'] == keys['act6'] == 'conv6/act'
+  assert keys['fc6'] == keys['fc6/act'] == 'fc6/act'
+  assert keys['pool5'] == 'conv5/pool' and keys['norm1'] == 'conv1/norm'
+  assert keys['dropout7'] == 'fc7/dropout' and keys['fc8'] == 'fc8'
 
 
 @pytest.mark.parametrize(

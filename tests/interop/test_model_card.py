@@ -37,7 +37,7 @@ def test_it_tells_recipe_data_errors_and_terms(workdir, tmp_path, capsys):
   for part in (
     'recipe `original`',
     'two towers',
-    '40 images of source `synthetic`, 18 more for validation',
+    '40 images of source `synthetic`, with 18 more for validation',
     f'| top-1 error %, 1 view(s), weights `last` | {error:.2f} |',
     'checkpoint of step 5',
     '--weights=net.safetensors',
@@ -76,4 +76,8 @@ def test_of_imported_weights_it_claims_nothing(workdir, tmp_path, capsys):
   capsys.readouterr()
   export(tmp_path / 'run', tmp_path / 'out' / 'net.safetensors', 'safetensors', capsys)
   text = (tmp_path / 'out' / 'README.md').read_text()
-  assert 'not measured' in text and 'nothing is known' in text and 'model-index' not in text
+  assert (
+    'not measured' in text
+    and 'nothing is known about their training' in text
+    and 'model-index' not in text
+  )

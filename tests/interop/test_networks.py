@@ -122,10 +122,10 @@ def test_a_caffemodel_that_takes_rgb(tmp_path, capsys):
   (tmp_path / 'mean.binaryproto').write_bytes(caffemodel.blob(mean))
   files = f'--weights={tmp_path / "net"}', f'--mean={tmp_path / "mean.binaryproto"}'
   flags = '--mode=import', '--format=caffe', f'--workdir={tmp_path / "run"}', NARROW, *files
-  assert 'say --channels=rgb if its network takes RGB' in fail(capsys, *flags)
+  assert 'add --channels=rgb if its network takes RGB' in fail(capsys, *flags)
   made = run(capsys, *flags, '--channels=rgb')
   assert made['mean'] == [123, 117, 104] and made['channels'] == 'rgb'
-  assert_same(layout.to_planar(params_of(tmp_path / 'run')), planar)
+  assert_same(layout.to_planar(params_of(tmp_path / 'run'), list(planar)), planar)
 
 
 def test_two_towers_for_pytorch_there_and_back(tmp_path, capsys):
@@ -222,14 +222,14 @@ def test_mistakes(runs, tmp_path, capsys):
   assert 'another network than the config (config.model.conv1.padding' in fail(
     capsys, *of_torch, NARROW, config
   )
-  assert 'is no archive of this project' in fail(
+  assert 'is not an archive of this project' in fail(
     capsys, *base, '--format=safetensors', f'--weights={weights}'
   )
-  assert 'is cut off' in fail(capsys, *base, '--format=caffe', f'--weights={weights}')
+  assert 'is truncated' in fail(capsys, *base, '--format=caffe', f'--weights={weights}')
   for order in ('104,117,123', '103.53,116.28,123.675'):
-    assert "ImageNet's B, G, R: write R,G,B" in fail(capsys, *of_torch, NARROW, f'--mean={order}')
+    assert "ImageNet's B, G, R: give R,G,B" in fail(capsys, *of_torch, NARROW, f'--mean={order}')
   np.save(tmp_path / 'bgr.npy', np.full((3, 256, 256), 110, np.float32))
-  assert 'has shape [3, 256, 256]: three numbers or [256, 256, 3], RGB' in fail(
+  assert 'has shape [3, 256, 256]: give three numbers or [256, 256, 3], RGB' in fail(
     capsys, *of_torch, NARROW, f'--mean={tmp_path / "bgr.npy"}'
   )
   assert '--channels=gbr: choose rgb or bgr' in fail(capsys, *of_torch, NARROW, '--channels=gbr')
@@ -253,5 +253,5 @@ def test_mistakes(runs, tmp_path, capsys):
   assert '--format=onnx: choose one of' in fail(capsys, *out, '--format=onnx')
   assert 'config.model.towers is 2, there 1' in fail(capsys, *out, '--format=torchvision')
   (tmp_path / 'out').write_text('precious')
-  assert 'is there already' in fail(capsys, *out, '--format=safetensors')
+  assert 'exists already' in fail(capsys, *out, '--format=safetensors')
   assert (tmp_path / 'out').read_text() == 'precious'

@@ -19,7 +19,7 @@ from tiny import tiny_config
 from alexnet_jax import config as config_lib
 from alexnet_jax.config import recipes
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.interop import networks
+from alexnet_jax.interop import exporter
 
 VIEWS = {'original': 10, 'torchvision': 1, 'caffe': 1}
 WIDTH = float(os.environ.get('ALEXNET_JAX_WIDTH', '0'))
@@ -61,7 +61,7 @@ def live(workdir, canvases, views):
 def export(workdir, form, output, views):
   config = config_lib.load_workdir(workdir)
   config.eval.views = views
-  result = networks.export_network(config, str(workdir), form, str(output))
+  result = exporter.export_network(config, str(workdir), form, str(output))
   description = json.loads(pathlib.Path(result['description']).read_text())
   assert description['views'] == result['views'] == views and len(description['classes']) == CLASSES
   assert description['input']['shape'] == ['batch', SIZE, SIZE, 3] and result['bytes'] > 10_000

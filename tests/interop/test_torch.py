@@ -113,7 +113,7 @@ def test_caffemodel_through_the_command(tmp_path):
   model, params = imported(workdir)
   images = photographs(COUNT, 227)
   agree(peers.ours(model)(params, images), logits(network, images, 'bgr'))
-  back = layout.to_planar(params)
+  back = layout.to_planar(params, model.layers)
   back['conv1']['weight'] = back['conv1']['weight'][:, ::-1]
   assert_same(back, planar)
 
@@ -149,7 +149,7 @@ class Evil:
 def test_arbitrary_objects_are_refused(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   torch.save({'features.0.weight': Evil()}, 'evil.pth')
-  with pytest.raises(UserError, match='holds other things than tensors'):
+  with pytest.raises(UserError, match='holds other objects than tensors'):
     pytorch.read('evil.pth')
   torch.save(torch.nn.Linear(2, 3), 'whole.pth')
   with pytest.raises(UserError, match='save only the state_dict'):

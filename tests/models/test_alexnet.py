@@ -52,9 +52,10 @@ def changed_maps(variant, layer, tower, **overrides):
 @pytest.mark.parametrize('tower', [0, 1])
 def test_towers_are_apart_before_conv3(variant, tower):
   changed = changed_maps(variant, 'conv1', tower)
-  before = {'conv1', 'norm1', 'act1', 'pool1', 'conv2', 'norm2', 'act2', 'pool2'}
+  operations = ('norm', 'act', 'pool')
+  before = {'conv1', 'conv2', *(f'{layer}/{x}' for layer in ('conv1', 'conv2') for x in operations)}
   if variant == 'original':
-    before |= {'map_norm2'}
+    before |= {'conv2/map_norm'}
   after = changed.keys() - before
   assert after >= {'conv3', 'conv4', 'conv5', 'fc6', 'fc7'}
   assert before < changed.keys()
@@ -67,7 +68,7 @@ def test_towers_are_apart_before_conv3(variant, tower):
 
 def test_conv4_and_conv5_stay_in_their_tower():
   changed = changed_maps('paper', 'conv3', 0)
-  for name in ('conv3', 'conv4', 'conv5', 'pool5'):
+  for name in ('conv3', 'conv4', 'conv5', 'conv5/pool'):
     assert changed[name][0].any() and not changed[name][1].any(), name
   assert changed['fc6'][1].any()
 
@@ -84,10 +85,10 @@ def test_other_meeting_places(variant, perturbed, meeting):
 def test_norm_over_all_maps_crosses_the_border():
   """Caffe's window of 5 reaches two maps into the other tower, and no further."""
   changed = changed_maps('caffe', 'conv1', 0)
-  assert not changed['act1'][1].any()
-  assert changed['norm1'][1].tolist() == [True, True, False, False, False, False]
+  assert not changed['conv1/act'][1].any()
+  assert changed['conv1/norm'][1].tolist() == [True, True, False, False, False, False]
   changed = changed_maps('caffe', 'conv1', 1)
-  assert changed['norm1'][0].tolist() == [False, False, False, False, True, True]
+  assert changed['conv1/norm'][0].tolist() == [False, False, False, False, True, True]
 
 
 # --- whole networks, written again with TensorFlow's operations from FACTS sections 1 and 9
@@ -182,8 +183,8 @@ def test_tanh():
   model = narrow('paper+tanh', width=1 / 16)
   params, x = visible_params(model), images(model)
   outputs = layer_outputs(model, params, x)
-  for layer, activation in (('conv1', 'act1'), ('conv5', 'act5'), ('fc7', 'act7')):
-    for before, after in zip(outputs[layer], outputs[activation], strict=True):
+  for layer in ('conv1', 'conv5', 'fc7'):
+    for before, after in zip(outputs[layer], outputs[f'{layer}/act'], strict=True):
       assert before.min() < 0
       np.testing.assert_allclose(after, np.tanh(before), atol=1e-5)
 
@@ -225,14 +226,14 @@ def test_training_is_repeatable_row_by_row():
 
 
 @pytest.mark.parametrize(
-  ('variant', 'places'),
+  ('variant', 'inputs'),
   [
-    ('paper', {'dropout6': 'act6', 'dropout7': 'act7'}),  # after fc6 and fc7
-    ('caffe', {'dropout6': 'act6', 'dropout7': 'act7'}),
-    ('torchvision', {'dropout5': 'pool5', 'dropout6': 'act6'}),  # before them
+    ('paper', {'fc6/dropout': 'fc6/act', 'fc7/dropout': 'fc7/act'}),  # after fc6 and fc7
+    ('caffe', {'fc6/dropout': 'fc6/act', 'fc7/dropout': 'fc7/act'}),
+    ('torchvision', {'conv5/dropout': 'conv5/pool', 'fc6/dropout': 'fc6/act'}),  # before them
   ],
 )
-def test_dropout_places(variant, places):
+def test_where_dropout_acts(variant, inputs):
   """Where it stands, what it multiplies by, and that towers and layers draw masks of their own."""
   model = narrow(variant, width=1 / 4)
   params, x = visible_params(model), images(model, batch=2)
@@ -242,10 +243,10 @@ def test_dropout_places(variant, places):
     {'params': params}, x, jax.random.key(0)
   )
   outputs = {name: out[0] for name, out in state['intermediates'].items()}
-  assert {name for name in outputs if name.startswith('dropout')} == places.keys()
+  assert {name for name in outputs if name.endswith('/dropout')} == inputs.keys()
   scale = 2.0 if model.dropout.inverted else 1.0
   masks = []  # of each layer, tower and row
-  for after, before in places.items():
+  for after, before in inputs.items():
     for x, y in zip(outputs[before], outputs[after], strict=True):
       live = np.asarray(x) > 0
       mask = np.asarray(y) > 0
@@ -288,14 +289,14 @@ def test_batch_norm():
     )
   )({'params': params, 'batch_stats': stats}, x)
   for n, tower in (('1', 0), ('1', 1), ('2', 0), ('2', 1)):
-    before = np.asarray(state['intermediates'][f'act{n}'][0][tower], np.float64)
+    before = np.asarray(state['intermediates'][f'conv{n}/act'][0][tower], np.float64)
     mean, var = before.mean((0, 1, 2)), before.var((0, 1, 2))
     running = state['batch_stats'][f'batch_norm{n}']
     np.testing.assert_allclose(running['mean'][tower], 0.1 * mean, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(running['var'][tower], 0.9 + 0.1 * var, rtol=1e-3)
     p = params[f'batch_norm{n}']
     expected = (before - mean) / np.sqrt(var + 1e-5) * p['scale'][tower] + p['bias'][tower]
-    after = state['intermediates'][f'norm{n}'][0][tower]
+    after = state['intermediates'][f'conv{n}/norm'][0][tower]
     assert relative_error(after, expected) < 1e-4
   tested = jax.jit(module.apply)({'params': params, 'batch_stats': stats}, x)
   moved = jax.jit(module.apply)({'params': params, 'batch_stats': state['batch_stats']}, x)

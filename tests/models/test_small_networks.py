@@ -11,7 +11,7 @@ from alexnet_jax import models
 from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import layers
-from alexnet_jax.models.alexnet import ACTIVATIONS
+from alexnet_jax.models.operations import ACTIVATIONS
 
 ROUNDING = 2e-6
 

@@ -11,7 +11,7 @@ from alexnet_jax import steps
 from alexnet_jax.config import recipes
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.errors import UserError
-from alexnet_jax.interop import networks
+from alexnet_jax.interop import exporter
 from alexnet_jax.training import fine_tuning
 from alexnet_jax.training.loop import train
 from alexnet_jax.workdir.checkpoint import Checkpoints
@@ -62,7 +62,7 @@ def test_layers_are_copied_by_name(trained, layers, mesh):
 def test_from_an_archive(trained, tmp_path):
   """The same numbers as from the workdir itself."""
   path = str(tmp_path / 'weights.safetensors')
-  networks.export_network(tiny_config(), str(trained), 'safetensors', path)
+  exporter.export_network(tiny_config(), str(trained), 'safetensors', path)
   config = tiny_config(init_from=path)
   there = parameters(trained)
   params, _ = fresh(config)

@@ -1,0 +1,100 @@
+"""`--mode=export`: writes the network of a checkpoint in a format that others read."""
+
+import json
+import os
+import pathlib
+
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.config import recipes
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import evaluate
+from alexnet_jax.interop import (
+  archive,
+  cuda_convnet,
+  layout,
+  model_card,
+  programs,
+  pytorch,
+  sidecar,
+)
+
+EXPORTS = ('torchvision', 'pytorch', 'cuda_convnet', 'safetensors', 'stablehlo', 'savedmodel')
+
+
+def export_network(
+  config: ConfigDict, workdir: str, form: str, output: str, which: str = 'best'
+) -> dict[str, object]:
+  """Writes the network of a checkpoint, and a model card beside it.
+
+  Args:
+    config: `eval.weights` chooses the weights, and `eval.views` (1 or 10) how many views an exported program
+      averages. All other values are those of the checkpoint.
+    workdir: the folder of the run.
+    form: one of `EXPORTS`.
+    output: the file, or for savedmodel the folder. Files of torchvision and pytorch end in .pth or
+      .safetensors, those of cuda_convnet in .npz or .safetensors.
+    which: the checkpoint: best, latest or a step.
+
+  Returns:
+    `output`, `format`, `checkpoint` (step), `bytes` and `model_card` (path). Weights in another format than
+    safetensors, and programs, also have `description`, the path of a JSON file beside them; programs also
+    have `views`.
+
+  Raises:
+    UserError: there is no such checkpoint, the output exists, or the format cannot hold this network.
+  """
+  if form not in EXPORTS:
+    raise UserError(f'--format={form}: choose one of {", ".join(EXPORTS)}')
+  if os.path.exists(output):
+    raise UserError(f'--output={output} exists already: remove it, or name another')
+  trained = evaluate.load_alone(workdir, which, config)
+  pathlib.Path(output).absolute().parent.mkdir(parents=True, exist_ok=True)
+  more: dict[str, object] = {}
+  if form in programs.FORMATS:
+    more = programs.export_program(trained, form, output)
+  elif form == 'safetensors':
+    _write_archive(trained, output)
+  else:
+    _write_weights(trained, form, output)
+    more = {'description': sidecar.write(trained, output)}
+  result = {'output': output, 'format': form, 'checkpoint': trained.step, 'bytes': _bytes(output)}
+  return result | more | {'model_card': model_card.write(trained, form, output)}
+
+
+def _write_weights(trained: evaluate.Trained, form: str, output: str) -> None:
+  """Writes the parameters alone, in a format of others."""
+  params, model = jax.device_get(trained.model.params), trained.config.model
+  if form == 'pytorch':
+    pytorch.write(output, pytorch.to_pytorch(params, model))
+  elif form == 'torchvision':
+    layout.check_same_function(model, recipes.get('torchvision').model, '--format=torchvision')
+    pytorch.write(output, pytorch.to_torchvision(params))
+  else:
+    layout.check_same_function(model, recipes.get('original').model, '--format=cuda_convnet')
+    cuda_convnet.write(output, params)
+
+
+def _write_archive(trained: evaluate.Trained, output: str) -> None:
+  """Writes our own archive (`alexnet_jax.interop.archive`)."""
+  params, batch_stats = jax.device_get((trained.model.params, trained.model.batch_stats))
+  statistics = jax.tree.map(np.asarray, jax.device_get(trained.statistics))._asdict()
+  tree = {'params': params, 'batch_stats': batch_stats, 'statistics': statistics}
+  metadata = {
+    'format': archive.FORMAT,
+    'version': archive.VERSION,
+    'config': config_lib.to_json(trained.config),
+    'class_names': json.dumps(trained.meta['class_names']),
+    'class_counts': json.dumps(trained.meta['class_counts']),
+  }
+  archive.write_tensors(output, archive.flatten(tree), metadata)
+
+
+def _bytes(output: str) -> int:
+  """Returns the size of a file, or of all files in a folder."""
+  path = pathlib.Path(output)
+  files = path.rglob('*') if path.is_dir() else [path]
+  return sum(file.stat().st_size for file in files if file.is_file())

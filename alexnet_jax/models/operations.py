@@ -1,0 +1,130 @@
+"""The operations that follow a layer's weights: activation, normalisation, pooling and dropout.
+
+Every function takes `xs`, a list with one array for each tower on this device
+(`alexnet_jax.models.towers`), and `config.model`, and returns a list of arrays in the same order. Each
+array is `[B, H, W, C]`, or `[B, C]` after a fully connected layer. Batch normalisation has parameters,
+so it is a module: `towers.TowerBatchNorm`.
+"""
+
+from flax import linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
+
+from alexnet_jax.models import layers
+from alexnet_jax.models.towers import Array, Towers, axis_size, exchange
+
+# Dropout keys depend on the index of a layer times this number, so it is part of what makes a run
+# repeatable: never change it. `then` of a layer may list at most as many operations.
+_KEYS_PER_LAYER = 5
+
+
+def scaled_tanh(x: Array) -> Array:
+  """Returns 1.7159 tanh(2x/3), the activation of LeNet-5 (LeCun et al. 1998, appendix A)."""
+  return 1.7159 * jnp.tanh(2 / 3 * x)
+
+
+ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh, 'scaled_tanh': scaled_tanh}
+
+
+def activation(xs: Towers, config: FrozenConfigDict) -> Towers:
+  """Applies the non-linearity `config.activation`: ReLU in the paper (section 3.1)."""
+  return [ACTIVATIONS[config.activation](x) for x in xs]
+
+
+def max_pool(xs: Towers, config: FrozenConfigDict) -> Towers:
+  """Applies max pooling as `config.pool` says: in the paper 3x3 windows with stride 2 (section 3.4)."""
+  return [layers.max_pool(x, **config.pool) for x in xs]
+
+
+def average_pool(xs: Towers, config: FrozenConfigDict) -> Towers:
+  """Applies average pooling with the windows of `config.pool`."""
+  return [layers.avg_pool(x, **config.pool) for x in xs]
+
+
+def local_response_norm(
+  xs: Towers, config: FrozenConfigDict, tower_axis: str | None, first_tower: Array | int
+) -> Towers:
+  """Normalises each activation by those of neighbouring maps (section 3.3), with the constants `config.lrn`.
+
+  With `config.lrn.scope` 'tower' the neighbours are maps of the same tower, so the towers need not
+  communicate. With 'all' the first and last maps of a tower have neighbours in the other one, which
+  costs an all-gather.
+
+  Args:
+    xs: maps of the local towers.
+    config: `config.model`.
+    tower_axis: the mesh axis of the towers, or None where all towers are local.
+    first_tower: the number of the first local tower.
+  """
+  lrn = config.lrn
+  constants = {
+    'size': lrn.size,
+    'k': lrn.k,
+    'alpha': lrn.alpha / lrn.size if lrn.divide else lrn.alpha,
+    'beta': lrn.beta,
+  }
+  if lrn.scope == 'tower':
+    return [layers.local_response_norm(x, **constants) for x in xs]
+  maps = xs[0].shape[-1]
+  joined = exchange(xs, config.towers, tower_axis)[0]
+  normalised = layers.local_response_norm(joined, **constants)
+  return [
+    lax.dynamic_slice_in_dim(normalised, (first_tower + t) * maps, maps, axis=-1)
+    for t in range(len(xs))
+  ]
+
+
+def map_response_norm(xs: Towers, config: FrozenConfigDict) -> Towers:
+  """Normalises each activation by its neighbours in the same map, with the constants `config.map_norm`.
+
+  The original code has this layer; the paper does not mention it (FACTS section 1.3).
+  """
+  return [layers.map_response_norm(x, **config.map_norm) for x in xs]
+
+
+def dropout(
+  xs: Towers, config: FrozenConfigDict, keys: list[Array] | None, unit_axis: str | None
+) -> Towers:
+  """Sets each activation to zero with probability `config.dropout.rate` (section 4.2).
+
+  Args:
+    xs: activations of the local towers.
+    config: `config.model`.
+    keys: for each tower one random key for each row, from `dropout_keys`; None outside of training.
+    unit_axis: the mesh axis over which the units of `xs` are spread, or None. The mask does not depend
+      on it: each device draws the whole mask and takes its part.
+  """
+  part: tuple[Array | int, int] = (0, 1)
+  if unit_axis:
+    part = lax.axis_index(unit_axis), axis_size(unit_axis)
+  return [
+    layers.dropout(x, keys[t] if keys else None, part=part, **config.dropout)
+    for t, x in enumerate(xs)
+  ]
+
+
+def row_keys(key: Array, rows: Array) -> Array:
+  """Returns one random key for each row, `[B]`; `rows` int32 `[B]` are row numbers in the global batch."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+
+def dropout_keys(
+  keys: Array, layer: int, position: int, first_tower: Array | int, local: int, towers: int
+) -> list[Array]:
+  """Returns the keys of one dropout operation: for each local tower one key for each row, `[B]`.
+
+  The keys depend on the row in the global batch, the operation and the tower, and never on the device. A
+  run therefore draws the same masks on any mesh.
+
+  Args:
+    keys: one key for each row, from `row_keys`.
+    layer: index of the layer among `config.model.layers`.
+    position: index of the operation in the `then` of its layer.
+    first_tower: the number of the first local tower.
+    local: number of towers on this device.
+    towers: number of towers of the network.
+  """
+  first = (layer * _KEYS_PER_LAYER + position) * towers + first_tower
+  return [jax.vmap(jax.random.fold_in, (0, None))(keys, first + t) for t in range(local)]

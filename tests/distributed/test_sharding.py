@@ -1,0 +1,276 @@
+"""One step on every mesh: the same numbers, and only the messages that the paper lets its GPUs send."""
+
+import collections
+import functools
+
+from helpers import get, relative_error
+import jax
+from ml_collections import FrozenConfigDict
+import numpy as np
+import pytest
+from step_helpers import BATCH, configure, inputs, visible_state
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import steps
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.distributed import sharding
+from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import describe
+from alexnet_jax.evaluation.collectives import collectives
+from alexnet_jax.steps import optimizer
+
+# 99 pixels give 23, 11, 11, 5, 5, 5, 5, 2: small, and no side is 1.
+
+
+@functools.cache
+def step_on(variant, mesh_shape, parallelism='towers', micro_batches=1):
+  """(loss, velocity, running sums, HLO, mesh) of one compiled step, as `train` runs it."""
+  config = configure(variant, mesh_shape, parallelism=parallelism, micro_batches=micro_batches)
+  mesh = mesh_lib.make_mesh(config)
+  state = visible_state(config, mesh)
+  compiled = describe.compiled_step(config, mesh, state)
+  batch, statistics = inputs()
+  tree = optimizer.rate_tree(config.optim, state.params, 0.01, 0.02, epoch=0.0)
+  rates, colour, statistics = sharding.replicate(
+    mesh, (*jax.tree.map(np.float32, (tree, 0.1)), statistics)
+  )
+  state, loss = compiled(state, sharding.shard_batch(mesh, batch), rates, colour, statistics)
+  velocity = {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in jax.tree.leaves_with_path(state.opt_state)
+  }
+  return (
+    float(loss),
+    velocity,
+    {k: float(v) for k, v in state.sums.items()},
+    compiled.as_text(),
+    mesh,
+  )
+
+
+VARIANTS = ('paper', 'original')
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_two_towers_on_two_devices_bit_for_bit(variant):
+  """The split is exact: every gradient of the two-device step is that of the one-device step."""
+  loss, velocity, *_ = step_on(variant, (1, 1))
+  split_loss, split_velocity, *_ = step_on(variant, (1, 2))
+  assert split_loss == pytest.approx(loss, rel=1e-6)
+  assert len(velocity) == 16
+  for name, value in velocity.items():
+    assert np.abs(value).max() > 0, name
+    np.testing.assert_array_equal(split_velocity[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(
+  ('variant', 'mesh'),
+  [
+    ('paper', (2, 2)),
+    ('original', (2, 1)),
+    ('original', (2, 2)),
+    ('original', (4, 1)),
+    ('original', (4, 2)),
+  ],
+)
+def test_any_mesh(variant, mesh):
+  """The same crops, colours and masks on any mesh: equal but for the order of sums."""
+  loss, velocity, sums, *_ = step_on(variant, (1, 1))
+  other_loss, other_velocity, other_sums, *_ = step_on(variant, mesh)
+  assert other_loss == pytest.approx(loss, rel=1e-6)
+  for name, value in velocity.items():
+    assert relative_error(other_velocity[name], value) < 1e-5, name
+  assert sums['examples'] == BATCH - 1 and sums['steps'] == 1
+  assert other_sums == pytest.approx(sums, rel=1e-6)
+
+
+def messages(hlo, mesh):
+  """How many collectives of each kind there are over each axis."""
+  return collections.Counter((found['kind'], found['axis']) for found in collectives(hlo, mesh))
+
+
+# Towers meet at conv3, fc6 and fc7; their logits are summed.
+PAPER_MESSAGES = {
+  ('all-gather', 'tower'): 3,
+  ('reduce-scatter', 'tower'): 3,
+  ('all-reduce', 'tower'): 1,
+}
+
+
+@pytest.mark.parametrize(
+  ('variant', 'mesh'),
+  [
+    ('paper', (1, 1)),
+    ('paper', (1, 2)),
+    ('paper', (2, 2)),
+    ('original', (1, 2)),
+    ('original', (2, 1)),
+    ('original', (2, 2)),
+  ],
+)
+def test_messages(variant, mesh):
+  *_, hlo, devices = step_on(variant, mesh)
+  found = messages(hlo, devices)
+  over_data = {key: count for key, count in found.items() if key[1] == 'data'}
+  over_tower = {key: count for key, count in found.items() if key[1] == 'tower'}
+  assert len(over_data) + len(over_tower) == len(found)
+  assert over_tower == (PAPER_MESSAGES if mesh[1] == 2 else {})
+  assert set(over_data) == ({('all-reduce', 'data')} if mesh[0] == 2 else set())
+  if mesh[0] == 2:  # the gradients of what a device holds, the loss, and two counts of rows
+    config = configure(variant, mesh)
+    state = visible_state(config, devices)
+    gradients, _ = sharding.bytes_per_device(state.params)
+    found = collectives(hlo, devices)
+    assert sum(item['bytes'] for item in found if item['axis'] == 'data') == gradients + 3 * 4
+
+
+def test_message_bytes():
+  """What is sent are activations, of pool2, pool5 and fc6 (float32, all rows of the device)."""
+  *_, hlo, mesh = step_on('paper', (1, 2))
+  found = collectives(hlo, mesh)
+  gathered = sorted(item['bytes'] for item in found if item['kind'] == 'all-gather')
+  # width 1/8: 5x5x32 maps into conv3, 2x2x32 into fc6, 512 units into fc7
+  assert gathered == sorted(4 * BATCH * n for n in (5 * 5 * 32, 2 * 2 * 32, 512))
+  scattered = sorted(item['bytes'] for item in found if item['kind'] == 'reduce-scatter')
+  assert scattered == [n // 2 for n in gathered]  # each device keeps the half of its tower
+  assert [item['bytes'] for item in found if item['kind'] == 'all-reduce'] == [4 * BATCH * 10]
+
+
+@pytest.mark.parametrize(
+  ('variant', 'overrides', 'gathers'),
+  [
+    ('paper', {'model__lrn__scope': 'all'}, 5),  # both norms reach across the border
+    ('paper', {'model__conv4__exchange': True}, 4),
+    ('paper+conv6', {}, 4),
+    ('paper+no_exchange', {}, 2),  # net 127a
+    ('paper+exchange_conv4', {}, 3),  # net 132
+    ('paper+no_communication', {}, 0),  # net 150
+  ],
+)
+def test_other_nets_send_more_or_less(variant, overrides, gathers):
+  """So a step that talks where the paper's does not would be found."""
+  config = configure(variant, (1, 2), **overrides)
+  mesh = mesh_lib.make_mesh(config)
+  state = visible_state(config, mesh)
+  found = messages(describe.compiled_step(config, mesh, state).as_text(), mesh)
+  for kind in ('all-gather', 'reduce-scatter'):
+    assert found[kind, 'tower'] == gathers
+  assert found['all-reduce', 'tower'] == 1
+
+
+@pytest.mark.parametrize('variant', ['owt', 'torchvision', 'paper'])
+def test_one_weird_trick_is_the_same_step(variant):
+  """Units spread over the devices, the batch gathered before fc6: the numbers are those of one device."""
+  loss, velocity, *_ = step_on(variant, (1, 1))
+  for devices in (1, 4):
+    other_loss, other_velocity, *_ = step_on(variant, (devices, 1), 'owt')
+    assert other_loss == pytest.approx(loss, rel=1e-6)
+    for name, value in velocity.items():
+      assert relative_error(other_velocity[name], value) < 1e-5, name
+
+
+def test_messages_of_one_weird_trick():
+  """Rows and their numbers are gathered at fc6, units at fc7; partial logits go to the rows' owners."""
+  *_, hlo, mesh = step_on('owt', (4, 1), 'owt')
+  found = messages(hlo, mesh)
+  assert found['all-gather', 'data'] == 4  # the fourth is the logits' gradient
+  assert found['reduce-scatter', 'data'] == 3
+  # What data parallelism spends on fully connected gradients is gone: only small ones are summed.
+  *_, whole_hlo, whole_mesh = step_on('owt', (4, 1))
+  summed = lambda hlo, mesh: sum(
+    item['bytes'] for item in collectives(hlo, mesh) if item['kind'] == 'all-reduce'
+  )
+  assert summed(hlo, mesh) < 0.3 * summed(whole_hlo, whole_mesh)
+
+
+def test_bytes_of_one_weird_trick():
+  config = configure('owt', (4, 1), parallelism='owt')
+  mesh = mesh_lib.make_mesh(config)
+  state = steps.init_state(config, mesh)
+  shapes = {
+    layer: state.params[layer]['kernel'].addressable_shards[0].data.shape
+    for layer in ('conv5', 'fc6', 'fc7', 'fc8')
+  }
+  whole = {layer: state.params[layer]['kernel'].shape for layer in shapes}
+  assert shapes['conv5'] == whole['conv5']
+  for layer in ('fc6', 'fc7'):
+    assert shapes[layer] == (*whole[layer][:2], whole[layer][2] // 4)
+  assert shapes['fc8'] == (1, whole['fc8'][1] // 4, 10)
+
+
+def test_fresh_state_is_the_same_on_every_mesh():
+  """Initial weights do not depend on the devices, and each holds its towers only."""
+  config = configure('original', (1, 1))
+  whole = steps.init_state(config, mesh_lib.make_mesh(config))
+  config = configure('original', (2, 2))
+  mesh = mesh_lib.make_mesh(config)
+  split = steps.init_state(config, mesh)
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(split), strict=True):
+    np.testing.assert_array_equal(a, b)
+  shard = split.params['conv2']['kernel'].addressable_shards[0]
+  assert shard.data.shape == (1, *split.params['conv2']['kernel'].shape[1:])
+  shapes = jax.tree.map(
+    lambda a, b: (a.shape, a.dtype, a.sharding) == (b.shape, b.dtype, b.sharding),
+    split,
+    steps.abstract_state(config, mesh),
+  )
+  assert jax.tree.all(shapes)
+
+
+@pytest.mark.parametrize(('mesh', 'most'), [((1, 1), 1.0), ((1, 2), 0.51), ((4, 2), 0.51)])
+def test_bytes_a_device_holds(mesh, most):
+  """Half of the net each, as on the paper's two GPUs of 3 GB."""
+  config = configure('paper', mesh)
+  devices = mesh_lib.make_mesh(config)
+  state = visible_state(config, devices)
+  held, total = sharding.bytes_per_device((state.params, state.opt_state))
+  params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  assert total == 2 * 4 * params  # weights and velocity, float32
+  assert 0.5 <= held / total <= most
+  assert mesh != (1, 1) or held == total
+
+
+def test_bytes_of_the_full_net():
+  """All of 60,965,224 parameters but the 1000 last biases are split."""
+  config = FrozenConfigDict(get('paper', mesh=(1, 2), model__num_classes=1000))
+  state = steps.abstract_state(config, mesh_lib.make_mesh(config))
+  leaves = jax.tree.leaves(state.params)
+  held = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+  assert held == (60_965_224 - 1000) // 2 + 1000
+
+
+@pytest.mark.parametrize('mesh', [(1, 1), (2, 2), (4, 1)])
+def test_rows_of_one_process_are_all_rows(mesh):
+  mesh = mesh_lib.make_mesh(get(mesh=mesh))
+  rows = sharding.local_rows(mesh, 12)
+  np.testing.assert_array_equal(rows, np.arange(12))
+  array = sharding.shard_batch(mesh, {'label': rows})['label']
+  np.testing.assert_array_equal(array, rows)
+  held = array.addressable_shards[-1].data
+  np.testing.assert_array_equal(held, rows[-12 // mesh.shape['data'] :])
+
+
+@pytest.mark.parametrize(
+  ('mesh', 'count', 'parallelism'),
+  [((1, 1), 2, 'towers'), ((2, 2), 2, 'towers'), ((2, 1), 2, 'owt')],
+)
+def test_micro_batches(mesh, count, parallelism):
+  """The same masks and the same update as of the whole batch, but for the order of sums."""
+  loss, velocity, sums, *_ = step_on('paper', (1, 1))
+  ours, parts, part_sums, *_ = step_on('paper', mesh, parallelism, count)
+  assert ours == pytest.approx(loss, rel=1e-6)
+  for name, value in velocity.items():
+    assert relative_error(parts[name], value) < 1e-5, name
+  assert part_sums == pytest.approx(sums, rel=1e-6)
+
+
+def test_micro_batches_that_do_not_fit():
+  config = configure('paper', (2, 1), micro_batches=3)
+  with pytest.raises(UserError, match='multiple of 6'):
+    steps.make_train_step(config, mesh_lib.make_mesh(config))
+
+
+def test_micro_batches_and_batch_norm():
+  config = get('paper+batch_norm', micro_batches=2)
+  with pytest.raises(UserError, match='whole batch'):
+    config_lib.validate(config)

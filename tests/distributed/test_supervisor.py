@@ -1,0 +1,31 @@
+"""What a supervisor says about the loss of a process; test_multihost.py loses real ones."""
+
+import pytest
+
+from alexnet_jax.distributed import supervisor
+from alexnet_jax.distributed.cluster import Cluster
+
+UNHEALTHY = 'UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n'
+
+
+@pytest.mark.parametrize(
+  ('process', 'code', 'verdict', 'message'),
+  [
+    (0, -6, UNHEALTHY + '2\nThe tasks have crashed.', 'process 2 of 3 (on c) was lost'),
+    (0, -6, UNHEALTHY + '1\n2\nThe tasks', 'process 1 of 3 (on b) and process 2 of 3 (on c) was'),
+    (0, -6, UNHEALTHY + '/job:jax_worker/replica:0/task:1\nThe', 'process 1 of 3 (on b) was lost'),
+    (1, -6, 'Either the leader task was preempted/died', 'process 0 of 3 (on a) was lost'),
+    (0, -6, 'ERROR: UNAVAILABLE: Task 1 heartbeat timeout. This', 'process 1 of 3 (on b) was lost'),
+    (1, -6, 'something else', 'the processes lost each other'),
+    (1, -9, '', 'process 1 of 3 (on b) was ended by SIGKILL, often for want of memory'),
+  ],
+)
+def test_last_line(process, code, verdict, message):
+  cluster = Cluster('a:1', 3, process)
+  line = supervisor._what_happened(cluster, code, verdict, ['a', 'b', 'c'])
+  assert line.startswith(message) and 'run the same command again' in line
+
+
+def test_last_line_where_the_processes_never_met():
+  line = supervisor._what_happened(Cluster('a:1', 3, 2), -6, 'DEADLINE_EXCEEDED', [])
+  assert line.startswith('process 2 of 3 did not meet the others at a:1')
