@@ -322,7 +322,7 @@ def evaluate(
 
 
 def _check_weights(weights: Sequence[float], runs: int, search: bool) -> list[float]:
-  """Returns one weight for each run, and raises UserError where `--weights` or `--search_weights` is wrong."""
+  """Returns one weight for each run; raises UserError where `--weights` or `--search_weights` is wrong."""
   if search and (weights or runs < 2 or multihost.share() != (0, 1)):
     raise UserError(
       '--search_weights needs two runs or more, in one process: give --checkpoints=A,B, and neither '

@@ -209,7 +209,7 @@ def _weighted(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
 def _both_ways(matrix: np.ndarray, x: Array) -> Array:
   """`matrix` along both directions at once, as a product: `[k * k, ...]` -> `[i * i, ...]`."""
   flat = x.reshape(matrix.shape[1] ** 2, -1)
-  return (np.kron(matrix, matrix) @ flat).reshape(-1, *x.shape[1:])
+  return jnp.asarray(np.kron(matrix, matrix) @ flat).reshape(-1, *x.shape[1:])
 
 
 def data_in(p: Plan, x: Array) -> Array:
