@@ -86,7 +86,7 @@ def test_incomplete_and_invalid_settings(flags, environment, message):
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
-    (('--coordinator=h:1',), '--coordinator is for several processes: add --distributed'),
+    (('--coordinator=h:1',), '--coordinator describes several processes: add --distributed'),
     (('--distributed', '--process_id=0'), 'give all three'),
     (('--distributed', '--num_processes=0'), 'num_processes'),
     (('--distributed',), 'launch/local.sh'),

@@ -1,4 +1,4 @@
-"""Evaluation: exact over every image, views and ensembles averaged as softmax, ties counted as wrong."""
+"""Evaluation: exact on every image; views and ensembles average probabilities; ties count as errors."""
 
 import contextlib
 
@@ -11,7 +11,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import models, steps
 from alexnet_jax.data import open_dataset
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import baseline, evaluate
+from alexnet_jax.evaluation import evaluate
 from alexnet_jax.steps import augment
 from alexnet_jax.training.loop import train
 
@@ -122,23 +122,6 @@ def test_score_counts_ties_and_padding():
   not_numbers = np.full((2, 7), np.nan, np.float32)
   sums = jax.device_get(steps.score(not_numbers, labels[:2], mask[:2]))
   assert (sums['top1'], sums['top5']) == (2, 2)
-
-
-def test_baselines():
-  config = tiny_config(data__synthetic__train=80)
-  with contextlib.closing(open_dataset(config.data, 0)) as dataset:
-    error = baseline.ridge_error(dataset, 64)
-  assert 0 <= error < 60  # of 75 % by guessing: coarse colours tell something
-  labels = np.array([1, 1, 0, 2])
-  assert baseline.majority_error([3, 9, 1], labels) == 50
-
-
-def test_ridge_is_the_textbook_solution():
-  rng = np.random.default_rng(0)
-  x, y = rng.normal(size=(30, 8)), rng.normal(size=(30, 3))
-  (weights,) = baseline._fit(x, y, np.array([0.1]))
-  penalty = 0.1 * np.trace(x.T @ x) / 8
-  np.testing.assert_allclose(weights, np.linalg.solve(x.T @ x + penalty * np.eye(8), x.T @ y))
 
 
 def test_bad_input(runs, tmp_path):

@@ -1,4 +1,4 @@
-"""Sizes of the networks: outputs, parameters, multiply-adds and shapes of kernels."""
+"""The table of layers: output shapes, parameters and multiply-adds of the networks, and shapes of kernels."""
 
 from helpers import get, shapes
 import jax
@@ -7,13 +7,14 @@ from ml_collections import FrozenConfigDict
 import pytest
 
 from alexnet_jax import models
+from alexnet_jax.errors import UserError
 
 RECIPES = ('paper', 'original', 'caffe', 'owt', 'torchvision')
 TWO_TOWERS = ('paper', 'original', 'caffe')
 
 
 def table(variant, **overrides):
-  """`layer_table` by layer."""
+  """Returns the rows of `layer_table` by the name of their layer."""
   return {row['layer']: row for row in models.layer_table(get(variant, **overrides).model)}
 
 
@@ -151,3 +152,10 @@ def test_width():
   """Halves the features of every layer but the last."""
   outputs = {name: row['output'][-1] for name, row in table('paper', model__width=0.5).items()}
   assert [outputs[name] for name in PAPER_LAYERS] == [48, 128, 192, 192, 128, 2048, 2048, 1000]
+
+
+def test_too_small_an_input():
+  with pytest.raises(
+    UserError, match='input_size=30 is too small: the maps at conv5 have no pixels'
+  ):
+    table('paper+no_overlap', model__input_size=30)
