@@ -1,4 +1,4 @@
-"""The baselines: the most frequent class, and ridge regression."""
+"""The baselines are the most frequent class and ridge regression."""
 
 import contextlib
 
@@ -13,7 +13,7 @@ def test_baselines():
   config = tiny_config(data__synthetic__train=80)
   with contextlib.closing(open_dataset(config.data, 0)) as dataset:
     error = baseline.ridge_error(dataset, 64)
-  assert 0 <= error < 60  # of 75 % by guessing: coarse colours tell something
+  assert 0 <= error < 60  # guessing has 75 %, and coarse colours contain some information
   labels = np.array([1, 1, 0, 2])
   assert baseline.majority_error([3, 9, 1], labels) == 50
 

@@ -1,4 +1,4 @@
-"""What the tests of conversions share."""
+"""Functions that the tests of conversions share."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from alexnet_jax.evaluation import evaluate
 
 
 def photographs(count: int, size: int) -> np.ndarray:
-  """Canvases of real images where `ALEXNET_JAX_DATA` names a folder of them, else of coloured waves.
+  """Returns canvases of the images in the folder `ALEXNET_JAX_DATA` or, if it is not set, of coloured waves.
 
-  float32 RGB in grey levels less 110, `[N, size, size, 3]`.
+  They are float32 RGB in grey levels less 110, `[N, size, size, 3]`.
   """
   folder = os.environ.get('ALEXNET_JAX_DATA')
   if folder:
@@ -41,7 +41,7 @@ def assert_same(a, b):
 
 
 def run(capsys, *args: str) -> dict:
-  """A command's JSON."""
+  """Runs a command and returns its JSON."""
   code = main_lib.main(args)
   out, err = capsys.readouterr()
   assert code == 0, err
@@ -49,7 +49,7 @@ def run(capsys, *args: str) -> dict:
 
 
 def fail(capsys, *args: str) -> str:
-  """The one line of a user's mistake."""
+  """Runs a command that must fail by a user's mistake, and returns its one line."""
   assert main_lib.main(args) == 2
   out, err = capsys.readouterr()
   (line,) = [line for line in err.splitlines() if line.startswith('error: ')]

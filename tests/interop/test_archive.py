@@ -1,4 +1,4 @@
-"""Our archive: it holds everything of a run."""
+"""Our archive holds everything that eval and export need of a run."""
 
 from conversion_helpers import run
 import numpy as np

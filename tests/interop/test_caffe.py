@@ -1,4 +1,4 @@
-"""Files of Caffe: the same function as in TensorFlow operations, and damaged files."""
+"""Files of Caffe give the function that TensorFlow computes from them; damaged files are errors."""
 
 import caffemodel
 from conversion_helpers import assert_same, photographs
@@ -28,7 +28,7 @@ def test_caffemodel_computes_what_tensorflow_ops_compute(tmp_path, variant, gene
   bgr = np.ascontiguousarray(images.transpose(0, 3, 1, 2)[:, ::-1])
   expected = peers.tensorflow_logits(planar, bgr, peers.ORDERS[variant])
   assert helpers.relative_error(logits, expected) < 1e-4
-  # The test sees each choice: colours, order of layer, flatten order.
+  # Another order of channels or of operations would change the logits.
   other = peers.tensorflow_logits(planar, bgr[:, ::-1], peers.ORDERS[variant])
   assert helpers.relative_error(logits, other) > 1e-2
   (order,) = set(peers.ORDERS.values()) - {peers.ORDERS[variant]}

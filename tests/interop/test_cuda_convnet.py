@@ -1,4 +1,4 @@
-"""The matrices of the original network."""
+"""The matrices of the original network convert exactly in both directions."""
 
 import pickle
 
@@ -14,7 +14,7 @@ from alexnet_jax.interop import cuda_convnet
 
 
 def test_cuda_convnet_layout_is_that_of_its_matrices():
-  """Rows are (channel, y, x) of one source, columns filters (FACTS section 1.2)."""
+  """Rows are (channel, y, x) of one source; columns are filters (FACTS section 1.2)."""
   model = helpers.narrow('original', width=1 / 16)
   params = helpers.visible_params(model)
   matrices = interop.to_cuda_convnet(params)

@@ -1,4 +1,4 @@
-"""`--mode=export`: bad input; the other files of tests/interop read what it writes."""
+"""`--mode=export` refuses bad input; the other tests of tests/interop read what it writes."""
 
 from conversion_helpers import fail, run
 

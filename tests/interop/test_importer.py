@@ -1,4 +1,4 @@
-"""`--mode=import`: the workdirs that it makes, and bad input."""
+"""`--mode=import` makes complete workdirs, and refuses bad input."""
 
 import caffemodel
 from conversion_helpers import assert_same, fail, params_of, photographs, run, trained
@@ -72,7 +72,7 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
   network = evaluate.load(workdir, 'best', config)
   assert network.config.model.conv1.then == model.conv1.then
   np.testing.assert_array_equal(network.model.mean_image, mean[0, ::-1].transpose(1, 2, 0))
-  # The whole way: RGB canvases here, BGR less the mean there.
+  # We pass RGB canvases; Caffe's network reads BGR images less the mean.
   canvases = np.clip(photographs(2, 256) + 110, 0, 255).astype(np.uint8)
   found = network.model.predict(
     network.model.params, network.model.batch_stats, canvases, network.model.mean_image
@@ -85,7 +85,7 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
 
 
 def test_a_caffemodel_that_takes_rgb(tmp_path, capsys):
-  """Doubt about the order of colours is told, and settled by --channels."""
+  """A doubtful order of channels is an error, which --channels resolves."""
   planar = peers.planar_weights(layout.planar_shapes(helpers.narrow('caffe', width=1 / 16)))
   (tmp_path / 'net').write_bytes(caffemodel.caffemodel(peers.in_order(planar)))
   mean = np.full((1, 3, 256, 256), 1, np.float32) * np.reshape((123, 117, 104), (3, 1, 1))
@@ -99,7 +99,7 @@ def test_a_caffemodel_that_takes_rgb(tmp_path, capsys):
 
 
 def test_two_towers_for_pytorch_there_and_back(tmp_path, capsys):
-  """Weights that take RGB, with a mean of Caffe's, which is BGR."""
+  """The weights take RGB, while the mean image of Caffe is BGR."""
   model = helpers.narrow('caffe', width=1 / 16)
   params = helpers.visible_params(model)
   interop.pytorch.write(str(tmp_path / 'net.safetensors'), interop.to_pytorch(params, model))

@@ -1,4 +1,4 @@
-"""State_dicts without PyTorch: the same bits back, and the names that are understood."""
+"""State_dicts convert exactly in both directions, under several kinds of names, without PyTorch."""
 
 import os
 import stat
@@ -30,7 +30,7 @@ def test_torchvision_round_trip_is_exact():
 
 @pytest.mark.parametrize('variant', ['caffe', 'paper+conv6', 'torchvision', 'original+one_gpu'])
 def test_pytorch_round_trip_is_exact(variant):
-  """Under the names of our layers, and under others in their order."""
+  """The names may be those of our layers, or any others in their order."""
   model = helpers.narrow(variant, width=1 / 16)
   params = helpers.visible_params(model)
   state_dict = interop.to_pytorch(params, model)
@@ -46,7 +46,7 @@ def test_pytorch_round_trip_is_exact(variant):
 
 
 def test_dropout_that_halves_is_part_of_the_function():
-  """The paper's, at test time; a peer whose dropout does nothing then computes something else."""
+  """The paper's dropout halves activations outside of training; that of PyTorch has no effect there."""
   model = helpers.get('torchvision', model__dropout__inverted=False).model
   with pytest.raises(
     UserError, match=r"config.model.fc6.then is \('act', 'dropout'\), there \('act',\)"
@@ -80,7 +80,7 @@ def test_state_dicts_of_other_networks_as_pytorch():
 
 
 def test_tensors_of_other_types(tmp_path):
-  """Half precision is read; the counts of another network's batch normalisation are listed."""
+  """Half precision is read; an integer tensor of batch normalisation is listed as unexpected."""
   model = helpers.narrow('torchvision', width=1 / 16)
   halves = {
     name: x.astype(ml_dtypes.bfloat16)

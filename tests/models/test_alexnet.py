@@ -1,4 +1,4 @@
-"""Whole networks against the same networks in TensorFlow operations, and the public interface."""
+"""Whole networks equal the same networks in TensorFlow operations; the public interface."""
 
 import functools
 
@@ -24,8 +24,8 @@ from alexnet_jax.models.alexnet import intermediate_key
 RECIPES = ('paper', 'original', 'caffe', 'owt', 'torchvision')
 
 
-# padding of conv1, k of LRN and what multiplies its sum, whether it crosses the tower border, whether
-# the first LRN precedes ReLU, whether there is a norm within maps, and dropout's factor at test time.
+# The values are: the padding of conv1; k of LRN and the factor of its sum; whether LRN reads both towers;
+# whether the first LRN precedes ReLU; whether maps are normalised; the factor of dropout outside of training.
 KEYS = ('padding', 'lrn', 'across', 'linear_norm1', 'map_norm', 'keep')
 
 
@@ -39,7 +39,7 @@ REFERENCES = {
 
 
 def reference(params, x, *, padding, lrn, across, linear_norm1, map_norm, keep):
-  """The logits; a tower is an entry of a list, as a GPU was in 2012."""
+  """Computes the logits, with a list entry for each tower."""
   towers = len(params['conv1']['kernel'])
 
   def conv(xs, name, pads, stride=1):
@@ -81,7 +81,7 @@ def reference(params, x, *, padding, lrn, across, linear_norm1, map_norm, keep):
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_network_against_tensorflow(recipe):
-  """Equal to rounding, while another choice in any one respect would be far off."""
+  """The logits are equal up to rounding, and change with any single setting."""
   model = narrow(recipe)
   params, x = visible_params(model), images(model)
   settings = dict(zip(KEYS, REFERENCES[recipe], strict=True))
@@ -89,7 +89,11 @@ def test_network_against_tensorflow(recipe):
   assert actual.dtype == jnp.float32
   assert relative_error(actual, reference(params, x, **settings)) < 1e-4
 
-  padding = {(0, 3): (3, 0), (0, 0): (1, 1), (2, 2): (0, 3)}  # others that make 55x55 too
+  padding = {
+    (0, 3): (3, 0),
+    (0, 0): (1, 1),
+    (2, 2): (0, 3),
+  }  # other paddings that give 55x55 outputs
   others = {'padding': padding[settings['padding']], 'keep': 1.5 - settings['keep']}
   if settings['lrn']:
     k, alpha = settings['lrn']
@@ -102,7 +106,7 @@ def test_network_against_tensorflow(recipe):
 
 
 def test_create_of_a_plain_config():
-  """The public interface: a ConfigDict in, logits `[B, classes]` out, no mesh."""
+  """The public interface takes a ConfigDict and returns logits `[B, classes]`, without a mesh."""
   config = get('torchvision', model__width=1 / 16)
   module = create(config.model)
   params = visible_params(FrozenConfigDict(config.model))
@@ -118,7 +122,7 @@ def test_bfloat16_network():
   logits = forward(half)(params, x)
   assert logits.dtype == jnp.float32
   error = relative_error(logits, forward(model)(params, x))
-  assert 1e-5 < error < 0.05  # not float32 in disguise
+  assert 1e-5 < error < 0.05  # the computation is not in float32
 
 
 @pytest.mark.parametrize(

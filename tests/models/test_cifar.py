@@ -1,4 +1,4 @@
-"""The CIFAR-10 networks of the paper: their sizes, and their configs."""
+"""The CIFAR-10 networks of the paper have the sizes of FACTS section 5."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from alexnet_jax.errors import UserError
 
 
 def model(name):
-  """`config.model` of `FILE:VARIANT` in configs/, for 10 classes."""
+  """Returns `config.model` of `FILE:VARIANT` in configs/, for 10 classes."""
   file, variant = name.split(':')
   config = config_lib.load_file(f'configs/{file}.py:{variant}').model
   config.num_classes = 10
@@ -29,21 +29,21 @@ def model(name):
   ],
 )
 def test_sizes(name, parameters, sides):
-  """FACTS section 5; pools round up."""
+  """Pooling rounds up (FACTS section 5)."""
   rows = models.layer_table(model(name))
   assert sum(row['parameters'] for row in rows) == parameters
   assert tuple(row['output'][0] for row in rows if len(row['output']) == 3) == sides
 
 
 def test_multiply_adds_of_a_locally_connected_layer():
-  """Each weight is used once an image."""
+  """Each weight of a locally connected layer is used once for each image."""
   rows = {row['layer']: row for row in models.layer_table(model('cifar10:conv_local_13pct'))}
   assert rows['local3']['macs'] == 6 * 6 * (3 * 3 * 64) * 32
   assert rows['conv2']['macs'] == 12 * 12 * (5 * 5 * 64) * 64
 
 
 def test_a_small_network_reads_back_and_compares(tmp_path):
-  """Layers that neither network has do not count, those that both have do."""
+  """Only the layers of the network count when two configs are compared."""
   config = config_lib.load_file('configs/cifar10.py:relu')
   back = config_lib.from_json(config_lib.to_json(config))
   assert 'conv5' in back.model and 'conv5' not in config.model

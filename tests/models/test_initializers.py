@@ -1,4 +1,4 @@
-"""The initial weights of every recipe (FACTS section 1.5)."""
+"""The initial weights of every recipe have the distributions of FACTS section 1.5."""
 
 from helpers import (
   get,
@@ -12,7 +12,7 @@ import pytest
 from alexnet_jax import models
 
 NORMAL_INIT = {
-  # deviations and biases of conv1 ... conv5, fc6, fc7, fc8
+  # standard deviations and biases of conv1 ... conv5, fc6, fc7, fc8
   'paper': ((0.01,) * 8, (0, 1, 0, 1, 1, 1, 1, 0)),
   'original': ((0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01), (0, 1, 0, 1, 1, 1, 1, 0)),
   'caffe': ((0.01,) * 5 + (0.005, 0.005, 0.01), (0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0)),
@@ -37,7 +37,7 @@ def test_normal_init(recipe):
     error = 4 / np.sqrt(2 * kernel.size)  # four standard deviations of a sample's deviation
     np.testing.assert_allclose(kernel.std(), deviation, rtol=error, err_msg=layer)
     assert abs(kernel.mean()) < 4 * deviation / np.sqrt(kernel.size)
-    # Not truncated: among n draws some lie beyond 3 deviations.
+    # The distribution is not truncated: some draws lie beyond 3 standard deviations.
     assert np.abs(kernel).max() > 3 * deviation
     np.testing.assert_array_equal(params[layer]['bias'], np.float32(bias), err_msg=layer)
     if kernel.shape[0] == 2:
@@ -46,12 +46,12 @@ def test_normal_init(recipe):
 
 @pytest.mark.parametrize('towers', [1, 2])
 def test_torch_init(towers):
-  """U(-1/sqrt(fan_in), 1/sqrt(fan_in)); the tower axis is no part of the fan-in."""
+  """The distribution is U(-1/sqrt(fan_in), 1/sqrt(fan_in)); the fan-in does not count the tower axis."""
   model = narrow('torchvision', width=1 / 4, num_classes=1000, towers=towers)
   params = initial_params(model)
   assert params['conv1']['kernel'].shape[0] == towers
   for layer, leaves in params.items():
-    # Inputs of one output: the maps it sees, those of both towers for conv3 and fc8 too.
+    # The fan-in counts the maps that an output depends on, which are those of both towers for conv3 and fc8.
     fan_in = np.prod(leaves['kernel'].shape[1:-1]) * (towers if layer == 'fc8' else 1)
     bound = 1 / np.sqrt(fan_in)
     for values in leaves.values():

@@ -1,4 +1,4 @@
-"""LeNet-5: its size, and its single input channel."""
+"""LeNet-5 has the size of the paper of 1998 and one input channel."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from alexnet_jax import models
 
 
 def model(name):
-  """`config.model` of `FILE:VARIANT` in configs/, for 10 classes."""
+  """Returns `config.model` of `FILE:VARIANT` in configs/, for 10 classes."""
   file, variant = name.split(':')
   config = config_lib.load_file(f'configs/{file}.py:{variant}').model
   config.num_classes = 10
@@ -20,19 +20,19 @@ def model(name):
 @pytest.mark.parametrize(
   ('name', 'parameters', 'sides'),
   [
-    # C1 156, C3 2,416, C5 48,120, F6 10,164 and 850 of a linear output layer.
+    # The sum of C1 156, C3 2,416, C5 48,120, F6 10,164 and the output layer 850.
     ('lenet:mnist', 61_706, (28, 14, 10, 5, 1)),
   ],
 )
 def test_sizes(name, parameters, sides):
-  """FACTS section 5; pools round up."""
+  """The sides are those of C1, S2, C3, S4 and C5."""
   rows = models.layer_table(model(name))
   assert sum(row['parameters'] for row in rows) == parameters
   assert tuple(row['output'][0] for row in rows if len(row['output']) == 3) == sides
 
 
 def test_gray_networks_see_the_mean_of_the_channels():
-  """So a colour that moves from one channel to another changes nothing."""
+  """Exchanging the colour channels does not change the logits."""
   module = models.create(model('lenet:mnist'))
   x = np.random.default_rng(2).normal(size=(3, 28, 28, 3)).astype(np.float32)
   variables = module.init(jax.random.key(0), jnp.asarray(x))

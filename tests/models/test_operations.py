@@ -1,4 +1,4 @@
-"""The operations that follow the weights of a layer: activation, dropout and its random keys."""
+"""The operations that follow the weights of a layer; tests/models/test_towers.py tests normalisations."""
 
 import functools
 
@@ -21,7 +21,7 @@ from alexnet_jax.models.operations import ACTIVATIONS
 
 
 def test_tanh():
-  """Every activation is tanh, and nothing else changed."""
+  """Every activation is tanh."""
   model = narrow('paper+tanh', width=1 / 16)
   params, x = visible_params(model), images(model)
   outputs = layer_outputs(model, params, x)
@@ -32,13 +32,13 @@ def test_tanh():
 
 
 def test_scaled_tanh():
-  """LeCun's: 1 at 1, -1 at -1 (LeCun et al. 1998, appendix A)."""
+  """The function is 1 at 1 and -1 at -1 (LeCun et al. 1998, appendix A)."""
   y = ACTIVATIONS['scaled_tanh'](jnp.asarray([-1.0, 0.0, 1.0, 100.0]))
   np.testing.assert_allclose(y, [-1, 0, 1, 1.7159], atol=1e-4)
 
 
 def train_function(model):
-  """Compiled `f(params, x, rows, seed) -> logits` with dropout on."""
+  """Returns compiled `f(params, x, rows, seed) -> logits` with dropout."""
   module = models.create(model)
   return jax.jit(
     lambda params, x, rows, seed: module.apply(
@@ -69,7 +69,7 @@ def test_training_is_repeatable_row_by_row():
   ],
 )
 def test_where_dropout_acts(variant, inputs):
-  """Where it stands, what it multiplies by, and that towers and layers draw masks of their own."""
+  """Dropout follows the right operations, scales as it should, and has a mask for each layer and tower."""
   model = narrow(variant, width=1 / 4)
   params, x = visible_params(model), images(model, batch=2)
   module = models.create(model)
@@ -91,7 +91,7 @@ def test_where_dropout_acts(variant, inputs):
         (on.reshape(-1)[:500], kept.reshape(-1)[:500]) for on, kept in zip(live, mask, strict=True)
       ]
   for i, (live, mask) in enumerate(masks):
-    for other_live, other_mask in masks[:i]:  # two draws agree on about half of the live units
+    for other_live, other_mask in masks[:i]:  # two masks agree on about half of the active units
       both = live & other_live
       assert both.sum() > 60
       assert 0.2 < (mask == other_mask)[both].mean() < 0.8
@@ -106,7 +106,7 @@ def test_no_dropout():
 
 @pytest.mark.parametrize(('first_tower', 'local'), [(0, 2), (1, 1)])
 def test_dropout_keys(first_tower, local):
-  """The numbers that make a run repeatable: five for each layer, times the number of towers."""
+  """The keys follow the formula that makes runs repeatable, with five places for each layer."""
   seed, rows = jax.random.key(3), jnp.asarray([0, 7])
   keys = operations.dropout_keys(
     operations.row_keys(seed, rows),

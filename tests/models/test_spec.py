@@ -1,4 +1,4 @@
-"""Layers as data: their descriptions, and what their names say."""
+"""The descriptions of layers, and the functions of their names."""
 
 from helpers import get
 import pytest
@@ -33,7 +33,7 @@ def test_features_per_tower(features, width, towers, expected):
 
 
 def test_replace_layers():
-  """Only the layers change."""
+  """All keys that describe no layer keep their values."""
   model = get('paper', model__dropout__rate=0.25).model
   spec.replace_layers(model, cifar.four_layers())
   assert model.layers == ('conv1', 'conv2', 'conv3', 'fc4')

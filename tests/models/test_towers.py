@@ -1,4 +1,4 @@
-"""Which towers read which: the towers meet only where the network exchanges their outputs."""
+"""The towers depend on each other only after a layer that exchanges their outputs."""
 
 import functools
 
@@ -18,7 +18,7 @@ from alexnet_jax import models
 
 
 def changed_maps(variant, layer, tower, **overrides):
-  """Which maps of each tower change, layer by layer, when one tower's `layer` is perturbed."""
+  """Returns, for each layer, which maps of each tower change when `layer` of one tower is perturbed."""
   model = narrow(variant, **overrides)
   params, x = visible_params(model), images(model)
   before = layer_outputs(model, params, x)
@@ -71,7 +71,7 @@ def test_other_meeting_places(variant, perturbed, meeting):
 
 
 def test_norm_over_all_maps_crosses_the_border():
-  """Caffe's window of 5 reaches two maps into the other tower, and no further."""
+  """Caffe's window of five maps covers two maps of the other tower, and no more."""
   changed = changed_maps('caffe', 'conv1', 0)
   assert not changed['conv1/act'][1].any()
   assert changed['conv1/norm'][1].tolist() == [True, True, False, False, False, False]
@@ -80,7 +80,7 @@ def test_norm_over_all_maps_crosses_the_border():
 
 
 def test_batch_norm():
-  """Training uses the moments of the batch and moves the running ones; testing uses those."""
+  """Training uses the moments of the batch and updates the running moments, which evaluation uses."""
   model = narrow('paper+batch_norm+no_dropout', width=1 / 16)
   x = images(model, batch=4)
   module = models.create(model)
