@@ -1,7 +1,7 @@
-"""Images from their source to uint8 batches on the host.
+"""The input pipeline: from image files to uint8 batches on the host.
 
-The only package that imports tensorflow, and only to stream sets that do not fit into memory and
-to read TFDS; importing it imports neither tensorflow nor jax.
+TensorFlow is imported only to read TensorFlow Datasets (TFDS), to write a store, and for
+`config.data.loader=tf.data`. Importing this package imports neither TensorFlow nor JAX.
 """
 
 from alexnet_jax.data.dataset import Dataset, open_dataset

@@ -1,9 +1,9 @@
-"""From the bytes of an image to the uint8 canvas that the device crops (FACTS §3).
+"""Decodes an image to the uint8 canvas that the device crops (FACTS section 3).
 
-The paper scales the short side to 256 and keeps the central 256x256; Caffe warps the whole image
-to 256x256; the "no_crop" data of the original code pastes the whole image into the canvas. All
-three are one antialiased resize told which box of the image to read, so that nothing larger than
-the image or the canvas is made, however long and thin the image.
+The paper scales the short side to 256 pixels and keeps the central 256x256; Caffe warps the whole
+image to 256x256; the "no_crop" data of the original code pastes the whole image into the canvas. Each
+is one antialiased resize of a box of the image, so that no intermediate is larger than the image or
+the canvas, however long and thin the image is.
 """
 
 import io
@@ -21,33 +21,39 @@ from alexnet_jax.utils import schema
 
 try:
   import simplejpeg
-except ImportError:  # It gives Pillow's pixels about 1.5 times as fast; Pillow serves as well.
+except ImportError:  # Pillow decodes the same pixels, but takes about 1.5 times as long
   simplejpeg = None
 
 FILTERS = {
-  'bicubic': resizer.FilterType.catmull_rom,  # the cubic of a = -0.5, as Pillow's
+  'bicubic': resizer.FilterType.catmull_rom,  # the cubic with a = -0.5, which Pillow uses too
   'bilinear': resizer.FilterType.bilinear,
   'box': resizer.FilterType.box,
   'lanczos': resizer.FilterType.lanczos3,
 }
-# Pillow opens more, some of it by other programs (EPS by Ghostscript): not files of strangers.
+# Pillow opens more formats, some of them with other programs (EPS with Ghostscript), which would be
+# unsafe for untrusted files.
 _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
-# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which libjpeg does for less, as long as its short side
-# keeps 1.5 times the canvas's: canvases of 256 pixels differ by 1.3 grey levels at most (RESULTS.md).
-_SPARE = 1.5
-_PAD_LEVEL = 128  # mid-gray; the original pasted on the mean image, which is not known here yet
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is cheaper, if its short side then still has
+# 1.5 times the side of the canvas. Canvases of 256 pixels then differ from those of the whole JPEG by
+# at most 1 grey level on average over an image, and by 18 in a single pixel.
+_MIN_SCALE = 1.5
+_PAD_LEVEL = 128  # mid-gray; the original pasted on the mean image, which is not known here
 
 
 class Canvas(NamedTuple):
-  """How an image becomes a canvas.
+  """How an image becomes a canvas (`config.data.canvas`).
 
   Attributes:
-    size: side S of the square canvas in pixels (paper §2: 256).
-    fit: `crop` (short side to S, centre crop; paper §2), `warp` (straight to S x S; Caffe) or
-      `pad` (long side to S, centred on mid-gray; close to "no_crop" of FACTS §3).
-    filter: antialiased, one of `FILTERS`; Pillow's of that name, give or take a grey level.
-    max_pixels: an image of more pixels (width x height) than this is refused before it is decoded,
-      as is one whose scaling would need a larger intermediate. The default is Pillow's own limit.
+    size: side S of the square canvas in pixels (paper section 2: 256).
+    fit: `crop` scales the short side to S and keeps the centre (paper section 2); `warp` scales both
+      sides to S (Caffe); `pad` scales the long side to S and centres the image on mid-gray (close to
+      "no_crop" in FACTS section 3).
+    filter: the antialiased filter, one of `FILTERS`. Canvases differ from those of
+      Pillow's filter of the same name by 0.2 grey levels on average, and by 20 at most (over 300
+      ImageNet images).
+    max_pixels: the largest width x height of an image. A larger image is refused before it is
+      decoded, and so is an image whose scaling needs a larger intermediate. The default is Pillow's
+      own limit.
   """
 
   size: int = 256
@@ -57,10 +63,10 @@ class Canvas(NamedTuple):
 
   @classmethod
   def from_config(cls, config: Any) -> 'Canvas':
-    """Checks `config.data.canvas` (any mapping of some of the fields).
+    """Makes a `Canvas` of `config.data.canvas`, or of any mapping of some of the fields.
 
     Raises:
-      UserError: a field is unknown or has a value that cannot be meant.
+      UserError: a field is unknown or has an invalid value.
     """
     values = dict(config)
     unknown = sorted(set(values) - set(cls._fields))
@@ -80,20 +86,20 @@ def decode_canvas(
 ) -> np.ndarray:
   """Decodes one image and fits it to the canvas.
 
-  JPEG (gray, RGB, CMYK and YCCK), PNG, GIF (first frame), BMP, WebP and TIFF are read. Transparency
-  is composited on white, 16-bit gray is scaled to 8 bits, and the EXIF orientation is ignored, as
-  in 2012. simplejpeg, where installed, gives the very pixels that Pillow gives.
+  The formats are JPEG (gray, RGB, CMYK and YCCK), PNG, GIF (first frame), BMP, WebP and TIFF.
+  Transparent images are composited on white, and 16-bit gray is scaled to 8 bits. The pixels are the
+  same with and without simplejpeg.
 
   Args:
     source: an encoded image, or uint8 pixels [H, W], [H, W, 1] or [H, W, 3] (RGB).
-    canvas: a `Canvas`, or anything with its four attributes.
-    notes: gets a line for each thing that had to be repaired or converted.
+    canvas: a `Canvas`, or any object with its attributes.
+    notes: a list to which a line is appended for each repair or conversion.
 
   Returns:
     RGB, uint8 [S, S, 3].
 
   Raises:
-    ValueError: the image is broken, truncated, too large or of no known format.
+    ValueError: the image is damaged, truncated or too large, or its format is unknown.
   """
   notes = [] if notes is None else notes
   try:
@@ -107,7 +113,7 @@ def decode_canvas(
     return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
   except ValueError:
     raise
-  except Exception as error:  # Pillow's readers raise anything at all on broken files.
+  except Exception as error:  # Pillow's readers raise many types on damaged files
     raise ValueError(f'{type(error).__name__}: {error}') from error
 
 
@@ -117,7 +123,7 @@ def _check_pixels(width: int, height: int, canvas: Any) -> None:
 
 
 def _from_array(pixels: np.ndarray) -> np.ndarray:
-  """Checks uint8 [H, W], [H, W, 1] or [H, W, 3], and gives the first as the second."""
+  """Checks uint8 [H, W], [H, W, 1] or [H, W, 3], and returns the first as [H, W, 1]."""
   if pixels.ndim == 2:
     pixels = pixels[:, :, None]
   if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
@@ -126,7 +132,7 @@ def _from_array(pixels: np.ndarray) -> np.ndarray:
 
 
 def encode_jpeg(image: np.ndarray, quality: int, subsampling: str) -> bytes:
-  """A canvas, uint8 [S, S, 3], as JPEG; subsampling of the colours is 444, 422 or 420."""
+  """Encodes a canvas, uint8 [S, S, 3], as JPEG; the chroma subsampling is 444, 422 or 420."""
   if simplejpeg is not None:
     image = np.ascontiguousarray(image)
     return simplejpeg.encode_jpeg(image, quality, 'RGB', subsampling, fastdct=False)
@@ -136,14 +142,14 @@ def encode_jpeg(image: np.ndarray, quality: int, subsampling: str) -> bytes:
 
 
 def decode_stored(data: bytes | np.ndarray, out: np.ndarray) -> None:
-  """Decodes a JPEG that `encode_jpeg` made, as bytes or uint8 [n], into `out`, uint8 [S, S, 3].
+  """Decodes a JPEG that `encode_jpeg` wrote, as bytes or uint8 [n], into `out`, uint8 [S, S, 3].
 
   Raises:
-    ValueError: it is broken or of another size.
+    ValueError: the JPEG is damaged, or its size differs from that of `out`.
   """
   if simplejpeg is not None:
     if simplejpeg.decode_jpeg_header(data)[:2] != out.shape[:2]:
-      raise ValueError(f'the stored image is not of {out.shape[0]}x{out.shape[1]} pixels')
+      raise ValueError(f'the stored image does not have {out.shape[0]}x{out.shape[1]} pixels')
     simplejpeg.decode_jpeg(data, 'RGB', buffer=out)
     return
   try:
@@ -153,38 +159,38 @@ def decode_stored(data: bytes | np.ndarray, out: np.ndarray) -> None:
     raise ValueError(str(error)) from error
 
 
-def _shrinkage(width: int, height: int, canvas: Any) -> int:
-  """How many times smaller a JPEG may be decoded: 1, 2, 4 or 8."""
-  spare = min(width, height) / (_SPARE * canvas.size)
-  return max((n for n in (2, 4, 8) if n <= spare), default=1)
+def _reduction(width: int, height: int, canvas: Any) -> int:
+  """The factor by which a JPEG may be reduced when it is decoded: 1, 2, 4 or 8."""
+  limit = min(width, height) / (_MIN_SCALE * canvas.size)
+  return max((n for n in (2, 4, 8) if n <= limit), default=1)
 
 
 def _decode(data: bytes, canvas: Any, notes: list[str]) -> tuple[np.ndarray, float, float]:
-  """Decodes an image whose size is checked on its header.
+  """Decodes an image, after checking its size in the header.
 
   Returns:
-    uint8 [H, W, 1] or [H, W, 3], and the width and height of the image in its pixels: of a JPEG that
-    is decoded smaller, W - 1 < width <= W.
+    The pixels, uint8 [H, W, 1] or [H, W, 3], and the width and height of the image in units of these
+    pixels. They are fractions for a JPEG that is reduced: W - 1 < width <= W.
   """
   if simplejpeg is not None and data[:2] == b'\xff\xd8':
     try:
       height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
       if colors in ('Gray', 'YCbCr') and 0 < width * height <= canvas.max_pixels:
-        n = _shrinkage(width, height, canvas)
+        n = _reduction(width, height, canvas)
         least = {'min_height': -(-height // n), 'min_width': -(-width // n), 'min_factor': n}
         space = 'GRAY' if colors == 'Gray' else 'RGB'
         return simplejpeg.decode_jpeg(data, space, **least), width / n, height / n
     except ValueError as error:
-      # It refuses small faults that Pillow forgives. Pillow has the last word on every file.
-      notes.append(f'small faults were passed over ({error})')
+      # simplejpeg refuses files with minor errors that Pillow accepts, so Pillow decides.
+      notes.append(f'minor errors were ignored ({error})')
   try:
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
-  except UnidentifiedImageError as error:  # its own message is an address in memory
+  except UnidentifiedImageError as error:  # its message is an address in memory
     raise ValueError(f'not an image of a known format ({", ".join(_FORMATS)})') from error
   with image:
     width, height = image.size
     _check_pixels(width, height, canvas)
-    n = _shrinkage(width, height, canvas) if image.format in ('JPEG', 'MPO') else 1
+    n = _reduction(width, height, canvas) if image.format in ('JPEG', 'MPO') else 1
     image.draft(None, (width // n, height // n))
     if getattr(image, 'is_animated', False):
       notes.append(f'animated {image.format}: the first frame was used')
@@ -197,14 +203,14 @@ def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
   if image.mode == 'CMYK':
     notes.append('CMYK was converted to RGB')
   if image.mode.startswith('I') or ';16' in str([part.args for part in getattr(image, 'tile', ())]):
-    notes.append('16 bits a channel were scaled to 8')
+    notes.append('16 bits per channel were scaled to 8')
   if image.mode.startswith('I;16') or (image.mode == 'I' and image.format == 'PNG'):
-    # Pillow's own conversion clips at 255, which leaves a white image.
+    # Pillow's own conversion clips at 255, which gives a white image.
     return Image.fromarray(np.round(np.asarray(image, np.float32) / 257).astype(np.uint8))
   if image.mode in ('I', 'F'):
-    raise ValueError(f'pixels of mode {image.mode} have no defined range')
+    raise ValueError(f'pixels of mode {image.mode} have an unknown range')
   if image.has_transparency_data:
-    notes.append('transparent parts were put on white')
+    notes.append('transparent parts were composited on white')
     image = image.convert('RGBA')
     opaque = Image.new('RGB', image.size, 'white')
     opaque.paste(image, mask=image)
@@ -216,7 +222,17 @@ def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _fit(image: np.ndarray, width: float, height: float, canvas: Any) -> np.ndarray:
-  """Scales uint8 [H, W, C], of which width and height are the image, to [S, S, C] as `canvas.fit` says."""
+  """Fits an image to the canvas.
+
+  Args:
+    image: uint8 [H, W, C].
+    width: of the image, in pixels of the array; it may be a fraction below W.
+    height: likewise.
+    canvas: the canvas.
+
+  Returns:
+    uint8 [S, S, C].
+  """
   size = canvas.size
   if canvas.fit == 'warp':
     return _resize(image, (size, size), (0, 0, width, height), canvas)
@@ -227,8 +243,8 @@ def _fit(image: np.ndarray, width: float, height: float, canvas: Any) -> np.ndar
     scaled = _resize(image, (new_width, new_height), (0, 0, width, height), canvas)
     result[top : top + new_height, left : left + new_width] = scaled
     return result
-  # The part of the image that the centre crop keeps, in the image's own coordinates. The filter
-  # sees beyond the box, so the pixels are those of scaling the whole image and then cropping.
+  # The box is the part of the image that the centre crop keeps. The filter also reads pixels outside
+  # the box, so the result equals scaling the whole image and then cropping.
   new_width, new_height = _scaled(width, height, size, min(width, height))
   left, top = (new_width - size) // 2, (new_height - size) // 2
   x, y = width / new_width, height / new_height
@@ -242,14 +258,14 @@ def _resize(
   """Scales `box` = (left, top, right, bottom) of uint8 [H, W, C] to `size` = (width, height)."""
   height, width, channels = image.shape
   left, top, right, bottom = box
-  _check_pixels(size[0], math.ceil(bottom - top), canvas)  # between its two passes
+  _check_pixels(size[0], math.ceil(bottom - top), canvas)  # the intermediate of the two passes
   kind = resizer.PixelType.U8 if channels == 1 else resizer.PixelType.U8x3
   source = resizer.ImageData(width, height, kind, image.tobytes())
   scaled = resizer.ImageData(*size, kind)
   options = resizer.ResizeOptions()
   options.resize_alg = resizer.ResizeAlg.convolution(FILTERS[canvas.filter])
   options.crop_box = resizer.CropBox(left, top, right - left, bottom - top)
-  if not hasattr(_thread, 'resizer'):  # it keeps buffers, and serves one thread at a time
+  if not hasattr(_thread, 'resizer'):  # a resizer keeps buffers and belongs to one thread
     _thread.resizer = resizer.Resizer()
   _thread.resizer.resize(source, scaled, options)
   return np.frombuffer(scaled.get_buffer(), np.uint8).reshape(size[1], size[0], channels)
@@ -257,5 +273,8 @@ def _resize(
 
 def _scaled(width: float, height: float, size: int, side: float) -> tuple[int, int]:
   """Width and height after scaling `side` to `size`, rounded half up, at least 1 pixel."""
-  scaled = lambda length: max(1, int((2 * length * size + side) // (2 * side)))
+
+  def scaled(length: float) -> int:
+    return max(1, int((2 * length * size + side) // (2 * side)))
+
   return scaled(width), scaled(height)

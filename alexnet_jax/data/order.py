@@ -1,4 +1,4 @@
-"""The order in which training images are visited: a function of (seed, step), whatever was read before."""
+"""The order of the training images: a function of (seed, step) alone."""
 
 import functools
 
@@ -6,11 +6,13 @@ import numpy as np
 
 from alexnet_jax.data.splits import generator
 
-# global: a permutation an epoch. stored: 0 ... n-1 in every epoch, the original's habit (FACTS §3).
-# buffer: a permutation of blocks, then of the images in each `buffer` of them: what a shuffle buffer gives a
-# reader of sequential files, but known beforehand, so that a resumed run skips without reading.
+# global: one permutation of all images per epoch.
+# stored: 0 ... n-1 in every epoch, as the original code read them (FACTS section 3).
+# buffer: blocks are permuted, then the images within each `buffer` of them. This is what a shuffle
+#   buffer gives a reader of sequential files, but it is known in advance, so that a resumed run can
+#   start at any step without reading the earlier images.
 SHUFFLES = ('global', 'stored', 'buffer')
-BLOCK = 128  # images that lie and are read together
+BLOCK = 128  # number of consecutive images that are read together
 
 
 def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -19,7 +21,7 @@ def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
 
 
 def buffered_permutation(seed: int, epoch: int, n: int, buffer: int) -> np.ndarray:
-  """A permutation of 0..n-1, int64 [n], that needs `buffer` images (and a block) at hand at a time."""
+  """A permutation of 0..n-1, int64 [n]; a reader holds at most `buffer` images and one block."""
   rng = generator(seed, epoch, purpose=4)
   blocks = rng.permutation(-(-n // BLOCK))
   order = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
@@ -30,7 +32,7 @@ def buffered_permutation(seed: int, epoch: int, n: int, buffer: int) -> np.ndarr
 
 
 @functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, n: int, shuffle: str, buffer: int) -> np.ndarray:
+def _epoch_order(seed: int, epoch: int, n: int, shuffle: str, buffer: int) -> np.ndarray:
   if shuffle == 'stored':
     return np.arange(n)
   if shuffle == 'buffer':
@@ -45,16 +47,16 @@ def batch_indices(
 
   Args:
     seed: `config.seed`.
-    step: the batch to make, 0 being the first; any can be made without the ones before it.
-    batch_size: B, the global batch; it may be larger than n.
+    step: the step of the batch, from 0. Any step can be computed without the earlier ones.
+    batch_size: B, the global batch size; it may be larger than n.
     n: number of training images.
     shuffle: one of `SHUFFLES`.
-    buffer: images shuffled at a time, where shuffle is `buffer`.
+    buffer: number of images that are shuffled together if shuffle is `buffer`.
 
   Returns:
     Indices of training images, int64 [B].
   """
   rows = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
   epochs = range(int(rows[0]) // n, int(rows[-1]) // n + 1)
-  order = np.concatenate([_order(seed, epoch, n, shuffle, buffer) for epoch in epochs])
+  order = np.concatenate([_epoch_order(seed, epoch, n, shuffle, buffer) for epoch in epochs])
   return order[rows - epochs.start * n]

@@ -1,7 +1,8 @@
-"""Two ways to make batches in parallel, ahead of their consumer: threads, and tf.data.
+"""The two parallel loaders: Python threads, and tf.data.
 
-Both give the same batches in the same order. Threads decode straight into the batch, which saves the copies
-between Python and TensorFlow, and need no TensorFlow; they are the default for being faster (RESULTS.md).
+Both produce the same batches in the same order. The threads decode straight into the batch, which
+saves the copies between Python and TensorFlow, and they need no TensorFlow. They are the default
+because they are faster (RESULTS.md).
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -15,25 +16,27 @@ from alexnet_jax.data.prefetch import map_ahead
 from alexnet_jax.data.splits import cores
 from alexnet_jax.utils.optional_import import import_tensorflow
 
-_AHEAD = 2  # batches made ahead of the consumer
-_CHUNK = 16  # at most so many images a call: one image a call costs about 8 % more CPU
+_AHEAD = 2  # number of batches produced ahead of the consumer
+_CHUNK = 16  # images per task; one image per task costs about 8 % more CPU time
 
 # (images uint8 [b, S, S, 3], mask bool [b], indices int64 [b])
-Made = tuple[np.ndarray, np.ndarray, np.ndarray]
+ImageBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-class Work(NamedTuple):
-  """What there is to make.
+class BatchPlan(NamedTuple):
+  """The batches to produce.
 
   Attributes:
-    plan: the indices of the images of a step, int64 [b]; -1 is padding.
-    fill: writes images of some indices, int64 [c], to uint8 [c, S, S, 3]; returns a mask, bool [c].
-    size: S, of the canvas.
-    start, stop: the first step, and the one after the last; None: there is no end.
-    threads: that decode; 0: one a core.
+    indices: returns the image indices of a step, int64 [b]; -1 is padding.
+    fill: decodes the images of some indices, int64 [c], into uint8 [c, S, S, 3] and returns a mask,
+      bool [c].
+    size: S, the side of the canvas in pixels.
+    start: the first step.
+    stop: the step after the last one, or None for an endless sequence.
+    threads: number of decoding threads; 0 means one per core.
   """
 
-  plan: Callable[[int], np.ndarray]
+  indices: Callable[[int], np.ndarray]
   fill: Callable[[np.ndarray, np.ndarray], np.ndarray]
   size: int
   start: int
@@ -45,63 +48,73 @@ class Work(NamedTuple):
     return itertools.count(self.start) if self.stop is None else range(self.start, self.stop)
 
 
-def by_threads(work: Work) -> Generator[Made]:
-  """Batches made by Python threads; the decoders let go of Python's lock while they work."""
-  threads = work.threads or cores()
+def threaded_batches(plan: BatchPlan) -> Generator[ImageBatch]:
+  """Produces the batches with Python threads; the decoders release the interpreter lock."""
+  threads = plan.threads or cores()
 
-  def chunks() -> Iterator[tuple[Made, int, int]]:
-    for step in work.steps():
-      indices = work.plan(step)
+  def chunks() -> Iterator[tuple[ImageBatch, int, int]]:
+    for step in plan.steps():
+      indices = plan.indices(step)
       b = len(indices)
-      image = np.empty((b, work.size, work.size, 3), np.uint8)
-      batch = image, np.empty(b, bool), indices
-      for first in range(0, b, _CHUNK):
-        yield batch, first, min(first + _CHUNK, b)
+      images = np.empty((b, plan.size, plan.size, 3), np.uint8)
+      batch = images, np.empty(b, bool), indices
+      for start in range(0, b, _CHUNK):
+        yield batch, start, min(start + _CHUNK, b)
 
-  def make(chunk: tuple[Made, int, int]) -> tuple[Made, bool]:
-    (image, mask, indices), first, end = chunk
-    mask[first:end] = work.fill(indices[first:end], image[first:end])
+  def decode(chunk: tuple[ImageBatch, int, int]) -> tuple[ImageBatch, bool]:
+    (images, mask, indices), start, end = chunk
+    mask[start:end] = plan.fill(indices[start:end], images[start:end])
     return chunk[0], end == len(indices)
 
-  if work.stop is not None and work.stop <= work.start:
+  if plan.stop is not None and plan.stop <= plan.start:
     return
-  ahead = max(threads, _AHEAD * -(-len(work.plan(work.start)) // _CHUNK))
+  chunks_per_batch = -(-len(plan.indices(plan.start)) // _CHUNK)
   with ThreadPoolExecutor(threads, thread_name_prefix='decode') as pool:
-    for batch, last in map_ahead(pool, make, chunks(), ahead):
-      if last:
+    for batch, is_last in map_ahead(
+      pool, decode, chunks(), max(threads, _AHEAD * chunks_per_batch)
+    ):
+      if is_last:
         yield batch
 
 
-def by_tf_data(work: Work, need: str) -> Generator[Made]:
-  """The same batches through tf.data; raises UserError, that names `need`, without TensorFlow."""
+def tf_data_batches(plan: BatchPlan, need: str) -> Generator[ImageBatch]:
+  """Produces the same batches with tf.data.
+
+  Args:
+    plan: the batches.
+    need: the setting that requires TensorFlow, for the error message.
+
+  Raises:
+    UserError: TensorFlow is not installed.
+  """
   tf = import_tensorflow(need)
-  size, b = work.size, len(work.plan(work.start))
+  size, b = plan.size, len(plan.indices(plan.start))
   chunk = max(c for c in range(1, _CHUNK + 1) if b % c == 0)
   failures: list[Exception] = []
 
-  def take(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    image = np.empty((chunk, size, size, 3), np.uint8)
+  def fill(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    images = np.empty((chunk, size, size, 3), np.uint8)
     try:
-      return image, work.fill(indices, image)
-    except Exception as error:
-      failures.append(error)  # raised here, it would reach the consumer as TensorFlow's own text
-      return image, np.zeros(chunk, bool)
+      return images, plan.fill(indices, images)
+    except Exception as error:  # TensorFlow would replace the exception by one of its own
+      failures.append(error)
+      return images, np.zeros(chunk, bool)
 
-  def indices_of(step):
-    numbers = tf.numpy_function(lambda s: work.plan(int(s)).reshape(-1, chunk), [step], tf.int64)
-    return tf.ensure_shape(numbers, [b // chunk, chunk])
+  def chunked_indices(step):
+    indices = tf.numpy_function(lambda s: plan.indices(int(s)).reshape(-1, chunk), [step], tf.int64)
+    return tf.ensure_shape(indices, [b // chunk, chunk])
 
   def decode(indices):
-    canvases, mask = tf.numpy_function(take, [indices], [tf.uint8, tf.bool])
-    canvases = tf.ensure_shape(canvases, [chunk, size, size, 3])
-    return canvases, tf.ensure_shape(mask, [chunk]), indices
+    images, mask = tf.numpy_function(fill, [indices], [tf.uint8, tf.bool])
+    images = tf.ensure_shape(images, [chunk, size, size, 3])
+    return images, tf.ensure_shape(mask, [chunk]), indices
 
-  steps = tf.data.Dataset.range(work.start, tf.int64.max if work.stop is None else work.stop)
-  chunks = steps.map(indices_of).unbatch()
-  parallel = work.threads or tf.data.AUTOTUNE
-  canvases = chunks.map(decode, num_parallel_calls=parallel, deterministic=True)
-  batches = canvases.batch(b // chunk, drop_remainder=True).prefetch(_AHEAD)
-  for image, mask, indices in batches.as_numpy_iterator():
+  steps = tf.data.Dataset.range(plan.start, tf.int64.max if plan.stop is None else plan.stop)
+  dataset = steps.map(chunked_indices).unbatch()
+  parallel_calls = plan.threads or tf.data.AUTOTUNE
+  dataset = dataset.map(decode, num_parallel_calls=parallel_calls, deterministic=True)
+  dataset = dataset.batch(b // chunk, drop_remainder=True).prefetch(_AHEAD)
+  for images, mask, indices in dataset.as_numpy_iterator():
     if failures:
       raise failures[0]
-    yield image.reshape(b, size, size, 3), mask.reshape(b), indices.reshape(b)
+    yield images.reshape(b, size, size, 3), mask.reshape(b), indices.reshape(b)

@@ -1,4 +1,4 @@
-"""Threads that work ahead of their consumer."""
+"""Threads that produce items ahead of their consumer."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -12,31 +12,31 @@ R = TypeVar('R')
 
 
 def prefetch(items: Iterator[T], ahead: int) -> Generator[T]:
-  """Yields `items`, made in a thread, up to `ahead` of them in advance.
+  """Yields `items`, which a thread produces up to `ahead` items in advance.
 
-  The thread ends when the items do or when the generator is closed or forgotten. What making an
-  item raises is raised here, in its place in the order.
+  The thread ends when the items end, or when the generator is closed or garbage-collected. An
+  exception raised by `items` is raised here, at its position in the order.
   """
-  made: queue.Queue = queue.Queue(ahead)
+  ready: queue.Queue = queue.Queue(ahead)
   stop = threading.Event()
 
-  def work() -> None:
-    last: BaseException = StopIteration()
+  def produce() -> None:
+    end: BaseException = StopIteration()
     try:
       for item in items:
-        made.put((item, None))
+        ready.put((item, None))
         if stop.is_set():
           return
     except BaseException as error:
-      last = error
+      end = error
     if not stop.is_set():
-      made.put((None, last))
+      ready.put((None, end))
 
-  thread = threading.Thread(target=work, name='prefetch', daemon=True)
+  thread = threading.Thread(target=produce, name='prefetch', daemon=True)
   thread.start()
   try:
     while True:
-      item, error = made.get()
+      item, error = ready.get()
       if isinstance(error, StopIteration):
         return
       if error is not None:
@@ -44,9 +44,9 @@ def prefetch(items: Iterator[T], ahead: int) -> Generator[T]:
       yield item
   finally:
     stop.set()
-    while thread.is_alive():  # it may be waiting for room in the queue
+    while thread.is_alive():  # empty the queue, since the thread may be blocked in put()
       try:
-        made.get_nowait()
+        ready.get_nowait()
       except queue.Empty:
         thread.join(0.01)
 
@@ -54,9 +54,10 @@ def prefetch(items: Iterator[T], ahead: int) -> Generator[T]:
 def map_ahead(
   pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int
 ) -> Iterator[R]:
-  """Yields function(item) in order; the pool works on up to `ahead` items that are not asked for yet.
+  """Yields function(item) in order, with up to `ahead` further items submitted to the pool.
 
-  What the function raises is raised here, in its place; closing the generator cancels what has not begun.
+  An exception raised by the function is raised here, at its position in the order. Closing the
+  generator cancels the calls that have not started.
   """
   waiting: deque = deque()
   try:

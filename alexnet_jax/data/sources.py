@@ -1,10 +1,9 @@
-"""Where images come from: `config.data.source` as encoded images with labels.
+"""Opens `config.data.source`: encoded images with labels.
 
-A source knows names, labels and how to read the bytes of image i; it decodes nothing. Known forms
-are `folder:PATH`, `tfds:NAME`, `store:PATH`, `elpv` and `synthetic`.
+A source knows the names and labels of its images and how to read their bytes; it does not decode
+them. The forms are `folder:PATH`, `tfds:NAME`, `store:PATH`, `elpv` and `synthetic`.
 """
 
-from collections.abc import Sequence
 import os
 import pathlib
 from typing import Any
@@ -21,7 +20,7 @@ from alexnet_jax.utils.optional_import import import_module
 
 FORMS = 'folder:PATH, tfds:NAME, store:PATH, elpv, synthetic'
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp', '.webp', '.tif', '.tiff')
-_ELPV_SEED = 2012  # fixed, so that all runs on elpv are measured on the same images
+_ELPV_SEED = 2012  # fixed, so that all runs on elpv are evaluated on the same images
 
 
 def open_source(config_data: Any) -> Source:
@@ -29,39 +28,40 @@ def open_source(config_data: Any) -> Source:
 
   Args:
     config_data: `config.data`, a ConfigDict. Its `split_seed` draws the held-out images and the
-      synthetic ones: not the run's own seed, so that runs with other seeds are measured on the same
-      images and can be averaged.
+      synthetic images. It is separate from the seed of the run, so that runs with different seeds
+      are evaluated on the same images and can be averaged.
 
   Raises:
-    UserError: the form is unknown, or what it names is missing, empty or not of the right shape.
+    UserError: the form is unknown, or the source is missing, empty or malformed.
   """
-  keys.check(config_data)
-  form, _, place = config_data.source.partition(':')
-  root = pathlib.Path(place).expanduser()
-  source = _open(config_data, form, place, root)
+  form, _, path = config_data.source.partition(':')
+  root = pathlib.Path(path).expanduser()
+  source = _open(config_data, form, path, root)
   return imagenet.reorder(source, config_data.label_order, root, config_data.devkit)
 
 
-def _open(config_data: Any, form: str, place: str, root: pathlib.Path) -> Source:
-  """The source, its classes in the order that it has them."""
+def _open(config_data: Any, form: str, path: str, root: pathlib.Path) -> Source:
+  """Opens the source, with its classes in its own order."""
   seed = config_data.split_seed
-  if form == 'folder' and place:
+  if not 0 <= config_data.holdout < 1:
+    raise UserError(f'config.data.holdout={config_data.holdout}: use a share, 0 <= share < 1')
+  if form == 'folder' and path:
     return _open_folder(root, config_data.holdout, seed, config_data.devkit)
-  if form == 'tfds' and place:
-    return open_tfds(place, config_data)
-  if form == 'store' and place:
+  if form == 'tfds' and path:
+    return open_tfds(path, config_data)
+  if form == 'store' and path:
     return open_store(str(root), Canvas.from_config(config_data.canvas))
   if config_data.source == 'elpv':
     return _open_elpv(config_data.task, config_data.holdout)
   if config_data.source == 'synthetic':
     return _open_synthetic(config_data.synthetic, config_data.canvas.size, seed)
-  raise UserError(f'config.data.source={config_data.source!r} is not known; use one of {FORMS}')
+  raise UserError(f'config.data.source={config_data.source!r} is unknown; use one of {FORMS}')
 
 
 def _open_folder(root: pathlib.Path, share: float, seed: int, devkit: str) -> Source:
-  """PATH/{train, val|validation, test}/class/* or PATH/class/*; `test` is left alone.
+  """Opens PATH/{train, val|validation, test}/CLASS/* or PATH/CLASS/*; `test` is not read.
 
-  The validation images of ImageNet may lie flat, as they come out of their archive.
+  The validation images of ImageNet may lie in one folder, as they come out of their archive.
   """
   if not root.is_dir():
     raise UserError(
@@ -74,37 +74,44 @@ def _open_folder(root: pathlib.Path, share: float, seed: int, devkit: str) -> So
     images, names = _read_folder(root)
     return Source(*split_off(images, images.labels, share, seed), names)
   train, names = _read_folder(root / 'train')
-  validation = [name for name in ('val', 'validation') if name in folders]
-  if len(validation) == 2:
+  validation_names = [name for name in ('val', 'validation') if name in folders]
+  if len(validation_names) == 2:
     raise UserError(f'config.data.source=folder:{root}: it has val and validation; keep one')
-  if validation:
-    place = root / validation[0]
-    if imagenet.is_imagenet(names) and not _visible(place, folders=True) and _visible(place, False):
-      return Source(
-        train, imagenet.open_flat(place, names, imagenet.find_devkit(root, devkit)), names
-      )
-    return Source(train, _read_folder(place, names)[0], names)
-  return Source(*split_off(train, train.labels, share, seed), names)
+  if not validation_names:
+    return Source(*split_off(train, train.labels, share, seed), names)
+  folder = root / validation_names[0]
+  is_flat = not _visible(folder, folders=True) and bool(_visible(folder, folders=False))
+  if is_flat and imagenet.is_imagenet(names):
+    validation = imagenet.open_flat(folder, names, imagenet.find_devkit(root, devkit))
+  else:
+    validation, _ = _read_folder(folder, names)
+  return Source(train, validation, names)
 
 
 def _read_folder(
   root: pathlib.Path, names: tuple[str, ...] | None = None
 ) -> tuple[Split, tuple[str, ...]]:
-  """The images of root/class/*, in the order of their names, and the names of the classes.
+  """Lists the images of root/CLASS/*, sorted by class and file name.
 
   Args:
     root: the folder of class folders.
-    names: the classes that are allowed, in the order of the labels; by default what is there.
+    names: the allowed classes, in the order of the labels; None allows the classes found.
+
+  Returns:
+    The split, and the names of the classes.
 
   Raises:
-    UserError: no class folders, one without images, or one that is not in `names`.
+    UserError: there are no class folders, one has no images, or one is not in `names`.
   """
   folders = _visible(root, folders=True)
   if not folders:
     raise UserError(f'{root} holds no class folders; images are expected as {root}/CLASS/IMAGE')
   names = names or tuple(folders)
   if unknown := [folder for folder in folders if folder not in names]:
-    raise UserError(f'{root} has classes that training has not: {", ".join(unknown)}')
+    raise UserError(
+      f'{root} has classes without training images: {", ".join(unknown)}; remove them, or add '
+      'training images'
+    )
   paths, labels = [], []
   for folder in folders:
     files = [f for f in _visible(root / folder, folders=False) if f.lower().endswith(SUFFIXES)]
@@ -122,22 +129,21 @@ def _read_folder(
 
 
 def _visible(root: pathlib.Path, folders: bool) -> list[str]:
-  """Sorted names of the folders, or of the files, of `root` that are not hidden."""
+  """Sorted names of the folders, or of the files, in `root` that are not hidden."""
   try:
     with os.scandir(root) as entries:
       return sorted(e.name for e in entries if e.name[0] != '.' and e.is_dir() == folders)
   except OSError as error:
-    raise UserError(
-      f'{root} cannot be read ({error.strerror}): give yourself the right to'
-    ) from None
+    raise UserError(f'{root} cannot be read ({error.strerror}): check its permissions') from None
 
 
 def _open_elpv(task: str, share: float) -> Source:
-  """Solar cells: 2,624 gray 300x300 electroluminescence images (the PyPI package elpv-dataset).
+  """Opens elpv: 2,624 gray electroluminescence images of solar cells, 300x300 pixels each.
 
-  `type` tells mono- from polycrystalline cells; `defect` calls a cell defective whose probability
-  of a defect (0, 1/3, 2/3 or 1, by experts) is at least 0.5. The held-out images are the same for
-  both tasks and all seeds: a share of each pair of type and probability.
+  Task `type` separates mono- from polycrystalline cells. Task `defect` calls a cell defective if its
+  probability of a defect, which experts gave as 0, 1/3, 2/3 or 1, is at least 0.5. The held-out
+  images are the same for both tasks and all seeds: a share of each pair of type and probability.
+  The images are in the PyPI package elpv-dataset.
   """
   package = import_module('elpv_dataset', 'elpv-dataset', 'config.data.source=elpv')
   root = pathlib.Path(package.__file__).parent / 'data'
@@ -154,7 +160,9 @@ def _open_elpv(task: str, share: float) -> Source:
 
 
 def _open_synthetic(config: Any, size: int, seed: int) -> Source:
-  """Coloured gratings in noise, made on the fly: a set to test with, learnt in a few steps."""
+  """Generates coloured gratings with noise: a data set for tests that a network learns in a few steps."""
+  if min(config.classes, config.train) < 1 or config.validation < 0:
+    raise UserError(f'config.data.synthetic={dict(config)}: classes and train must be at least 1')
 
   def split(name: str, first: int, number: int) -> Split:
     def read(i: int) -> np.ndarray:
@@ -164,12 +172,12 @@ def _open_synthetic(config: Any, size: int, seed: int) -> Source:
     return Split(labels, read, lambda i: f'synthetic/{seed}/{config.classes}/{name}/{i}')
 
   validation = split('validation', config.train, config.validation) if config.validation else None
-  names: Sequence[str] = [f'class{c}' for c in range(config.classes)]
-  return Source(split('train', 0, config.train), validation, tuple(names))
+  names = tuple(f'class{c}' for c in range(config.classes))
+  return Source(split('train', 0, config.train), validation, names)
 
 
 def _grating(seed: int, index: int, label: int, classes: int, size: int) -> np.ndarray:
-  """uint8 [S, S, 3]: the class sets hue and frequency; direction, phase and noise are random."""
+  """A grating, uint8 [S, S, 3]: the class sets hue and frequency; direction, phase and noise are random."""
   rng = generator(seed, index, purpose=2)
   direction, phase = rng.uniform(0, 2 * np.pi, 2)
   frequency = 2 * np.pi * (2 + label % 7) / size

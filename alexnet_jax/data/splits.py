@@ -1,4 +1,4 @@
-"""What a source is made of: splits of encoded images with labels, and how one is held out."""
+"""Splits of encoded images with labels, the source that holds them, and the held-out split."""
 
 from collections.abc import Callable
 import dataclasses
@@ -14,12 +14,13 @@ class Split:
 
   Attributes:
     labels: class of each image, int32 [N].
-    read: image i as encoded bytes or as uint8 pixels [H, W(, 3)]; safe to call from many threads.
-      Raises OSError if it cannot be read.
-    name: what to call image i in messages; together the names stand for the content of the split.
-    fill: where the images are canvases already: writes image i to a uint8 [S, S, 3] array. Safe to
-      call from many threads; raises OSError or ValueError.
-    sequential: whether images far apart are slow to read.
+    read: returns image i as encoded bytes or as uint8 pixels [H, W(, 3)]. It can be called from
+      many threads and raises OSError if the image cannot be read.
+    name: returns the name of image i for messages. All names together identify the content of the
+      split.
+    fill: writes image i to a uint8 [S, S, 3] array, where the images are stored as canvases; else
+      None. It can be called from many threads and raises OSError or ValueError.
+    sequential: whether random access is slow.
   """
 
   labels: np.ndarray
@@ -34,24 +35,29 @@ class Split:
   def select(self, rows: np.ndarray) -> 'Split':
     """The split of the images `rows` (int [M]) alone, in that order."""
     fill = self.fill
+
+    def fill_selected(i: int, out: np.ndarray) -> None:
+      assert fill is not None
+      fill(int(rows[i]), out)
+
     return Split(
       self.labels[rows],
       lambda i: self.read(int(rows[i])),
       lambda i: self.name(int(rows[i])),
-      fill and (lambda i, out: fill(int(rows[i]), out)),
+      fill_selected if fill else None,
       self.sequential,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What `config.data.source` names.
+  """The images that `config.data.source` names.
 
   Attributes:
     train: the training images.
-    validation: None where nothing could be held out.
-    class_names: in the order of the labels.
-    statistics: of the training images, where the source knows them (a `statistics.Statistics`).
+    validation: the validation images; None if the source has none and none could be held out.
+    class_names: names of the classes, in the order of the labels.
+    statistics: a `statistics.Statistics` of the training images if the source stores one, else None.
   """
 
   train: Split
@@ -61,7 +67,7 @@ class Source:
 
 
 def generator(seed: int, index: int, purpose: int) -> np.random.Generator:
-  """Random numbers of their own for each (seed, index, purpose), the same on every machine."""
+  """A random number generator for each (seed, index, purpose), the same on every machine."""
   key = np.array([seed % 2**64, index], np.uint64)
   return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, purpose]))
 
@@ -69,9 +75,9 @@ def generator(seed: int, index: int, purpose: int) -> np.random.Generator:
 def hold_out(strata: np.ndarray, share: float, seed: int) -> np.ndarray:
   """Draws a stratified share of the images.
 
-  About share * N images in all (rounded half up, at least one if the share is not 0), shared out
-  over the strata by largest remainder; ties are broken by the seed. Each stratum keeps at least one
-  image, so a stratum of one gives none.
+  About share * N images are drawn in total (rounded half up, and at least one if the share is not
+  0). They are divided among the strata by the largest-remainder method; the seed breaks ties. Every
+  stratum keeps at least one image, so a stratum of one image gives none.
 
   Args:
     strata: stratum of each image, int [N].
@@ -99,12 +105,12 @@ def hold_out(strata: np.ndarray, share: float, seed: int) -> np.ndarray:
 def split_off(
   images: Split, strata: np.ndarray, share: float, seed: int
 ) -> tuple[Split, Split | None]:
-  """`images` as (training, held out or None); see `hold_out`."""
+  """Divides `images` into (training, held-out images or None); see `hold_out`."""
   held = hold_out(strata, share, seed)
   validation = images.select(np.flatnonzero(held)) if held.any() else None
   return images.select(np.flatnonzero(~held)), validation
 
 
 def cores() -> int:
-  """CPU cores that this process may use."""
+  """The number of CPU cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

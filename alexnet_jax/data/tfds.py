@@ -1,8 +1,9 @@
-"""`tfds:NAME`: any TensorFlow Datasets set with an image and a class label.
+"""`tfds:NAME`: any TensorFlow Datasets (TFDS) set with an image and a class label.
 
-Sets prepared as ArrayRecord are read by index. TFRecord has no random access: such a set is read into memory
-once, encoded, if it is small; else its images are copied once into a store, or with
-`config.data.shuffle=buffer` read in blocks, in a seeded order. Imports tensorflow inside the functions only.
+A set prepared as ArrayRecord is read by index. TFRecord has no random access, so a TFRecord set is
+read in one of three ways: a small set is read into memory once, encoded; with
+`config.data.shuffle=buffer` the set is read in blocks, in a seeded order; otherwise its images are
+copied once into a store. TensorFlow is imported inside the functions only.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,33 +23,34 @@ from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.order import BLOCK
 from alexnet_jax.data.splits import Source, Split, split_off
 from alexnet_jax.data.store import reader, writer
+from alexnet_jax.data.store.job import StoreSettings
 from alexnet_jax.errors import UserError
 from alexnet_jax.utils.optional_import import import_module, import_tensorflow
 
-_BYTES_A_PIXEL = 0.5  # of JPEG canvases of quality 95, about
-_BLOCK = 1024  # records read at once while collecting labels
+_BYTES_PER_PIXEL = 0.5  # approximate size of JPEG canvases of quality 95
+_LABEL_BLOCK = 1024  # records that are read at once while labels are collected
 
 
 def open_tfds(name: str, config_data: Any) -> Source:
-  """Opens `tfds:NAME`, after preparing it as ArrayRecord if it is not prepared yet.
+  """Opens `tfds:NAME`, and first prepares it as ArrayRecord if it is not prepared.
 
   Args:
-    name: a name as `tfds.builder` takes it: `mnist`, `imagenet2012:5.1.0`, `name/config`.
-    config_data: `config.data`; without labels in `validation` and `test`, `holdout` of `train` is held out.
+    name: a name that `tfds.builder` accepts: `mnist`, `imagenet2012:5.1.0`, `name/config`.
+    config_data: `config.data`. The validation images are those of split `validation` or `test`, the
+      first that has labels; without either, the share `holdout` of `train` is held out.
 
   Raises:
-    UserError: unknown name, it cannot be prepared, no train split, no image or no class label.
+    UserError: the name is unknown, the set cannot be prepared, or it has no training split, image or
+      class label.
   """
   need = f'config.data.source=tfds:{name}'
   import_tensorflow(need)
   tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', need)
-  data_dir = config_data.data_dir or None
-  builder = _prepared_builder(tfds, name, data_dir, need, config_data.manual_dir)
+  builder = _prepared_builder(tfds, name, need, config_data)
   if 'train' not in builder.info.splits:
     raise UserError(f'{need} has no split train; it has {", ".join(builder.info.splits)}')
-  image = _feature(builder, tfds.features.Image, 'image', need)
-  label = _feature(builder, tfds.features.ClassLabel, 'label', need)
-  names = tuple(builder.info.features[label].names)
+  image = _feature_key(builder, tfds.features.Image, 'image', need)
+  label = _feature_key(builder, tfds.features.ClassLabel, 'label', need)
   random_access = builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD
   fits = sum(s.num_bytes for s in builder.info.splits.values()) <= config_data.cache_mib * 2**20
 
@@ -58,48 +60,49 @@ def open_tfds(name: str, config_data: Any) -> Source:
     return _open_tfrecord(tfds, builder, split, image, label, None if fits else config_data.buffer)
 
   def open_splits() -> Source:
+    names = tuple(builder.info.features[label].names)
     train = open_split('train')
     if train.labels.min(initial=0) < 0 or not len(train):
       raise UserError(f'{need} has no labels, or no images, in its split train: choose another set')
     for split in ('validation', 'test'):
       if split in builder.info.splits:
         validation = open_split(split)
-        if len(validation) and validation.labels.min() >= 0:  # -1 where the labels are secret
+        if len(validation) and validation.labels.min() >= 0:  # TFDS marks secret labels by -1
           return Source(train, validation, names)
-    held = split_off(train, train.labels, config_data.holdout, config_data.split_seed)
-    return Source(*held, names)
+    held_out = split_off(train, train.labels, config_data.holdout, config_data.split_seed)
+    return Source(*held_out, names)
 
   if random_access or fits or config_data.shuffle == 'buffer':
     return open_splits()
-  return _copy(builder, open_splits, config_data, need)
+  return _copy_to_store(builder, open_splits, config_data, need)
 
 
-def _prepared_builder(
-  tfds: Any, name: str, data_dir: str | None, need: str, manual_dir: str
-) -> Any:
-  """A builder whose files are there, downloaded and prepared if need be."""
+def _prepared_builder(tfds: Any, name: str, need: str, config_data: Any) -> Any:
+  """Returns a builder whose files exist; downloads and prepares them if necessary."""
+  data_dir = config_data.data_dir or None
   try:
     builder = tfds.builder(name, data_dir=data_dir)
-  except Exception as error:  # TFDS raises half a dozen types, each with pages of text.
-    raise UserError(f'{need}: TFDS does not know it: {_first_line(error)}') from error
+  except Exception as error:  # TFDS raises many types, each with pages of text
+    raise UserError(f'{need}: TFDS has no such data set: {_first_line(error)}') from error
   if builder.is_prepared():
     return builder
   logging.info('%s is not prepared yet; preparing it in %s', need, builder.data_dir)
   try:
     builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir or None)
+    manual_dir = config_data.manual_dir
     if builder.name == 'imagenet2012':
       imagenet.check_archives(
         manual_dir or os.path.join(builder._data_dir_root, 'downloads/manual')
       )
-    builder.download_and_prepare(download_config=config)
+    download_config = tfds.download.DownloadConfig(manual_dir=manual_dir or None)
+    builder.download_and_prepare(download_config=download_config)
   except UserError:
     raise
   except Exception as error:
     raise UserError(
-      f'{need} could not be prepared in {builder.data_dir} ({_first_line(error)}); set'
-      ' config.data.data_dir to the folder of a prepared set, or config.data.manual_dir to that of its'
-      ' archives'
+      f'{need} could not be prepared in {builder.data_dir} ({_first_line(error)}): set'
+      ' config.data.data_dir to the folder of a prepared set, or config.data.manual_dir to the folder'
+      ' of its archives'
     ) from error
   return builder
 
@@ -108,78 +111,85 @@ def _first_line(error: Exception) -> str:
   return f'{type(error).__name__}: {str(error).strip()}'.splitlines()[0][:300]
 
 
-def _feature(builder: Any, kind: type, usual: str, need: str) -> str:
-  """The key of the feature of a kind; of several, the one with the usual name, else the first."""
+def _feature_key(builder: Any, kind: type, usual: str, need: str) -> str:
+  """The key of the feature of a type; of several, the one with the usual name, else the first."""
   keys = [key for key, feature in builder.info.features.items() if isinstance(feature, kind)]
   if not keys:
     raise UserError(
-      f'{need} has no feature of kind {kind.__name__}: choose a set of images with labels'
+      f'{need} has no feature of type {kind.__name__}: choose a set of images with labels'
     )
   return usual if usual in keys else keys[0]
 
 
 def _open_array_record(tfds: Any, builder: Any, split: str, image: str, label: str) -> Split:
   records = builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+  n = len(records)
   blocks = (
-    [r[label] for r in records.__getitems__(list(range(i, min(i + _BLOCK, len(records)))))]
-    for i in range(0, len(records), _BLOCK)
+    [r[label] for r in records.__getitems__(list(range(i, min(i + _LABEL_BLOCK, n))))]
+    for i in range(0, n, _LABEL_BLOCK)
   )
-  labels = _cached_labels(builder, split, len(records), blocks, label)
-  return Split(labels, lambda i: records[i][image], _namer(builder, split))
+  labels = _cached_labels(builder, split, n, blocks, label)
+  return Split(labels, lambda i: records[i][image], _image_names(builder, split))
 
 
 def _open_tfrecord(
   tfds: Any, builder: Any, split: str, image: str, label: str, buffer: int | None
 ) -> Split:
-  """A split in TFRecord: all in memory, or with `buffer` in blocks of which twice as many images are kept."""
-  order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+  """Opens a TFRecord split.
+
+  Args:
+    buffer: None reads the whole split into memory. Otherwise it is read in blocks, and about twice
+      as many images are kept in memory.
+  """
+  read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
   n = builder.info.splits[split].num_examples
 
-  def pairs(start: int, end: int) -> Iterator[tuple[bytes, int]]:
+  def read_pairs(start: int, end: int) -> Iterator[tuple[bytes, int]]:
     part = f'{split}[{start}:{end}]'
     skip = {image: tfds.decode.SkipDecoding()}
-    dataset = builder.as_dataset(part, decoders=skip, read_config=order)
+    dataset = builder.as_dataset(part, decoders=skip, read_config=read_config)
     return ((r[image], r[label]) for r in dataset.as_numpy_iterator())
 
   if buffer is None:
     logging.info('reading the encoded images of %s, split %s, into memory', builder.name, split)
-    images, known = zip(*pairs(0, n), strict=True)
-    return Split(np.asarray(known, np.int32), images.__getitem__, _namer(builder, split))
-  labels = _cached_labels(builder, split, n, ([k] for _, k in pairs(0, n)), label)
+    images, known = zip(*read_pairs(0, n), strict=True)
+    labels = np.asarray(known, np.int32)
+    return Split(labels, images.__getitem__, _image_names(builder, split))
+  labels = _cached_labels(builder, split, n, ([k] for _, k in read_pairs(0, n)), label)
   lock = threading.Lock()
 
   @functools.lru_cache(maxsize=2 * -(-buffer // BLOCK) + 2)
   def block(k: int) -> list[bytes]:
-    return [data for data, _ in pairs(k * BLOCK, min((k + 1) * BLOCK, n))]
+    return [data for data, _ in read_pairs(k * BLOCK, min((k + 1) * BLOCK, n))]
 
   def read(i: int) -> bytes:
-    with lock:  # or two threads would read the same block
+    with lock:  # otherwise two threads would read the same block
       return block(i // BLOCK)[i % BLOCK]
 
-  return Split(labels, read, _namer(builder, split), sequential=True)
+  return Split(labels, read, _image_names(builder, split), sequential=True)
 
 
-def _namer(builder: Any, split: str) -> Callable[[int], str]:
+def _image_names(builder: Any, split: str) -> Callable[[int], str]:
   return lambda i: f'{builder.info.full_name}/{split}/{i}'
 
 
-def _copy(
+def _copy_to_store(
   builder: Any, open_splits: Callable[[], Source], config_data: ConfigDict, need: str
 ) -> Source:
-  """The data set as a store beside its files; the first call writes the store."""
+  """Opens the copy of the data set in a store beside its files; the first call writes the store."""
   canvas = Canvas.from_config(config_data.canvas)
   path = os.path.join(builder.data_dir, f'alexnet_jax-{canvas.size}-{canvas.fit}-{canvas.filter}')
   if reader.read_meta(path) is None:
     number = sum(split.num_examples for split in builder.info.splits.values())
     logging.warning(
       '%s is prepared as %s, which has no random access: its canvases are copied once into the store %s'
-      ' (about %.2g GiB); config.data.shuffle=buffer would read it as it is',
+      ' (about %.2g GiB); with config.data.shuffle=buffer it is read as it is',
       need,
       builder.info.file_format.value,
       path,
-      number * canvas.size**2 * _BYTES_A_PIXEL / 2**30,
+      number * canvas.size**2 * _BYTES_PER_PIXEL / 2**30,
     )
-    writer.write_store(open_splits(), config_data, writer.StoreSettings(), path)
+    writer.write_store(open_splits(), config_data, StoreSettings(), path)
   return reader.open_store(path, canvas)
 
 
@@ -188,8 +198,9 @@ def _cached_labels(
 ) -> np.ndarray:
   """All labels of a split, int32 [n].
 
-  They lie in the records, between the images, so collecting them (`blocks`) reads the whole set once. The
-  result is kept beside the records, under a name that depends on their description.
+  The labels are stored in the records, between the images, so that collecting them from `blocks`
+  reads the whole set once. The result is kept beside the records in a file whose name depends on the
+  description of the set.
   """
   description = builder.info.as_json.encode()
   digest = hashlib.sha256(description).hexdigest()[:16]
@@ -199,18 +210,19 @@ def _cached_labels(
     if labels.shape == (n,) and labels.dtype == np.int32:
       return labels
   except (OSError, ValueError, EOFError):
-    pass  # not there, or damaged
-  bar = tqdm(total=n, desc=f'labels of {split}', unit='image', disable=None)
+    pass  # the file does not exist, or it is damaged
   found: list[int] = []
-  for block in blocks:
-    found += block
-    bar.update(len(block))
-  bar.close()
+  with tqdm(total=n, desc=f'labels of {split}', unit='image', disable=None) as bar:
+    for block in blocks:
+      found += block
+      bar.update(len(block))
   labels = np.asarray(found, np.int32)
   try:
     with open(f'{path}.{os.getpid()}', 'wb') as file:
       np.save(file, labels)
     os.replace(file.name, path)
   except OSError as error:
-    logging.warning('labels of %s are not kept for the next run: %s', builder.info.full_name, error)
+    logging.warning(
+      'the labels of %s cannot be kept for the next run: %s', builder.info.full_name, error
+    )
   return labels

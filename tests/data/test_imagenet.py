@@ -200,15 +200,15 @@ def test_mistakes(tmp_path):
   devkit = str(write_devkit(tmp_path, 2010))
   assert "must be one of '', wordnet, devkit" in message(devkit=devkit, label_order='alphabet')
   (root / 'val/ILSVRC2010_val_00000004.JPEG').write_bytes(b'')
-  assert 'labels for 3 images only' in message(devkit=devkit)
+  assert 'labels for only 3 images' in message(devkit=devkit)
   (root / 'val/ILSVRC2010_val_00000004.JPEG').rename(root / 'val/cat.jpg')
   assert 'val holds cat.jpg' in message(devkit=devkit)
   (root / 'val/cat.jpg').unlink()
   for path in (root / 'train/n09193705').iterdir():
     path.unlink()
   (root / 'train/n09193705').rmdir()
-  assert 'of class n09193705, which training has not' in message(devkit=devkit)
-  with pytest.raises(UserError, match='no WordNet IDs'):
+  assert 'of class n09193705, which has no training images' in message(devkit=devkit)
+  with pytest.raises(UserError, match='not WordNet IDs'):
     open_dataset(make_config(label_order='wordnet'), 0)
   (pathlib.Path(devkit) / 'data/meta.mat').write_bytes(b'no matrices')
   assert 'cannot be read' in message(devkit=devkit)

@@ -179,7 +179,7 @@ def test_tfds(tfds_dir, name):
 
 
 def test_bad_tfds(tfds_dir):
-  with pytest.raises(UserError, match='does not know it'):
+  with pytest.raises(UserError, match='TFDS has no such data set'):
     open_source(make_config('tfds:no_such_set', data_dir=str(tfds_dir)))
   with pytest.raises(UserError, match=r'could not be prepared.*config\.data\.data_dir') as raised:
     open_source(make_config('tfds:imagenet2012', data_dir=str(tfds_dir)))

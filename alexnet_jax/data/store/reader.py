@@ -1,16 +1,17 @@
-"""A store: canvases that `--mode=prepare` made once, and how they are read.
+"""Reads a store: the canvases that `--mode=prepare` wrote.
 
-A store is a folder with
+A store is a folder with these files:
 
 - `images-SPLIT.array_record-KKKKK-of-NNNNN`, `dataset_info.json`, `features.json`: a TFDS data set
-  of `image` (JPEG, or uint8 [S, S, 3] as bytes), `label` and `file_name`, which any user of TFDS opens
-  with `tfds.builder_from_directory(PATH).as_data_source(SPLIT)`;
-- `store.json`: format, canvas, class names, counts, source and settings; written last, so that a store
-  without it is not finished;
-- `store.npz`: where each image lies in its file (see `records`), labels, mean image, covariance;
-- `report.json`: every file that was skipped or repaired, and why.
+  of `image` (JPEG, or uint8 [S, S, 3] as bytes), `label` and `file_name`. TFDS opens it with
+  `tfds.builder_from_directory(PATH).as_data_source(SPLIT)`.
+- `store.json`: format, canvas, class names, counts, source and settings. It is written last, so a
+  store without it is not finished.
+- `store.npz`: the offset of each image in its file (see `records`), labels, mean image, covariance.
+- `report.json`: every file that was skipped or repaired, with the reason.
 
-Reading takes NumPy alone, and for JPEG Pillow or simplejpeg: neither TensorFlow nor array_record.
+Reading needs NumPy, and for JPEG also Pillow or simplejpeg. It needs neither TensorFlow nor the
+array_record package.
 """
 
 import functools
@@ -33,13 +34,13 @@ SPLITS = ('train', 'validation')
 
 
 class Index(NamedTuple):
-  """Where the images of a split lie.
+  """The index of a split.
 
   Attributes:
-    label: int32 [N].
-    offset: of the image in the stream of its file (see `records`), int64 [N].
-    size: of the image in bytes, int32 [N].
-    row: the number of the image in the split that it was made from, int32 [N].
+    label: class of each image, int32 [N].
+    offset: offset of each image in the stream of its file (see `records`), int64 [N].
+    size: size of each image in bytes, int32 [N].
+    row: index of each image in the split of the source, int32 [N].
   """
 
   label: np.ndarray
@@ -49,7 +50,7 @@ class Index(NamedTuple):
 
 
 def file_name(split: str, shard: int, shards: int) -> str:
-  """What TFDS calls a file of a set named `images`."""
+  """The name that TFDS gives to a file of a data set named `images`."""
   return f'images-{split}.array_record-{shard:05}-of-{shards:05}'
 
 
@@ -58,29 +59,29 @@ def open_store(path: str, canvas: Canvas) -> Source:
 
   Args:
     path: the folder.
-    canvas: what `config.data.canvas` asks for; it must be what the store holds.
+    canvas: the canvas that `config.data.canvas` asks for; it must equal the canvas of the store.
 
   Raises:
-    UserError: there is no store, it is not finished or damaged, or it holds other canvases.
+    UserError: the store is missing, unfinished or damaged, or its canvases are different.
   """
   need = f'config.data.source=store:{path}'
   meta = read_meta(path)
   if meta is None:
     unfinished = os.path.isdir(os.path.join(path, PARTS))
     raise UserError(
-      f'{need}: the store is not finished; run the command that made it again'
+      f'{need}: the store is not finished; run the command that writes it again'
       if unfinished
-      else f'{need}: there is no store; make one with --mode=prepare --output={path}'
+      else f'{need}: there is no store; write one with --mode=prepare --output={path}'
     )
   if meta['version'] != VERSION:
-    raise UserError(f'{need}: a store of version {meta["version"]}; this code reads {VERSION}')
-  here, asked = meta['canvas'], canvas._asdict()
-  different = [key for key in ('size', 'fit', 'filter') if here[key] != asked[key]]
+    raise UserError(f'{need}: the store has version {meta["version"]}; this code reads {VERSION}')
+  stored, asked = meta['canvas'], canvas._asdict()
+  different = [key for key in ('size', 'fit', 'filter') if stored[key] != asked[key]]
   if different:
     key = different[0]
     raise UserError(
-      f'{need} holds canvases of {key} {here[key]!r}, not {asked[key]!r}: set'
-      f' --config.data.canvas.{key}={here[key]}, or prepare another store'
+      f'{need} holds canvases of {key} {stored[key]!r}, not {asked[key]!r}: set'
+      f' --config.data.canvas.{key}={stored[key]}, or prepare another store'
     )
   try:
     with np.load(os.path.join(path, ARRAYS)) as file:
@@ -93,10 +94,10 @@ def open_store(path: str, canvas: Canvas) -> Source:
 
 
 def read_meta(path: str) -> dict[str, Any] | None:
-  """The metadata of a finished store; None where there is none.
+  """The metadata of a finished store; None if there is no finished store.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: the metadata cannot be read.
   """
   try:
     with open(os.path.join(path, META), encoding='utf-8') as file:
@@ -108,42 +109,42 @@ def read_meta(path: str) -> dict[str, Any] | None:
 
 
 def _open_split(path: str, split: str, meta: dict, arrays: dict[str, np.ndarray]) -> Split:
-  """One split; checks that its files are there and whole."""
+  """Opens one split, after checking that its files exist and are complete."""
   shards = meta['splits'][split]['shards']
   index = Index(*(arrays[f'{split}/{field}'] for field in Index._fields))
   for shard in shards:
     if os.path.basename(shard['file']) != shard['file']:
       raise UserError(
-        f'config.data.source=store:{path}: {META} names {shard["file"]!r}, which is not in it'
+        f'config.data.source=store:{path}: {META} names {shard["file"]!r}, which is not in the store'
       )
     file = os.path.join(path, shard['file'])
     size = os.path.getsize(file) if os.path.exists(file) else 0
     if size != shard['bytes']:
       raise UserError(
-        f'config.data.source=store:{path}: {shard["file"]} has {size} bytes of {shard["bytes"]}:'
+        f'config.data.source=store:{path}: {shard["file"]} has {size} of {shard["bytes"]} bytes:'
         ' copy or prepare the store again'
       )
   starts = np.cumsum([0] + [shard['images'] for shard in shards])
 
   @functools.cache
-  def mapped(shard: int) -> np.ndarray:
+  def file_bytes(shard: int) -> np.ndarray:
     return np.memmap(os.path.join(path, shards[shard]['file']), np.uint8, 'r')
 
-  def into(i: int, out: np.ndarray) -> np.ndarray:
+  def read_into(i: int, out: np.ndarray) -> np.ndarray:
     shard = int(np.searchsorted(starts, i, 'right')) - 1
-    records.read(mapped(shard), int(index.offset[i]), out)
+    records.read(file_bytes(shard), int(index.offset[i]), out)
     return out
 
   size = meta['canvas']['size']
 
   def fill_raw(i: int, out: np.ndarray) -> None:
-    into(i, out.reshape(-1, copy=False))
+    read_into(i, out.reshape(-1, copy=False))
 
   def fill_jpeg(i: int, out: np.ndarray) -> None:
-    decode_stored(into(i, np.empty(index.size[i], np.uint8)), out)
+    decode_stored(read_into(i, np.empty(index.size[i], np.uint8)), out)
 
   def read(i: int) -> bytes | np.ndarray:
-    data = into(i, np.empty(index.size[i], np.uint8))
+    data = read_into(i, np.empty(index.size[i], np.uint8))
     return data.reshape(size, size, 3) if meta['format'] == 'raw' else data.tobytes()
 
   fill = fill_raw if meta['format'] == 'raw' else fill_jpeg

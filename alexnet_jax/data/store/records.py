@@ -1,9 +1,13 @@
-"""ArrayRecord files that NumPy alone can read.
+"""ArrayRecord files that NumPy can read.
 
-ArrayRecord lies in Riegeli, a container cut into blocks of 64 KiB that each begin with a header of
-24 bytes; without the headers, what was written uncompressed is one stream in which every payload
-lies in one piece. `write` notes where, after reading each one back, and `read` takes it from there:
-neither the array_record package nor TensorFlow is needed, and no byte is stored twice.
+An ArrayRecord file is a Riegeli file: blocks of 64 KiB that each start with a header of 24 bytes.
+Without the headers, a file that is written uncompressed is one stream that contains every payload as
+contiguous bytes. `write` returns the offset of each payload in that stream, and `read` copies from
+there.
+
+The reader of the array_record package does not need TensorFlow either, but it is slower: in random
+order on 2 cores, `read` is 2.1 to 3.8 times as fast on a raw store (31,000 canvases/s on one thread
+against 8,100), 1.3 to 2.4 times on a JPEG store, and 1.06 to 1.8 times on a JPEG store with decoding.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,28 +19,27 @@ import numpy as np
 from alexnet_jax.errors import RunError
 from alexnet_jax.utils.optional_import import import_module
 
-_OPTIONS = (
-  'group_size:1,uncompressed'  # one record a chunk, for random access; JPEG shrinks no more
-)
-_BLOCK, _HEADER = 2**16, 24  # of Riegeli's file format
-_STREAM = _BLOCK - _HEADER
-_PREFIX = 64  # bytes of a payload that are looked for
-_WINDOW = 2**16  # within so many bytes of the end of the last one
+# One record per chunk gives random access; compression does not make JPEG smaller.
+_OPTIONS = 'group_size:1,uncompressed'
+_BLOCK, _HEADER = 2**16, 24  # sizes in bytes, set by the Riegeli file format
+_STREAM = _BLOCK - _HEADER  # bytes of the stream in a block
+_PREFIX = 64  # number of bytes by which `_locate` finds a payload
+_WINDOW = 2**16  # number of bytes that `_locate` searches after the previous payload
 
 
 def read(file: np.ndarray, offset: int, out: np.ndarray) -> None:
-  """Copies a part of the stream of a file.
+  """Copies n bytes of the stream of a file.
 
   Args:
     file: the bytes of the file, uint8 [F], usually a memory map.
-    offset: where the part begins in the stream.
-    out: where it goes, uint8 [n], contiguous.
+    offset: offset of the first byte in the stream.
+    out: the destination, uint8 [n], contiguous.
   """
   done = 0
   while done < len(out):
-    block, place = divmod(offset + done, _STREAM)
-    number = min(len(out) - done, _STREAM - place)
-    start = block * _BLOCK + _HEADER + place
+    block, position = divmod(offset + done, _STREAM)
+    number = min(len(out) - done, _STREAM - position)
+    start = block * _BLOCK + _HEADER + position
     out[done : done + number] = file[start : start + number]
     done += number
 
@@ -45,26 +48,26 @@ def write(path: str, records: Iterable[tuple[bytes, bytes]]) -> tuple[np.ndarray
   """Writes an ArrayRecord file under a temporary name, reads it back, and renames it.
 
   Args:
-    path: of the file; its folder exists.
-    records: pairs of a record and a payload that lies within it in one piece.
+    path: path of the file, in an existing folder.
+    records: pairs of a record and a payload; the record contains the payload as contiguous bytes.
 
   Returns:
-    Where each payload begins in the stream of the file, int64 [n], and its length, int32 [n].
+    The offset of each payload in the stream of the file, int64 [n], and its length, int32 [n].
 
   Raises:
-    OSError: the file cannot be written.
+    OSError: the file cannot be opened for writing.
     RunError: the disk is full, or the file does not read back as it was written.
   """
   module = import_module('array_record.python.array_record_module', 'array-record', 'a store')
   temporary = f'{path}.{os.getpid()}'
   heads = []
   try:
-    open(temporary, 'wb').close()  # a folder that may not be written is told of by Python
+    open(temporary, 'wb').close()  # raises OSError if the folder is not writable
     writer = module.ArrayRecordWriter(temporary, _OPTIONS)
     for record, payload in records:
       heads.append((payload[:_PREFIX], len(payload), zlib.crc32(payload)))
-      _tell(writer.write, path, record)
-    _tell(writer.close, path)
+      _call(writer.write, path, record)
+    _call(writer.close, path)
     with open(temporary, 'rb+') as file:
       os.fsync(file.fileno())
     offsets = _locate(np.memmap(temporary, np.uint8, 'r'), heads, path)
@@ -75,33 +78,33 @@ def write(path: str, records: Iterable[tuple[bytes, bytes]]) -> tuple[np.ndarray
   return offsets, np.asarray([size for _, size, _ in heads], np.int32)
 
 
-def _tell(work: Callable, path: str, *args: bytes) -> None:
-  """Calls a method of the writer, whose every failure is a RuntimeError."""
+def _call(method: Callable, path: str, *args: bytes) -> None:
+  """Calls a method of the ArrayRecord writer, which raises RuntimeError for every failure."""
   try:
-    work(*args)
+    method(*args)
   except RuntimeError as error:
     raise RunError(
       f'{path} cannot be written ({" ".join(str(error).split())}): free the disk, then run the same '
-      'command again; what is finished is kept'
+      'command again; finished shards are kept'
     ) from error
 
 
 def _locate(file: np.ndarray, heads: list[tuple[bytes, int, int]], path: str) -> np.ndarray:
-  """Where the payloads (first bytes, length, CRC-32) begin in the stream of a file, int64 [n]."""
+  """Finds the offsets of the payloads, given as (first bytes, length, CRC-32): int64 [n]."""
   offsets, end = np.zeros(len(heads), np.int64), 0
   length = len(file) // _BLOCK * _STREAM
   for i, (prefix, size, checksum) in enumerate(heads):
     window = np.zeros(max(0, min(_WINDOW, length - end)), np.uint8)
     read(file, end, window)
-    text, place = window.tobytes(), -1
+    text, position = window.tobytes(), -1
     found = np.zeros(size, np.uint8)
-    while (place := text.find(prefix, place + 1)) >= 0:
-      if end + place + size <= length:
-        read(file, end + place, found)
+    while (position := text.find(prefix, position + 1)) >= 0:
+      if end + position + size <= length:
+        read(file, end + position, found)
         if zlib.crc32(found.data) == checksum:
           break
     else:
       raise RunError(f'{path}: record {i} does not read back as it was written; is the disk full?')
-    offsets[i] = end + place
+    offsets[i] = end + position
     end = offsets[i] + size
   return offsets

@@ -1,4 +1,4 @@
-"""What makes a store a data set of TFDS: its features, its records and its metadata."""
+"""The features, records and metadata that make a store a TFDS data set."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +13,15 @@ _NEED = '--mode=prepare'
 def make_features(
   form: str, size: int, class_names: tuple[str, ...]
 ) -> tuple[Any, Callable[[bytes | np.ndarray, int, str], bytes]]:
-  """The features of a store, and a function from (payload, label, name) to a record of it.
+  """Makes the features of a store.
 
   Args:
     form: jpeg or raw.
-    size: S; a payload is a JPEG, or uint8 [S, S, 3].
-    class_names: in the order of the labels.
+    size: S, the side of the canvas; a payload is a JPEG, or uint8 [S, S, 3].
+    class_names: names of the classes, in the order of the labels.
+
+  Returns:
+    The `FeaturesDict`, and a function from (payload, label, file name) to a serialised record.
   """
   tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
   core = import_module('tensorflow_datasets.core.example_serializer', 'tensorflow-datasets', _NEED)
@@ -37,7 +40,7 @@ def make_features(
   serializer = core.ExampleSerializer(features.get_serialized_info())
 
   def serialize(payload: bytes | np.ndarray, label: int, name: str) -> bytes:
-    text = name.encode(errors='surrogateescape')  # file names need not be text
+    text = name.encode(errors='surrogateescape')  # file names need not be valid Unicode
     example = features.encode_example({'image': payload, 'label': label, 'file_name': text})
     return serializer.get_tf_example(example).SerializeToString(deterministic=True)
 
@@ -45,7 +48,7 @@ def make_features(
 
 
 def write_metadata(output: str, features: Any, meta: dict[str, Any]) -> None:
-  """dataset_info.json, features.json and the class names, by TFDS itself."""
+  """Lets TFDS write dataset_info.json, features.json and the class names."""
   tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
   template = tfds.core.ShardedFileTemplate(
     data_dir=output, dataset_name='images', filetype_suffix='array_record'
@@ -65,5 +68,5 @@ def write_metadata(output: str, features: Any, meta: dict[str, Any]) -> None:
     split_infos=infos,
     filename_template=template,
     check_data=False,
-    description=f'{meta["format"]} canvases of {meta["plan"]["source"]}, made by alexnet_jax',
+    description=f'{meta["format"]} canvases of {meta["plan"]["source"]}, written by alexnet_jax',
   )

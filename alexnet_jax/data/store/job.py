@@ -1,0 +1,173 @@
+"""The writing of one store: its settings, its shards, and the folder that belongs to it."""
+
+import dataclasses
+import functools
+import json
+import os
+from typing import Any
+
+from ml_collections import ConfigDict
+import numpy as np
+
+from alexnet_jax.data import statistics as stats
+from alexnet_jax.data.decode import Canvas
+from alexnet_jax.data.splits import Source, generator
+from alexnet_jax.data.store import reader
+from alexnet_jax.errors import UserError
+
+_PLAN = 'plan.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreSettings:
+  """How the canvases of a store are written: `config.prepare`.
+
+  Attributes:
+    format: `jpeg`, or `raw` for uint8 canvases, which take six times the space and need no decoding.
+    quality: JPEG quality, 1 to 100.
+    subsampling: chroma subsampling of the JPEG canvases: 444, 422 or 420.
+    shard_images: number of images in each file. A restart repeats at most one file.
+    shuffle: whether the training images are shuffled once, before they are written.
+  """
+
+  format: str = 'jpeg'
+  quality: int = 95
+  subsampling: str = '420'
+  shard_images: int = 4096
+  shuffle: bool = True
+
+
+def check(settings: StoreSettings) -> None:
+  """Raises UserError if a setting is invalid."""
+  choices = {'format': reader.FORMATS, 'subsampling': ('444', '422', '420')}
+  for key, allowed in choices.items():
+    if getattr(settings, key) not in allowed:
+      raise UserError(
+        f'config.prepare.{key}={getattr(settings, key)!r}: choose one of {", ".join(allowed)}'
+      )
+  for key, high in (('quality', 100), ('shard_images', np.inf)):
+    if not 1 <= getattr(settings, key) <= high:
+      raise UserError(
+        f'config.prepare.{key}={getattr(settings, key)}: use an integer from 1 to {high}'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """The writing of one store.
+
+  Attributes:
+    source: the images.
+    config_data: `config.data`.
+    settings: how the canvases are written.
+    canvas: how an image becomes a canvas.
+    output: folder of the store.
+  """
+
+  source: Source
+  config_data: ConfigDict
+  settings: StoreSettings
+  canvas: Canvas
+  output: str
+
+  @functools.cached_property
+  def plan(self) -> dict[str, Any]:
+    """Everything that determines the bytes of the store, as JSON values."""
+    splits = {
+      name: split for name in reader.SPLITS if (split := getattr(self.source, name)) is not None
+    }
+    name = self.config_data.source
+    plan = {
+      'version': reader.VERSION,
+      'source': name,
+      'canvas': self.canvas._asdict(),
+      **dataclasses.asdict(self.settings),
+      'split_seed': self.config_data.split_seed,
+      'images': {key: len(split) for key, split in splits.items()},
+      'fingerprints': {
+        key: stats.fingerprint(name, self.canvas, split) for key, split in splits.items()
+      },
+      'class_names': list(self.source.class_names),
+    }
+    return json.loads(json.dumps(plan))
+
+  @functools.cached_property
+  def shards(self) -> dict[str, int]:
+    """The number of shards of each split."""
+    size = self.settings.shard_images
+    return {split: -(-number // size) for split, number in self.plan['images'].items()}
+
+  @property
+  def all_shards(self) -> list[tuple[str, int]]:
+    """(split, number) of every shard."""
+    return [(split, k) for split, number in self.shards.items() for k in range(number)]
+
+  def rows(self, split: str, shard: int) -> np.ndarray:
+    """The images of a shard, as indices into the split of the source, int64 [n].
+
+    Training images are shuffled once, as the original code did before it wrote them (FACTS section
+    3), so that `config.data.shuffle=stored` can train in the stored order.
+    """
+    number = self.plan['images'][split]
+    order = np.arange(number)
+    if split == 'train' and self.settings.shuffle and not self.source.train.sequential:
+      order = generator(self.config_data.split_seed, 0, purpose=3).permutation(number)
+    return np.array_split(order, self.shards[split])[shard]
+
+  def paths(self, split: str, shard: int) -> tuple[str, str]:
+    """The file of a shard, and the file of its index."""
+    name = reader.file_name(split, shard, self.shards[split])
+    index = os.path.join(self.output, reader.PARTS, f'{split}-{shard:05}.npz')
+    return os.path.join(self.output, name), index
+
+  def is_finished(self, split: str, shard: int) -> bool:
+    """Whether a shard and its index are written."""
+    return all(map(os.path.exists, self.paths(split, shard)))
+
+  def claim_folder(self) -> None:
+    """Creates the output folder for this plan, or checks that it belongs to this plan.
+
+    Raises:
+      UserError: the folder holds other files or another store, or it is not writable.
+    """
+    path = os.path.join(self.output, reader.PARTS, _PLAN)
+    parts = os.path.dirname(path)
+    try:
+      if os.path.isdir(self.output) and os.listdir(self.output) and not os.path.isdir(parts):
+        raise UserError(f'--output={self.output} holds other files: name a new folder')
+      os.makedirs(parts, exist_ok=True)
+      if os.path.exists(path):
+        with open(path, encoding='utf-8') as file:
+          self.check_plan(json.load(file))
+      else:
+        write_json(path, self.plan)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+      raise UserError(
+        f'--output={self.output} cannot be written ({error.strerror}): name another folder'
+      ) from error
+
+  def check_plan(self, stored: dict[str, Any]) -> None:
+    """Raises UserError if `stored`, the plan in the output folder, differs from this plan."""
+    different = [key for key in self.plan if stored.get(key) != self.plan[key]]
+    if different:
+      key = different[0]
+      values = f' ({stored.get(key)!r} there, {self.plan[key]!r} here)'
+      raise UserError(
+        f'--output={self.output} holds another store, with a different {key}'
+        f'{values if key != "class_names" else ""}: name another folder, or remove that one'
+      )
+
+
+def write_json(path: str, value: Any) -> None:
+  """Writes a JSON file atomically."""
+  replace_file(path, lambda file: file.write(json.dumps(value, indent=1).encode()))
+
+
+def replace_file(path: str, write: Any) -> None:
+  """Writes a file under a temporary name with `write(file)`, syncs it to disk, and renames it."""
+  temporary = f'{path}.{os.getpid()}'
+  with open(temporary, 'wb') as file:
+    write(file)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, path)
