@@ -1,1 +1,1 @@
-"""A trained network applied to image files: predictions and features."""
+"""Inference on image files with a trained network: predictions and features."""

@@ -1,12 +1,10 @@
-"""The activations of a layer, written to a file: `--mode=features`."""
+"""`--mode=features`: writes the activations of a layer to a file."""
 
 from collections.abc import Sequence
 import contextlib
 import functools
-import json
 import os
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +21,9 @@ from alexnet_jax.models import alexnet, spec
 from alexnet_jax.steps import augment
 
 
-def layer_keys(config: FrozenConfigDict) -> dict[str, str]:
-  """Returns the names of outputs that `features` can write, with their keys among the 'intermediates'.
-
-  Args:
-    config: `config.model`.
-
-  Returns:
-    For each layer its own name (`conv5`: the output after the activation, or the linear output of a layer
-    without one), and for each operation that follows it its key (`conv5/pool`) and a short name (`pool5`).
-    Where two layers share a short name, as conv6 and fc6 share `act6`, it means the earlier layer.
-  """
-  keys: dict[str, str] = {}
+def layer_names(config: FrozenConfigDict) -> list[str]:
+  """The layers and operations of `config.model` whose outputs can be written."""
+  names = []
   for layer in config.layers:
     then = config[layer].get('then', ())
     keys[layer] = alexnet.intermediate_key(layer, 'act') if 'act' in then else layer
@@ -46,11 +35,16 @@ def layer_keys(config: FrozenConfigDict) -> dict[str, str]:
 
 
 def feature_function(config: FrozenConfigDict, layer: str):
-  """`f(variables, mean_image, canvases) -> vectors`, compiled, for one device.
+  """Compiles the function that computes the output of a layer, on one device.
 
   Args:
-    config: of the network.
-    layer: one of `layer_keys`. The outputs of the towers are concatenated on channels.
+    config: the config of the network.
+    layer: one of `layer_names`. The name of a layer means its output after the activation; fc8 has no
+      activation, so it means the logits. `conv5` and `pool5` differ by the pooling.
+
+  Returns:
+    `f(variables, mean_image, canvases) -> features`, with canvases uint8 `[B, C, C, 3]` and features
+    `[B, ...]`. The towers are concatenated along the channels.
 
   Raises:
     UserError: there is no such layer.
@@ -84,28 +78,30 @@ def features(
   split: str = 'validation',
   which: str = 'best',
 ) -> dict[str, object]:
-  """Writes the vectors of a layer, of the centre view, to an .npz or a .parquet file.
+  """Writes the activations of a layer, for the centre view of each image, to an .npz file.
+
+  The file holds `features`, float32 `[N, ...]`, `layer`, `checkpoint` and `class_names`; for image
+  files also `paths`, str `[N]`; for a split also `labels` and `index`, int32 `[N]`.
 
   Args:
-    config: `data` names the images where `images` does not; `eval.batch_size` is used.
-    workdir: of the run.
-    layer: see `feature_function`.
-    output: an .npz file with `features`, float32 `[N, ...]`, `layer`, `checkpoint`, `class_names`, and
-      `paths`, or of a split `labels` and `index`, int32 `[N]`. A .parquet file has these as columns, each
-      row's features as one list; what is one for all, and their shape, is JSON in its schema's metadata.
-    images: files, folders and globs; without any, the split `split` of `config.data.source`.
+    config: `data` names the images if `images` is empty; `eval.batch_size` is the batch size.
+    workdir: folder of the run.
+    layer: a layer, as for `feature_function`.
+    output: path of the file; the ending .npz may be left out.
+    images: files, folders and globs. If empty, the images are the split `split` of
+      `config.data.source`.
     split: train or validation.
-    which: checkpoint: best, latest or a step.
+    which: the checkpoint: best, latest or a step.
 
   Returns:
     `{'output', 'layer', 'shape', 'skipped', 'checkpoint'}`.
 
   Raises:
-    UserError: nothing to read, no such layer, split or checkpoint.
+    UserError: there are no readable images, or no such layer, split or checkpoint.
   """
   suffix = pathlib.Path(output).suffix
-  if suffix not in ('', '.npz', '.parquet') or os.path.isdir(output):
-    raise UserError(f'--output={output}: name a file that ends in .npz or .parquet')
+  if suffix not in ('', '.npz') or os.path.isdir(output):
+    raise UserError(f'--output={output}: name a file that ends in .npz')
   trained = evaluate.load_alone(workdir, which, config)
   function = feature_function(trained.config, layer)
   variables = {'params': trained.model.params, 'batch_stats': trained.model.batch_stats}
@@ -117,12 +113,14 @@ def features(
     vectors, columns, skipped = _of_split(compute, data, config.seed, trained, split)
   path = output if suffix else f'{output}.npz'
   pathlib.Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-  names = trained.meta['class_names']
-  made: dict[str, Any] = {'layer': layer, 'checkpoint': trained.step}
-  if path.endswith('.parquet'):
-    _write_parquet(path, vectors, columns, made | {'class_names': names})
-  else:
-    np.savez(path, features=vectors, class_names=np.asarray(names), **made, **columns)
+  np.savez(
+    path,
+    features=vectors,
+    layer=layer,
+    checkpoint=trained.step,
+    class_names=np.asarray(trained.meta['class_names']),
+    **columns,
+  )
   return {
     'output': path,
     'layer': layer,
@@ -132,23 +130,8 @@ def features(
   }
 
 
-def _write_parquet(path: str, vectors: np.ndarray, columns: dict, made: dict) -> None:
-  """A row an image; see `features`."""
-  import pyarrow as pa
-  from pyarrow import parquet
-
-  flat = pa.array(vectors.reshape(-1))
-  lists = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(vectors.shape[1:])))
-  table = pa.table(
-    {'features': lists} | {name: pa.array(column) for name, column in columns.items()}
-  )
-  metadata = {'shape': vectors.shape[1:], **made}
-  said = {name: json.dumps(value) for name, value in metadata.items()}
-  parquet.write_table(table.replace_schema_metadata(said), path)
-
-
 def _of_files(compute, paths: list[str], trained: evaluate.Trained):
-  """Vectors, columns and skipped images of files."""
+  """Features, columns and skipped images of image files."""
   canvas = Canvas.from_config(trained.config.data.canvas)
   reader = Reader(paths, canvas, trained.config.eval.batch_size)
   vectors, read = [], []
@@ -161,7 +144,7 @@ def _of_files(compute, paths: list[str], trained: evaluate.Trained):
 
 
 def _of_split(compute, data: ConfigDict, seed: int, trained: evaluate.Trained, split: str):
-  """Vectors, columns and skipped images of a split of `data`."""
+  """Features, columns and skipped images of a split of `data`."""
   vectors, labels, index = [], [], []
   with contextlib.closing(open_dataset(data, seed)) as dataset:
     total = {'train': dataset.num_train, 'validation': dataset.num_validation}.get(split, 0)

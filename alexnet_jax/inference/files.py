@@ -15,39 +15,47 @@ from alexnet_jax.data.sources import SUFFIXES
 from alexnet_jax.errors import UserError
 
 
-def find_images(places: Sequence[str]) -> list[str]:
-  """The image files that `--images` names, each once.
+def find_images(patterns: Sequence[str]) -> list[str]:
+  """The image files that `--images` names, without duplicates.
 
   Args:
-    places: files, folders (all images in them and below, sorted by path) and globs.
+    patterns: files, folders and globs. A folder means all images in it and in its subfolders, sorted
+      by path.
 
   Raises:
-    UserError: one of them names nothing.
+    UserError: a pattern matches nothing.
   """
   paths: dict[str, None] = {}
-  for place in filter(None, places):
-    if os.path.isdir(place):
-      found = [
-        str(p) for p in sorted(pathlib.Path(place).rglob('*')) if p.name.lower().endswith(SUFFIXES)
-      ]
-    elif os.path.exists(place):
-      found = [place]
+  for pattern in filter(None, patterns):
+    if os.path.isdir(pattern):
+      files = sorted(pathlib.Path(pattern).rglob('*'))
+      found = [str(path) for path in files if path.name.lower().endswith(SUFFIXES)]
+    elif os.path.exists(pattern):
+      found = [pattern]
     else:
-      found = sorted(p for p in glob.glob(place, recursive=True) if os.path.isfile(p))
+      found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if not found:
-      what = 'a folder without images' if os.path.isdir(place) else 'there is no such image'
-      raise UserError(f'--images={place}: {what}: name files, folders or a glob')
+      problem = 'the folder has no images' if os.path.isdir(pattern) else 'there is no such image'
+      raise UserError(f'--images={pattern}: {problem}; name files, folders or a glob')
     paths.update(dict.fromkeys(found))
   if not paths:
-    raise UserError('--images names nothing: name files, folders or a glob')
+    raise UserError('--images is empty: name files, folders or a glob')
   return list(paths)
 
 
 class Reader:
-  """Image files as batches of canvases; notes those that cannot be read.
+  """Iterates over image files as batches of canvases, and skips those that cannot be read.
+
+  An iteration yields the paths of n images and their canvases, uint8 `[B, C, C, 3]`, which are zero
+  after the first n.
+
+  Args:
+    paths: the image files.
+    canvas: how an image becomes a canvas of C x C pixels.
+    batch_size: B.
 
   Attributes:
-    skipped: `{'path', 'reason'}` of each so far.
+    skipped: `{'path', 'reason'}` of each file that was skipped so far.
   """
 
   def __init__(self, paths: Sequence[str], canvas: Canvas, batch_size: int):
@@ -55,22 +63,20 @@ class Reader:
     self.skipped: list[dict[str, str]] = []
 
   def _read(self, path: str) -> np.ndarray | str:
-    """The canvas of a file, or why there is none."""
+    """The canvas of a file, or the reason why it cannot be read."""
     try:
       return decode_canvas(pathlib.Path(path).read_bytes(), self._canvas)
     except (OSError, ValueError) as error:
       return ' '.join(str(error).split())
 
   def __iter__(self) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Paths, n of them, and uint8 `[B, C, C, 3]`, zeros after the first n."""
-    size, done = self._canvas.size, 0
+    size = self._canvas.size
     with (
       ThreadPoolExecutor() as pool,
       tqdm(total=len(self._paths), unit='image', disable=None) as bar,
     ):
-      while done < len(self._paths):
-        chunk = self._paths[done : done + self._batch_size]
-        done += len(chunk)
+      for start in range(0, len(self._paths), self._batch_size):
+        chunk = self._paths[start : start + self._batch_size]
         canvases = np.zeros((self._batch_size, size, size, 3), np.uint8)
         good = []
         for path, canvas in zip(chunk, pool.map(self._read, chunk), strict=True):

@@ -1,4 +1,4 @@
-"""The paper's Figure 4, left: images, each with its true label and the five labels thought likeliest."""
+"""Figure 4 (left) of the paper: images with their true labels and the five most probable labels."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -9,35 +9,34 @@ import numpy as np
 
 from alexnet_jax.errors import UserError
 
-COLUMNS, MOST = 4, 24  # panels in a row; images in a picture
+COLUMNS, MAX_IMAGES = 4, 24  # panels in a row; images in a picture
 SUFFIXES = ('.png', '.pdf', '.svg', '.jpg')
-_RIGHT, _WRONG = '#e8a0a0', '#9db8e8'  # bars of the true label and of others, as in the paper
-_LETTERS = 30  # of a label
+_RIGHT, _WRONG = '#e8a0a0', '#9db8e8'  # bars of the true label and of other labels, as in the paper
+_MAX_LETTERS = 30  # longest label
 
 
 def check(path: str) -> None:
-  """Raises UserError where no picture can be written to `path`."""
+  """Raises UserError if `path` has an unknown file format."""
   if not path.lower().endswith(SUFFIXES):
-    raise UserError(f'--picture={path}: end its name in one of {", ".join(SUFFIXES)}')
+    raise UserError(f'--picture={path}: use a name that ends in one of {", ".join(SUFFIXES)}')
 
 
 def draw(
   path: str,
   images: Sequence[np.ndarray],
   tops: Sequence[Sequence[Mapping]],
-  truths: Sequence[str | None] | None = None,
+  truths: Sequence[str | None],
 ) -> None:
   """Writes the picture under a temporary name and renames it.
 
   Args:
-    path: ends in one of `SUFFIXES`.
-    images: uint8 `[H, W, 3]` RGB, at most `MOST`.
-    tops: of each the likeliest labels, `[{'label', 'probability'}, ...]`, the likeliest first.
-    truths: of each the true label, in the words of `tops`, None where it is not known.
+    path: a file name that ends in one of `SUFFIXES`.
+    images: uint8 `[H, W, 3]` RGB, at most `MAX_IMAGES`.
+    tops: the most probable labels of each image, `[{'label', 'probability'}, ...]`, in order.
+    truths: the true label of each image, or None if it is unknown.
   """
-  from matplotlib.figure import Figure  # imported late: it takes a second
+  from matplotlib.figure import Figure  # imported here because it takes a second
 
-  truths = truths or [None] * len(images)
   columns = min(COLUMNS, len(images))
   rows = -(-len(images) // columns)
   bars = max(len(top) for top in tops)
@@ -47,28 +46,27 @@ def draw(
     axes.set_axis_off()
   for i, (image, top, truth) in enumerate(zip(images, tops, truths, strict=True)):
     row, column = divmod(i, columns)
-    above, below = grid[2 * row][column], grid[2 * row + 1][column]
-    above.imshow(image)
+    image_axes, bar_axes = grid[2 * row][column], grid[2 * row + 1][column]
+    image_axes.imshow(image)
     if truth:
-      below.set_title(_short(truth), fontsize=9, pad=3, parse_math=False)
-    _bars(below, top, truth)
-  place = pathlib.Path(path)
-  place.absolute().parent.mkdir(parents=True, exist_ok=True)
-  temporary = place.with_name(f'{place.stem}.{os.getpid()}{place.suffix}')
+      bar_axes.set_title(_shorten(truth), fontsize=9, pad=3, parse_math=False)
+    _draw_bars(bar_axes, top, truth)
+  target = pathlib.Path(path)
+  target.absolute().parent.mkdir(parents=True, exist_ok=True)
+  temporary = target.with_name(f'{target.stem}.{os.getpid()}{target.suffix}')
   figure.savefig(temporary, dpi=120)
   os.replace(temporary, path)
 
 
-def _bars(axes, top: Sequence[Mapping], truth: str | None) -> None:
-  """A bar a label, the true one in another colour, from the top down."""
-  for place, guess in enumerate(top):
+def _draw_bars(axes, top: Sequence[Mapping], truth: str | None) -> None:
+  """Draws one bar per label, from the top down; the bar of the true label has another colour."""
+  for i, guess in enumerate(top):
     colour = _RIGHT if guess['label'] == truth else _WRONG
-    axes.barh(place, guess['probability'], height=0.9, color=colour)
-    axes.text(
-      0.02, place, _short(guess['label']), fontsize=8, va='center', clip_on=True, parse_math=False
-    )
+    axes.barh(i, guess['probability'], height=0.9, color=colour)
+    label = _shorten(guess['label'])
+    axes.text(0.02, i, label, fontsize=8, va='center', clip_on=True, parse_math=False)
   axes.set(xlim=(0, 1), ylim=(max(len(top), 2) - 0.5, -0.5))
 
 
-def _short(label: str) -> str:
-  return textwrap.shorten(label, _LETTERS, placeholder='...') if label else ''
+def _shorten(label: str) -> str:
+  return textwrap.shorten(label, _MAX_LETTERS, placeholder='...') if label else ''

@@ -1,4 +1,4 @@
-"""What a trained network says of images: the likeliest classes, or the vectors of a layer."""
+"""`--mode=predict`: the most probable classes of image files."""
 
 from collections.abc import Sequence
 import pathlib
@@ -20,39 +20,47 @@ from alexnet_jax.inference.files import Reader, find_images
 _TOP = 5
 
 
-def likeliest(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict]:
-  """The five likeliest classes, of equals the first: `[{'label', 'probability'}, ...]`."""
+def most_probable(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict]:
+  """The five most probable classes of an image.
+
+  Args:
+    probabilities: float `[classes]`.
+    labels: names of the classes.
+
+  Returns:
+    `[{'label', 'probability'}, ...]`, the most probable first; ties keep the order of the classes.
+  """
   best = np.argsort(-probabilities, kind='stable')[:_TOP]
   return [{'label': labels[k], 'probability': float(probabilities[k])} for k in best]
 
 
 def class_labels(trained: evaluate.Trained) -> list[str]:
-  """What to call the classes: in words where they are ImageNet's."""
+  """The names of the classes; ImageNet classes are named in words (`tench, Tinca tinca`)."""
   names = trained.meta['class_names']
-  place = pathlib.Path(trained.config.data.source.partition(':')[2])
-  return imagenet.titles(tuple(names), place, trained.config.data.devkit) or names
+  path = pathlib.Path(trained.config.data.source.partition(':')[2])
+  return imagenet.titles(tuple(names), path, trained.config.data.devkit) or names
 
 
 def predict(
   config: ConfigDict, workdir: str, images: Sequence[str], which: str = 'best', picture: str = ''
 ) -> dict[str, object]:
-  """The likeliest classes of image files; a table of them goes to stderr.
+  """Predicts the classes of image files, and prints them on stderr.
 
   Args:
-    config: `eval.views` and `eval.batch_size` are used, and the mesh.
-    workdir: of the run.
+    config: `eval.views`, `eval.batch_size` and `mesh` are used.
+    workdir: folder of the run.
     images: files, folders and globs.
-    which: checkpoint: best, latest or a step.
-    picture: a file for the first images with their likeliest classes, as `inference.picture` draws them.
-      The true class is known of images in folders that are named as the classes are.
+    which: the checkpoint: best, latest or a step.
+    picture: path of a picture of the first images with their most probable classes, or ''. An image
+      has a true class if its folder is named after one.
 
   Returns:
     `{'images': [{'path', 'top': [{'label', 'probability'}, ...]}], 'skipped': [{'path', 'reason'}],
-    'views', 'checkpoint'}`, and `picture`, the file, where one was asked for: the five likeliest, or all
-    where there are fewer.
+    'views', 'checkpoint'}`, and with a picture also its path, `picture`. `top` holds at most five
+    classes.
 
   Raises:
-    UserError: nothing to read, or no such checkpoint.
+    UserError: no image can be read, or there is no such checkpoint.
   """
   if picture:
     picture_lib.check(picture)
@@ -69,27 +77,28 @@ def predict(
     probabilities = np.asarray(
       model.predict(model.params, model.batch_stats, batch['image'], model.mean_image)
     )
-    if picture:
-      shown.extend(canvases[: min(len(names), picture_lib.MOST - len(shown))])
     for path, row in zip(names, probabilities, strict=False):
-      results.append({'path': path, 'top': likeliest(row, labels)})
-      _show(results[-1])
+      results.append({'path': path, 'top': most_probable(row, labels)})
+      _print(results[-1])
+    if picture:
+      shown.extend(canvases[: min(len(names), picture_lib.MAX_IMAGES - len(shown))])
   if not results:
     raise UserError(f'none of the {len(paths)} images can be read: {reader.skipped[0]["reason"]}')
-  if picture:
-    words = dict(zip(trained.meta['class_names'], labels, strict=True))
-    truths = [words.get(pathlib.Path(r['path']).absolute().parent.name) for r in results]
-    tops = [r['top'] for r in results[: len(shown)]]
-    picture_lib.draw(picture, shown, tops, truths[: len(shown)])
-  return {
+  summary = {
     'images': results,
     'skipped': reader.skipped,
     'views': trained.config.eval.views,
     'checkpoint': trained.step,
-    **({'picture': picture} if picture else {}),
   }
+  if picture:
+    label_of = dict(zip(trained.meta['class_names'], labels, strict=True))
+    folders = [pathlib.Path(r['path']).absolute().parent.name for r in results[: len(shown)]]
+    tops = [r['top'] for r in results[: len(shown)]]
+    picture_lib.draw(picture, shown, tops, [label_of.get(folder) for folder in folders])
+    summary['picture'] = picture
+  return summary
 
 
-def _show(result: dict) -> None:
+def _print(result: dict) -> None:
   lines = [f'{100 * guess["probability"]:7.2f} %  {guess["label"]}' for guess in result['top']]
   tqdm.write('\n'.join([result['path'], *lines]), file=sys.stderr)

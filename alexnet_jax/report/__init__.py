@@ -1,1 +1,1 @@
-"""Pictures and numbers of a trained network, and one page of them all: `--mode=report`."""
+"""The report on a trained network, one HTML page: `--mode=report`."""

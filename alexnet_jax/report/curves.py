@@ -1,4 +1,4 @@
-"""Training curves from metrics.jsonl, as pictures for a page that may be light or dark."""
+"""Training curves from metrics.jsonl, drawn for light and dark backgrounds."""
 
 import base64
 import io
@@ -7,14 +7,14 @@ import pathlib
 
 _INK = '#808080'  # legible on white and on black
 _COLOURS = ('#3b82c4', '#d9772b', '#2f9e6e')
-# A picture each: title, label of the axis, and the lines: key of metrics.jsonl and name.
-_PICTURES = (
+# Each plot: title, axis label, and its curves as (key in metrics.jsonl, name).
+_PLOTS = (
   ('Loss', 'cross-entropy', (('loss', 'training'), ('val/loss', 'validation'))),
   (
     'Error',
     'top-1 error, %',
     (
-      ('train/top1_error', 'training, running'),
+      ('train/top1_error', 'training, running mean'),
       ('train_set/top1_error', 'all training images'),
       ('val/top1_error', 'validation'),
     ),
@@ -23,7 +23,7 @@ _PICTURES = (
 
 
 def read(path: pathlib.Path) -> list[dict]:
-  """The lines of metrics.jsonl; none where there is no such file, as of an imported network."""
+  """The rows of metrics.jsonl; none if there is no such file, as for an imported network."""
   if not path.exists():
     return []
   rows = []
@@ -31,41 +31,48 @@ def read(path: pathlib.Path) -> list[dict]:
     try:
       rows.append(json.loads(line))
     except ValueError:
-      break  # torn by a kill
+      break  # the run was killed while it wrote this line
   return rows
 
 
 def draw(path: pathlib.Path) -> list[dict[str, str]]:
-  """Pictures of a run's curves: `[{'title', 'src' (a data: address of an SVG), 'alt'}, ...]`."""
+  """Plots the curves of a run.
+
+  Args:
+    path: metrics.jsonl.
+
+  Returns:
+    `[{'title', 'src', 'alt'}, ...]`, where `src` is a data: address of an SVG.
+  """
   rows = read(path)
-  pictures = []
-  for title, unit, lines in _PICTURES:
-    found = {
+  plots = []
+  for title, unit, keys in _PLOTS:
+    curves = {
       name: [(row['epoch'], row[key]) for row in rows if key in row and 'epoch' in row]
-      for key, name in lines
+      for key, name in keys
     }
-    found = {name: points for name, points in found.items() if points}
-    if found:
-      pictures.append({'title': title, 'src': _svg(found, unit), 'alt': _words(title, found)})
-  return pictures
+    curves = {name: points for name, points in curves.items() if points}
+    if curves:
+      plots.append({'title': title, 'src': _svg(curves, unit), 'alt': _describe(title, curves)})
+  return plots
 
 
-def _words(title: str, found: dict[str, list[tuple[float, float]]]) -> str:
+def _describe(title: str, curves: dict[str, list[tuple[float, float]]]) -> str:
   ends = (
-    f'{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}' for name, points in found.items()
+    f'{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}' for name, points in curves.items()
   )
-  last = max(points[-1][0] for points in found.values())
+  last = max(points[-1][0] for points in curves.values())
   return f'{title} over {last:.3g} epochs: {"; ".join(ends)}'
 
 
-def _svg(found: dict[str, list[tuple[float, float]]], unit: str) -> str:
+def _svg(curves: dict[str, list[tuple[float, float]]], unit: str) -> str:
   from matplotlib import rc_context
   from matplotlib.figure import Figure
 
   with rc_context({'svg.hashsalt': 'alexnet_jax', 'text.color': _INK, 'axes.edgecolor': _INK}):
     figure = Figure(figsize=(5, 3.2), layout='constrained')
     axes = figure.add_subplot(xlabel='epochs', ylabel=unit)
-    for (name, points), colour in zip(found.items(), _COLOURS, strict=False):
+    for (name, points), colour in zip(curves.items(), _COLOURS, strict=False):
       marker = 'o' if len(points) < 2 else None
       axes.plot(*zip(*points, strict=True), color=colour, label=name, linewidth=1.4, marker=marker)
     axes.tick_params(colors=_INK)

@@ -1,25 +1,25 @@
-"""Figure 3 of the paper: what the first layer learnt, tower by tower, and how far the towers part.
+"""Figure 3 of the paper: the kernels of the first layer, and how far the towers specialise.
 
-"The kernels on GPU 1 are largely color-agnostic, while the kernels on GPU 2 are largely color-specific"
-(section 6.1): here with a measure of it.
+Section 6.1 of the paper says that "the kernels on GPU 1 are largely color-agnostic, while the kernels on
+GPU 2 are largely color-specific". `specialisation` measures this.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-_SHUFFLES = 1000  # of the kernels over the towers, to know what chance alone would give
+_SHUFFLES = 1000  # random divisions of the kernels into two towers, for the permutation test
 
 
 def picture(kernels: np.ndarray, most_columns: int = 8) -> np.ndarray:
-  """The kernels of one tower side by side, each stretched to the whole range of grey levels.
+  """Draws the kernels of one tower in a grid, each scaled to the whole range of grey levels.
 
   Args:
     kernels: float `[size, size, 1 or 3, maps]`.
-    most_columns: how many stand in a row, at most.
+    most_columns: largest number of kernels in a row.
 
   Returns:
-    uint8 `[H, W, 3]`, a line of mid-gray pixels between kernels.
+    uint8 `[H, W, 3]`, with a line of mid-gray pixels between kernels.
   """
   size, maps = kernels.shape[0], kernels.shape[-1]
   columns = min(most_columns, maps)
@@ -34,16 +34,16 @@ def picture(kernels: np.ndarray, most_columns: int = 8) -> np.ndarray:
 
 
 def colourfulness(kernels: np.ndarray) -> np.ndarray:
-  """How much of each kernel is colour: the share of its squares that is lost when it is made gray.
+  """The colour share of each kernel: the share of its sum of squares that a gray version loses.
 
-  0 for a kernel that treats red, green and blue alike, 2/3 on average for random numbers, 1 for one that
-  does not see gray at all.
+  It is 0 for a kernel that is equal in red, green and blue, 2/3 on average for random numbers, and 1
+  for a kernel that does not respond to gray.
 
   Args:
     kernels: float `[size, size, 3, maps]`.
 
   Returns:
-    float64 `[maps]`, in 0 ... 1; 0 for a kernel of zeros.
+    float64 `[maps]`, from 0 to 1; 0 for a kernel of zeros.
   """
   kernels = kernels.astype(np.float64)
   coloured = ((kernels - kernels.mean(2, keepdims=True)) ** 2).sum((0, 1, 2))
@@ -51,20 +51,21 @@ def colourfulness(kernels: np.ndarray) -> np.ndarray:
 
 
 def specialisation(params: Mapping) -> dict[str, object]:
-  """How differently the two towers see colour.
+  """Measures how far the two towers specialise in colour.
 
   Args:
-    params: of a network whose first layer is conv1, `[towers, size, size, 3, maps]`.
+    params: parameters of a network with a layer conv1, whose kernel is `[towers, size, size, 3, maps]`.
 
   Returns:
-    `colour`: mean `colourfulness` of each tower; and of two towers `difference`, between them, and
-    `by_chance`: what 95 of 100 random divisions of the same kernels into two towers stay below.
+    `colour`: mean `colourfulness` of each tower. With two towers also `difference`, the absolute
+    difference of the two means, and `by_chance`, the 95th percentile of that difference over random
+    divisions of the same kernels into two towers.
   """
   towers = [colourfulness(kernel) for kernel in np.asarray(params['conv1']['kernel'])]
   result: dict[str, object] = {'colour': [float(tower.mean()) for tower in towers]}
   if len(towers) == 2:
-    every, half = np.concatenate(towers), len(towers[0])
-    draws = np.random.default_rng(0).permuted(np.tile(every, (_SHUFFLES, 1)), axis=1)
+    all_kernels, half = np.concatenate(towers), len(towers[0])
+    draws = np.random.default_rng(0).permuted(np.tile(all_kernels, (_SHUFFLES, 1)), axis=1)
     chance = np.abs(draws[:, :half].mean(1) - draws[:, half:].mean(1))
     result['difference'] = float(abs(towers[0].mean() - towers[1].mean()))
     result['by_chance'] = float(np.quantile(chance, 0.95))

@@ -1,4 +1,4 @@
-"""What a network gets wrong: pairs of classes that it confuses, and the images that cost it most."""
+"""The mistakes of a network: confused pairs of classes, and losses of single images."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,15 @@ import numpy as np
 
 
 def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """Negative log probability of each label: `[N, classes]`, int `[N]` -> float64 `[N]`."""
+  """The negative log probability of the label of each image, in nats.
+
+  Args:
+    probabilities: float `[N, classes]`.
+    labels: int `[N]`.
+
+  Returns:
+    float64 `[N]`.
+  """
   own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
   return -np.log(np.maximum(own, np.finfo(np.float32).tiny))
 
@@ -16,18 +24,24 @@ def confused_pairs(
 ) -> list[dict[str, object]]:
   """The pairs of classes that are confused most often.
 
+  Args:
+    probabilities: float `[N, classes]`.
+    labels: int `[N]`.
+    names: names of the classes.
+    most: largest number of pairs.
+
   Returns:
-    `[{'label', 'said', 'count', 'of'}, ...]`: `count` of the `of` images of class `label` were taken for
-    `said`. The most frequent first, `most` at the most; mistakes alone.
+    `[{'label', 'predicted', 'count', 'of'}, ...]`, the most frequent first: `count` of the `of` images
+    of class `label` were classified as `predicted`.
   """
-  said = probabilities.argmax(1)
-  wrong = said != labels
-  pairs, counts = np.unique(np.stack([labels, said])[:, wrong], axis=1, return_counts=True)
+  predicted = probabilities.argmax(1)
+  wrong = predicted != labels
+  pairs, counts = np.unique(np.stack([labels, predicted])[:, wrong], axis=1, return_counts=True)
   order = np.argsort(-counts, kind='stable')[:most]
   return [
     {
       'label': names[pairs[0, i]],
-      'said': names[pairs[1, i]],
+      'predicted': names[pairs[1, i]],
       'count': int(counts[i]),
       'of': int((labels == pairs[0, i]).sum()),
     }

@@ -1,7 +1,7 @@
-"""Figure 4, right: images that the network finds alike, by the vector of its last hidden layer.
+"""Figure 4 (right) of the paper: nearest images by the activations of the last hidden layer.
 
-Section 6.1 of the paper measures Euclidean distances of 4096 numbers, and adds that it would be better to
-train an autoencoder that compresses them to short binary codes: both are here.
+Section 6.1 of the paper uses Euclidean distances between vectors of 4,096 numbers. It suggests an
+autoencoder that compresses the vectors to short binary codes. This module has both.
 """
 
 import jax
@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-_CHECKED = 4  # times as many candidates as asked for are measured again, in double precision
+_CANDIDATES = 4  # times k: the candidates whose distances are computed again in float64
 
 
 class Index:
-  """Vectors to look up neighbours in, by brute force: one pass over them a call.
+  """Finds nearest vectors by brute force, with one pass over all vectors per call.
 
   Args:
-    vectors: float32 `[N, D]`, kept as they are.
+    vectors: float32 `[N, D]`; they are not copied.
   """
 
   def __init__(self, vectors: np.ndarray):
@@ -24,34 +24,40 @@ class Index:
     self._squares = np.einsum('nd,nd->n', vectors, vectors)
 
   def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` nearest vectors of each query `[Q, D]`, the nearest first.
+    """Finds the `k` nearest vectors of each query, the nearest first.
+
+    Args:
+      queries: float32 `[Q, D]`.
+      k: number of vectors; at most N are returned.
 
     Returns:
-      Their places, int `[Q, k]`, and Euclidean distances, float64 `[Q, k]`.
+      Their indices, int `[Q, k]`, and Euclidean distances, float64 `[Q, k]`.
     """
     k = min(k, len(self.vectors))
-    some = min(_CHECKED * k, len(self.vectors))
-    scores = self._squares - 2 * (queries @ self.vectors.T)  # squared distances, less a constant
-    places = np.argpartition(scores, some - 1, axis=1)[:, :some]
-    offsets = self.vectors[places].astype(np.float64) - queries[:, None].astype(np.float64)
+    candidates = min(_CANDIDATES * k, len(self.vectors))
+    scores = self._squares - 2 * (queries @ self.vectors.T)  # squared distances minus a constant
+    indices = np.argpartition(scores, candidates - 1, axis=1)[:, :candidates]
+    offsets = self.vectors[indices].astype(np.float64) - queries[:, None].astype(np.float64)
     distances = np.sqrt((offsets**2).sum(-1))
     order = np.argsort(distances, axis=1, kind='stable')[:, :k]
-    return np.take_along_axis(places, order, 1), np.take_along_axis(distances, order, 1)
+    return np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
 
 
 def train_codes(
   vectors: np.ndarray, bits: int, *, steps: int = 500, batch_size: int = 256, seed: int = 0
 ):
-  """Trains an autoencoder whose middle layer is nearly binary, as section 6.1 suggests.
+  """Trains an autoencoder with a nearly binary code, as section 6.1 of the paper suggests.
 
-  One sigmoid layer of `bits` units each way; noise before the sigmoid drives its units to 0 and 1
-  (Hinton and Salakhutdinov, "Semantic hashing", 2009).
+  The encoder and the decoder have one layer each. Noise before the sigmoid drives the `bits` units of
+  the code to 0 and 1 (Hinton and Salakhutdinov, "Semantic hashing", 2009). The optimizer is Adam with
+  a learning rate of 0.001.
 
   Args:
-    vectors: float32 `[N, D]`, to train on.
+    vectors: training vectors, float32 `[N, D]`.
     bits: length of a code.
-    steps, batch_size: of Adam at 0.001.
-    seed: draws weights, batches and noise.
+    steps: number of training steps.
+    batch_size: vectors per step.
+    seed: draws the weights, batches and noise.
 
   Returns:
     `encode(vectors [M, D]) -> bool [M, bits]`.
@@ -81,24 +87,36 @@ def train_codes(
   for i in range(steps):
     x = (vectors[rng.integers(0, len(vectors), batch_size)] - centre) / spread
     weights, state = step(weights, state, x, jax.random.fold_in(key, i))
-  inward, threshold = np.asarray(weights['in']), np.asarray(weights['threshold'])
-  return lambda vectors: (vectors - centre) / spread @ inward + threshold > 0
+  kernel, threshold = np.asarray(weights['in']), np.asarray(weights['threshold'])
+
+  def encode(vectors: np.ndarray) -> np.ndarray:
+    return (vectors - centre) / spread @ kernel + threshold > 0
+
+  return encode
 
 
 class Codes:
-  """Binary codes to look up neighbours in: bool `[N, bits]`, kept as bytes, bits / 8 a vector."""
+  """Finds nearest binary codes by Hamming distance.
+
+  Args:
+    codes: bool `[N, bits]`; they are stored in bits / 8 bytes each.
+  """
 
   def __init__(self, codes: np.ndarray):
     self._packed = np.packbits(codes, axis=1)
 
   def nearest(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `k` codes that differ from each query `[Q, bits]` in the fewest bits: places and bits, `[Q, k]`."""
+    """Finds the `k` nearest codes of each query, bool `[Q, bits]`.
+
+    Returns:
+      Their indices and the numbers of different bits, int `[Q, k]`, the nearest first.
+    """
     packed = np.packbits(queries, axis=1)
     bits = np.stack([np.bitwise_count(self._packed ^ query).sum(1) for query in packed])
-    places = np.argsort(bits, axis=1, kind='stable')[:, :k]
-    return places, np.take_along_axis(bits, places, 1)
+    indices = np.argsort(bits, axis=1, kind='stable')[:, :k]
+    return indices, np.take_along_axis(bits, indices, 1)
 
 
 def agreement(found: np.ndarray, true: np.ndarray) -> float:
-  """Which share of the neighbours `true` `[Q, k]` is among `found` `[Q, m]`."""
+  """The share of the neighbours `true`, int `[Q, k]`, that is in `found`, int `[Q, m]`."""
   return float(np.mean([np.isin(t, f).mean() for t, f in zip(true, found, strict=True)]))

@@ -1,8 +1,8 @@
-"""`--mode=report`: one self-contained page about a run, WORKDIR/report/index.html.
+"""`--mode=report`: writes WORKDIR/report/index.html, one self-contained page about a run.
 
-What is measured is measured here, on the images that the config names, by the checkpoint's own network; the
-curves are those of metrics.jsonl. No file beside it: it opens offline, and without scripts all works but the
-enlarging of pictures.
+The errors are measured here, by the network of the checkpoint on the validation images of the config;
+the curves come from metrics.jsonl. The page needs no other files and no network. Without scripts,
+everything works but the enlarging of pictures.
 """
 
 import base64
@@ -28,33 +28,34 @@ from alexnet_jax.inference import predict
 from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
 from alexnet_jax.workdir import metrics as metrics_lib
 
-_SIDE = 256  # pixels of a picture on the page, at most
+_MAX_SIDE = 256  # largest side of a picture on the page, in pixels
 _BARS = 5
 
 
 def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, object]:
-  """Writes the page of the run in `workdir`.
+  """Writes the report on the run in `workdir`.
 
   Args:
-    config: `data` names the images; `report` says how many of what, `eval.views` how they are looked at.
-    workdir: of the run.
-    which: checkpoint: best, latest or a step.
+    config: `data` names the images, `report` sets their numbers, and `eval.views` the test views.
+    workdir: folder of the run.
+    which: the checkpoint: best, latest or a step.
 
   Returns:
     `{'output', 'checkpoint', 'bytes', 'top1_error', 'top5_error', 'views', 'examples', 'specialisation'}`,
-    and where `report.bits` asks for codes, `codes`.
+    and also `codes` if `report.bits` is set.
 
   Raises:
-    UserError: no checkpoint, no validation images, or other classes than the checkpoint's.
-    RunError: the network predicts numbers that are not finite.
+    UserError: there is no checkpoint, there are no validation images, or the classes of the images
+      differ from those of the checkpoint.
+    RunError: the network predicts non-finite numbers.
   """
   trained = evaluate.load_alone(workdir, which, config)
   data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
     if apart := evaluate.classes_apart(dataset.class_names, trained.meta['class_names']):
       raise UserError(
-        f'{data.source} has other classes than the run in {workdir}: {apart}: name its images with '
-        '--config.data.source'
+        f'{data.source} has other classes than the run in {workdir} ({apart}): name images of its '
+        'classes with --config.data.source'
       )
     if not dataset.num_validation:
       raise UserError(f'{data.source} has no validation images to report on: add PATH/val')
@@ -72,31 +73,31 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
 
 
 def _template() -> jinja2.Template:
-  room = jinja2.Environment(
+  environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  return room.get_template('page.html')
+  return environment.get_template('page.html')
 
 
 class _Page:
-  """What one page needs: the network, its images, and what it says of them."""
+  """Computes the values of the page template."""
 
   def __init__(self, config: ConfigDict, trained: evaluate.Trained, dataset: Dataset, which: str):
-    self.choices, self.trained, self.dataset = config.report, trained, dataset
+    self.settings, self.trained, self.dataset = config.report, trained, dataset
     self.source, self.which = config.data.source, which
     self.layer = trained.config.model.layers[-2]
     self.labels = predict.class_labels(trained)
 
   def values(self, workdir: pathlib.Path) -> dict[str, object]:
-    """All that the template names."""
+    """The variables of the template."""
     errors, probabilities, labels, index = self._validation()
     loss = mistakes.losses(probabilities, labels)
     shown = self._some(len(labels))
-    worst = np.argsort(-loss, kind='stable')[: self.choices.images]
+    worst = np.argsort(-loss, kind='stable')[: self.settings.images]
     vectors = self._vectors(self.dataset.canvases('validation', index[shown]))
     meta, own, source = self.trained.meta, self.trained.config, self.source
     parameters = sum(leaf.size for leaf in jax.tree.leaves(self.trained.model.params))
@@ -130,12 +131,12 @@ class _Page:
     }
 
   def _some(self, number: int) -> np.ndarray:
-    """Places of a few images, drawn by a fixed seed."""
-    few = min(self.choices.images, number)
+    """Positions of a few random images, drawn with a fixed seed."""
+    few = min(self.settings.images, number)
     return np.sort(np.random.default_rng(0).choice(number, few, replace=False))
 
   def _validation(self) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
-    """Errors; of every validation image probabilities, label, index."""
+    """The errors, and the probabilities, label and index of every validation image."""
     model, sums, rows = self.trained.model, [], []
     for batch in self.dataset.eval_batches(self.trained.config.eval.batch_size):
       mask = batch['mask']
@@ -154,15 +155,15 @@ class _Page:
     return features_lib.feature_function(self.trained.config, self.layer)
 
   def _vectors(self, images: np.ndarray) -> np.ndarray:
-    """The last hidden layer's numbers of canvases, float32 `[B, D]`."""
+    """The activations of the last hidden layer for some canvases, float32 `[B, D]`."""
     model = self.trained.model
     variables = {'params': model.params, 'batch_stats': model.batch_stats}
     out = self._features(variables, model.mean_image, images)
     return np.asarray(out, np.float32).reshape(len(images), -1)
 
   def _stored(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vectors, labels and indices of training images, of a random part where there are too many."""
-    left = min(self.choices.train_images, self.dataset.num_train)
+    """Vectors, labels and indices of the training images, or of a random part of them."""
+    left = min(self.settings.train_images, self.dataset.num_train)
     batch_size = self.trained.config.eval.batch_size
     vectors, labels, index = [], [], []
     with contextlib.closing(self.dataset.train_batches(0, batch_size)) as batches:
@@ -176,30 +177,30 @@ class _Page:
     return np.concatenate(vectors), np.concatenate(labels), np.concatenate(index)
 
   def _neighbours(self, shown, index, labels, vectors, stored, stored_labels, stored_index) -> dict:
-    """The section of Figure 4, right, of the images `shown`: their nearest, and what codes make of them."""
-    count = self.choices.neighbours
-    places, distances = neighbours.Index(stored).nearest(vectors, count)
+    """The values for Figure 4 (right): nearest images of the images `shown`, also by binary codes."""
+    count = self.settings.neighbours
+    nearest, distances = neighbours.Index(stored).nearest(vectors, count)
     rows = []
-    for at, near, far in zip(shown, places, distances, strict=True):
+    for at, row, row_distances in zip(shown, nearest, distances, strict=True):
       query = self._picture('validation', index[at], self.labels[labels[at]])
       found = [
         self._picture('train', stored_index[i], self.labels[stored_labels[i]])
         | {'distance': f'{distance:.3g}', 'same': bool(stored_labels[i] == labels[at])}
-        for i, distance in zip(near, far, strict=True)
+        for i, distance in zip(row, row_distances, strict=True)
       ]
       rows.append({'query': query, 'found': found})
     codes = None
-    if self.choices.bits:
-      encode = neighbours.train_codes(stored, self.choices.bits)
+    if self.settings.bits:
+      encode = neighbours.train_codes(stored, self.settings.bits)
       short, _ = neighbours.Codes(encode(stored)).nearest(encode(vectors), 10 * count)
-      codes = {'bits': self.choices.bits, 'share': neighbours.agreement(short, places)}
+      codes = {'bits': self.settings.bits, 'share': neighbours.agreement(short, nearest)}
       codes['numbers'] = stored.shape[1]
     return {'neighbours': rows, 'stored': len(stored), 'codes': codes}
 
-  def _cards(self, places, index, labels, probabilities) -> list[dict[str, object]]:
-    """Images with their likeliest classes, as bars."""
+  def _cards(self, shown, index, labels, probabilities) -> list[dict[str, object]]:
+    """Images with their most probable classes, as bars."""
     cards = []
-    for at in places:
+    for at in shown:
       best = np.argsort(-probabilities[at], kind='stable')[:_BARS]
       bars = [
         {
@@ -217,7 +218,7 @@ class _Page:
 
   def _picture(self, split: str, index: int, label: str) -> dict[str, object]:
     image = Image.fromarray(self.dataset.canvases(split, [int(index)])[0])
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((_MAX_SIDE, _MAX_SIDE))
     kind = 'training' if split == 'train' else split
     return {
       'src': _data_uri(image, 'JPEG'),
@@ -226,15 +227,15 @@ class _Page:
     }
 
   def _kernels(self) -> list[dict[str, str]]:
-    """A picture a tower, none where the first layer is no convolution of colours."""
+    """One picture for each tower; none if there is no layer conv1."""
     kernel = self.trained.model.params.get('conv1', {}).get('kernel')
     if kernel is None:
       return []
     pictures = []
     for number, tower in enumerate(np.asarray(kernel), 1):
       image = Image.fromarray(kernels.picture(tower))
-      times = max(1, math.ceil(480 / image.width))
-      image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+      scale = max(1, math.ceil(480 / image.width))
+      image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
       size, maps = tower.shape[0], tower.shape[-1]
       pictures.append(
         {

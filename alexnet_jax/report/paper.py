@@ -1,6 +1,6 @@
-"""The rows that a run's errors may stand beside: the paper's own, and its authors' lab notes.
+"""Published errors to compare a run with: those of the paper and of its authors' lab notes.
 
-All of them with where they were measured: configs/README.md, docs/FACTS.md sections 0, 5 and 6.
+The sources are in configs/README.md and in sections 0, 5 and 6 of docs/FACTS.md.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,13 @@ _CIFAR10 = {
 
 
 class Row(NamedTuple):
-  """A published result: who and how, and errors in per cent, top-5 None where it is not told."""
+  """A published result.
+
+  Attributes:
+    name: the network and how it was tested.
+    top1: top-1 error in per cent.
+    top5: top-5 error in per cent, or None if it was not published.
+  """
 
   name: str
   top1: float
@@ -22,12 +28,12 @@ class Row(NamedTuple):
 
 
 class Images(NamedTuple):
-  """A set of images that results are published for.
+  """A set of images with published results.
 
   Attributes:
-    what: which images they were measured on.
-    rows: of every network on them.
-    recipes: further rows, of single recipes.
+    what: the images.
+    rows: results to compare every recipe with.
+    recipes: further results for single recipes.
   """
 
   what: str
@@ -48,15 +54,19 @@ ILSVRC_2012 = Images(
       Row('lab notes, net 170, the later schedule, one view', 42.3, 19.6),
     ),
     'original+no_norm': (Row('lab notes, net 148, no normalisation, ten views', 42.0, 19.4),),
-    'original+no_overlap': (Row('lab notes, net 147, pools side by side, ten views', 41.1, 18.5),),
-    'original+no_communication': (Row('lab notes, net 150, towers apart, ten views', 41.8, 19.3),),
+    'original+no_overlap': (
+      Row('lab notes, net 147, no overlapping pooling, ten views', 41.1, 18.5),
+    ),
+    'original+no_communication': (
+      Row('lab notes, net 150, no exchange between towers, ten views', 41.8, 19.3),
+    ),
     'caffe': (Row("Caffe's AlexNet, one view", 42.9, 19.8),),
     'caffe+caffenet': (Row("Caffe's CaffeNet, one view", 42.6, 19.6),),
     'owt': (
-      Row("its author's, ten views", 40.4, 18.2),
-      Row("its author's, one view", 42.5, 19.8),
+      Row('the author of this network, ten views', 40.4, 18.2),
+      Row('the author of this network, one view', 42.5, 19.8),
     ),
-    'torchvision': (Row("torchvision's, one view", 43.5, 20.9),),
+    'torchvision': (Row("torchvision's AlexNet, one view", 43.5, 20.9),),
   },
 )
 ILSVRC_2010 = Images(
@@ -68,10 +78,10 @@ ILSVRC_2010 = Images(
   {'original+one_gpu': (Row('lab notes, net 145-half, one GPU, ten views', 39.2, 18.2),)},
 )
 FALL_2009 = Images(
-  "half of the images of ImageNet's release of Fall 2009",
+  'half of the images of the Fall 2009 release of ImageNet',
   (
     Row('the paper, section 6, ten views', 67.4, 40.9),
-    Row('the best published before it', 78.1, 60.9),
+    Row('the best result before the paper', 78.1, 60.9),
   ),
   {},
 )
@@ -82,23 +92,25 @@ CIFAR_10 = Images(
     Row('the paper, section 3.3, with normalisation', 11.0),
   ),
   {
-    'cifar10:19pct': (Row("this network, its author's", 19.0),),
-    'cifar10:18pct': (Row("this network, its author's", 18.0),),
-    'cifar10:80sec': (Row("this network, its author's, after 80 seconds", 26.0),),
+    'cifar10:19pct': (Row('the author of this network', 19.0),),
+    'cifar10:18pct': (Row('the author of this network', 18.0),),
+    'cifar10:80sec': (Row('the author of this network, after 80 seconds', 26.0),),
   },
 )
 MNIST = Images(
   'the 10,000 test images of MNIST',
-  (Row('LeNet-5 in 1998', 0.95), Row('LeNet-5 in 1998, trained on distorted images too', 0.8)),
+  (Row('LeNet-5 in 1998', 0.95), Row('LeNet-5 in 1998, also trained on distorted images', 0.8)),
   {},
 )
 
 
 def images_of(recipe: str, class_names: Sequence[str]) -> Images | None:
-  """Which published results a network of `recipe` with these classes may stand beside; None: there are none.
+  """The published results to compare a network with; None if there are none.
 
-  The classes decide, as a config may be pointed at any images; ten digits are MNIST's for the recipe that is
-  meant for them.
+  Args:
+    recipe: name of the recipe. Ten digits count as MNIST only for the recipe `lenet:mnist`.
+    class_names: names of the classes. They identify the images, since a config can be used with any
+      images.
   """
   names = set(class_names)
   if names == _CIFAR10:
@@ -120,5 +132,5 @@ def _wnids_of_2012() -> set[str]:
 
 
 def rows_of(recipe: str, images: Images) -> tuple[Row, ...]:
-  """The rows to show beside a run of `recipe` on `images`."""
+  """The published results to show for a run of `recipe` on `images`."""
   return (*images.rows, *images.recipes.get(recipe, ()))

@@ -1,4 +1,4 @@
-"""What a page says of how its run was made: the settings everybody asks for, and all that are no recipe's."""
+"""The settings of a run for its report: the main ones, and those that differ from the recipe."""
 
 from typing import Any
 
@@ -10,76 +10,80 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.evaluate import Trained
 from alexnet_jax.models.spec import is_layer
 
-_ASKED = (
+_MAIN = (
   'init_from', 'model.width', 'train.epochs', 'train.batch_size', 'optim.rate', 'optim.bias_rate',
   'optim.momentum', 'optim.decay', 'optim.schedule', 'optim.boundaries', 'augment.crop', 'augment.flip',
   'augment.colour', 'seed',
 )  # fmt: skip
-# These are said elsewhere, or say nothing of the network: where it was computed, what was made of it.
-_ELSEWHERE = (
+# Keys that the report shows elsewhere, or that do not affect the network.
+_OMITTED = (
   'recipe', 'note', 'model.num_classes', 'mesh', 'log.', 'prepare.', 'report.', 'serve.',
 )  # fmt: skip
 _ABSENT = '-'
 
 
 def facts(trained: Trained, which: str, source: str, classes: int, parameters: int) -> dict:
-  """The run in a few lines, name to text.
+  """The main settings of a run, as {name: text}.
 
   Args:
-    trained: the checkpoint, with its meta data.
-    which: as it was asked for: best, latest or a step.
-    source: of the images that the page is of.
-    classes, parameters: how many.
+    trained: the checkpoint, with its metadata.
+    which: the requested checkpoint: best, latest or a step.
+    source: source of the images in the report.
+    classes: number of classes.
+    parameters: number of parameters.
   """
   meta, own = trained.meta, trained.meta['config']
   images = own.data.source
-  if meta['num_train']:  # an imported network's are not known
-    images += f': {meta["num_train"]:,} and {meta["num_validation"]:,} held out'
-  here = {'images of this page': source} if source != own.data.source else {}
+  if meta['num_train']:  # unknown for an imported network
+    images += f': {meta["num_train"]:,} for training, {meta["num_validation"]:,} for validation'
+  other_images = {'images of this report': source} if source != own.data.source else {}
   flat = config_lib.flatten(own)
   return {
     'recipe': own.recipe,
     'images': images,
-    **here,
+    **other_images,
     'classes': f'{classes:,}',
     'parameters': f'{parameters:,}',
     'checkpoint': f'{"" if which.isdigit() else which + ", "}step {trained.step:,}, '
     f'epoch {meta["epoch"]:.1f}',
-    'weights': {'last': 'as the last step left them', 'ema': 'their running average'}[
+    'weights': {'last': 'of the last step', 'ema': 'exponential moving average'}[
       trained.config.eval.weights
     ],
-    **{key: _text(flat[key]) for key in _ASKED},
+    **{key: _text(flat[key]) for key in _MAIN},
   }
 
 
 def chosen_here(trained: Trained, which: str, source: str) -> bool:
-  """Whether the checkpoint was chosen by its error on the images that the page is of."""
+  """Whether the checkpoint was chosen by its error on the images of the report."""
   evaluated = 'val/top1_error' in trained.meta['validation']
   return which == 'best' and evaluated and source == trained.meta['config'].data.source
 
 
 def differences(config: ConfigDict) -> tuple[str, list[tuple[str, str, str]]]:
-  """What `config` has otherwise than the recipe it names: that, and (key, value, the recipe's value).
+  """The keys of `config` that differ from its recipe.
 
-  Layers that the network does not have count for nothing. A recipe that nobody knows is compared with
-  `paper`.
+  Keys of layers that the network does not have are ignored.
+
+  Returns:
+    The name of the recipe, and (key, value, value in the recipe) of each key. The recipe is `paper`
+    if the config names an unknown one.
   """
-  name, base = _base(config.recipe)
+  name, base = _recipe(config.recipe)
   own, theirs = config_lib.flatten(config), config_lib.flatten(base)
   idle = tuple(
     f'model.{layer}.'
-    for layer, room in (*config.model.items(), *base.model.items())
-    if is_layer(room) and layer not in config.model.layers
+    for layer, value in (*config.model.items(), *base.model.items())
+    if is_layer(value) and layer not in config.model.layers
   )
   return name, [
     (key, _text(own.get(key, _ABSENT)), _text(theirs.get(key, _ABSENT)))
     for key in sorted(own.keys() | theirs.keys())
-    if own.get(key) != theirs.get(key) and not key.startswith((*_ELSEWHERE, *idle))
+    if own.get(key) != theirs.get(key) and not key.startswith((*_OMITTED, *idle))
   ]
 
 
-def _base(recipe: str) -> tuple[str, ConfigDict]:
-  """The recipe of this name, or the shipped config where it is one's, as `cifar10:relu` is; else `paper`."""
+def _recipe(recipe: str) -> tuple[str, ConfigDict]:
+  """The shipped config (`cifar10:relu`) or recipe of this name; else `paper`."""
   file, _, variant = recipe.partition(':')
   path = config_lib.shipped().get(file)
   try:

@@ -1,4 +1,4 @@
-// Pictures open large on a click or with the keyboard; without this the page is the same, but for that.
+// Enlarges a picture on a click or with the keyboard. The page works without this script.
 const dialog = document.createElement('dialog');
 dialog.className = 'zoomed';
 dialog.innerHTML = '<figure></figure><form method="dialog"><button>Close</button></form>';

@@ -1,1 +1,1 @@
-"""`--mode=serve`: a page on this machine where one drops an image and sees what the network makes of it."""
+"""A local web page that classifies images with a trained network: `--mode=serve`."""

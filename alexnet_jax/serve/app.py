@@ -1,24 +1,31 @@
-"""The server around a network: Starlette answers, uvicorn listens, on the loopback address by default."""
+"""The web server of the page: Starlette handles the requests, and uvicorn listens.
 
+The address is the loopback address by default. `limits` documents the limits.
+"""
+
+from collections.abc import Iterator
 import contextlib
 import ipaddress
 import json
 import pathlib
 import signal
 import socket
+import threading
 from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.serve import limits
 from alexnet_jax.serve.network import Network
 from alexnet_jax.utils.optional_import import import_module
 
 _FILES = {'/': 'page.html', '/page.css': 'page.css', '/page.js': 'page.js'}
 _FOLDER = pathlib.Path(__file__).parent
 _HEADERS = {
-  # Nothing from elsewhere, no inline script; data: and blob: are the preview of what was dropped.
+  # Everything comes from this server, and there are no inline scripts. The preview of an image uses
+  # data: and blob: addresses.
   'Content-Security-Policy': "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
   "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
   'X-Content-Type-Options': 'nosniff',
@@ -26,7 +33,8 @@ _HEADERS = {
   'Cache-Control': 'no-store',
 }
 _NEED = '--mode=serve'
-_PATIENCE = 3  # seconds that answers under way have when it ends
+_SHUTDOWN_SECONDS = 3  # time for running requests when the server stops
+_MAX_CONNECTIONS = 100  # beyond these, uvicorn answers 503
 
 
 def _is_loopback(host: str) -> bool:
@@ -36,60 +44,96 @@ def _is_loopback(host: str) -> bool:
     return False
 
 
+class _Handlers:
+  """The request handlers of the page."""
+
+  def __init__(self, network: Network, max_bytes: int):
+    self._network = network
+    self._limits = limits.Limits(max_bytes)
+    self._kernels = network.kernels()
+    self._starlette = import_module('starlette.responses', 'starlette uvicorn', _NEED)
+    concurrency = import_module('starlette.concurrency', 'starlette uvicorn', _NEED)
+    self._in_thread = concurrency.run_in_threadpool
+    self._disconnect = import_module(
+      'starlette.requests', 'starlette uvicorn', _NEED
+    ).ClientDisconnect
+
+  def _respond(self, content: bytes, media_type: str, status: int = 200, **headers: str) -> Any:
+    return self._starlette.Response(content, status, _HEADERS | headers, media_type)
+
+  def _json(self, value: object, status: int = 200, **headers: str) -> Any:
+    return self._respond(json.dumps(value).encode(), 'application/json', status, **headers)
+
+  async def file(self, request: Any) -> Any:
+    """A file of the page."""
+    return self._starlette.FileResponse(_FOLDER / _FILES[request.url.path], headers=_HEADERS)
+
+  async def about(self, request: Any) -> Any:
+    """The description of the network, as JSON."""
+    return self._json(self._network.about() | {'max_bytes': self._limits.max_bytes})
+
+  async def kernels(self, request: Any) -> Any:
+    """The kernels of the first layer, as PNG."""
+    return self._respond(self._kernels, 'image/png')
+
+  async def neighbour(self, request: Any) -> Any:
+    """An image of the features, as JPEG."""
+    try:
+      async with self._limits.decoding:
+        image = await self._in_thread(self._network.neighbour, request.path_params['place'])
+    except (IndexError, OSError, ValueError):
+      return self._json({'error': 'there is no such image, or it cannot be read any more'}, 404)
+    return self._respond(image, 'image/jpeg')
+
+  async def predict(self, request: Any) -> Any:
+    """Classifies the image in the body of a POST."""
+    try:
+      try:
+        limits.check_origin(request.headers)
+        with self._limits.upload():
+          return await self._predict(request)
+      except limits.Refused as error:
+        if error.status in (403, 503):
+          await limits.discard(request, self._limits.max_bytes)
+        retry = {'Retry-After': str(limits.RETRY_SECONDS)} if error.status == 503 else {}
+        return self._json({'error': str(error)}, error.status, **retry)
+    except self._disconnect:
+      return self._respond(b'', 'text/plain', 400)  # the visitor is gone and does not see it
+
+  async def _predict(self, request: Any) -> Any:
+    data = await self._limits.read(request)
+    try:
+      async with self._limits.decoding:
+        canvas = await self._in_thread(self._network.decode, data)
+    except ValueError as error:
+      reason = ' '.join(str(error).split())
+      return self._json({'error': f'the file is not a readable image: {reason}'}, 422)
+    return self._json(await self._in_thread(self._network.classify, canvas))
+
+
 def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Any:
-  """The Starlette application.
+  """Creates the Starlette application.
 
   Args:
-    network: that answers.
-    max_bytes: of an image that is sent.
-    hosts: names by which it may be called; ['*'] for any. Others are refused, so that no page of another
-      name that resolves to this machine can read it.
+    network: the network.
+    max_bytes: largest size of an image file.
+    hosts: allowed host names, or ['*'] for any. A request with another Host header is refused, so
+      that a page of another name that resolves to this machine cannot read the answers.
   """
-  starlette = lambda name: import_module(f'starlette.{name}', 'starlette uvicorn', _NEED)
-  responses, routing = starlette('responses'), starlette('routing')
-  in_thread = starlette('concurrency').run_in_threadpool
-  kernels = network.kernels()
-
-  def say(value: object, status: int = 200) -> Any:
-    return responses.Response(json.dumps(value), status, _HEADERS, 'application/json')
-
-  async def file(request: Any) -> Any:
-    return responses.FileResponse(_FOLDER / _FILES[request.url.path], headers=_HEADERS)
-
-  async def about(request: Any) -> Any:
-    return say(network.about() | {'max_bytes': max_bytes})
-
-  async def picture(request: Any) -> Any:
-    return responses.Response(kernels, 200, _HEADERS, 'image/png')
-
-  async def neighbour(request: Any) -> Any:
-    try:
-      image = await in_thread(network.neighbour, request.path_params['place'])
-    except (IndexError, OSError, ValueError):
-      return say({'error': 'there is no such image, or it cannot be read any more'}, 404)
-    return responses.Response(image, 200, _HEADERS, 'image/jpeg')
-
-  async def answer(request: Any) -> Any:
-    data = bytearray()
-    async for part in request.stream():
-      data += part
-      if len(data) > max_bytes:
-        return say({'error': f'the file is too large: at most {max_bytes >> 20} MiB'}, 413)
-    try:
-      return say(await in_thread(network.answer, bytes(data)))
-    except ValueError as error:
-      return say({'error': f'not an image that can be read: {" ".join(str(error).split())}'}, 422)
-
-  routes = [routing.Route(path, file) for path in _FILES]
+  routing = import_module('starlette.routing', 'starlette uvicorn', _NEED)
+  applications = import_module('starlette.applications', 'starlette uvicorn', _NEED)
+  middleware = import_module('starlette.middleware', 'starlette uvicorn', _NEED)
+  trusted = import_module('starlette.middleware.trustedhost', 'starlette uvicorn', _NEED)
+  handlers = _Handlers(network, max_bytes)
+  routes = [routing.Route(path, handlers.file) for path in _FILES]
   routes += [
-    routing.Route('/about', about),
-    routing.Route('/kernels.png', picture),
-    routing.Route('/neighbours/{place:int}', neighbour),
-    routing.Route('/predict', answer, methods=['POST']),
+    routing.Route('/about', handlers.about),
+    routing.Route('/kernels.png', handlers.kernels),
+    routing.Route('/neighbours/{place:int}', handlers.neighbour),
+    routing.Route('/predict', handlers.predict, methods=['POST']),
   ]
-  trusted = starlette('middleware.trustedhost').TrustedHostMiddleware
-  middleware = starlette('middleware').Middleware(trusted, allowed_hosts=hosts)
-  return starlette('applications').Starlette(routes=routes, middleware=[middleware])
+  check_host = middleware.Middleware(trusted.TrustedHostMiddleware, allowed_hosts=hosts)
+  return applications.Starlette(routes=routes, middleware=[check_host])
 
 
 def serve(
@@ -103,43 +147,63 @@ def serve(
   """Serves the page until Ctrl-C or SIGTERM.
 
   Args:
-    config: whose `eval` (views, weights) and `serve` (limits) are used.
-    workdir: of the run.
-    which: checkpoint: best, latest or a step.
-    features: an .npz file of `--mode=features --images=`, for the neighbours, or ''.
-    host: address to listen at.
-    port: 0 takes any that is free.
+    config: `eval` (views, weights) and `serve` (limits) are used.
+    workdir: folder of the run.
+    which: the checkpoint: best, latest or a step.
+    features: an .npz file of `--mode=features --images=`, for the nearest images, or ''.
+    host: address to listen on.
+    port: port to listen on; 0 chooses a free one.
 
   Returns:
-    `{'address'}`.
+    `{'address'}`; it is None if the server was stopped before it listened.
 
   Raises:
-    UserError: the network or the features cannot be read, or the address cannot be listened at.
+    UserError: the network or the features cannot be read, or the address cannot be listened on.
   """
   if not 0 <= port < 2**16:
-    raise UserError(f'--port={port} cannot be listened at: choose one up to 65535')
+    raise UserError(f'--port={port} cannot be listened on: choose one up to 65535')
   uvicorn = import_module('uvicorn', 'starlette uvicorn', _NEED)
-  network = Network(config, workdir, which, features)
-  hosts = ['localhost', '127.0.0.1', '[::1]', host] if _is_loopback(host) else ['*']
-  app = create_app(network, config.serve.max_mib << 20, hosts)
-  try:
-    listener = socket.create_server(
-      (host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET
-    )
-  except (OSError, OverflowError) as error:
-    raise UserError(
-      f'--host={host} --port={port} cannot be listened at ({error}): choose others'
-    ) from None
-  with listener:
-    name = f'[{host}]' if ':' in host else host
-    address = f'http://{name}:{listener.getsockname()[1]}/'
-    if not _is_loopback(host):
-      logging.warning('--host=%s: everybody who can reach this machine can use the page', host)
-    server = uvicorn.Server(
-      uvicorn.Config(app, log_level='warning', timeout_graceful_shutdown=_PATIENCE)
-    )
-    with contextlib.suppress(KeyboardInterrupt):
-      signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same end as Ctrl-C's
+  address = None
+  with contextlib.suppress(KeyboardInterrupt), _sigterm_as_interrupt():
+    network = Network(config, workdir, which, features)
+    hosts = ['localhost', '127.0.0.1', '[::1]', host] if _is_loopback(host) else ['*']
+    app = create_app(network, config.serve.max_mib << 20, hosts)
+    with _listen(host, port) as listener:
+      name = f'[{host}]' if ':' in host else host
+      address = f'http://{name}:{listener.getsockname()[1]}/'
+      if not _is_loopback(host):
+        logging.warning('--host=%s: everybody who can reach this machine can use the page', host)
+      server = uvicorn.Server(
+        uvicorn.Config(
+          app,
+          log_level='warning',
+          timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+          limit_concurrency=_MAX_CONNECTIONS,
+        )
+      )
       logging.info('serving %s at %s, until Ctrl-C', workdir, address)
       server.run(sockets=[listener])
   return {'address': address}
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+  """Makes SIGTERM raise KeyboardInterrupt, like Ctrl-C, in the main thread."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+  try:
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+  except (OSError, OverflowError) as error:
+    raise UserError(
+      f'--host={host} --port={port} cannot be listened on ({error}): choose others'
+    ) from None

@@ -1,4 +1,4 @@
-"""One trained network, held ready: the classes of an image, its nearest neighbours, and the first kernels."""
+"""A trained network for the page: classes of an image, nearest images, and the first kernels."""
 
 import io
 import threading
@@ -18,25 +18,26 @@ from alexnet_jax.inference import predict
 from alexnet_jax.report.neighbours import Index
 
 _NEIGHBOURS = 6
-_KERNELS = 16  # in a row of their picture; the paper's 48 of a tower fill three
-_SCALE = 5  # screen pixels of a kernel's pixel
-_GAP = 1  # pixels between kernels
-_QUALITY = 90  # of JPEG
+_KERNELS_PER_ROW = 16  # the 48 kernels of a tower in the paper fill three rows
+_SCALE = 5  # screen pixels per kernel pixel
+_GAP = 1  # kernel pixels between two kernels
+_QUALITY = 90  # JPEG quality
 
 
 class Features:
-  """The vectors that `--mode=features` wrote of image files.
+  """The features of image files, as `--mode=features --images=` wrote them.
 
   Args:
-    path: an .npz file of it.
-    step: the checkpoint that is served.
+    path: the .npz file.
+    step: step of the checkpoint that is served.
 
   Attributes:
-    layer: of the vectors.
+    layer: the layer of the features.
     paths: the image files.
 
   Raises:
-    UserError: it cannot be read, is of a split (whose images have no files), or of another checkpoint.
+    UserError: the file cannot be read, holds the features of a split, which has no image files, or
+      belongs to another checkpoint.
   """
 
   def __init__(self, path: str, step: int):
@@ -48,33 +49,37 @@ class Features:
     missing = sorted({'features', 'paths', 'layer', 'checkpoint'} - arrays.keys())
     if missing:
       raise UserError(
-        f'--features={path} has no {", ".join(missing)}: make it with --mode=features --images='
+        f'--features={path} has no {", ".join(missing)}: write it with --mode=features --images='
       )
     if int(arrays['checkpoint']) != step:
       raise UserError(
-        f'--features={path} is of checkpoint {arrays["checkpoint"]}, served is {step}: make it anew'
+        f'--features={path} belongs to checkpoint {arrays["checkpoint"]}, but checkpoint {step} is '
+        'served: write it again'
       )
     self.layer = str(arrays['layer'])
     self.paths = [str(name) for name in arrays['paths']]
     self._index = Index(arrays['features'].reshape(len(self.paths), -1))
 
   def nearest(self, vector: np.ndarray) -> list[tuple[int, float]]:
-    """Places of the vectors nearest to one, float32 `[D]`, and Euclidean distances, the nearest first."""
-    places, distances = self._index.nearest(vector[None], _NEIGHBOURS)
-    return list(zip(places[0].tolist(), distances[0].tolist(), strict=True))
+    """(index, Euclidean distance) of the features nearest to `vector`, float32 `[D]`, in order."""
+    indices, distances = self._index.nearest(vector[None], _NEIGHBOURS)
+    return list(zip(indices[0].tolist(), distances[0].tolist(), strict=True))
 
 
 class Network:
-  """A checkpoint on one device, for one image at a time; safe to call from several threads.
+  """A checkpoint on one device that classifies one image at a time; safe to call from several threads.
 
   Args:
-    config: whose `eval` and `serve` are used.
-    workdir: of the run.
-    which: checkpoint: best, latest or a step.
+    config: `eval` and `serve` are used.
+    workdir: folder of the run.
+    which: the checkpoint: best, latest or a step.
     features: an .npz file of `--mode=features`, or ''.
 
+  Attributes:
+    features: the `Features`, or None.
+
   Raises:
-    UserError: no such checkpoint, or the features do not fit it.
+    UserError: there is no such checkpoint, or the features belong to another one.
   """
 
   def __init__(self, config: ConfigDict, workdir: str, which: str = 'best', features: str = ''):
@@ -83,17 +88,17 @@ class Network:
     self._trained = evaluate.load_alone(workdir, which, ConfigDict(values))
     self._labels = predict.class_labels(self._trained)
     canvas = Canvas.from_config(self._trained.config.data.canvas)
-    most = min(canvas.max_pixels, config.serve.max_pixels)
-    self._canvas = canvas._replace(max_pixels=most)
+    max_pixels = min(canvas.max_pixels, config.serve.max_pixels)
+    self._canvas = canvas._replace(max_pixels=max_pixels)
     self._lock = threading.Lock()
     self.features = Features(features, self._trained.step) if features else None
     if self.features:
       self._function = features_lib.feature_function(self._trained.config, self.features.layer)
     size = canvas.size
-    self._answer(np.zeros((size, size, 3), np.uint8))  # compiles, so that nobody waits for it
+    self.classify(np.zeros((size, size, 3), np.uint8))  # compile before the first request
 
   def about(self) -> dict[str, Any]:
-    """What the page says of the network."""
+    """A description of the network for the page."""
     config = self._trained.config
     return {
       'recipe': config.recipe,
@@ -105,46 +110,55 @@ class Network:
       'neighbours_among': len(self.features.paths) if self.features else 0,
     }
 
-  def answer(self, data: bytes) -> dict[str, Any]:
-    """What the network makes of an image.
-
-    Returns:
-      `{'top': [{'label', 'probability'}, ...], 'neighbours': [{'place', 'name', 'distance'}, ...]}`.
+  def decode(self, data: bytes) -> np.ndarray:
+    """Decodes an image file to its canvas, uint8 `[C, C, 3]`.
 
     Raises:
       ValueError: the image cannot be decoded, or is too large.
     """
-    return self._answer(decode_canvas(data, self._canvas))
+    return decode_canvas(data, self._canvas)
 
-  def _answer(self, canvas: np.ndarray) -> dict[str, Any]:
+  def classify(self, canvas: np.ndarray) -> dict[str, Any]:
+    """Classifies a canvas, uint8 `[C, C, 3]`, and finds its nearest images.
+
+    Returns:
+      `{'top': [{'label', 'probability'}, ...], 'neighbours': [{'place', 'name', 'distance'}, ...]}`,
+      where `place` is the index of the image among the features.
+    """
     model, image = self._trained.model, canvas[None]
     with self._lock:
       row = model.predict(model.params, model.batch_stats, image, model.mean_image)
-      found: dict[str, Any] = {'top': predict.likeliest(np.asarray(row)[0], self._labels)}
+      found: dict[str, Any] = {'top': predict.most_probable(np.asarray(row)[0], self._labels)}
       found['neighbours'] = []
       if self.features:
         variables = {'params': model.params, 'batch_stats': model.batch_stats}
         vector = np.asarray(self._function(variables, model.mean_image, image), np.float32)
-        for place, distance in self.features.nearest(vector.reshape(-1)):
-          name = self.features.paths[place].rpartition('/')[2]
-          found['neighbours'].append({'place': place, 'name': name, 'distance': distance})
+        for index, distance in self.features.nearest(vector.reshape(-1)):
+          name = self.features.paths[index].rpartition('/')[2]
+          found['neighbours'].append({'place': index, 'name': name, 'distance': distance})
     return found
 
-  def neighbour(self, place: int) -> bytes:
-    """The canvas of an image among the features, as JPEG; raises OSError, ValueError or IndexError."""
-    if not self.features or not 0 <= place < len(self.features.paths):
-      raise IndexError(place)
-    with open(self.features.paths[place], 'rb') as file:
-      return _encoded(decode_canvas(file.read(), self._canvas), 'JPEG', quality=_QUALITY)
+  def neighbour(self, index: int) -> bytes:
+    """The canvas of an image of the features, as JPEG.
+
+    Raises:
+      IndexError: there is no such image.
+      OSError: the file cannot be read.
+      ValueError: the image cannot be decoded.
+    """
+    if not self.features or not 0 <= index < len(self.features.paths):
+      raise IndexError(index)
+    with open(self.features.paths[index], 'rb') as file:
+      return _encoded(self.decode(file.read()), 'JPEG', quality=_QUALITY)
 
   def kernels(self) -> bytes:
-    """The first layer's kernels as PNG, tower after tower, each stretched to its own range around grey."""
+    """The kernels of the first layer as PNG, by tower; each is scaled to its own range around grey."""
     layer = self._trained.config.model.layers[0]
     kernel = np.asarray(jax.device_get(self._trained.model.params[layer]['kernel']))
     towers, size, _, channels, maps = kernel.shape
     tiles = kernel.transpose(0, 4, 1, 2, 3).reshape(towers * maps, size, size, channels)
     tiles = 0.5 + 0.5 * tiles / np.maximum(np.abs(tiles).max((1, 2, 3), keepdims=True), 1e-12)
-    columns = min(_KERNELS, len(tiles))
+    columns = min(_KERNELS_PER_ROW, len(tiles))
     rows, step = -(-len(tiles) // columns), size + _GAP
     sheet = np.ones((rows * step - _GAP, columns * step - _GAP, channels))
     for i, tile in enumerate(tiles):

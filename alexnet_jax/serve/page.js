@@ -1,10 +1,11 @@
-// Sends a dropped, pasted or chosen image to the server on this machine and shows its answer. Names of
-// classes and files are put in as text, never as markup.
+// Sends a dropped, pasted or chosen image to the server and shows the answer. Names of classes and files
+// are inserted as text, never as markup.
 'use strict';
 
 const at = (id) => document.getElementById(id);
 let limits = null;
-let latest = 0; // number of the image asked about last; answers to earlier ones are not shown
+let latest = 0; // number of the most recent image; answers to earlier images are not shown
+const MAX_TRIES = 5; // requests for an image while the server is busy
 
 function element(name, text, parent) {
   const made = document.createElement(name);
@@ -41,6 +42,16 @@ function show(answer) {
   at('near').hidden = answer.neighbours.length === 0;
 }
 
+// Posts the image, again after a pause if the server is busy.
+async function post(file) {
+  for (let tries = 1; ; tries += 1) {
+    const response = await fetch('predict', {method: 'POST', body: file});
+    if (response.status !== 503 || tries === MAX_TRIES) return response;
+    const seconds = Number(response.headers.get('Retry-After')) || 1;
+    await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+  }
+}
+
 async function ask(file) {
   if (!file) return;
   const mine = ++latest;
@@ -53,18 +64,18 @@ async function ask(file) {
   at('preview').hidden = false;
   at('hint').hidden = true;
   if (limits && file.size > limits.max_bytes) {
-    say(`the file is too large: at most ${limits.max_bytes >> 20} MiB`, true);
+    say(`The file is too large: at most ${limits.max_bytes >> 20} MiB.`, true);
     return;
   }
-  say('Looking ...');
+  say('Classifying the image ...');
   try {
-    const response = await fetch('predict', {method: 'POST', body: file});
+    const response = await post(file);
     const answer = await response.json();
     if (mine !== latest) return;
     if (response.ok) show(answer);
     else say(answer.error, true);
   } catch (error) {
-    if (mine === latest) say('The server does not answer: is it still running?', true);
+    if (mine === latest) say('The server does not answer. Is it still running?', true);
   }
 }
 

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of AlexNet."""
+"""Helpers that do not depend on AlexNet."""

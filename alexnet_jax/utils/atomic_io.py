@@ -1,7 +1,8 @@
-"""Files that survive the machine: written whole or not at all, on the disk before they count, checked.
+"""Atomic, durable writes, and folders that are verified by checksums.
 
-A folder is *sealed* by `manifest.json`, written last: what is known of it, and the size and SHA-256 of
-every file in it. A folder without one is not finished; one that does not agree with it is damaged.
+A folder is *sealed* by `manifest.json`, which is written last. It holds facts about the folder, and the
+size and SHA-256 of every file in it. A folder without a manifest is not finished; a folder that
+disagrees with its manifest is damaged.
 """
 
 from collections.abc import Mapping
@@ -12,11 +13,11 @@ import os
 import pathlib
 
 MANIFEST = 'manifest.json'
-_SYNCS = 16
+_SYNC_THREADS = 16
 
 
 def sync(path: str | os.PathLike) -> None:
-  """Brings a file, or the names in a folder, to the disk."""
+  """Flushes a file, or the entries of a folder, to disk (fsync)."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -25,7 +26,7 @@ def sync(path: str | os.PathLike) -> None:
 
 
 def write(path: pathlib.Path, text: str) -> None:
-  """Writes a text file under a temporary name, syncs it and renames it: readers see the old or the new."""
+  """Writes a text file atomically: readers see either the old or the new content."""
   temporary = path.with_name(f'{path.name}.{os.getpid()}')
   try:
     with temporary.open('w') as file:
@@ -39,11 +40,14 @@ def write(path: pathlib.Path, text: str) -> None:
 
 
 def seal(folder: pathlib.Path, facts: Mapping) -> int:
-  """Syncs everything in `folder` and writes its manifest; returns the bytes of its files.
+  """Syncs every file in `folder` and writes its manifest.
 
   Args:
-    folder: whose files are complete.
-    facts: JSON-able, kept in the manifest under the same digest.
+    folder: a folder whose files are complete.
+    facts: JSON values to keep in the manifest.
+
+  Returns:
+    The total size of the files in bytes.
   """
   folders: list[str] = []
   files: dict[str, tuple[int, str]] = {}
@@ -53,40 +57,40 @@ def seal(folder: pathlib.Path, facts: Mapping) -> int:
       path = pathlib.Path(root, name)
       if path != folder / MANIFEST:
         files[str(path.relative_to(folder))] = (path.stat().st_size, _digest_of_file(path))
-  with ThreadPoolExecutor(_SYNCS) as pool:  # many at once cost the disk little more than one
+  with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # parallel syncs take little longer than one
     list(pool.map(sync, [*(folder / name for name in files), *folders]))
   _write_manifest(folder, {'files': files, 'facts': dict(facts)})
   return sum(size for size, _ in files.values())
 
 
 def reseal(folder: pathlib.Path, facts: Mapping) -> None:
-  """Replaces the facts in a manifest; the files are those that it knows."""
+  """Replaces the facts in a manifest and keeps its list of files."""
   _write_manifest(folder, {'files': _manifest(folder)['files'], 'facts': dict(facts)})
 
 
 def facts(folder: pathlib.Path) -> dict:
-  """The facts of a sealed folder.
+  """The facts in the manifest of a sealed folder.
 
   Raises:
-    ValueError: there is no manifest, or it is damaged.
+    ValueError: the manifest is missing or damaged.
   """
   return _manifest(folder)['facts']
 
 
 def check(folder: pathlib.Path) -> None:
-  """Reads every file of a sealed folder.
+  """Reads and verifies every file of a sealed folder.
 
   Raises:
-    ValueError: the manifest or a file is missing, or not what was written.
+    ValueError: the manifest or a file is missing or damaged.
   """
   for name, (size, digest) in _manifest(folder)['files'].items():
     path = folder / name
     try:
       found = path.stat().st_size
       if found != size:
-        raise ValueError(f'{name} has {found} bytes of {size}')
+        raise ValueError(f'{name} has {found} of {size} bytes')
       if _digest_of_file(path) != digest:
-        raise ValueError(f'{name} holds other bytes than were written')
+        raise ValueError(f'{name} does not match its checksum')
     except FileNotFoundError:
       raise ValueError(f'{name} is missing') from None
     except OSError as error:
@@ -118,4 +122,4 @@ def _manifest(folder: pathlib.Path) -> dict:
     raise ValueError(f'{MANIFEST} cannot be read: {error.strerror}') from None
   except (ValueError, KeyError, TypeError, AttributeError):
     pass
-  raise ValueError(f'{MANIFEST} is not what was written')
+  raise ValueError(f'{MANIFEST} does not match its checksum')

@@ -1,4 +1,4 @@
-"""Compiled programs kept between runs: the second start of the same network compiles nothing."""
+"""The persistent compilation cache: a second start of the same network compiles nothing."""
 
 import os
 import pathlib
@@ -8,10 +8,11 @@ import jax
 
 
 def keep_programs() -> None:
-  """Lets JAX keep what it compiles in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR is set.
+  """Makes JAX keep compiled programs in the user's cache folder.
 
-  A folder a machine, since programs for one processor may not run on another that shares the home folder.
-  Where the folder cannot be made, nothing is kept.
+  An environment variable JAX_COMPILATION_CACHE_DIR takes precedence. Each machine has its own folder,
+  since a program that was compiled for one processor may not run on another that shares the home
+  folder. If the folder cannot be created, nothing is kept.
   """
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return

@@ -10,8 +10,13 @@ from alexnet_jax.errors import UserError
 def import_module(name: str, package: str, need: str) -> Any:
   """Imports an optional module.
 
+  Args:
+    name: name of the module.
+    package: the package to install, for the error message.
+    need: the setting that requires the module, for the error message.
+
   Raises:
-    UserError: it is not installed; the message names `need`, and `package` to install.
+    UserError: the module is not installed.
   """
   try:
     return importlib.import_module(name)
@@ -20,8 +25,15 @@ def import_module(name: str, package: str, need: str) -> Any:
 
 
 def import_tensorflow(need: str) -> Any:
-  """Imports tensorflow and keeps it off the GPU, which is JAX's; raises as `import_module`."""
+  """Imports TensorFlow and hides the GPUs from it, since JAX uses them.
+
+  Args:
+    need: the setting that requires TensorFlow, for the error message.
+
+  Raises:
+    UserError: TensorFlow is not installed.
+  """
   tf = import_module('tensorflow', 'tensorflow-cpu', need)
-  with contextlib.suppress(RuntimeError):  # initialised by somebody else: too late to change
+  with contextlib.suppress(RuntimeError):  # TensorFlow is initialised already
     tf.config.set_visible_devices([], 'GPU')
   return tf

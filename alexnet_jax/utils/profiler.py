@@ -1,4 +1,4 @@
-"""A trace of some training steps, by their numbers: what the host and the devices did."""
+"""Traces a window of training steps with the JAX profiler."""
 
 import pathlib
 
@@ -8,13 +8,22 @@ import jax
 FOLDER = 'profile'
 
 
+def validate(steps: tuple) -> None:
+  """Raises UserError if `config.train.profile` is invalid."""
+  numbers = len(steps) == 2 and all(isinstance(n, int) for n in steps)
+  if not numbers or (tuple(steps) != (0, 0) and not 1 <= steps[0] <= steps[1]):
+    raise UserError(
+      f'config.train.profile={steps!r}: write the first and the last step, counted from 1, as in 101,110'
+    )
+
+
 class Window:
-  """Traces the steps first..last of a run into WORKDIR/profile.
+  """Traces the steps first..last of a run and writes the trace to WORKDIR/profile.
 
   Args:
-    workdir: of the run.
-    steps: `config.train.profile`.
-    quiet: traces nothing, as all but one of several processes should.
+    workdir: folder of the run.
+    steps: `config.train.profile`: the first and the last step, counted from 1; (0, 0) traces nothing.
+    quiet: traces nothing; with several processes, all but one pass True.
   """
 
   def __init__(self, workdir: pathlib.Path, steps: tuple[int, int], quiet: bool = False):
@@ -23,9 +32,14 @@ class Window:
     self._running = False
 
   def at(self, step: int, state: object) -> None:
-    """Starts or stops the trace; called with the steps done and their result before each step."""
+    """Starts or stops the trace; call it before each step.
+
+    Args:
+      step: number of completed steps.
+      state: their result, a pytree of arrays.
+    """
     if self._running and step >= self._last:
-      jax.block_until_ready(state)  # or the trace would end before what it is to show
+      jax.block_until_ready(state)  # the devices may still be computing the last step
       self.close()
     elif not self._running and self._first <= step + 1 <= self._last:
       jax.block_until_ready(state)
@@ -33,8 +47,8 @@ class Window:
       self._running = True
 
   def close(self) -> None:
-    """Ends and writes the trace, if one is running."""
+    """Stops and writes the trace, if one is running."""
     if self._running:
       jax.profiler.stop_trace()
       self._running = False
-      logging.info('steps %d to %d are traced in %s', self._first, self._last, self._folder)
+      logging.info('the trace of steps %d to %d is in %s', self._first, self._last, self._folder)

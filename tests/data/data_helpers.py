@@ -1,6 +1,9 @@
 """A data configuration and small images for the tests of alexnet_jax.data."""
 
+from collections.abc import Iterator
 import io
+import itertools
+import pathlib
 from typing import Any
 
 import ml_collections
@@ -62,3 +65,15 @@ def make_store_config(source: str = 'synthetic', **changes: Any) -> ml_collectio
   for key, value in changes.items():
     (choices if key in choices else data)[key] = value
   return ml_collections.ConfigDict({'data': data, 'prepare': choices})
+
+
+def take(iterator: Iterator, number: int) -> list:
+  """The first items of a generator, which is then closed."""
+  items = list(itertools.islice(iterator, number))
+  iterator.close()
+  return items
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+  """The bytes of every file in a folder."""
+  return {path.name: path.read_bytes() for path in folder.iterdir()}

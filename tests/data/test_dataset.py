@@ -10,7 +10,7 @@ import threading
 import zlib
 
 import chex
-from data_helpers import make_config, make_store_config
+from data_helpers import make_config, make_store_config, take
 import numpy as np
 import pytest
 
@@ -24,12 +24,6 @@ CACHED_OR_STREAMED = pytest.mark.parametrize('cache_mib', [64, 0])
 
 def prefetch_threads():
   return [thread for thread in threading.enumerate() if thread.name == 'prefetch']
-
-
-def take(iterator, number):
-  batches = list(itertools.islice(iterator, number))
-  iterator.close()
-  return batches
 
 
 def start(script, **values):
@@ -63,22 +57,6 @@ def test_training_batches_are_a_function_of_the_step(cache_mib):
   part = [{key: value[rows] for key, value in batch.items()} for batch in batches[4:]]
   chex.assert_trees_all_equal(take(data.train_batches(4, 8, rows), 2), part)
   data.close()
-
-
-@pytest.mark.parametrize('form', ['jpeg', 'raw'])
-def test_a_store_gives_the_same_batches_however_it_is_read(tmp_path, form):
-  prepare(make_store_config(format=form), str(tmp_path / 'store'))
-  config = make_config(f'store:{tmp_path / "store"}')
-  cached = open_dataset(config, 3)
-  assert cached.cached
-  expected = take(cached.train_batches(0, 8), 7)
-  config.cache_mib = 0
-  for threads, loader in itertools.product((1, 2, 5), ('threads', 'tf.data')):
-    config.threads, config.loader = threads, loader
-    streamed = open_dataset(config, 3)
-    assert not streamed.cached
-    chex.assert_trees_all_equal(take(streamed.train_batches(4, 8), 3), expected[4:])
-    chex.assert_trees_all_equal(list(streamed.eval_batches(3)), list(cached.eval_batches(3)))
 
 
 SHARE = """

@@ -1,16 +1,12 @@
 """What each source finds, and how it answers bad input."""
 
-import itertools
-
 import chex
 from data_helpers import encode, make_config, photo
 import numpy as np
 import pytest
 
-from alexnet_jax.data import decode_canvas, open_dataset
-from alexnet_jax.data.decode import Canvas
+from alexnet_jax.data import decode_canvas
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.splits import hold_out
 from alexnet_jax.errors import UserError
 
 
@@ -51,20 +47,6 @@ def test_nothing_to_hold_out(make_folder):
   assert open_source(make_config(f'folder:{root}')).validation is None
   root = make_folder({'a': 9}, 'other')
   assert open_source(make_config(f'folder:{root}', holdout=0.0)).validation is None
-
-
-def test_hold_out_properties():
-  rng = np.random.default_rng(0)
-  for seed in range(30):
-    strata = rng.integers(0, rng.integers(1, 20), rng.integers(1, 200))
-    share = rng.uniform(0.05, 0.95)
-    held = hold_out(strata, share, seed)
-    counts, kept = np.bincount(strata), np.bincount(strata[~held], minlength=strata.max() + 1)
-    assert ((kept >= 1) == (counts >= 1)).all()
-    assert (np.abs(counts - kept - share * counts) <= 1 + 1e-9).all()
-    room = (np.maximum(counts, 1) - 1).sum()
-    assert held.sum() <= max(1, int(share * len(strata) + 0.5))
-    assert held.any() == (room > 0)
 
 
 def test_bad_folders(make_folder, tmp_path):
@@ -135,89 +117,3 @@ def test_synthetic():
   means = np.array([colour[first.train.labels == c].mean(0) for c in range(3)])
   nearest = np.argmin(((colour[:, None] - means) ** 2).sum(-1), axis=1)
   chex.assert_trees_all_equal(nearest.astype(np.int32), first.train.labels)
-
-
-@pytest.fixture(scope='module')
-def tfds_dir(tmp_path_factory):
-  """A folder with the TFDS sets `records_array` (three splits) and `records_tf` (train only)."""
-  tfds = pytest.importorskip('tensorflow_datasets')
-  folder = tmp_path_factory.mktemp('tfds')
-  features = tfds.features.FeaturesDict(
-    {
-      'file': tfds.features.Text(),
-      'kind': tfds.features.ClassLabel(names=['ant', 'bee']),
-      'picture': tfds.features.Image(shape=(None, None, 3), encoding_format='jpeg'),
-    }
-  )
-
-  def examples(first, number):
-    for i in range(first, first + number):
-      yield i, {'file': str(i), 'kind': i % 2, 'picture': encode(photo(i))}
-
-  for name, form in (('records_array', 'array_record'), ('records_tf', 'tfrecord')):
-    splits = {'train': list(examples(0, 12))}
-    if form == 'array_record':
-      splits |= {'test': list(examples(12, 4)), 'validation': list(examples(16, 3))}
-    tfds.dataset_builders.store_as_tfds_dataset(
-      name, '1.0.0', features, splits, data_dir=folder, file_format=form
-    )
-  return folder
-
-
-@pytest.mark.parametrize('name', ['records_array', 'records_array:1.0.0', 'records_tf'])
-def test_tfds(tfds_dir, name):
-  for _ in range(2):  # the second time the labels come from the file that the first one left
-    source = open_source(make_config(f'tfds:{name}', data_dir=str(tfds_dir)))
-    assert source.class_names == ('ant', 'bee')
-    held_out = 1 if name == 'records_tf' else 0
-    assert len(source.train) == 12 - held_out
-    assert len(source.validation) == (held_out or 3)
-    known = {encode(photo(i)): i % 2 for i in range(12)}
-    found = {source.train.read(i): source.train.labels[i] for i in range(len(source.train))}
-    assert len(found) == len(source.train)
-    assert all(known[data] == label for data, label in found.items())
-
-
-def test_bad_tfds(tfds_dir):
-  with pytest.raises(UserError, match='TFDS has no such data set'):
-    open_source(make_config('tfds:no_such_set', data_dir=str(tfds_dir)))
-  with pytest.raises(UserError, match=r'could not be prepared.*config\.data\.data_dir') as raised:
-    open_source(make_config('tfds:imagenet2012', data_dir=str(tfds_dir)))
-  assert '\n' not in str(raised.value)
-
-
-def test_tfrecord_is_copied_into_a_store_once(tfds_dir, caplog):
-  config = make_config('tfds:records_tf', data_dir=str(tfds_dir), cache_mib=0)
-  for made in (True, False):
-    caplog.clear()
-    source = open_source(config)
-    assert ('copied once into the store' in caplog.text) == made
-    assert len(source.train) + len(source.validation) == 12
-    canvas = Canvas(24, max_pixels=10**6)
-    known = [decode_canvas(encode(photo(i)), canvas).astype(int) for i in range(12)]
-    seen = set()
-    for split in (source.train, source.validation):
-      for i, label in enumerate(split.labels):
-        out = np.zeros((24, 24, 3), np.uint8)
-        split.fill(i, out)
-        best = int(np.argmin([np.abs(out - image).mean() for image in known]))
-        assert best % 2 == label
-        seen.add(best)
-    assert len(seen) == 12
-
-
-def test_tfrecord_is_read_in_blocks_in_a_seeded_order(tfds_dir, monkeypatch):
-  monkeypatch.setattr('alexnet_jax.data.tfds.BLOCK', 5)
-  config = make_config('tfds:records_tf', data_dir=str(tfds_dir), cache_mib=0, shuffle='buffer')
-  source = open_source(config)
-  known = {encode(photo(i)): i % 2 for i in range(12)}
-  for split in (source.train, source.validation):
-    assert split.sequential
-    assert all(known[split.read(i)] == split.labels[i] for i in range(len(split)))
-  data = open_dataset(config, 4)
-  batches = list(itertools.islice(data.train_batches(0, 4), 11))  # four epochs of 11 images
-  index = np.concatenate([batch['index'] for batch in batches]).reshape(4, 11)
-  chex.assert_trees_all_equal(np.sort(index), np.tile(np.arange(11, dtype=np.int32), (4, 1)))
-  assert len({tuple(epoch) for epoch in index}) == 4
-  again = next(open_dataset(config, 4).train_batches(9, 4))
-  chex.assert_trees_all_equal(again, batches[9])

@@ -69,8 +69,8 @@ def test_the_page_stands_alone(page):
     for name in ('src', 'href'):
       assert attributes.get(name, 'data:').startswith('data:')
   assert 'class2' in tags.text and 'Euclidean' in tags.text
-  assert 'from 1 view, for the errors above from 10' in ' '.join(tags.text.split())
-  assert 'no error on these images' in tags.text and '40.7' not in tags.text
+  assert 'used 1 view of each image; the errors above used 10' in ' '.join(tags.text.split())
+  assert 'reports no error on these images' in tags.text and '40.7' not in tags.text
 
 
 def test_what_the_mode_says(page):
@@ -89,7 +89,7 @@ def test_settings(page):
   assert (
     'model.width 0.0625' in text and 'train.epochs 4.0' in text and 'optim.momentum 0.9' in text
   )
-  assert 'What differs from recipe paper' in text  # as nobody knows its recipe
+  assert 'Differences from recipe paper' in text  # as nobody knows its recipe
   assert 'optim.layer_rates' not in text and 'conv1.features' not in text  # both as in `paper`
   assert "model.conv5.then ('pool', 'act') ('act', 'pool')" in text
   assert 'checkpoint best, step 0' in text and 'chosen' not in text  # an import knows no errors

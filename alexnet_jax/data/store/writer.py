@@ -161,7 +161,9 @@ def _write_shard(job: Job, split: str, shard: int, chunks: Iterator[_Chunk], bar
       bar.update(chunk.images)
 
   offsets, sizes = records.write(path, all_records())
-  index = reader.Index(images.labels[rows].astype(np.int32), offsets, sizes, np.int32(rows))
+  index = reader.Index(
+    images.labels[rows].astype(np.int32), offsets, sizes, np.asarray(rows, np.int32)
+  )
   arrays = index._asdict() | sums._asdict() | {'report': np.asarray(json.dumps(report))}
   arrays['total'] = arrays['total'].astype(np.uint32)
   replace_file(index_path, lambda file: np.savez(file, **arrays))

@@ -1,0 +1,48 @@
+"""The metadata of a finished store."""
+
+import json
+
+import chex
+from data_helpers import make_config, make_store_config
+import numpy as np
+import pytest
+
+from alexnet_jax.data import open_dataset
+from alexnet_jax.data.prepare import prepare
+from alexnet_jax.errors import RunError
+
+FORMATS = pytest.mark.parametrize('form', ['jpeg', 'raw'])
+
+
+@FORMATS
+def test_what_a_store_knows(make_folder, tmp_path, form):
+  root = make_folder({'train/a': 9, 'train/b': 8, 'val/b': 3})
+  output = tmp_path / 'store'
+  result = prepare(make_store_config(f'folder:{root}', format=form, quality=80), str(output))
+  meta = json.loads((output / 'store.json').read_text())
+  assert meta['class_names'] == ['a', 'b'] and meta['format'] == form
+  assert meta['splits']['train']['class_counts'] == [9, 8]
+  assert [shard['images'] for shard in meta['splits']['train']['shards']] == [5, 4, 4, 4]
+  assert meta['plan']['source'] == f'folder:{root}' and meta['plan']['quality'] == 80
+  assert result['bytes'] == sum(path.stat().st_size for path in output.glob('images-*'))
+  data = open_dataset(make_config(f'store:{output}'), 0)
+  found = data.statistics()
+  assert not data._iterators  # they were known
+  batch = next(data.eval_batches(17, split='train'))
+  pixels = batch['image'].reshape(-1, 3).astype(float)
+  chex.assert_trees_all_close(
+    found.mean_image, batch['image'].mean(0).astype(np.float32), rtol=1e-6
+  )
+  covariance = np.cov(pixels.T, bias=True)
+  chex.assert_trees_all_close(np.array(meta['rgb_covariance']), covariance, rtol=1e-6)
+  chex.assert_trees_all_close(np.array(meta['rgb_mean']), pixels.mean(0), rtol=1e-6)
+  again = prepare(make_store_config(f'folder:{root}', format=form, quality=80), str(output))
+  assert again == result
+
+
+def test_no_good_image_at_all(make_folder, tmp_path):
+  root = make_folder({'train/a': 1, 'train/b': 1})
+  for path in root.glob('train/*/*'):
+    path.write_bytes(b'')
+  with pytest.raises(RunError, match='no training image'):
+    prepare(make_store_config(f'folder:{root}'), str(tmp_path / 'store'))

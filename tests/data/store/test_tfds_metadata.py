@@ -1,0 +1,47 @@
+"""A store, opened by TFDS itself."""
+
+import chex
+from data_helpers import make_config, make_store_config
+import numpy as np
+import pytest
+
+from alexnet_jax.data import decode_canvas
+from alexnet_jax.data.decode import Canvas
+from alexnet_jax.data.prepare import prepare
+from alexnet_jax.data.sources import open_source
+
+FORMATS = pytest.mark.parametrize('form', ['jpeg', 'raw'])
+CANVAS = Canvas(24, max_pixels=10**6)
+
+
+@FORMATS
+def test_plain_tfds_shows_the_same_images_and_labels(make_folder, tmp_path, form):
+  tfds = pytest.importorskip('tensorflow_datasets')
+  root = make_folder({'train/ä': 7, 'train/b c': 6, 'val/ä': 2})
+  output = str(tmp_path / 'store')
+  result = prepare(make_store_config(f'folder:{root}', format=form, subsampling='444'), output)
+  assert result['images'] == {'train': 13, 'validation': 2} and result['shards_left'] == 0
+  builder = tfds.builder_from_directory(output)
+  assert builder.info.features['label'].names == ['b c', 'ä']
+  source = open_source(make_config(f'store:{output}'))
+  files = set()
+  for name, split in (('train', source.train), ('validation', source.validation)):
+    records = builder.as_data_source(name)
+    assert len(records) == len(split)
+    for i, record in enumerate(records):
+      assert record['label'] == split.labels[i]
+      ours = np.zeros((24, 24, 3), np.uint8)
+      split.fill(i, ours)
+      # TFDS decodes JPEG with a library of its own choice.
+      chex.assert_trees_all_close(record['image'].astype(int), ours.astype(int), atol=3)
+      file = root / record['file_name'].decode()
+      assert file.parent.name == ['b c', 'ä'][record['label']]
+      expected = decode_canvas(file.read_bytes(), CANVAS)
+      if form == 'raw':
+        chex.assert_trees_all_equal(ours, expected)
+        chex.assert_trees_all_equal(split.read(i), expected)
+      else:
+        assert np.abs(ours.astype(int) - expected).mean() < 3
+        assert split.read(i)[:2] == b'\xff\xd8'
+      files.add(file)
+  assert len(files) == 15

@@ -1,0 +1,51 @@
+"""The canvases of one split: on demand and in memory, masks, and checksums."""
+
+import zlib
+
+import chex
+from data_helpers import encode, photo
+import numpy as np
+
+from alexnet_jax.data.decode import Canvas, decode_canvas
+from alexnet_jax.data.images import SplitImages, find_undecodable
+from alexnet_jax.data.splits import Split
+
+CANVAS = Canvas(16)
+
+
+def make_split(bad=(2,)):
+  files = [b'no image' if i in bad else encode(photo(i)) for i in range(5)]
+  return Split(np.arange(5, dtype=np.int32), files.__getitem__, lambda i: f'{i}.jpg'), files
+
+
+def test_images_are_the_same_on_demand_and_in_memory():
+  split, files = make_split()
+  errors = []
+  images = SplitImages(split, CANVAS, lambda i, reason: errors.append((i, reason)))
+  indices = np.array([3, -1, 2, 0, 3])
+  canvases, mask = images.take(indices)
+  assert mask.tolist() == [True, False, False, True, True]
+  assert [i for i, _ in errors] == [2] and errors[0][1]
+  expected = [
+    decode_canvas(files[i], CANVAS) if good else 0 for i, good in zip(indices, mask, strict=True)
+  ]
+  for found, one in zip(canvases, expected, strict=True):
+    assert (found == one).all()
+  assert not images.checksums.any()
+  images.keep_in_memory(2)
+  images.keep_in_memory(2)  # does nothing
+  assert [i for i, _ in errors] == [2, 2]
+  chex.assert_trees_all_equal(images.take(indices), (canvases, mask))
+  assert len(errors) == 2
+  sums = [0 if i == 2 else zlib.crc32(data) for i, data in enumerate(files)]
+  assert images.checksums.tolist() == sums
+  images.free_memory()
+  chex.assert_trees_all_equal(images.take(indices), (canvases, mask))
+  assert len(errors) == 3  # decoded again
+
+
+def test_undecodable_images_are_found_at_once():
+  split, _ = make_split(bad=(1, 4))
+  found = find_undecodable(split, CANVAS, 2)
+  assert sorted(found) == [1, 4] and all(found.values())
+  assert find_undecodable(make_split(bad=())[0], CANVAS, 2) == {}

@@ -1,0 +1,56 @@
+"""`--mode=features`: the features are the activations of the network."""
+
+import json
+
+from inference_helpers import SIZES, live
+import jax
+import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.cli import main as main_lib
+from alexnet_jax.config import recipes
+from alexnet_jax.evaluation import evaluate
+from alexnet_jax.inference import features as features_lib
+
+
+def test_features_of_files(workdir, pictures, tmp_path):
+  config = config_lib.load_workdir(workdir)
+  config.eval.batch_size = 2
+  out = {}
+  for layer in ('fc7', 'fc8', 'conv3', 'pool1', 'dropout7'):
+    path = tmp_path / f'{layer}.npz'
+    result = features_lib.features(config, workdir, layer, str(path), [str(pictures)])
+    with np.load(path, allow_pickle=False) as file:
+      out[layer] = file['features']
+      assert list(file['paths']) == [str(pictures / name) for name in SIZES]
+      assert len(file['class_names']) == 7
+    assert result['shape'] == list(out[layer].shape) and len(result['skipped']) == 2
+    assert out[layer].dtype == np.float32
+  # tiny_config's net: 6 + 6 maps where the paper's has 48 + 48, of 64-pixel crops.
+  assert out['conv3'].shape == (3, 3, 3, 24) and out['pool1'].shape == (3, 7, 7, 6)
+  assert out['fc7'].shape == (3, 256) and out['fc7'].min() >= 0
+  np.testing.assert_allclose(out['dropout7'], 0.5 * out['fc7'])  # the paper's x0.5 at test
+  _, expected = live(workdir, [pictures / name for name in SIZES], 1)
+  np.testing.assert_allclose(jax.nn.softmax(out['fc8']), expected, rtol=1e-4, atol=1e-7)
+  config.mesh = (1, 1)
+  params = jax.device_get(evaluate.load(workdir, 'best', config).model.params['fc8'])
+  logits = 0.5 * out['fc7'] @ params['kernel'].reshape(-1, 7) + params['bias']
+  np.testing.assert_allclose(logits, out['fc8'], rtol=1e-4, atol=1e-6)
+
+
+def test_features_of_a_split(workdir, tmp_path, capsys):
+  """The default layer, fc7, of all validation images; labels as the source has them."""
+  path = tmp_path / 'out' / 'x.npz'
+  args = ['--mode=features', f'--workdir={workdir}', f'--output={path}']
+  assert main_lib.main(args) == 0
+  assert json.loads(capsys.readouterr().out)['shape'] == [18, 256]
+  with np.load(path, allow_pickle=False) as file:
+    assert sorted(file['index']) == list(range(18)) and len(file['labels']) == 18
+    assert file['features'].shape == (18, 256) and len(np.unique(file['labels'])) > 1
+  assert main_lib.main([*args, '--split=train', '--layer=pool5']) == 0
+  assert json.loads(capsys.readouterr().out)['shape'][0] == 40
+
+
+def test_layers_of_conv6_are_told_apart():
+  config = recipes.get('paper+conv6')
+  assert {'conv6', 'fc6', 'norm1', 'pool5', 'fc8'} <= set(features_lib.layer_names(config.model))

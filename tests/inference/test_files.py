@@ -1,0 +1,45 @@
+"""Image files: which files are found, and how they are read in batches."""
+
+import numpy as np
+import pytest
+
+from alexnet_jax.data import Canvas, decode_canvas
+from alexnet_jax.errors import UserError
+from alexnet_jax.inference import files
+
+
+def test_a_glob_with_nothing_and_a_folder_without_images(tmp_path):
+  for place, message in (
+    (tmp_path, 'the folder has no images'),
+    (tmp_path / '*.jpg', 'there is no such image'),
+    ('', '--images is empty'),
+  ):
+    with pytest.raises(UserError, match=message):
+      files.find_images([str(place)])
+
+
+def test_files_folders_and_globs_without_duplicates(pictures):
+  found = files.find_images(
+    [str(pictures / 'b.png'), str(pictures), f'{pictures}/*.jpg', f'{pictures}/**/*.jpeg']
+  )
+  names = ['b.png', 'a.jpg', 'broken.jpg', 'deep/c.jpeg', 'empty.png']
+  assert found == [str(pictures / name) for name in names]
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 8])
+def test_batches_hold_the_readable_files_in_order(pictures, batch_size):
+  canvas = Canvas(24)
+  paths = files.find_images([str(pictures)])
+  reader = files.Reader(paths, canvas, batch_size)
+  seen = []
+  for names, canvases in reader:
+    assert canvases.shape == (batch_size, 24, 24, 3) and canvases.dtype == np.uint8
+    assert not canvases[len(names) :].any()
+    for name, found in zip(names, canvases, strict=False):
+      with open(name, 'rb') as file:
+        np.testing.assert_array_equal(found, decode_canvas(file.read(), canvas))
+    seen += names
+  skipped = [line['path'] for line in reader.skipped]
+  assert sorted(seen + skipped) == sorted(paths) and seen == [p for p in paths if p in seen]
+  assert str(pictures / 'empty.png') in skipped
+  assert all('\n' not in line['reason'] for line in reader.skipped)

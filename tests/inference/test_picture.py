@@ -1,0 +1,48 @@
+"""Figure 4 (left): images, true labels and bars."""
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.errors import UserError
+from alexnet_jax.inference import picture, predict
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.svg'])
+def test_the_picture_shows_images_labels_and_bars(workdir, tmp_path, suffix):
+  """The true label is that of the folder; names are text, not markup."""
+  (tmp_path / 'class3').mkdir()
+  for i in range(5):
+    Image.new('RGB', (80, 80), (200, 40 * i, 0)).save(tmp_path / 'class3' / f'{i}.png')
+  config = config_lib.load_workdir(workdir)
+  path = tmp_path / 'new' / f'shown{suffix}'
+  result = predict.predict(config, workdir, [str(tmp_path / 'class3')], picture=str(path))
+  assert len(result['images']) == 5 and [p.name for p in path.parent.iterdir()] == [path.name]
+  if suffix == '.svg':
+    text = path.read_text()
+    assert text.count('<image') == 5  # the photographs
+    assert text.count('#9db8e8') + text.count('#e8a0a0') == 25 and '#e8a0a0' in text
+  else:
+    with Image.open(path) as image:
+      pixels = np.asarray(image.convert('RGB')).reshape(-1, 3)
+    assert {(200, 0, 0), (200, 160, 0)} <= {tuple(map(int, p)) for p in np.unique(pixels, axis=0)}
+
+
+def test_unknown_formats(tmp_path):
+  with pytest.raises(UserError, match=r'--picture=x\.gif: use a name that ends in one of \.png'):
+    picture.check('x.gif')
+  picture.check('x.PNG')
+
+
+def test_a_picture_is_replaced_atomically(tmp_path):
+  path = tmp_path / 'x.png'
+  path.write_bytes(b'old')
+  image = np.zeros((8, 8, 3), np.uint8)
+  with pytest.raises(ValueError):  # three labels for one image
+    picture.draw(str(path), [image], [[{'label': 'a', 'probability': 1.0}]], ['a', 'b', 'c'])
+  assert path.read_bytes() == b'old'
+  picture.draw(str(path), [image], [[{'label': 'a' * 90, 'probability': 1.0}]], [None])
+  with Image.open(path) as drawn:
+    assert drawn.size[0] > 100
+  assert [p.name for p in tmp_path.iterdir()] == ['x.png']

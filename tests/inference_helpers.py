@@ -1,0 +1,29 @@
+"""The images of the tests of alexnet_jax.inference, and the network itself applied to them."""
+
+import jax
+import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import models
+from alexnet_jax.data import Canvas, decode_canvas
+from alexnet_jax.evaluation import evaluate
+
+SIZES = {'a.jpg': (80, 90), 'b.png': (200, 72), 'deep/c.jpeg': (72, 72)}  # (height, width)
+
+
+def live(workdir, paths, views):
+  """Class names, and probabilities `[N, classes]` by `module.apply`, one view after the other."""
+  config = config_lib.load_workdir(workdir)
+  config.mesh = (1, 1)
+  trained = evaluate.load(workdir, 'best', config)
+  module, mean = models.create(trained.config.model), np.asarray(trained.model.mean_image)
+  apply = jax.jit(lambda p, x: jax.nn.softmax(module.apply({'params': p}, x, train=False)))
+  rows = []
+  for path in paths:
+    canvas = decode_canvas(path.read_bytes(), Canvas.from_config(trained.config.data.canvas))
+    corners = ((0, 0), (0, 8), (4, 4), (8, 0), (8, 8)) if views == 10 else ((4, 4),)
+    crops = [canvas[y : y + 64, x : x + 64].astype(np.float32) for y, x in corners]
+    crops += [crop[:, ::-1] for crop in crops] if views == 10 else []
+    batch = np.stack(crops) - mean[4:68, 4:68]
+    rows.append(np.asarray(apply(trained.model.params, batch)).mean(0))
+  return trained.meta['class_names'], np.stack(rows)

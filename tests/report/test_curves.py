@@ -1,0 +1,19 @@
+"""Plots of metrics.jsonl."""
+
+import base64
+import json
+
+from alexnet_jax.report import curves
+
+
+def test_curves(tmp_path):
+  """A picture for what there is; a line torn by a kill ends it; their words say first and last."""
+  path = tmp_path / 'metrics.jsonl'
+  assert curves.draw(path) == []
+  rows = [{'step': s, 'epoch': s / 10, 'loss': 2.0 - s / 10} for s in range(1, 6)]
+  path.write_text('\n'.join(map(json.dumps, rows)) + '\n{"torn')
+  (picture,) = curves.draw(path)
+  assert picture['alt'] == 'Loss over 0.5 epochs: training from 1.9 to 1.5'
+  kind, text = picture['src'].split(',')
+  assert kind == 'data:image/svg+xml;base64' and b'<svg' in base64.b64decode(text)
+  assert curves.draw(path)[0]['src'] == picture['src']  # the same bytes

@@ -1,0 +1,34 @@
+"""Nearest vectors and codes, against a full search."""
+
+import numpy as np
+
+from alexnet_jax.report import neighbours
+
+
+def test_nearest_is_exact():
+  """As by sorting all distances, also among vectors that lie close together far from zero."""
+  rng = np.random.default_rng(2)
+  vectors = (100 + rng.normal(size=(500, 64))).astype(np.float32)
+  queries = (100 + rng.normal(size=(7, 64))).astype(np.float32)
+  queries[0] = vectors[123]
+  places, distances = neighbours.Index(vectors).nearest(queries, 5)
+  every = np.linalg.norm(queries[:, None].astype(float) - vectors.astype(float), axis=-1)
+  np.testing.assert_array_equal(places, np.argsort(every, axis=1)[:, :5])
+  np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :5], rtol=1e-6)
+  assert places[0, 0] == 123 and distances[0, 0] == 0
+  assert neighbours.Index(vectors[:3]).nearest(queries, 5)[0].shape == (7, 3)
+
+
+def test_codes_keep_neighbours():
+  """Of clustered vectors, 16 bits in place of 64 numbers find far more than chance would."""
+  rng = np.random.default_rng(3)
+  centres = rng.normal(size=(40, 64))
+  vectors = (np.repeat(centres, 25, 0) + 0.2 * rng.normal(size=(1000, 64))).astype(np.float32)
+  encode = neighbours.train_codes(vectors, 16, steps=300)
+  queries = (centres[:20] + 0.2 * rng.normal(size=(20, 64))).astype(np.float32)
+  true, _ = neighbours.Index(vectors).nearest(queries, 5)
+  found, bits = neighbours.Codes(encode(vectors)).nearest(encode(queries), 50)
+  assert encode(vectors).shape == (1000, 16) and encode(vectors).dtype == bool
+  assert (np.diff(bits, axis=1) >= 0).all()
+  assert neighbours.agreement(found, true) > 0.5  # 0.05 by chance
+  assert neighbours.agreement(true, true) == 1

@@ -1,0 +1,36 @@
+"""The settings that a report shows."""
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.config import recipes
+from alexnet_jax.evaluation.evaluate import Trained
+from alexnet_jax.report import settings
+
+
+def test_differences():
+  """A shipped config with one key changed differs in that key; of a recipe nobody knows, from `paper`."""
+  config = config_lib.load_file('cifar10:relu')
+  assert settings.differences(config) == ('cifar10:relu', [])
+  config.optim.rate = 0.5
+  assert settings.differences(config) == ('cifar10:relu', [('optim.rate', '0.5', '0.001')])
+  config = recipes.get('original+no_norm')
+  config.model.conv6.features = 3  # a layer that this network does not have
+  assert settings.differences(config) == ('original+no_norm', [])
+  config.recipe = 'mine'
+  name, rows = settings.differences(config)
+  assert name == 'paper' and ('model.norm', 'none', 'lrn') in rows
+
+
+def test_the_best_was_chosen_by_the_images_of_its_page():
+  """Only as the best, of a run that was evaluated, on its own images."""
+  config = config_lib.load_file('quickstart')
+
+  def chosen(which='best', source='elpv', **errors):
+    meta = {'config': config, 'validation': errors}
+    trained = Trained(None, config, meta, 7, None, None)
+    return settings.chosen_here(trained, which, source)
+
+  evaluated = {'val/top1_error': 5.0}
+  assert chosen(**evaluated)
+  assert not chosen()
+  assert not chosen('latest', **evaluated) and not chosen('7', **evaluated)
+  assert not chosen(source='folder:others', **evaluated)

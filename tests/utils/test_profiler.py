@@ -1,0 +1,44 @@
+"""The profiler window: which steps are traced, and invalid windows."""
+
+import jax.numpy as jnp
+import pytest
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.utils import profiler
+
+
+@pytest.mark.parametrize('steps', [(0, 0), (1, 1), (3, 7)])
+def test_valid_windows(steps):
+  profiler.validate(steps)
+
+
+@pytest.mark.parametrize('steps', [(1,), (0, 3), (4, 3), (1.0, 2), (-1, 2), ('1', '2')])
+def test_invalid_windows(steps):
+  with pytest.raises(UserError, match=r'config\.train\.profile='):
+    profiler.validate(steps)
+
+
+def test_a_window_is_traced_once(tmp_path):
+  window = profiler.Window(tmp_path, (2, 3))
+  traced = []
+  for step in range(6):
+    window.at(step, jnp.ones(3) * step)
+    traced.append(window._running)
+  window.close()
+  assert traced == [False, True, True, False, False, False]  # before steps 1 to 6
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+
+
+def test_a_window_is_closed_with_the_run(tmp_path):
+  window = profiler.Window(tmp_path, (1, 100))
+  window.at(0, jnp.ones(3))
+  window.close()
+  window.close()
+  assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+
+
+def test_nothing_is_traced_where_it_is_quiet(tmp_path):
+  window = profiler.Window(tmp_path, (1, 2), quiet=True)
+  window.at(0, jnp.ones(3))
+  window.close()
+  assert not (tmp_path / 'profile').exists()
