@@ -80,7 +80,7 @@ class _Handlers:
     """An image of the features, as JPEG."""
     try:
       async with self._limits.decoding:
-        image = await self._in_thread(self._network.neighbour, request.path_params['place'])
+        image = await self._in_thread(self._network.neighbour, request.path_params['index'])
     except (IndexError, OSError, ValueError):
       return self._json({'error': 'there is no such image, or it cannot be read any more'}, 404)
     return self._respond(image, 'image/jpeg')
@@ -129,7 +129,7 @@ def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Any:
   routes += [
     routing.Route('/about', handlers.about),
     routing.Route('/kernels.png', handlers.kernels),
-    routing.Route('/neighbours/{place:int}', handlers.neighbour),
+    routing.Route('/neighbours/{index:int}', handlers.neighbour),
     routing.Route('/predict', handlers.predict, methods=['POST']),
   ]
   check_host = middleware.Middleware(trusted.TrustedHostMiddleware, allowed_hosts=hosts)
@@ -172,7 +172,7 @@ def serve(
       name = f'[{host}]' if ':' in host else host
       address = f'http://{name}:{listener.getsockname()[1]}/'
       if not _is_loopback(host):
-        logging.warning('--host=%s: everybody who can reach this machine can use the page', host)
+        logging.warning('--host=%s: everyone who can reach this machine can use the page', host)
       server = uvicorn.Server(
         uvicorn.Config(
           app,

@@ -41,7 +41,7 @@ class Limits:
 
   @contextlib.contextmanager
   def upload(self) -> Iterator[None]:
-    """Holds the place of one upload; raises Refused (503) if there are too many."""
+    """Counts one upload; raises Refused (503) if there are too many."""
     if self._uploads >= MAX_UPLOADS:
       raise Refused(503, f'the server is busy: try again in {RETRY_SECONDS} seconds')
     self._uploads += 1

@@ -122,8 +122,8 @@ class Network:
     """Classifies a canvas, uint8 `[C, C, 3]`, and finds its nearest images.
 
     Returns:
-      `{'top': [{'label', 'probability'}, ...], 'neighbours': [{'place', 'name', 'distance'}, ...]}`,
-      where `place` is the index of the image among the features.
+      `{'top': [{'label', 'probability'}, ...], 'neighbours': [{'index', 'name', 'distance'}, ...]}`,
+      where `index` is the position of the image in the features.
     """
     model, image = self._trained.model, canvas[None]
     with self._lock:
@@ -135,7 +135,7 @@ class Network:
         vector = np.asarray(self._function(variables, model.mean_image, image), np.float32)
         for index, distance in self.features.nearest(vector.reshape(-1)):
           name = self.features.paths[index].rpartition('/')[2]
-          found['neighbours'].append({'place': index, 'name': name, 'distance': distance})
+          found['neighbours'].append({'index': index, 'name': name, 'distance': distance})
     return found
 
   def neighbour(self, index: int) -> bytes:

@@ -14,13 +14,13 @@ function element(name, text, parent) {
   return made;
 }
 
-function say(text, wrong) {
+function setMessage(text, wrong) {
   at('message').textContent = text;
   at('message').classList.toggle('wrong', Boolean(wrong));
 }
 
 function show(answer) {
-  say('');
+  setMessage('');
   for (const guess of answer.top) {
     const item = element('li', undefined, at('bars'));
     const words = element('div', undefined, item);
@@ -35,7 +35,7 @@ function show(answer) {
   for (const near of answer.neighbours) {
     const item = element('li', undefined, at('neighbours'));
     const image = element('img', undefined, item);
-    image.src = `neighbours/${near.place}`;
+    image.src = `neighbours/${near.index}`;
     image.alt = near.name;
     element('span', `${near.name} (${near.distance.toFixed(1)})`, item);
   }
@@ -64,18 +64,18 @@ async function ask(file) {
   at('preview').hidden = false;
   at('hint').hidden = true;
   if (limits && file.size > limits.max_bytes) {
-    say(`The file is too large: at most ${limits.max_bytes >> 20} MiB.`, true);
+    setMessage(`The file is too large: at most ${limits.max_bytes >> 20} MiB.`, true);
     return;
   }
-  say('Classifying the image ...');
+  setMessage('Classifying the image ...');
   try {
     const response = await post(file);
     const answer = await response.json();
     if (mine !== latest) return;
     if (response.ok) show(answer);
-    else say(answer.error, true);
+    else setMessage(answer.error, true);
   } catch (error) {
-    if (mine === latest) say('The server does not answer. Is it still running?', true);
+    if (mine === latest) setMessage('The server does not answer. Is it still running?', true);
   }
 }
 

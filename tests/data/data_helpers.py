@@ -53,8 +53,8 @@ def make_config(source: str = 'synthetic', **changes: Any) -> ml_collections.Con
 
 
 def make_store_config(source: str = 'synthetic', **changes: Any) -> ml_collections.ConfigDict:
-  """What `prepare` needs of a config: `data`, and `prepare` with shards of 5 images."""
-  choices = {
+  """The parts of a config that `prepare` uses: `data`, and `prepare` with shards of 5 images."""
+  settings = {
     'format': 'jpeg',
     'quality': 95,
     'subsampling': '420',
@@ -63,8 +63,8 @@ def make_store_config(source: str = 'synthetic', **changes: Any) -> ml_collectio
   }
   data = make_config(source)
   for key, value in changes.items():
-    (choices if key in choices else data)[key] = value
-  return ml_collections.ConfigDict({'data': data, 'prepare': choices})
+    (settings if key in settings else data)[key] = value
+  return ml_collections.ConfigDict({'data': data, 'prepare': settings})
 
 
 def take(iterator: Iterator, number: int) -> list:

@@ -1,4 +1,4 @@
-"""Batches: what they hold, that they depend on (seed, step) alone, and bad images."""
+"""Batches: their contents, their dependence on (seed, step) alone, and bad images."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ def prefetch_threads():
 
 
 def start(script, **values):
-  """A Python process of one CPU device."""
+  """Starts a Python process with one CPU device."""
   code = script.format(path=[p for p in sys.path if p], **values)
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
   env = os.environ | {'JAX_NUM_CPU_DEVICES': '1'}
@@ -53,7 +53,7 @@ def test_training_batches_are_a_function_of_the_step(cache_mib):
     chex.assert_trees_all_equal(batch['label'], data.train_labels[batch['index']])
     assert batch['mask'].all()
   chex.assert_trees_all_equal(take(data.train_batches(4, 8), 2), batches[4:])
-  rows = np.array([0, 1, 6, 7])  # of one process of several
+  rows = np.array([0, 1, 6, 7])  # the rows of one of several processes
   part = [{key: value[rows] for key, value in batch.items()} for batch in batches[4:]]
   chex.assert_trees_all_equal(take(data.train_batches(4, 8, rows), 2), part)
   data.close()
@@ -79,7 +79,7 @@ for _ in range(21):
 
 
 def test_processes_share_every_epoch_without_overlap_or_loss(tmp_path):
-  """Two real ones, each with its own device of a mesh, over eight epochs of 21 images."""
+  """Two processes, each with its own device of a mesh, over eight epochs of 21 images."""
   prepare(make_store_config(format='raw'), str(tmp_path / 'store'))
   source = f'store:{tmp_path / "store"}'
   with socket.socket() as free:
@@ -167,7 +167,7 @@ def test_one_bad_image_is_skipped_and_named(make_folder, cache_mib):
 
 @CACHED_OR_STREAMED
 def test_a_bad_validation_image_is_an_error(make_folder, cache_mib):
-  """Results over fewer images than there are would not compare."""
+  """Errors over fewer images could not be compared."""
   root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 2})
   (root / 'val/a/000.jpg').unlink()
   (root / 'val/a/000.jpg').symlink_to(root / 'gone')  # unreadable counts as undecodable
@@ -182,7 +182,7 @@ def test_too_many_bad_images_stop_the_run(make_folder, cache_mib):
   for i in range(4):
     (root / f'train/b/00{i}.jpg').write_bytes(b'no image')
   config = make_config(f'folder:{root}', cache_mib=cache_mib, max_bad_share=0.1)
-  for _ in range(2):  # starting over on the same data set does not help
+  for _ in range(2):  # a second attempt fails too
     data = open_dataset(config, 0)
     with pytest.raises(RunError, match=r'[34] of 20 .* train/b/00|max_bad_share=0\.1'):
       take(data.train_batches(0, 20), 2)
@@ -240,7 +240,7 @@ ALONE = """
 import importlib.util, sys, types
 sys.path[:0] = {path!r}
 for name in ('tensorflow', 'tensorflow_datasets', 'array_record', 'jax'):
-  sys.modules[name] = None  # to import it is an error
+  sys.modules[name] = None  # makes the import an error
 package = types.ModuleType('alexnet_jax')  # without its __init__, which imports the models
 package.__path__ = importlib.util.find_spec('alexnet_jax').submodule_search_locations
 sys.modules['alexnet_jax'] = package

@@ -1,4 +1,4 @@
-"""Canvases against Pillow's own pixels, and every sort of bad file."""
+"""Canvases, compared with pixels by Pillow, and bad files."""
 
 import contextlib
 import glob
@@ -20,11 +20,11 @@ SMALL = Canvas(size=32)
 
 
 def reference(image: Image.Image, size: int, resample: int = Image.Resampling.BICUBIC):
-  """The paper's words: short side to `size`, then the centre; uint8 [size, size, 3]."""
+  """Scales the short side to `size` and crops the centre, by Pillow; uint8 [size, size, 3]."""
   width, height = image.size
   short = min(width, height)
   width, height = (int(side * size / short + 0.5) for side in (width, height))
-  # Two calls, as Pillow chooses the order of its passes by the shape of the image.
+  # Two calls, because Pillow chooses the order of its passes by the shape of the image.
   rows = image.convert('RGB').resize((width, image.height), resample)
   left, top = (width - size) // 2, (height - size) // 2
   scaled = rows.resize((width, height), resample)
@@ -32,7 +32,7 @@ def reference(image: Image.Image, size: int, resample: int = Image.Resampling.BI
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-  """Pillow rounds at other places: a pixel in a thousand is off by two or three levels."""
+  """Pillow rounds in other places, so one pixel in a thousand differs by two or three levels."""
   difference = np.abs(found.astype(int) - expected.astype(int))
   assert found.shape == expected.shape and found.dtype == expected.dtype == np.uint8
   assert difference.max() <= 3 and difference.mean() <= 0.3
@@ -62,14 +62,14 @@ def test_warp_and_pad():
 def test_strips(shape, fit):
   image = decode_canvas(np.full((*shape, 3), 77, np.uint8), Canvas(32, fit=fit))
   chex.assert_shape(image, (32, 32, 3))
-  middle = image[15:17, 15:17]  # of a padded strip one of the two rows or columns is the image
+  middle = image[15:17, 15:17]  # in a padded strip, one of the two rows or columns is the image
   assert (middle == 77).any() and ((middle == 77).all() or fit == 'pad')
 
 
 @pytest.mark.parametrize('simplejpeg', [True, False])
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
 @pytest.mark.parametrize('subsampling', [0, 2])
-def test_jpeg_pixels_are_pillows(monkeypatch, mode, subsampling, simplejpeg):
+def test_jpeg_pixels_equal_those_of_pillow(monkeypatch, mode, subsampling, simplejpeg):
   if not simplejpeg:
     monkeypatch.setattr(canvas_lib, 'simplejpeg', None)
   data = encode(Image.fromarray(photo(3, 50, 41)).convert(mode), subsampling=subsampling)
@@ -80,8 +80,8 @@ def test_jpeg_pixels_are_pillows(monkeypatch, mode, subsampling, simplejpeg):
 
 @pytest.mark.parametrize('fit', keys.CANVAS['fit'].choices)
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
-def test_a_large_jpeg_is_decoded_smaller(monkeypatch, mode, fit):
-  """At every size from none to an eighth of it, of sides that do not divide; by both decoders alike."""
+def test_a_large_jpeg_is_reduced(monkeypatch, mode, fit):
+  """All reductions from 1 to 1/8, for sides that are not divisible, with both decoders."""
   for k, (width, height) in enumerate([(123, 95), (131, 97), (301, 203), (395, 777), (1003, 799)]):
     pixels = photo(k, width, height)
     data = encode(Image.fromarray(pixels).convert(mode), progressive=bool(k % 2), subsampling=k % 3)
@@ -90,7 +90,7 @@ def test_a_large_jpeg_is_decoded_smaller(monkeypatch, mode, fit):
     found = decode_canvas(data, Canvas(32, fit))
     difference = np.abs(found.astype(int) - whole.astype(int))
     assert difference.mean() <= 1 and difference.max() <= 6
-    assert (difference.max() > 0) == (min(width, height) >= 96), 'decoded smaller'
+    assert (difference.max() > 0) == (min(width, height) >= 96), 'reduced'
     with monkeypatch.context() as patch:
       patch.setattr(canvas_lib, 'simplejpeg', None)
       chex.assert_trees_all_equal(decode_canvas(data, Canvas(32, fit)), found)
@@ -141,7 +141,7 @@ def test_exif_orientation_is_ignored():
 def test_the_limit_is_checked_on_the_header(form):
   data = encode(np.zeros((300, 300), np.uint8), form)
   with pytest.raises(ValueError, match='300x300 pixels'):
-    decode_canvas(data[:-20], SMALL._replace(max_pixels=300 * 300 - 1))  # not all of it is there
+    decode_canvas(data[:-20], SMALL._replace(max_pixels=300 * 300 - 1))  # truncated
   decode_canvas(data, SMALL._replace(max_pixels=300 * 300))
   with pytest.raises(ValueError, match='32x9999 pixels'):  # between the two passes of a warp
     decode_canvas(np.zeros((9999, 1), np.uint8), Canvas(32, 'warp', max_pixels=10**5))
@@ -183,7 +183,7 @@ def test_fuzzed_bytes_raise_nothing_but_value_errors():
 
 
 @pytest.mark.parametrize('bad', [{'fit': 'squeeze'}, {'size': 0}, {'filter': 'x'}, {'width': 3}])
-def test_bad_settings_are_the_users_mistake(bad):
+def test_invalid_settings(bad):
   with pytest.raises(UserError, match=f'{next(iter(bad))}'):
     Canvas.from_config(bad)
 

@@ -1,4 +1,4 @@
-"""Tiny archives and folders in the layouts of ImageNet, made of real photographs, read end to end."""
+"""Tiny archives and folders in the layouts of ImageNet, made from real photographs."""
 
 import io
 import pathlib
@@ -17,7 +17,7 @@ from alexnet_jax.data.prepare import prepare
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
 
-# Classes of the first three validation images of 2012, and one more; the devkit's order is another.
+# The classes of the first three validation images of 2012, and one more. DEVKIT has another order.
 FIRST = ('n01751748', 'n09193705', 'n02105855')
 WNIDS = tuple(sorted((*FIRST, 'n01440764')))
 DEVKIT = ('n02105855', 'n01440764', 'n09193705', 'n01751748')
@@ -25,13 +25,13 @@ WORDS = {'n01440764': 'tench, Tinca tinca', 'n09193705': 'alp'}
 
 
 def photographs() -> list[Image.Image]:
-  """Real ones, gray, 300x300: solar cells of elpv."""
+  """Twelve gray photographs of 300x300 pixels: solar cells of elpv."""
   split = open_source(make_config('elpv')).train
   return [Image.open(io.BytesIO(split.read(i))).convert('L') for i in range(12)]
 
 
 def files() -> list[bytes]:
-  """The photographs as ImageNet has its files: RGB and gray JPEG, one of CMYK, and a PNG."""
+  """The photographs in the formats of ImageNet: RGB, gray and CMYK JPEG, and one PNG."""
   images = photographs()
   encoded = [encode(image.convert('RGB'), quality=90) for image in images]
   encoded[1] = encode(images[1], quality=90)
@@ -47,7 +47,7 @@ def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def write_devkit(root: pathlib.Path, year: int = 2012) -> pathlib.Path:
-  """A devkit whose last synset is a group of classes."""
+  """Writes a devkit whose last synset is a group of classes."""
   folder = root / {2012: 'ILSVRC2012_devkit_t12', 2010: 'devkit-1.0'}[year]
   (folder / 'data').mkdir(parents=True)
   kinds = [(f'ILSVRC{year}_ID', 'O'), ('WNID', 'O'), ('words', 'O'), ('num_children', 'O')]
@@ -60,7 +60,7 @@ def write_devkit(root: pathlib.Path, year: int = 2012) -> pathlib.Path:
 
 
 def write_folders(root: pathlib.Path, year: int = 2012, flat: bool = True) -> pathlib.Path:
-  """train/WNID/*.JPEG, and three validation images, flat or in folders."""
+  """Writes train/WNID/*.JPEG and three validation images, in one folder or in class folders."""
   data = files()
   for k, wnid in enumerate(WNIDS):
     (root / 'train' / wnid).mkdir(parents=True)
@@ -74,7 +74,7 @@ def write_folders(root: pathlib.Path, year: int = 2012, flat: bool = True) -> pa
 
 
 def write_archives(root: pathlib.Path, prefix: str = '') -> pathlib.Path:
-  """The two official archives: a tar of one tar a class, and a flat tar."""
+  """Writes the two official archives: a tar with one tar per class, and a flat tar."""
   data = files()
   root.mkdir()
   with tarfile.open(root / 'ILSVRC2012_img_train.tar', 'w') as archive:
@@ -91,7 +91,7 @@ def write_archives(root: pathlib.Path, prefix: str = '') -> pathlib.Path:
 
 
 def check(source, expected: dict[str, tuple[str, ...]]) -> None:
-  """Every image, decoded, is the photograph it was made of, and has the class that it should."""
+  """Checks that every image decodes to its photograph and has the right class."""
   images = [np.asarray(image) for image in photographs()]
   for split, wnids in (('train', expected['train']), ('validation', expected['validation'])):
     images_of = getattr(source, split)

@@ -1,4 +1,4 @@
-"""Orders: every image once an epoch, and any batch without the ones before it."""
+"""Orders: every image once per epoch, and random access to batches."""
 
 import chex
 import numpy as np
@@ -12,7 +12,7 @@ from alexnet_jax.data.order import BLOCK, buffered_permutation
   ('batch_size', 'n'), [(4, 12), (5, 12), (12, 12), (50, 12), (3, 1), (7, 2)]
 )
 def test_every_epoch_holds_every_image_once(batch_size, n):
-  steps = 3 * n  # any number of whole epochs
+  steps = 3 * n  # a whole number of epochs
   order = np.concatenate([batch_indices(7, s, batch_size, n) for s in range(steps)])
   assert order.dtype == np.int64
   for epoch, rows in enumerate(order.reshape(-1, n)):

@@ -1,4 +1,4 @@
-"""Threads that work ahead: order, errors, and that they end."""
+"""Threads that work ahead: order, errors, and the end of the threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 import itertools

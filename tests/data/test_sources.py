@@ -1,4 +1,4 @@
-"""What each source finds, and how it answers bad input."""
+"""The images that each source finds, and its messages for bad input."""
 
 import chex
 from data_helpers import encode, make_config, photo
@@ -112,7 +112,7 @@ def test_synthetic():
   assert (first.train.read(0) != open_source(make_config(split_seed=1)).train.read(0)).any()
   chex.assert_shape(first.train.read(0), (24, 24, 3))
   assert first.train.read(0).dtype == np.uint8
-  # Learnable: the mean colour of an image tells its class.
+  # A network can learn the set: the mean colour of an image identifies its class.
   colour = np.array([first.train.read(i).mean((0, 1)) for i in range(21)])
   means = np.array([colour[first.train.labels == c].mean(0) for c in range(3)])
   nearest = np.argmin(((colour[:, None] - means) ** 2).sum(-1), axis=1)

@@ -1,4 +1,4 @@
-"""Statistics against numpy's float64, and their file."""
+"""Statistics, compared with float64 NumPy, and their cache file."""
 
 import chex
 from data_helpers import encode, make_config
@@ -11,7 +11,7 @@ from alexnet_jax.errors import RunError
 
 
 def direct(images: np.ndarray) -> Statistics:
-  """The definition: images uint8 [N, S, S, 3]."""
+  """The statistics by definition, of images uint8 [N, S, S, 3]."""
   pixels = images.reshape(-1, 3).astype(np.float64)
   variances, vectors = np.linalg.eigh(np.cov(pixels.T, bias=True))
   vectors *= [np.sign(v[np.argmax(np.abs(v))]) for v in vectors.T]
@@ -44,7 +44,7 @@ def test_no_images():
 
 
 @pytest.mark.parametrize('cache_mib', [64, 0])
-def test_of_a_data_set_without_its_bad_file(make_folder, tmp_path, cache_mib):
+def test_bad_files_are_left_out(make_folder, tmp_path, cache_mib):
   root = make_folder({'train/a': 4, 'train/b': 3, 'val/a': 1})
   bad = root / 'train/a/001.jpg'
   bad.write_bytes(encode(np.zeros((9, 9), np.uint8))[:50])
@@ -56,8 +56,8 @@ def test_of_a_data_set_without_its_bad_file(make_folder, tmp_path, cache_mib):
 
 
 @pytest.mark.parametrize('processes', [2, 3])
-def test_shares_add_up_to_the_very_same(make_folder, processes):
-  """Each of several processes reads its share; the sums are exact, so nothing is left of the split."""
+def test_the_number_of_processes_has_no_effect(make_folder, processes):
+  """Each process reads its share; the sums are exact, so the number of processes has no effect."""
   data = open_dataset(make_config(f'folder:{make_folder({"a": 9, "b": 5})}'), 0)
   parts = []
 
@@ -72,13 +72,13 @@ def test_shares_add_up_to_the_very_same(make_folder, processes):
   chex.assert_trees_all_equal(found, data.statistics())
 
 
-def test_file(make_folder, tmp_path, monkeypatch):
+def test_cache_file(make_folder, tmp_path, monkeypatch):
   root, cache = make_folder({'a': 4, 'b': 4}), tmp_path / 'cache'
   config = make_config(f'folder:{root}')
   first = open_dataset(config, 0).statistics(cache)
   (path,) = cache.iterdir()
   with monkeypatch.context() as patch:
-    patch.setattr(stats, 'add', None)  # it must not be needed
+    patch.setattr(stats, 'add', None)  # it must not be called
     chex.assert_trees_all_equal(open_dataset(config, 0).statistics(cache), first)
   path.write_bytes(path.read_bytes()[:300])
   chex.assert_trees_all_equal(open_dataset(config, 0).statistics(cache), first)

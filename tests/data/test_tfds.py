@@ -42,7 +42,7 @@ def tfds_dir(tmp_path_factory):
 
 @pytest.mark.parametrize('name', ['records_array', 'records_array:1.0.0', 'records_tf'])
 def test_tfds(tfds_dir, name):
-  for _ in range(2):  # the second time the labels come from the file that the first one left
+  for _ in range(2):  # the second time, the labels come from the cache file
     source = open_source(make_config(f'tfds:{name}', data_dir=str(tfds_dir)))
     assert source.class_names == ('ant', 'bee')
     held_out = 1 if name == 'records_tf' else 0

@@ -18,7 +18,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope='session')
 def pictures(tmp_path_factory):
-  """A folder with three images, a broken one, an empty one and a text."""
+  """A folder with three images, a damaged image, an empty file and a text file."""
   folder = tmp_path_factory.mktemp('pictures')
   (folder / 'deep').mkdir()
   rng = np.random.default_rng(0)

@@ -26,10 +26,12 @@ def test_features_of_files(workdir, pictures, tmp_path):
       assert len(file['class_names']) == 7
     assert result['shape'] == list(out[layer].shape) and len(result['skipped']) == 2
     assert out[layer].dtype == np.float32
-  # tiny_config's net: 6 + 6 maps where the paper's has 48 + 48, of 64-pixel crops.
+  # The network of tiny_config has 6 + 6 maps in conv1 and takes crops of 64 pixels.
   assert out['conv3'].shape == (3, 3, 3, 24) and out['pool1'].shape == (3, 7, 7, 6)
   assert out['fc7'].shape == (3, 256) and out['fc7'].min() >= 0
-  np.testing.assert_allclose(out['dropout7'], 0.5 * out['fc7'])  # the paper's x0.5 at test
+  np.testing.assert_allclose(
+    out['dropout7'], 0.5 * out['fc7']
+  )  # dropout multiplies by 0.5 at test time
   _, expected = live(workdir, [pictures / name for name in SIZES], 1)
   np.testing.assert_allclose(jax.nn.softmax(out['fc8']), expected, rtol=1e-4, atol=1e-7)
   config.mesh = (1, 1)
@@ -39,7 +41,7 @@ def test_features_of_files(workdir, pictures, tmp_path):
 
 
 def test_features_of_a_split(workdir, tmp_path, capsys):
-  """The default layer, fc7, of all validation images; labels as the source has them."""
+  """The default layer, fc7, for all validation images, with the labels of the source."""
   path = tmp_path / 'out' / 'x.npz'
   args = ['--mode=features', f'--workdir={workdir}', f'--output={path}']
   assert main_lib.main(args) == 0

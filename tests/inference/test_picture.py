@@ -11,7 +11,7 @@ from alexnet_jax.inference import picture, predict
 
 @pytest.mark.parametrize('suffix', ['.png', '.svg'])
 def test_the_picture_shows_images_labels_and_bars(workdir, tmp_path, suffix):
-  """The true label is that of the folder; names are text, not markup."""
+  """The true label is the name of the folder."""
   (tmp_path / 'class3').mkdir()
   for i in range(5):
     Image.new('RGB', (80, 80), (200, 40 * i, 0)).save(tmp_path / 'class3' / f'{i}.png')

@@ -13,7 +13,7 @@ from alexnet_jax.inference import predict
 
 
 @pytest.mark.parametrize('views', [1, 10])
-def test_predict_says_what_the_network_says(workdir, pictures, capsys, views):
+def test_predictions_are_those_of_the_network(workdir, pictures, capsys, views):
   args = [
     f'--images={pictures / "a.jpg"},{pictures / "deep"},{pictures}/*.png',
     f'--workdir={workdir}',
@@ -36,7 +36,7 @@ def test_predict_says_what_the_network_says(workdir, pictures, capsys, views):
   assert f'{100 * first["probability"]:7.2f} %  {first["label"]}' in err
 
 
-def test_batches_change_nothing(workdir, pictures):
+def test_the_batch_size_has_no_effect(workdir, pictures):
   config = config_lib.load_workdir(workdir)
   results = []
   for size in (1, 2, 8):

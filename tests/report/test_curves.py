@@ -7,7 +7,7 @@ from alexnet_jax.report import curves
 
 
 def test_curves(tmp_path):
-  """A picture for what there is; a line torn by a kill ends it; their words say first and last."""
+  """One plot per metric found; an incomplete last line is ignored; the text has the first and last value."""
   path = tmp_path / 'metrics.jsonl'
   assert curves.draw(path) == []
   rows = [{'step': s, 'epoch': s / 10, 'loss': 2.0 - s / 10} for s in range(1, 6)]

@@ -7,7 +7,7 @@ from alexnet_jax.report import kernels
 
 
 def test_colourfulness():
-  """Gray kernels have none, pure differences of channels nothing else, random ones two thirds."""
+  """The colour share is 0 for gray, 1 for differences of channels, and 2/3 for random kernels."""
   rng = np.random.default_rng(0)
   gray = np.repeat(rng.normal(size=(11, 11, 1, 4)), 3, axis=2)
   opponent = rng.normal(size=(11, 11, 1, 4)) * np.array([1, -1, 0])[:, None]
@@ -19,7 +19,7 @@ def test_colourfulness():
 
 
 def test_specialisation():
-  """A tower of gray and one of colour stand out; two of the same kind do not."""
+  """A gray and a coloured tower differ by more than chance; two random towers do not."""
   rng = np.random.default_rng(1)
   noise = rng.normal(size=(2, 11, 11, 3, 48)).astype(np.float32)
   apart = noise.copy()
@@ -32,11 +32,11 @@ def test_specialisation():
 
 
 def test_kernel_picture():
-  """Each kernel at its place, stretched to its own range, 0 at mid-gray."""
+  """Each kernel is at its position and scaled to its own range, with 0 at mid-gray."""
   kernel = np.zeros((3, 3, 3, 10), np.float32)
   kernel[0, 0, 0, 9], kernel[1, 1, 1, 9] = 0.5, -0.25
   sheet = kernels.picture(kernel)
   assert sheet.shape == (2 * 4 + 1, 8 * 4 + 1, 3)
-  assert tuple(sheet[5, 5]) == (255, 128, 128)  # the tenth: second row, second column
+  assert tuple(sheet[5, 5]) == (255, 128, 128)  # the tenth kernel: second row, second column
   assert tuple(sheet[6, 6]) == (128, 64, 128)
   assert kernels.picture(kernel[..., :2]).shape == (5, 9, 3)

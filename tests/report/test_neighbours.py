@@ -6,7 +6,7 @@ from alexnet_jax.report import neighbours
 
 
 def test_nearest_is_exact():
-  """As by sorting all distances, also among vectors that lie close together far from zero."""
+  """The result equals a full sort, also for vectors that are close together and far from zero."""
   rng = np.random.default_rng(2)
   vectors = (100 + rng.normal(size=(500, 64))).astype(np.float32)
   queries = (100 + rng.normal(size=(7, 64))).astype(np.float32)
@@ -20,7 +20,7 @@ def test_nearest_is_exact():
 
 
 def test_codes_keep_neighbours():
-  """Of clustered vectors, 16 bits in place of 64 numbers find far more than chance would."""
+  """With 16 bits instead of 64 numbers, codes find most neighbours of clustered vectors."""
   rng = np.random.default_rng(3)
   centres = rng.normal(size=(40, 64))
   vectors = (np.repeat(centres, 25, 0) + 0.2 * rng.normal(size=(1000, 64))).astype(np.float32)

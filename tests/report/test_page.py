@@ -1,4 +1,4 @@
-"""The page of a run: what it holds, that it needs nothing else, and how a real browser shows it."""
+"""The report: its contents, its independence of other files, and its display in a browser."""
 
 from html.parser import HTMLParser
 import pathlib
@@ -18,7 +18,7 @@ NAMES = ('report__images', 'report__neighbours', 'report__bits')
 
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
-  """A run's workdir with its report, and what the mode says of it."""
+  """The workdir of a run with a report, and the result of the mode."""
   workdir, images = (
     tmp_path_factory.mktemp('run') / 'run',
     tmp_path_factory.mktemp('images') / 'all',
@@ -51,7 +51,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_stands_alone(page):
-  """Nothing fetched, every image there and described, no script but our own, and names are only text."""
+  """Nothing is fetched, every image is embedded and described, and markup in names stays text."""
   workdir, result = page
   html = pathlib.Path(result['output']).read_text()
   assert result['output'] == str(workdir / 'report' / 'index.html')
@@ -62,7 +62,7 @@ def test_the_page_stands_alone(page):
   assert 'b' not in {tag for tag, _ in tags.tags}
   assert 'alert' not in html.rpartition('<script>')[2]
   images = [attributes for tag, attributes in tags.tags if tag == 'img']
-  # Loss; two towers; three images twice; three rows of one image and four neighbours.
+  # Loss curve; two towers; three images twice; three rows of one image and four neighbours.
   assert len(images) == 1 + 2 + 3 + 3 + 3 * 5
   assert all(image['alt'] and image['src'].startswith('data:image/') for image in images)
   for _, attributes in tags.tags:
@@ -73,8 +73,8 @@ def test_the_page_stands_alone(page):
   assert 'reports no error on these images' in tags.text and '40.7' not in tags.text
 
 
-def test_what_the_mode_says(page):
-  """As evaluation has it: ten views, each image once."""
+def test_the_result_of_the_mode(page):
+  """The errors are those of evaluation: ten views, each image once."""
   _, result = page
   assert result['views'] == 10 and result['examples'] == 16
   assert 0 <= result['top1_error'] <= 100 and result['top5_error'] is None
@@ -83,20 +83,22 @@ def test_what_the_mode_says(page):
 
 
 def test_settings(page):
-  """Those everybody asks for, those that are not the recipe's, and which checkpoint the page is of."""
+  """The main settings, the differences from the recipe, and the checkpoint."""
   html = pathlib.Path(page[1]['output']).read_text().replace('<wbr>', '')
   text = ' '.join(Tags(html).text.split())
   assert (
     'model.width 0.0625' in text and 'train.epochs 4.0' in text and 'optim.momentum 0.9' in text
   )
-  assert 'Differences from recipe paper' in text  # as nobody knows its recipe
-  assert 'optim.layer_rates' not in text and 'conv1.features' not in text  # both as in `paper`
+  assert 'Differences from recipe paper' in text  # its recipe is unknown
+  assert 'optim.layer_rates' not in text and 'conv1.features' not in text  # equal to `paper`
   assert "model.conv5.then ('pool', 'act') ('act', 'pool')" in text
-  assert 'checkpoint best, step 0' in text and 'chosen' not in text  # an import knows no errors
+  assert (
+    'checkpoint best, step 0' in text and 'chosen' not in text
+  )  # an imported network has no errors
 
 
-def test_probabilities_that_are_no_numbers(page, tmp_path, monkeypatch):
-  """A network whose numbers are finite and its sums are not: no page, rather than one without errors."""
+def test_non_finite_probabilities(page, tmp_path, monkeypatch):
+  """A network with finite weights and non-finite outputs gets an error instead of a report."""
   monkeypatch.setitem(helpers.GAINS, 'fc8', 1e38)
   config = config_lib.load_workdir(page[0])
   helpers.untrained_run(config, tmp_path)
@@ -106,7 +108,7 @@ def test_probabilities_that_are_no_numbers(page, tmp_path, monkeypatch):
 
 
 def test_bad_input(page, tmp_path):
-  """A workdir without checkpoints, other classes, no validation images: each named, with its remedy."""
+  """No checkpoints, other classes, no validation images: the message names the problem and the remedy."""
   workdir, _ = page
   with pytest.raises(UserError, match='no checkpoints'):
     report(tiny_config(), str(tmp_path))
@@ -134,7 +136,7 @@ def browser():
   [(390, 'light', True), (390, 'dark', False), (1280, 'light', False), (1280, 'dark', True)],
 )
 def test_in_a_browser(page, browser, width, scheme, scripts):
-  """No errors, no horizontal scrolling, all pictures drawn, dark ground where dark is asked."""
+  """No errors and no horizontal scrolling; all pictures are drawn; the dark scheme is dark."""
   context = browser.new_context(
     viewport={'width': width, 'height': 800},
     color_scheme=scheme,
@@ -155,8 +157,8 @@ def test_in_a_browser(page, browser, width, scheme, scripts):
   assert seen['ground'] == {'light': 'rgb(255, 255, 255)', 'dark': 'rgb(20, 23, 26)'}[scheme]
 
 
-def test_pictures_open_large(page, browser):
-  """By a click and by the keyboard, with their words; closed, the keyboard is where it was."""
+def test_pictures_are_enlarged(page, browser):
+  """A click and the keyboard enlarge a picture; closing it restores the focus."""
   tab = browser.new_page(viewport={'width': 390, 'height': 800}, offline=True)
   tab.goto(pathlib.Path(page[1]['output']).as_uri())
   assert tab.locator('main img').count() == tab.locator('main button.zoom img').count() > 0
@@ -167,7 +169,7 @@ def test_pictures_open_large(page, browser):
   assert tab.evaluate('document.documentElement.scrollWidth') <= 390
   tab.keyboard.press('Escape')
   assert not large.is_visible()
-  tab.keyboard.press('Enter')  # the focus is on the same picture again
+  tab.keyboard.press('Enter')  # the focus is restored
   assert large.is_visible()
   large.click()
   assert not large.is_visible()

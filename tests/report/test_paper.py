@@ -30,14 +30,14 @@ WNIDS = tuple(f'n{k:08}' for k in range(21_843))
   ],
 )
 def test_published_rows(spec, names, expected):
-  """Of each shipped config on the images it is meant for."""
+  """The published errors for shipped configs on their own images."""
   recipe = config_lib.load_file(spec).recipe
   images = paper.images_of(recipe, names)
   assert {row.top1 for row in (paper.rows_of(recipe, images) if images else ())} == expected
 
 
 def test_published_rows_are_of_these_images():
-  """A config pointed at other images stands alone, and so do ten digits that are no MNIST."""
+  """There are no published errors for other images, or for ten digits with another recipe."""
   assert paper.images_of('cifar10:18pct', ('airplane', 'dog')) is None
   assert paper.images_of('original', DIGITS) is None
   assert paper.images_of('original', WNIDS[:999]) is None

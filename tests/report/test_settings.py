@@ -7,7 +7,7 @@ from alexnet_jax.report import settings
 
 
 def test_differences():
-  """A shipped config with one key changed differs in that key; of a recipe nobody knows, from `paper`."""
+  """A changed key is a difference; an unknown recipe is compared with `paper`."""
   config = config_lib.load_file('cifar10:relu')
   assert settings.differences(config) == ('cifar10:relu', [])
   config.optim.rate = 0.5
@@ -20,8 +20,8 @@ def test_differences():
   assert name == 'paper' and ('model.norm', 'none', 'lrn') in rows
 
 
-def test_the_best_was_chosen_by_the_images_of_its_page():
-  """Only as the best, of a run that was evaluated, on its own images."""
+def test_chosen_by_the_images_of_the_report():
+  """This holds only for the best checkpoint of a run that was evaluated on the same images."""
   config = config_lib.load_file('quickstart')
 
   def chosen(which='best', source='elpv', **errors):

@@ -50,7 +50,7 @@ def test_neighbours_are_the_nearest_by_distance(run, client):
   answer = client.post('/predict', content=(run / 'images' / NASTY).read_bytes()).json()
   distances = np.linalg.norm(vectors.astype(np.float64) - vectors[own], axis=1)
   order = np.argsort(distances)[:6]
-  assert [near['place'] for near in answer['neighbours']] == list(order) and order[0] == own
+  assert [near['index'] for near in answer['neighbours']] == list(order) and order[0] == own
   assert answer['neighbours'][0]['name'] == NASTY
   found = [near['distance'] for near in answer['neighbours']]
   np.testing.assert_allclose(found, distances[order], rtol=1e-3, atol=1e-4 * distances.max())
@@ -58,7 +58,7 @@ def test_neighbours_are_the_nearest_by_distance(run, client):
   with Image.open(io.BytesIO(image.content)) as picture, Image.open(run / 'images' / NASTY) as file:
     assert picture.size == (72, 72)
     difference = np.asarray(picture, int) - np.asarray(file.resize((72, 72)), int)
-  assert np.abs(difference).mean() < 20  # of 85 between two of them; JPEG blurs colours
+  assert np.abs(difference).mean() < 20  # two different images differ by 85; JPEG blurs colours
 
 
 def test_it_refuses_what_it_should(client):
@@ -90,7 +90,7 @@ def test_pages_let_nothing_in_from_elsewhere(client):
 
 
 def test_an_upload_without_end_is_cut_off(client):
-  """It is read as it comes, and no further than the limit."""
+  """The server reads no further than the limit."""
   sent = 0
 
   async def receive():
@@ -142,7 +142,7 @@ def test_mistakes(run, tmp_path, monkeypatch, capsys, args, message):
 
 @pytest.fixture(scope='module')
 def server(run):
-  """The real command, and the address that it says."""
+  """The process of the real command, and its address."""
   args = [f'--workdir={run / "run"}', f'--features={run / "x.npz"}', '--port=0']
   line, env = command('--mode=serve', *args)
   process = subprocess.Popen(
@@ -160,7 +160,7 @@ def server(run):
 
 @pytest.mark.parametrize('phone', [False, True])
 def test_in_a_browser(run, server, phone):
-  """Drop an image, read the bars; a name that is markup stays text; nothing is wider than the screen."""
+  """An image is dropped and classified; markup in a name stays text; nothing is wider than the screen."""
   with open_chromium() as browser:
     size = {'width': 360, 'height': 740} if phone else {'width': 1100, 'height': 800}
     page = browser.new_page(viewport=size, color_scheme='dark' if phone else 'light')
@@ -202,12 +202,12 @@ def test_in_a_browser(run, server, phone):
     page.wait_for_selector('#message.wrong')
     assert 'not a readable image' in page.locator('#message').inner_text()
     assert page.locator('#bars li').count() == 0
-    # The refusal is a 422, which browsers write to their console themselves.
+    # Browsers write the status 422 to their console.
     assert [text for text in wrong if '422' not in text] == []
 
 
 def test_it_ends_when_asked(server):
-  """After the browser's tests: SIGTERM ends it as Ctrl-C does, with its line of JSON."""
+  """SIGTERM ends the server like Ctrl-C, with its line of JSON. This test runs after those in a browser."""
   process, address = server
   process.send_signal(signal.SIGTERM)
   out, err = process.communicate(timeout=60)

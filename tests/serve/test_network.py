@@ -36,7 +36,7 @@ def test_answers_do_not_depend_on_other_threads(run, network):
   alone = [network.classify(canvas) for canvas in canvases]
   with concurrent.futures.ThreadPoolExecutor(4) as pool:
     assert list(pool.map(network.classify, canvases * 2)) == alone * 2
-  assert [answer['neighbours'][0]['place'] for answer in alone] == [
+  assert [answer['neighbours'][0]['index'] for answer in alone] == [
     network.features.paths.index(str(path)) for path in paths
   ]
 

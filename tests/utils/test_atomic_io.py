@@ -1,4 +1,4 @@
-"""Sealed folders: what was written is what is read, or it is said what is not."""
+"""Sealed folders and atomic writes: damage is found and named."""
 
 import json
 
@@ -49,8 +49,8 @@ def test_damage_is_named(folder, damage, message):
     atomic_io.check(folder)
 
 
-def test_no_bit_of_the_manifest_counts_for_nothing(folder):
-  """A fact that was changed is found, though the files are as they were."""
+def test_the_manifest_is_protected_too(folder):
+  """A changed fact is found, although the files are unchanged."""
   manifest = json.loads((folder / atomic_io.MANIFEST).read_text())
   manifest['facts']['step'] = 4
   (folder / atomic_io.MANIFEST).write_text(json.dumps(manifest))
@@ -58,7 +58,7 @@ def test_no_bit_of_the_manifest_counts_for_nothing(folder):
     atomic_io.facts(folder)
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_replaced_atomically(tmp_path, monkeypatch):
   path = tmp_path / 'file'
   atomic_io.write(path, 'old')
   with monkeypatch.context() as patch, pytest.raises(OSError):

@@ -27,7 +27,7 @@ def test_what_a_store_knows(make_folder, tmp_path, form):
   assert result['bytes'] == sum(path.stat().st_size for path in output.glob('images-*'))
   data = open_dataset(make_config(f'store:{output}'), 0)
   found = data.statistics()
-  assert not data._iterators  # they were known
+  assert not data._iterators  # nothing was read
   batch = next(data.eval_batches(17, split='train'))
   pixels = batch['image'].reshape(-1, 3).astype(float)
   chex.assert_trees_all_close(

@@ -1,4 +1,4 @@
-"""ArrayRecord files: what is written is found again, by NumPy and by the package itself."""
+"""ArrayRecord files, read back by NumPy and by the array_record package."""
 
 import os
 
@@ -18,7 +18,7 @@ def payloads():
   return [*random, b'a' * 70_000, b'a' * 100, b'', b'a' * 100, bytes(300_000)]
 
 
-def test_payloads_are_found_where_they_lie(tmp_path):
+def test_payloads_are_found_at_their_offsets(tmp_path):
   module = pytest.importorskip('array_record.python.array_record_module')
   written, path = payloads(), str(tmp_path / 'file')
   whole = [b'before' + payload + b'a' * 9 for payload in written]
@@ -57,7 +57,7 @@ def test_an_error_leaves_nothing_behind(tmp_path):
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no /dev/full')
 def test_a_full_disk(tmp_path):
   path = str(tmp_path / 'file')
-  os.symlink('/dev/full', f'{path}.{os.getpid()}')  # the temporary name, on a disk that is full
+  os.symlink('/dev/full', f'{path}.{os.getpid()}')  # the temporary file is on a full disk
   with pytest.raises(RunError, match='free the disk'):
     records.write(path, [(bytes(10**6), b'')])
   assert not os.path.exists(path)

@@ -32,7 +32,7 @@ def test_plain_tfds_shows_the_same_images_and_labels(make_folder, tmp_path, form
       assert record['label'] == split.labels[i]
       ours = np.zeros((24, 24, 3), np.uint8)
       split.fill(i, ours)
-      # TFDS decodes JPEG with a library of its own choice.
+      # TFDS decodes JPEG with another library.
       chex.assert_trees_all_close(record['image'].astype(int), ours.astype(int), atol=3)
       file = root / record['file_name'].decode()
       assert file.parent.name == ['b c', 'ä'][record['label']]

@@ -1,4 +1,4 @@
-"""Stores: what they hold, who can open them, and what kills, full disks and bad files leave."""
+"""Writing a store: kills, full disks and bad files."""
 
 import json
 import os
@@ -36,7 +36,7 @@ prepare(config, {output!r})
 
 
 def killed(output: pathlib.Path, shards: int) -> None:
-  """Kills a `prepare` when some shards are finished and others are not."""
+  """Kills `prepare` when some shards are finished and others are not."""
   code = KILLED.format(path=[p for p in sys.path if p], source='synthetic', output=str(output))
   process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL)
   deadline = time.monotonic() + 100
@@ -61,7 +61,7 @@ def test_a_kill_leaves_a_store_that_is_resumed(tmp_path):
   prepare(config, str(output))
   assert contents(output) == contents(tmp_path / 'whole')
   redone = [path for path, when in finished.items() if path.stat().st_mtime_ns != when]
-  assert len(redone) <= 1  # the one whose index was not written yet
+  assert len(redone) <= 1  # its index was not written yet
 
 
 BAD = {
@@ -92,7 +92,7 @@ import json, os, sys
 sys.path[:0] = {path!r}
 from data_helpers import make_store_config
 from alexnet_jax.data.prepare import prepare
-prepare(make_store_config(), {first!r})  # imports what it needs while it may read it
+prepare(make_store_config(), {first!r})  # imports its modules while it has permission to read them
 if os.geteuid() == 0:
   os.setgid(65534)
   os.setuid(65534)
@@ -102,7 +102,7 @@ print(json.dumps(prepare(make_store_config('folder:{root}'), {output!r})))
 
 @pytest.fixture
 def open_folder():
-  """A folder that every user may read and write, unlike pytest's own."""
+  """A folder that every user may read and write, unlike tmp_path."""
   with tempfile.TemporaryDirectory() as folder:
     os.chmod(folder, 0o777)
     yield pathlib.Path(folder)
@@ -114,7 +114,7 @@ def test_every_good_image_is_stored_and_every_other_one_named(open_folder, tmp_p
   (root / 'b').mkdir()
   for i, (name, data) in enumerate((BAD | ODD | GOOD).items()):
     (root / 'ab'[i % 2] / name).write_bytes(data)
-  (root / os.fsdecode(b'a/\xff\xfe.jpg')).write_bytes(encode(photo(10)))  # no text at all
+  (root / os.fsdecode(b'a/\xff\xfe.jpg')).write_bytes(encode(photo(10)))  # not valid Unicode
   (root / 'b/secret.jpg').write_bytes(encode(photo(11)))
   (root / 'b/secret.jpg').chmod(0)
   code = UNPRIVILEGED.format(
@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_a_store_that_is_resumed(tmp_path):
   (output / 'parts').mkdir(parents=True)
   job = make_store_config(shuffle=False)
   path = output / f'images-train.array_record-00002-of-00005.{os.getpid()}'
-  os.symlink('/dev/full', path)  # the third file comes upon a full disk
+  os.symlink('/dev/full', path)  # the disk is full at the third file
   with pytest.raises(RunError, match=r'00002-of-00005.*free the disk'):
     prepare(job, str(output))
   assert len(list(output.glob('images-*'))) == 2
