@@ -25,10 +25,10 @@ from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.images import SplitImages
 from alexnet_jax.data.order import SHUFFLES, batch_indices
-from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.splits import Source, cores
 from alexnet_jax.errors import RunError, UserError
+from alexnet_jax.utils.prefetch import prefetch
 
 Batch = dict[str, np.ndarray]
 

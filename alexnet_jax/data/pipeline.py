@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data.prefetch import map_ahead
 from alexnet_jax.data.splits import cores
 from alexnet_jax.utils.optional_import import import_tensorflow
+from alexnet_jax.utils.prefetch import map_ahead
 
 _AHEAD = 2  # number of batches produced ahead of the consumer
 _CHUNK = 16  # images per task; one image per task costs about 8 % more CPU time

@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.decode import Canvas, decode_canvas, decode_stored, encode_jpeg
-from alexnet_jax.data.prefetch import map_ahead
 from alexnet_jax.data.splits import Source, Split, cores
 from alexnet_jax.data.store import reader, records, tfds_metadata
 from alexnet_jax.data.store.finish import finish_store
 from alexnet_jax.data.store.job import Job, StoreSettings, replace_file
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils.prefetch import map_ahead
 
 _CHUNK = 16  # images per task of a thread
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from alexnet_jax.data.prefetch import map_ahead, prefetch
+from alexnet_jax.utils.prefetch import map_ahead, prefetch
 
 
 def prefetch_threads():
