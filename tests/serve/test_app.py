@@ -1,12 +1,19 @@
 """The page over HTTP and in a browser: what it answers, and what it refuses."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import io
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 from browser import open_chromium
 import numpy as np
@@ -140,22 +147,107 @@ def test_mistakes(run, tmp_path, monkeypatch, capsys, args, message):
   assert message in err and 'Traceback' not in err and not out
 
 
-@pytest.fixture(scope='module')
-def server(run):
-  """The process of the real command, and its address."""
+@contextlib.contextmanager
+def start_server(run):
+  """Starts the real command; yields the process and its address."""
   args = [f'--workdir={run / "run"}', f'--features={run / "x.npz"}', '--port=0']
   line, env = command('--mode=serve', *args)
   process = subprocess.Popen(
     line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
   try:
-    for said in process.stderr:
-      if found := re.search(r'http://127\.0\.0\.1:\d+/', said):
+    for message in process.stderr:
+      if found := re.search(r'http://127\.0\.0\.1:\d+/', message):
         break
     yield process, found[0]
   finally:
     process.kill()
     process.communicate()
+
+
+@pytest.fixture(scope='module')
+def server(run):
+  """The process of the real command, and its address."""
+  with start_server(run) as started:
+    yield started
+
+
+def memory(process, field):
+  """A memory size of a process in bytes: `VmRSS` now, or `VmHWM` at its peak."""
+  with open(f'/proc/{process.pid}/status') as file:
+    return 1024 * int(re.search(rf'{field}:\s+(\d+) kB', file.read())[1])
+
+
+def post(address, data, **headers):
+  """Posts an image; returns the status, the headers and the JSON of the answer."""
+  request = urllib.request.Request(f'{address}predict', data, headers)
+  try:
+    with urllib.request.urlopen(request, timeout=120) as answer:
+      return answer.status, answer.headers, json.loads(answer.read())
+  except urllib.error.HTTPError as error:
+    return error.code, error.headers, json.loads(error.read())
+
+
+def post_patiently(address, data):
+  """Posts an image again as long as the server is busy, as the page does."""
+  while True:
+    status, headers, answer = post(address, data)
+    if status != 503:
+      return status, answer
+    time.sleep(int(headers['Retry-After']))
+
+
+def open_upload(address):
+  """A connection that has sent a part of an upload."""
+  url = urllib.parse.urlsplit(address)
+  connection = socket.create_connection((url.hostname, url.port))
+  head = f'POST /predict HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 100000\r\n\r\n'
+  connection.sendall(head.encode() + bytes(1000))
+  return connection
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='needs /proc')
+def test_thirty_large_images_at_once_take_less_than_a_gigabyte(run, server):
+  """Each is a PNG of 160 KB and 7000x7000 pixels; another visitor gets the same answers as before."""
+  process, address = server
+  file = io.BytesIO()
+  Image.new('RGB', (7000, 7000), (9, 9, 9)).save(file, 'PNG')
+  honest = (run / 'images' / '2.png').read_bytes()
+  before = post(address, honest)[2]
+  idle = memory(process, 'VmRSS')
+  with ThreadPoolExecutor(31) as pool:
+    attack = [pool.submit(post, address, file.getvalue()) for _ in range(30)]
+    visitor = pool.submit(post_patiently, address, honest)
+    answers = [one.result() for one in attack]
+    assert visitor.result() == (200, before)
+  assert memory(process, 'VmHWM') - idle < 1e9
+  statuses = {status for status, _, _ in answers}
+  assert statuses == {200, 503}
+  assert all(int(headers['Retry-After']) > 0 for status, headers, _ in answers if status == 503)
+  assert len({json.dumps(answer) for status, _, answer in answers if status == 200}) == 1
+  assert post(address, honest)[2] == before
+
+
+def test_a_page_of_another_site_may_not_post(run, server):
+  honest = (run / 'images' / '2.png').read_bytes()
+  status, _, answer = post(server[1], honest, Origin='http://evil.example')
+  assert status == 403 and 'another site' in answer['error']
+  assert post(server[1], honest, Origin=server[1].rstrip('/'))[0] == 200
+
+
+def test_an_aborted_upload_leaves_the_server_alone(run, server):
+  """`test_sigterm_ends_the_server` checks that it printed no traceback."""
+  for _ in range(3):
+    open_upload(server[1]).close()
+  assert post(server[1], (run / 'images' / '2.png').read_bytes())[0] == 200
+
+
+def test_sigterm_ends_a_server_with_an_upload_under_way(run):
+  with start_server(run) as (process, address), open_upload(address):
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+  assert process.returncode == 0, err
+  assert json.loads(out) == {'address': address} and 'Traceback' not in err
 
 
 @pytest.mark.parametrize('phone', [False, True])
@@ -206,13 +298,13 @@ def test_in_a_browser(run, server, phone):
     assert [text for text in wrong if '422' not in text] == []
 
 
-def test_it_ends_when_asked(server):
+def test_sigterm_ends_the_server(server):
   """SIGTERM ends the server like Ctrl-C, with its line of JSON. This test runs after those in a browser."""
   process, address = server
   process.send_signal(signal.SIGTERM)
   out, err = process.communicate(timeout=60)
   assert process.returncode == 0, err
-  assert json.loads(out) == {'address': address}
+  assert json.loads(out) == {'address': address} and 'Traceback' not in err
 
 
 def test_other_pages_may_not_ask_where_anybody_can_listen():
