@@ -93,8 +93,9 @@ def from_json(text: str) -> ConfigDict:
     raise ValueError('it does not hold a config')
   try:
     defaults = recipes.get(str(values.get('recipe')))
-  except UserError:  # The name is that of a config file, such as `cifar10:relu`.
-    defaults = keys.defaults()
+  except UserError:  # of a config file that names its own
+    defaults = recipes.paper()
+  defaults.data.canvas.exif_orientation = False  # as before there was this key
   return ConfigDict(_fill_in(_tuples(values), defaults.to_dict()))
 
 

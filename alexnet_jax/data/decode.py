@@ -37,6 +37,8 @@ _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 # 1.5 times the side of the canvas. Canvases of 256 pixels then differ from those of the whole JPEG by
 # at most 1 grey level on average over an image, and by 18 in a single pixel.
 _MIN_SCALE = 1.5
+_EXIF_BYTES = 2**16  # the EXIF data of a JPEG lie within so many bytes of its start
+_ORIENTATION = 0x0112  # EXIF tag
 _PAD_LEVEL = 128  # mid-gray; the original pasted on the mean image, which is not known here
 
 
@@ -54,12 +56,16 @@ class Canvas(NamedTuple):
     max_pixels: the largest width x height of an image. A larger image is refused before it is
       decoded, and so is an image whose scaling needs a larger intermediate. The default is Pillow's
       own limit.
+    exif_orientation: whether a photograph is turned upright by its EXIF orientation, as browsers
+      and viewers show it. The original code, Caffe, torchvision and TFDS ignore the orientation.
+      TIFF files are always turned, by Pillow.
   """
 
   size: int = 256
   fit: str = 'crop'
   filter: str = 'bicubic'
   max_pixels: int = 89_478_485
+  exif_orientation: bool = False
 
   @classmethod
   def from_config(cls, config: Any) -> 'Canvas':
@@ -73,8 +79,27 @@ class Canvas(NamedTuple):
     if unknown:
       fields = ', '.join(cls._fields)
       raise UserError(f'config.data.canvas has no field {unknown[0]!r}; it has {fields}')
-    schema.check(values, {name: CANVAS[name] for name in values}, 'config.data.canvas')
-    return cls(**values)
+    canvas = cls(**values)
+    for field, value in canvas._asdict().items():
+      known = {'fit': FITS, 'filter': FILTERS}.get(field)
+      if known and value not in known:
+        raise UserError(f'config.data.canvas.{field}={value!r}: use one of {", ".join(known)}')
+      if field == 'exif_orientation':
+        if not isinstance(value, bool):
+          raise UserError(f'config.data.canvas.{field}={value!r}: use True or False')
+      elif not known and not (isinstance(value, int) and value > 0):
+        raise UserError(f'config.data.canvas.{field}={value!r}: use an integer above 0')
+    return canvas
+
+  def settings(self) -> dict[str, Any]:
+    """The fields as stores and caches record them: `exif_orientation` only if it is on.
+
+    So stores and caches that were written before this field existed remain valid.
+    """
+    fields = self._asdict()
+    if not self.exif_orientation:
+      del fields['exif_orientation']
+    return fields
 
 
 _DEFAULT = Canvas()
@@ -159,27 +184,67 @@ def decode_stored(data: bytes | np.ndarray, out: np.ndarray) -> None:
     raise ValueError(str(error)) from error
 
 
-def _reduction(width: int, height: int, canvas: Any) -> int:
-  """The factor by which a JPEG may be reduced when it is decoded: 1, 2, 4 or 8."""
+def _reduction(width: int, height: int, canvas: Any, orientation: int) -> int:
+  """The factor by which a JPEG may be reduced when it is decoded: 1, 2, 4 or 8.
+
+  It divides both sides of an image that is turned, because the fractional pixels of a reduced image
+  are at its right and lower edges.
+  """
   limit = min(width, height) / (_MIN_SCALE * canvas.size)
-  return max((n for n in (2, 4, 8) if n <= limit), default=1)
+  factors = [n for n in (2, 4, 8) if n <= limit]
+  if orientation != 1:
+    factors = [n for n in factors if not width % n and not height % n]
+  return max(factors, default=1)
+
+
+def _orientation_of(image: Image.Image) -> int:
+  """The EXIF orientation of a Pillow image, 1 to 8; 1 (upright) if it has none or an invalid one."""
+  try:
+    orientation = image.getexif().get(_ORIENTATION, 1)
+  except Exception:  # Pillow raises many types on damaged EXIF data
+    return 1
+  return orientation if orientation in range(1, 9) else 1
+
+
+def _jpeg_orientation(data: bytes) -> int:
+  """The EXIF orientation of a JPEG file, as `_orientation_of`."""
+  if data.find(b'Exif\0\0', 0, _EXIF_BYTES) < 0:
+    return 1
+  try:
+    with Image.open(io.BytesIO(data), formats=('JPEG', 'MPO')) as image:
+      return _orientation_of(image)
+  except Exception:  # simplejpeg decodes some files that Pillow cannot open
+    return 1
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+  """Turns pixels [H, W, C] upright, given their EXIF orientation."""
+  if orientation >= 5:
+    pixels = pixels.swapaxes(0, 1)
+  if orientation in (3, 4, 7, 8):
+    pixels = pixels[::-1]
+  if orientation in (2, 3, 6, 7):
+    pixels = pixels[:, ::-1]
+  return pixels
 
 
 def _decode(data: bytes, canvas: Any, notes: list[str]) -> tuple[np.ndarray, float, float]:
   """Decodes an image, after checking its size in the header.
 
   Returns:
-    The pixels, uint8 [H, W, 1] or [H, W, 3], and the width and height of the image in units of these
-    pixels. They are fractions for a JPEG that is reduced: W - 1 < width <= W.
+    The pixels, uint8 [H, W, 1] or [H, W, 3], turned upright if `canvas.exif_orientation` is on, and
+    the width and height of the image in units of these pixels. They are fractions for a JPEG that is
+    reduced: W - 1 < width <= W.
   """
   if simplejpeg is not None and data[:2] == b'\xff\xd8':
     try:
       height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
       if colors in ('Gray', 'YCbCr') and 0 < width * height <= canvas.max_pixels:
-        n = _reduction(width, height, canvas)
+        orientation = _jpeg_orientation(data) if canvas.exif_orientation else 1
+        n = _reduction(width, height, canvas, orientation)
         least = {'min_height': -(-height // n), 'min_width': -(-width // n), 'min_factor': n}
         space = 'GRAY' if colors == 'Gray' else 'RGB'
-        return simplejpeg.decode_jpeg(data, space, **least), width / n, height / n
+        return _upright(simplejpeg.decode_jpeg(data, space, **least), width, height, n, orientation)
     except ValueError as error:
       # simplejpeg refuses files with minor errors that Pillow accepts, so Pillow decides.
       notes.append(f'minor errors were ignored ({error})')
@@ -190,12 +255,25 @@ def _decode(data: bytes, canvas: Any, notes: list[str]) -> tuple[np.ndarray, flo
   with image:
     width, height = image.size
     _check_pixels(width, height, canvas)
-    n = _reduction(width, height, canvas) if image.format in ('JPEG', 'MPO') else 1
+    is_jpeg = image.format in ('JPEG', 'MPO')
+    orientation = _orientation_of(image) if is_jpeg and canvas.exif_orientation else 1
+    n = _reduction(width, height, canvas, orientation) if is_jpeg else 1
     image.draft(None, (width // n, height // n))
     if getattr(image, 'is_animated', False):
       notes.append(f'animated {image.format}: the first frame was used')
     pixels = _from_array(np.asarray(_to_gray_or_rgb(image, notes)))
-    return pixels, width / n, height / n
+    if canvas.exif_orientation and not is_jpeg:  # in a PNG, the EXIF data may follow the pixels
+      orientation = _orientation_of(image)
+    return _upright(pixels, width, height, n, orientation)
+
+
+def _upright(
+  pixels: np.ndarray, width: int, height: int, n: int, orientation: int
+) -> tuple[np.ndarray, float, float]:
+  """What `_decode` returns, given the pixels of an image that was reduced by n."""
+  if orientation >= 5:
+    width, height = height, width
+  return _turn(pixels, orientation), width / n, height / n
 
 
 def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> Image.Image:

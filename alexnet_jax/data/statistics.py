@@ -80,7 +80,7 @@ def from_sums(sums: Sums) -> Statistics:
 
 def fingerprint(source: str, canvas: Any, train: Split) -> str:
   """Hash of everything that determines the statistics: source, canvas, names and labels."""
-  digest = hashlib.sha256(repr((source, tuple(canvas), len(train))).encode())
+  digest = hashlib.sha256(repr((source, tuple(canvas.settings().values()), len(train))).encode())
   digest.update(np.ascontiguousarray(train.labels).tobytes())
   for i in range(len(train)):
     digest.update(train.name(i).encode(errors='surrogateescape') + b'\0')

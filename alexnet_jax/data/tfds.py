@@ -178,7 +178,8 @@ def _copy_to_store(
 ) -> Source:
   """Opens the copy of the data set in a store beside its files; the first call writes the store."""
   canvas = Canvas.from_config(config_data.canvas)
-  path = os.path.join(builder.data_dir, f'alexnet_jax-{canvas.size}-{canvas.fit}-{canvas.filter}')
+  name = f'alexnet_jax-{canvas.size}-{canvas.fit}-{canvas.filter}'
+  path = os.path.join(builder.data_dir, f'{name}-upright' if canvas.exif_orientation else name)
   if reader.read_meta(path) is None:
     number = sum(split.num_examples for split in builder.info.splits.values())
     logging.warning(

@@ -107,6 +107,7 @@ class Network:
       'views': config.eval.views,
       'classes': len(self._labels),
       'max_pixels': self._canvas.max_pixels,
+      'exif_orientation': self._canvas.exif_orientation,
       'neighbours_among': len(self.features.paths) if self.features else 0,
     }
 

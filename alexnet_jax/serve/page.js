@@ -95,6 +95,8 @@ for (const name of ['dragover', 'dragleave', 'drop']) {
 
 fetch('about').then((response) => response.json()).then((about) => {
   limits = about;
+  // The preview shows a photograph as the network sees it.
+  at('preview').style.imageOrientation = about.exif_orientation ? 'from-image' : 'none';
   at('about').textContent = `recipe ${about.recipe}, checkpoint of step ${about.checkpoint}, ` +
     `${about.classes} classes, ${about.views} view${about.views === 1 ? '' : 's'} of each image`;
 });

@@ -10,12 +10,13 @@ import threading
 import zlib
 
 import chex
-from data_helpers import make_config, make_store_config, take
+from data_helpers import make_config, make_store_config, photo, rotated, take
 import numpy as np
 import pytest
 
 from alexnet_jax.data import batch_indices, decode_canvas, open_dataset
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.prepare import prepare
 from alexnet_jax.errors import RunError, UserError
 
@@ -278,3 +279,15 @@ def test_reading_needs_neither_tensorflow_nor_jax(make_folder, tmp_path):
 def test_leaving_in_the_middle_of_a_stream():
   code, output, errors = run(STREAM_AND_LEAVE)
   assert (code, output) == (0, 'left'), errors
+
+
+@CACHED_OR_STREAMED
+def test_photographs_of_a_folder_are_upright(make_folder, cache_mib):
+  root = make_folder({'train/a': 1, 'train/b': 1, 'val/a': 1})
+  (root / 'train/a/000.jpg').write_bytes(rotated(photo(5), quality=95))
+  config = make_config(f'folder:{root}', cache_mib=cache_mib)
+  upright = decode_canvas(photo(5), Canvas.from_config(config.canvas)).astype(int)
+  for turn in (True, False):
+    config.canvas.exif_orientation = turn
+    batch = next(open_dataset(config, 0).eval_batches(2, split='train'))
+    assert (np.abs(batch['image'][0] - upright).mean() < 10) == turn

@@ -3,12 +3,13 @@
 import contextlib
 import glob
 import io
+import itertools
 import os
 
 import chex
 from data_helpers import encode, photo
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 import pytest
 
 from alexnet_jax.data import decode as canvas_lib
@@ -130,11 +131,69 @@ def test_palette_and_transparency():
   chex.assert_trees_all_equal(decode_canvas(encode(opaque, 'PNG'), SMALL), pixels)
 
 
-def test_exif_orientation_is_ignored():
+def with_orientation(orientation: int) -> Image.Exif:
   exif = Image.Exif()
-  exif[0x0112] = 6
-  turned, plain = encode(photo(7), exif=exif), encode(photo(7))
-  chex.assert_trees_all_equal(decode_canvas(turned, SMALL), decode_canvas(plain, SMALL))
+  exif[0x0112] = orientation
+  return exif
+
+
+@pytest.mark.parametrize('simplejpeg', [True, False])
+@pytest.mark.parametrize('form', ['JPEG', 'PNG', 'WEBP'])
+def test_exif_orientation(monkeypatch, form, simplejpeg):
+  """It is ignored by default; with `exif_orientation`, the photograph is turned upright."""
+  if not simplejpeg:
+    monkeypatch.setattr(canvas_lib, 'simplejpeg', None)
+  for fit, orientation in itertools.product(canvas_lib.FITS, range(1, 9)):
+    canvas = Canvas(32, fit, exif_orientation=True)
+    data = encode(photo(7, 50, 41), form, exif=with_orientation(orientation))
+    with Image.open(io.BytesIO(data)) as image:
+      as_stored = np.asarray(image.convert('RGB'))
+      upright = np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+    assert (upright.shape != as_stored.shape) == (orientation >= 5)
+    chex.assert_trees_all_equal(decode_canvas(data, canvas), decode_canvas(upright, canvas))
+    ignored = canvas._replace(exif_orientation=False)
+    chex.assert_trees_all_equal(decode_canvas(data, ignored), decode_canvas(as_stored, ignored))
+
+
+@pytest.mark.parametrize('simplejpeg', [True, False])
+def test_a_large_rotated_jpeg_is_reduced(monkeypatch, simplejpeg):
+  """Also where a factor does not divide its sides; otherwise the result is shifted."""
+  if not simplejpeg:
+    monkeypatch.setattr(canvas_lib, 'simplejpeg', None)
+  canvas = Canvas(32, exif_orientation=True)
+  for (width, height), orientation in itertools.product([(400, 304), (395, 300)], range(2, 9)):
+    data = encode(photo(7, width, height), exif=with_orientation(orientation))
+    with Image.open(io.BytesIO(data)) as image:
+      whole = decode_canvas(np.asarray(ImageOps.exif_transpose(image).convert('RGB')), canvas)
+    difference = np.abs(decode_canvas(data, canvas).astype(int) - whole.astype(int))
+    assert difference.mean() <= 0.6 and difference.max() <= 6
+    assert (difference.max() > 0) == (width == 400)  # 395 is odd
+
+
+def test_tiff_is_always_upright():
+  data = encode(photo(7, 50, 41), 'TIFF', exif=with_orientation(6))
+  upright = np.rot90(photo(7, 50, 41), -1)
+  for exif_orientation in (False, True):
+    canvas = SMALL._replace(exif_orientation=exif_orientation)
+    chex.assert_trees_all_equal(decode_canvas(data, canvas), decode_canvas(upright, SMALL))
+
+
+@pytest.mark.parametrize('value', [0, 9, 6])
+def test_invalid_exif_data_are_ignored(value):
+  canvas = SMALL._replace(exif_orientation=True)
+  data = encode(photo(7), exif=with_orientation(value))
+  if value == 6:  # the header of the EXIF data is damaged
+    data = data.replace(b'Exif\0\0', b'Exif\0\0\xff\xff')
+  chex.assert_trees_all_equal(decode_canvas(data, canvas), decode_canvas(encode(photo(7)), canvas))
+
+
+def test_the_libraries_that_recipes_reproduce_ignore_the_orientation():
+  """Pillow, which torchvision's folders use, and TensorFlow, which decodes for TFDS."""
+  tf = pytest.importorskip('tensorflow')
+  data = encode(photo(7, 50, 41), exif=with_orientation(6))
+  with Image.open(io.BytesIO(data)) as image:
+    assert np.asarray(image.convert('RGB')).shape == (41, 50, 3)
+  assert tf.io.decode_jpeg(data).shape == tf.io.decode_image(data).shape == (41, 50, 3)
 
 
 @pytest.mark.parametrize('form', ['JPEG', 'PNG'])
@@ -182,7 +241,9 @@ def test_fuzzed_bytes_raise_nothing_but_value_errors():
       chex.assert_shape(decode_canvas(bytes(data), SMALL._replace(max_pixels=10**6)), (32, 32, 3))
 
 
-@pytest.mark.parametrize('bad', [{'fit': 'squeeze'}, {'size': 0}, {'filter': 'x'}, {'width': 3}])
+@pytest.mark.parametrize(
+  'bad', [{'fit': 'squeeze'}, {'size': 0}, {'filter': 'x'}, {'width': 3}, {'exif_orientation': 2}]
+)
 def test_invalid_settings(bad):
   with pytest.raises(UserError, match=f'{next(iter(bad))}'):
     Canvas.from_config(bad)

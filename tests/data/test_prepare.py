@@ -1,9 +1,13 @@
 """`--mode=prepare`: parts of the work, and mistakes."""
 
-from data_helpers import contents, make_config, make_store_config
+import json
+
+from data_helpers import contents, make_config, make_store_config, photo, rotated
+import numpy as np
 import pytest
 
-from alexnet_jax.data import open_dataset
+from alexnet_jax.data import decode_canvas, open_dataset
+from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.prepare import prepare
 from alexnet_jax.data.store import writer
 from alexnet_jax.errors import UserError
@@ -31,3 +35,33 @@ def test_shards_are_as_even_as_can_be():
 def test_invalid_shards(tmp_path, shard):
   with pytest.raises(UserError, match=f'--shard={shard}: write i/n'):
     prepare(make_store_config(), str(tmp_path / 'new'), shard)
+
+
+def test_photographs_are_stored_upright(tmp_path, caplog):
+  """The setting is recorded, and a run with another setting gets a warning."""
+  for name in ('train/a', 'train/b', 'val/a'):
+    folder = tmp_path / 'set' / name
+    folder.mkdir(parents=True)
+    (folder / '0.jpg').write_bytes(rotated(photo(3), quality=95))
+  upright = decode_canvas(photo(3), Canvas(24)).astype(int)
+  for turn in (True, False):
+    output = tmp_path / f'store {turn}'
+    config = make_store_config(f'folder:{tmp_path / "set"}')
+    config.data.canvas.exif_orientation = turn
+    prepare(config, str(output))
+    prepare(config, str(output))  # nothing to do
+    canvas = json.loads((output / 'store.json').read_text())['canvas']
+    assert canvas.get('exif_orientation', False) == turn
+    config.data.source = f'store:{output}'
+    caplog.clear()
+    data = open_dataset(config.data, 0)
+    assert 'was prepared with' not in caplog.text
+    difference = np.abs(data.canvases('train', [0])[0] - upright).mean()
+    assert (difference < 10) == turn
+    config.data.canvas.exif_orientation = not turn
+    open_dataset(config.data, 0)
+    assert f'was prepared with config.data.canvas.exif_orientation={turn}' in caplog.text
+  config = make_store_config(f'folder:{tmp_path / "set"}')
+  config.data.canvas.exif_orientation = True
+  with pytest.raises(UserError, match='with a different canvas'):
+    prepare(config, str(tmp_path / 'store False'))

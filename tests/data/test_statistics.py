@@ -1,5 +1,7 @@
 """Statistics, compared with float64 NumPy, and their cache file."""
 
+import hashlib
+
 import chex
 from data_helpers import encode, make_config
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 
 from alexnet_jax.data import Statistics, open_dataset
 from alexnet_jax.data import statistics as stats
+from alexnet_jax.data.decode import Canvas
+from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import RunError
 
 
@@ -86,3 +90,16 @@ def test_cache_file(make_folder, tmp_path, monkeypatch):
   config.canvas.fit = 'warp'
   open_dataset(config, 0).statistics(cache)
   assert len(list(cache.iterdir())) == 2
+
+
+def test_the_fingerprint_of_earlier_versions_remains_valid(make_folder):
+  """A cache that was written before `exif_orientation` existed is found while that is off."""
+  train = open_source(make_config(f'folder:{make_folder({"a": 2, "b": 1})}', holdout=0.0)).train
+  digest = hashlib.sha256(repr(('name', (24, 'crop', 'bicubic', 10**6), 3)).encode())
+  digest.update(np.int32([0, 0, 1]).tobytes())
+  for i in range(3):
+    digest.update(train.name(i).encode() + b'\0')
+  canvas = Canvas(24, max_pixels=10**6)
+  assert stats.fingerprint('name', canvas, train) == digest.hexdigest()[:32]
+  upright = canvas._replace(exif_orientation=True)
+  assert stats.fingerprint('name', upright, train) != digest.hexdigest()[:32]

@@ -1,15 +1,20 @@
 """`--mode=predict`: the predictions are those of the network; and mistakes of both inference modes."""
 
 import json
+import pathlib
 
+import helpers
 from inference_helpers import live
 import numpy as np
+from PIL import Image
 import pytest
-from tiny import main
+from tiny import main, tiny_config
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import main as main_lib
+from alexnet_jax.inference import features as features_lib
 from alexnet_jax.inference import predict
+from alexnet_jax.serve.network import Network
 
 
 @pytest.mark.parametrize('views', [1, 10])
@@ -102,3 +107,28 @@ def test_mistakes(workdir, pictures, args, message, capsys, monkeypatch):
   out, err = capsys.readouterr()
   (line,) = [line for line in err.splitlines() if line.startswith('error: ')]
   assert message in line and not out and sorted(pictures.iterdir()) == before
+
+
+def test_a_rotated_photograph_is_seen_upright(tmp_path):
+  """Predictions, features and the page follow the setting of the run; a run without it ignores EXIF."""
+  pixels = np.random.default_rng(1).integers(0, 256, (9, 12, 3), np.uint8).repeat(9, 0).repeat(9, 1)
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  Image.fromarray(np.rot90(pixels)).save(tmp_path / 'rotated.png', exif=exif)
+  Image.fromarray(pixels).save(tmp_path / 'upright.png')
+  Image.fromarray(np.rot90(pixels)).save(tmp_path / 'sideways.png')
+  names = [str(tmp_path / f'{name}.png') for name in ('rotated', 'upright', 'sideways')]
+  for turn in (True, False):
+    config = tiny_config(data__canvas__exif_orientation=turn)
+    run = tmp_path / str(turn)
+    helpers.untrained_run(config, run)
+    config = config_lib.load_workdir(run)
+    shown, upright, sideways = (x['top'] for x in predict.predict(config, run, names)['images'])
+    assert upright != sideways and shown == (upright if turn else sideways)
+    features_lib.features(config, run, 'fc7', str(run / 'x.npz'), names)
+    with np.load(run / 'x.npz') as file:
+      np.testing.assert_array_equal(file['features'][0], file['features'][1 if turn else 2])
+    network = Network(config, run)
+    canvases = [network.decode(pathlib.Path(name).read_bytes()) for name in names]
+    np.testing.assert_array_equal(canvases[0], canvases[1 if turn else 2])
+    assert network.about()['exif_orientation'] == turn

@@ -55,7 +55,7 @@ def _write_metadata(job: Job, features: Any) -> dict[str, Any]:
   meta = {
     'version': reader.VERSION,
     'format': job.settings.format,
-    'canvas': job.canvas._asdict(),
+    'canvas': job.canvas.settings(),
     'class_names': list(job.source.class_names),
     'class_titles': _class_titles(job),
     'images': {name: sum(s['images'] for s in split['shards']) for name, split in splits.items()},

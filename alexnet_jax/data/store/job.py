@@ -80,7 +80,7 @@ class Job:
     plan = {
       'version': reader.VERSION,
       'source': name,
-      'canvas': self.canvas._asdict(),
+      'canvas': self.canvas.settings(),
       **dataclasses.asdict(self.settings),
       'split_seed': self.config_data.split_seed,
       'images': {key: len(split) for key, split in splits.items()},

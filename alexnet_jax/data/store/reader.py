@@ -19,6 +19,7 @@ import json
 import os
 from typing import Any, NamedTuple
 
+from absl import logging
 import numpy as np
 
 from alexnet_jax.data.decode import Canvas, decode_stored
@@ -82,6 +83,15 @@ def open_store(path: str, canvas: Canvas) -> Source:
     raise UserError(
       f'{need} holds canvases of {key} {stored[key]!r}, not {asked[key]!r}: set'
       f' --config.data.canvas.{key}={stored[key]}, or prepare another store'
+    )
+  turned = stored.get('exif_orientation', False)
+  if turned != canvas.exif_orientation:
+    logging.warning(
+      '%s was prepared with config.data.canvas.exif_orientation=%s; the value %s of this run has no '
+      'effect on its images',
+      need,
+      turned,
+      canvas.exif_orientation,
     )
   try:
     with np.load(os.path.join(path, ARRAYS)) as file:
