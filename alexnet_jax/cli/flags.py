@@ -111,7 +111,7 @@ _REQUIRED = {
   'eval': {'workdir': 'the folder of a run, or give --checkpoints'},
   'prepare': {'output': 'the folder of the store to write'},
   'predict': {'workdir': 'the folder of a run', 'images': 'files, folders or a glob'},
-  'features': {'workdir': 'the folder of a run', 'output': 'the .npz or .parquet file to write'},
+  'features': {'workdir': 'the folder of a run', 'output': 'the .npz file to write'},
   'import': {
     'format': 'torchvision, pytorch, caffe, cuda_convnet or safetensors',
     'weights': 'the file of weights',

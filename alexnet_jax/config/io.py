@@ -13,6 +13,8 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.utils.suggestion import suggest
 
 FILE = 'config.json'
+# Keys that were added later, with the behaviour before; the recipes have other values for new runs.
+_BEFORE = {'data.canvas.exif_orientation': False}
 
 
 def shipped() -> dict[str, pathlib.Path]:
@@ -82,8 +84,8 @@ def _fill_in(values, defaults):
 def from_json(text: str) -> ConfigDict:
   """Reads a config from the JSON that `to_json` wrote.
 
-  A key that was added to the package after the JSON was written takes its value in the config's recipe, with
-  which the package does what it did before.
+  A key that was added to the package after the JSON was written takes a value with which the package does
+  what it did before: that of the config's recipe, or of `_BEFORE`.
 
   Raises:
     ValueError: the text is not JSON, or not a JSON object.
@@ -93,9 +95,9 @@ def from_json(text: str) -> ConfigDict:
     raise ValueError('it does not hold a config')
   try:
     defaults = recipes.get(str(values.get('recipe')))
-  except UserError:  # of a config file that names its own
-    defaults = recipes.paper()
-  defaults.data.canvas.exif_orientation = False  # as before there was this key
+  except UserError:  # The name is that of a config file, such as `cifar10:relu`.
+    defaults = keys.defaults()
+  defaults.update_from_flattened_dict(_BEFORE)
   return ConfigDict(_fill_in(_tuples(values), defaults.to_dict()))
 
 

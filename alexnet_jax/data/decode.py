@@ -65,7 +65,7 @@ class Canvas(NamedTuple):
   fit: str = 'crop'
   filter: str = 'bicubic'
   max_pixels: int = 89_478_485
-  exif_orientation: bool = False
+  exif_orientation: bool = True
 
   @classmethod
   def from_config(cls, config: Any) -> 'Canvas':
@@ -79,17 +79,8 @@ class Canvas(NamedTuple):
     if unknown:
       fields = ', '.join(cls._fields)
       raise UserError(f'config.data.canvas has no field {unknown[0]!r}; it has {fields}')
-    canvas = cls(**values)
-    for field, value in canvas._asdict().items():
-      known = {'fit': FITS, 'filter': FILTERS}.get(field)
-      if known and value not in known:
-        raise UserError(f'config.data.canvas.{field}={value!r}: use one of {", ".join(known)}')
-      if field == 'exif_orientation':
-        if not isinstance(value, bool):
-          raise UserError(f'config.data.canvas.{field}={value!r}: use True or False')
-      elif not known and not (isinstance(value, int) and value > 0):
-        raise UserError(f'config.data.canvas.{field}={value!r}: use an integer above 0')
-    return canvas
+    schema.check(values, {name: CANVAS[name] for name in values}, 'config.data.canvas')
+    return cls(**values)
 
   def settings(self) -> dict[str, Any]:
     """The fields as stores and caches record them: `exif_orientation` only if it is on.

@@ -148,10 +148,8 @@ def reorder(source: Source, order: str, root: pathlib.Path, devkit: str) -> Sour
   """Changes the order of the labels to `wordnet` or `devkit`; '' leaves it as it is.
 
   Raises:
-    UserError: the order is unknown, the classes are not WordNet IDs, or there is no devkit.
+    UserError: the classes are not WordNet IDs, or there is no devkit.
   """
-  if order not in ORDERS:
-    raise UserError(f'config.data.label_order={order!r}: use wordnet, devkit or an empty string')
   if not order:
     return source
   if not is_imagenet(source.class_names):

@@ -30,6 +30,12 @@ CANVAS: Schema = {
     unit='pixels',
     minimum=1,
   ),
+  'exif_orientation': Key(
+    True,
+    'Whether a photograph is turned upright by its EXIF orientation, as browsers show it. The '
+    'original code, Caffe, torchvision and TFDS ignore the orientation. Runs that were started '
+    'before this key existed ignore it too.',
+  ),
 }
 
 DATA: Schema = {

@@ -7,7 +7,9 @@ from ml_collections import ConfigDict
 
 from alexnet_jax.data import keys
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.store import job, reader, writer
+from alexnet_jax.data.store import reader, writer
+from alexnet_jax.data.store.job import StoreSettings
+from alexnet_jax.utils import schema
 from alexnet_jax.utils.optional_import import import_module, import_tensorflow
 
 _NEED = '--mode=prepare'
@@ -29,8 +31,8 @@ def prepare(config: ConfigDict, output: str, shard: str = '') -> dict[str, objec
     UserError: a setting is invalid, or `output` belongs to another store.
     RunError: the disk is full, or no training image can be decoded.
   """
-  settings = job.StoreSettings(**config.prepare.to_dict())
-  job.check(settings)
+  schema.check(config.prepare, keys.PREPARE, 'config.prepare')
+  settings = StoreSettings(**config.prepare.to_dict())
   writer.part_of(shard)
   reader.read_meta(output)
   import_tensorflow(_NEED)

@@ -32,8 +32,9 @@ def open_source(config_data: Any) -> Source:
       are evaluated on the same images and can be averaged.
 
   Raises:
-    UserError: the form is unknown, or the source is missing, empty or malformed.
+    UserError: a value of `config_data` is not allowed, or the source is missing, empty or malformed.
   """
+  keys.check(config_data)
   form, _, path = config_data.source.partition(':')
   root = pathlib.Path(path).expanduser()
   source = _open(config_data, form, path, root)
@@ -43,8 +44,6 @@ def open_source(config_data: Any) -> Source:
 def _open(config_data: Any, form: str, path: str, root: pathlib.Path) -> Source:
   """Opens the source, with its classes in its own order."""
   seed = config_data.split_seed
-  if not 0 <= config_data.holdout < 1:
-    raise UserError(f'config.data.holdout={config_data.holdout}: use a share, 0 <= share < 1')
   if form == 'folder' and path:
     return _open_folder(root, config_data.holdout, seed, config_data.devkit)
   if form == 'tfds' and path:
@@ -161,8 +160,6 @@ def _open_elpv(task: str, share: float) -> Source:
 
 def _open_synthetic(config: Any, size: int, seed: int) -> Source:
   """Generates coloured gratings with noise: a data set for tests that a network learns in a few steps."""
-  if min(config.classes, config.train) < 1 or config.validation < 0:
-    raise UserError(f'config.data.synthetic={dict(config)}: classes and train must be at least 1')
 
   def split(name: str, first: int, number: int) -> Split:
     def read(i: int) -> np.ndarray:

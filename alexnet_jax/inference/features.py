@@ -21,9 +21,18 @@ from alexnet_jax.models import alexnet, spec
 from alexnet_jax.steps import augment
 
 
-def layer_names(config: FrozenConfigDict) -> list[str]:
-  """The layers and operations of `config.model` whose outputs can be written."""
-  names = []
+def layer_keys(config: FrozenConfigDict) -> dict[str, str]:
+  """Returns the names of outputs that `features` can write, with their keys among the 'intermediates'.
+
+  Args:
+    config: `config.model`.
+
+  Returns:
+    For each layer its own name (`conv5`: the output after the activation, or the linear output of a layer
+    without one), and for each operation that follows it its key (`conv5/pool`) and a short name (`pool5`).
+    Where two layers share a short name, as conv6 and fc6 share `act6`, it means the earlier layer.
+  """
+  keys: dict[str, str] = {}
   for layer in config.layers:
     then = config[layer].get('then', ())
     keys[layer] = alexnet.intermediate_key(layer, 'act') if 'act' in then else layer
@@ -39,8 +48,7 @@ def feature_function(config: FrozenConfigDict, layer: str):
 
   Args:
     config: the config of the network.
-    layer: one of `layer_names`. The name of a layer means its output after the activation; fc8 has no
-      activation, so it means the logits. `conv5` and `pool5` differ by the pooling.
+    layer: one of `layer_keys`.
 
   Returns:
     `f(variables, mean_image, canvases) -> features`, with canvases uint8 `[B, C, C, 3]` and features
@@ -58,7 +66,7 @@ def feature_function(config: FrozenConfigDict, layer: str):
 
   @jax.jit
   def features(variables, mean_image, canvases):
-    images = augment.eval_images(canvases, view, mean_image, config)
+    images = augment.test_images(canvases, view, mean_image, config)
     _, state = module.apply(
       variables, images, train=False, capture_intermediates=True, mutable=['intermediates']
     )

@@ -122,7 +122,9 @@ def import_network(
     raise UserError(f'--workdir={workdir} holds a run already: name a new folder')
   config = config.copy_and_resolve_references()
   config_lib.validate(config)
-  usual = _usual_channels(form, channels)
+  usual = 'bgr' if form == 'caffe' else 'rgb'
+  if channels not in ('', usual) and (form == 'safetensors' or channels not in ('rgb', 'bgr')):
+    raise UserError(f'--channels={channels}: choose rgb or bgr; --format=safetensors is always rgb')
   if form == 'safetensors':
     network = _from_archive(config, weights)
   else:
@@ -149,14 +151,6 @@ def import_network(
 def _check_format(form: str) -> None:
   if form not in IMPORTS:
     raise UserError(f'--format={form}: choose one of {", ".join(IMPORTS)}')
-
-
-def _usual_channels(form: str, channels: str) -> str:
-  """Returns the usual order of channels of a format; raises UserError if `--channels` is not possible."""
-  usual = 'bgr' if form == 'caffe' else 'rgb'
-  if channels not in ('', usual) and (form == 'safetensors' or channels not in ('rgb', 'bgr')):
-    raise UserError(f'--channels={channels}: choose rgb or bgr; --format=safetensors is always rgb')
-  return usual
 
 
 def _from_weights(config: ConfigDict, form: str, weights: str, is_reversed: bool) -> Network:

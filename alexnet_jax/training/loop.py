@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import models, steps
-from alexnet_jax.data import Dataset, open_dataset
+from alexnet_jax.data import Statistics, open_dataset
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import multihost
 from alexnet_jax.errors import Preempted, RunError
@@ -23,8 +23,7 @@ from alexnet_jax.training.preemption import StopSignal
 from alexnet_jax.training.run import Record, Run, resolve, start
 from alexnet_jax.training.step_inputs import StepInputs
 from alexnet_jax.utils import profiler
-from alexnet_jax.utils.prefetch import prefetch
-from alexnet_jax.workdir import lock as workdir_lib
+from alexnet_jax.workdir import lock, run_config
 from alexnet_jax.workdir.checkpoint import Checkpoints
 from alexnet_jax.workdir.metrics import Timer
 

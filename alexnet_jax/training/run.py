@@ -14,12 +14,12 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from alexnet_jax import config as config_lib
 from alexnet_jax import steps
 from alexnet_jax.data import Dataset, Statistics
-from alexnet_jax.data.prefetch import prefetch
 from alexnet_jax.distributed import multihost, sharding
 from alexnet_jax.errors import UserError
 from alexnet_jax.steps import schedules
 from alexnet_jax.training.fine_tuning import copy_layers
 from alexnet_jax.training.preemption import StopSignal
+from alexnet_jax.utils.prefetch import prefetch
 from alexnet_jax.workdir import run_config
 from alexnet_jax.workdir.checkpoint import Checkpoints
 

@@ -8,15 +8,6 @@ import jax
 FOLDER = 'profile'
 
 
-def validate(steps: tuple) -> None:
-  """Raises UserError if `config.train.profile` is invalid."""
-  numbers = len(steps) == 2 and all(isinstance(n, int) for n in steps)
-  if not numbers or (tuple(steps) != (0, 0) and not 1 <= steps[0] <= steps[1]):
-    raise UserError(
-      f'config.train.profile={steps!r}: write the first and the last step, counted from 1, as in 101,110'
-    )
-
-
 class Window:
   """Traces the steps first..last of a run and writes the trace to WORKDIR/profile.
 

@@ -140,10 +140,10 @@ def with_orientation(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize('simplejpeg', [True, False])
 @pytest.mark.parametrize('form', ['JPEG', 'PNG', 'WEBP'])
 def test_exif_orientation(monkeypatch, form, simplejpeg):
-  """It is ignored by default; with `exif_orientation`, the photograph is turned upright."""
+  """With `exif_orientation`, which is the default, a photograph is turned upright."""
   if not simplejpeg:
     monkeypatch.setattr(canvas_lib, 'simplejpeg', None)
-  for fit, orientation in itertools.product(canvas_lib.FITS, range(1, 9)):
+  for fit, orientation in itertools.product(keys.CANVAS['fit'].choices, range(1, 9)):
     canvas = Canvas(32, fit, exif_orientation=True)
     data = encode(photo(7, 50, 41), form, exif=with_orientation(orientation))
     with Image.open(io.BytesIO(data)) as image:

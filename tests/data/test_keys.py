@@ -3,7 +3,7 @@
 import dataclasses
 
 from alexnet_jax.data import decode, keys, order
-from alexnet_jax.data.store import reader, writer
+from alexnet_jax.data.store import job, reader
 from alexnet_jax.utils import schema
 
 
@@ -15,4 +15,4 @@ def test_choices():
 
 def test_defaults():
   assert decode.Canvas()._asdict() == schema.defaults(keys.CANVAS)
-  assert dataclasses.asdict(writer.StoreSettings()) == schema.defaults(keys.PREPARE)
+  assert dataclasses.asdict(job.StoreSettings()) == schema.defaults(keys.PREPARE)

@@ -1,4 +1,4 @@
-"""The supervisor names the lost process; tests/distributed/test_multihost.py kills real processes."""
+"""What a supervisor says about the loss of a process; test_multihost.py loses real ones."""
 
 import pytest
 

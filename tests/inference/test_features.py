@@ -53,6 +53,10 @@ def test_features_of_a_split(workdir, tmp_path, capsys):
   assert json.loads(capsys.readouterr().out)['shape'][0] == 40
 
 
-def test_layers_of_conv6_are_told_apart():
-  config = recipes.get('paper+conv6')
-  assert {'conv6', 'fc6', 'norm1', 'pool5', 'fc8'} <= set(features_lib.layer_names(config.model))
+def test_layer_names_of_a_network_with_conv6():
+  """conv6 and fc6 have the same number; their activations have different keys."""
+  keys = features_lib.layer_keys(recipes.get('paper+conv6').model)
+  assert keys['conv6'] == keys['act6'] == 'conv6/act'
+  assert keys['fc6'] == keys['fc6/act'] == 'fc6/act'
+  assert keys['pool5'] == 'conv5/pool' and keys['norm1'] == 'conv1/norm'
+  assert keys['dropout7'] == 'fc7/dropout' and keys['fc8'] == 'fc8'

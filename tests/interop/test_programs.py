@@ -1,7 +1,6 @@
-"""Exported programs give the probabilities of the network that they were made from.
+"""Exported programs, run: the same probabilities as the live network, for any number of canvases.
 
-If `ALEXNET_JAX_DATA` and `ALEXNET_JAX_WIDTH` are set, the tests use a hundred photographs and networks of
-that width.
+With `ALEXNET_JAX_DATA` and `ALEXNET_JAX_WIDTH` set, of a hundred photographs and networks of that width.
 """
 
 import json
@@ -35,7 +34,7 @@ def canvases():
 
 
 def make_run(variant, folder):
-  """Makes a run of a recipe in `folder`, tiny or with the width `ALEXNET_JAX_WIDTH`."""
+  """A run of a recipe in `folder`: tiny, or of the width that is asked for."""
   config = tiny_config(variant, data__synthetic__classes=CLASSES)
   if WIDTH:
     values = {'data.source': 'synthetic', 'data.synthetic': config.data.synthetic, 'mesh': (1, 1)}
@@ -45,14 +44,14 @@ def make_run(variant, folder):
 
 @pytest.fixture(scope='module', params=VIEWS)
 def network(request, tmp_path_factory):
-  """A run, and the number of views that its program averages."""
+  """A run, and how many views its programs shall average."""
   folder = tmp_path_factory.mktemp('run')
   make_run(request.param, folder)
   return folder, VIEWS[request.param]
 
 
 def live(workdir, canvases, views):
-  """Returns the probabilities `[B, classes]` of the step that eval and predict run."""
+  """Probabilities `[B, classes]` of the step that eval and predict run."""
   config = config_lib.load_workdir(workdir)
   config.mesh, config.eval.views = (1, 1), views
   model = evaluate.load(workdir, 'best', config).model
@@ -70,7 +69,7 @@ def export(workdir, form, output, views):
 
 
 def assert_same(found, expected):
-  """Checks for equality within 1e-5, or 1e-5 (1 + p) for full-size networks, and prints the difference."""
+  """Within 1e-5, of full-size networks within 1e-5 (1 + p), as rounding has it; prints what it was."""
   print(
     f'{len(found)} images: probabilities differ by at most {np.abs(found - expected).max():.1e}'
   )
@@ -83,7 +82,7 @@ def test_stablehlo(network, canvases, tmp_path):
   program = jax.export.deserialize((tmp_path / 'net.stablehlo').read_bytes())
   assert set(program.platforms) == {'cpu', 'cuda', 'tpu'}
   expected = live(workdir, canvases, views)
-  assert np.ptp(expected) > 0.1  # the probabilities are not constant
+  assert np.ptp(expected) > 0.1  # what is compared is no constant
   for n in (1, len(canvases)):
     assert_same(program.call(canvases[:n]), expected[:n])
 

@@ -1,21 +1,8 @@
-"""The profiler window: which steps are traced, and invalid windows."""
+"""The profiler window: which steps are traced."""
 
 import jax.numpy as jnp
-import pytest
 
-from alexnet_jax.errors import UserError
 from alexnet_jax.utils import profiler
-
-
-@pytest.mark.parametrize('steps', [(0, 0), (1, 1), (3, 7)])
-def test_valid_windows(steps):
-  profiler.validate(steps)
-
-
-@pytest.mark.parametrize('steps', [(1,), (0, 3), (4, 3), (1.0, 2), (-1, 2), ('1', '2')])
-def test_invalid_windows(steps):
-  with pytest.raises(UserError, match=r'config\.train\.profile='):
-    profiler.validate(steps)
 
 
 def test_a_window_is_traced_once(tmp_path):

@@ -37,21 +37,6 @@ class StoreSettings:
   shuffle: bool = True
 
 
-def check(settings: StoreSettings) -> None:
-  """Raises UserError if a setting is invalid."""
-  choices = {'format': reader.FORMATS, 'subsampling': ('444', '422', '420')}
-  for key, allowed in choices.items():
-    if getattr(settings, key) not in allowed:
-      raise UserError(
-        f'config.prepare.{key}={getattr(settings, key)!r}: choose one of {", ".join(allowed)}'
-      )
-  for key, high in (('quality', 100), ('shard_images', np.inf)):
-    if not 1 <= getattr(settings, key) <= high:
-      raise UserError(
-        f'config.prepare.{key}={getattr(settings, key)}: use an integer from 1 to {high}'
-      )
-
-
 @dataclasses.dataclass(frozen=True)
 class Job:
   """The writing of one store.
