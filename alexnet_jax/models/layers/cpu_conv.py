@@ -10,6 +10,7 @@ from alexnet_jax.models.layers import winograd
 from alexnet_jax.models.layers.reference import Array, Padding
 
 _IMAGE_CHANNELS = 4  # at most, of what counts as an image and not as maps
+_NO_PADDING = ((0, 0), (0, 0))
 _CACHE = 2**19  # bytes of rearranged pixels that stay in the cache
 PIECE = 32  # images whose gradient of a kernel XLA takes at once
 
@@ -41,11 +42,47 @@ def _convolved(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
   seen = [low + length + high for length, (low, high) in zip(x.shape[1:3], static, strict=True)]
   if min(seen) < len(kernel):  # what is too small says so elsewhere
     return _xla_conv(x, kernel, stride, static)
-  plan = winograd.plan(x.shape, len(kernel), stride, static)
-  # An image is convolved by Winograd's way where its pixels come in blocks: single ones have few channels.
-  if plan and (stride > 1 or x.shape[-1] > _IMAGE_CHANNELS):
+  channels = x.shape[-1]
+  if stride > 1 and channels <= _IMAGE_CHANNELS:
+    # An image is convolved in blocks of pixels, which have as many channels as maps have.
+    blocks, wide = _blocks(x, len(kernel), stride, static), _block_kernel(kernel, stride)
+    plan = winograd.plan(blocks.shape, len(wide), _NO_PADDING)
+    if plan:
+      return winograd.conv(blocks, wide, plan)
+  plan = winograd.plan(x.shape, len(kernel), static) if stride == 1 else None
+  if plan and channels > _IMAGE_CHANNELS:
     return winograd.conv(x, kernel, plan)
   return _conv(x, kernel, stride, static)
+
+
+def _blocks(x: Array, size: int, stride: int, padding: Padding) -> Array:
+  """Makes pixels of the squares of `stride` x `stride` pixels, so that windows move one at a time.
+
+  `[B, H, W, C]` -> `[B, H', W', stride * stride * C]`, padded to what windows of `size` see.
+  """
+  pads = [(0, 0, 0)]
+  for length, (before, after) in zip(x.shape[1:3], padding, strict=True):
+    windows = (before + length + after - size) // stride + 1
+    seen = (windows - 1 + -(-size // stride)) * stride
+    pads.append((before, seen - before - length, 0))
+  x = lax.pad(x, jnp.zeros((), x.dtype), [*pads, (0, 0, 0)])
+  batch, height, width, channels = x.shape
+  x = x.reshape(batch, height // stride, stride, width // stride, stride * channels)
+  x = x.swapaxes(2, 3)
+  return x.reshape(batch, height // stride, width // stride, stride * stride * channels)
+
+
+def _block_kernel(kernel: Array, stride: int) -> Array:
+  """The kernel for `_blocks`, filled up with zeros.
+
+  `[size, size, C, F]` -> `[taps, taps, stride * stride * C, F]`, where 11 x 11 taps at stride 4 give 3 x 3.
+  """
+  size, _, channels, features = kernel.shape
+  taps = -(-size // stride)
+  spare = (0, taps * stride - size)
+  kernel = jnp.pad(kernel, (spare, spare, (0, 0), (0, 0)))
+  kernel = kernel.reshape(taps, stride, taps, stride, channels, features)
+  return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, -1, features)
 
 
 def _alike(*arrays: Array) -> list[Array]:

@@ -12,9 +12,6 @@ tiles are one batched matrix product, the operation that XLA's CPU backend does 
 
 The gradients are the adjoints of these three lines. They share `D = A g A^T`, the transformed gradient of the
 outputs: the kernel's gradient is `G^T (V^T D) G`, and the data's is `B (D U^T) B^T`.
-
-A convolution at stride s is one at stride 1 whose pixels are blocks of `s` x `s` pixels and whose taps are
-blocks too: 11 x 11 taps at stride 4 are 3 x 3 blocks of 16 taps, the last of them partly zeros.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +39,7 @@ POINTS = {
 # The sides of a tile to choose from, for each number of taps.
 TILES = {3: (2, 4, 5), 5: (2, 4)}
 # Bytes of transformed data and outputs that are in use at a time.
-CHUNK_BYTES = 2**24
+CHUNK_BYTES = 2**25
 
 Matrix = list[list[Fraction]]
 
@@ -92,29 +89,27 @@ def transforms(m: int, r: int) -> Transforms:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How images of one shape are divided into tiles. A block is one pixel where `stride` is 1.
+  """How images of one shape are divided into tiles.
 
   Attributes:
     images: how many there are.
-    size: rows and columns of an image, in pixels.
-    before: rows of zeros above an image and columns to its left, in pixels.
+    size: rows and columns of an image.
+    before: rows of zeros above an image and columns of zeros to its left.
     out: rows and columns of the output.
-    stride: side of a block, in pixels.
     m: outputs of a tile in each direction.
-    r: taps of the kernel in each direction, in blocks.
+    r: taps of the kernel in each direction.
   """
 
   images: int
   size: tuple[int, int]
   before: tuple[int, int]
   out: tuple[int, int]
-  stride: int
   m: int
   r: int
 
   @property
   def a(self) -> int:
-    """Points in each direction, and blocks that a tile sees."""
+    """Points in each direction, and pixels that a tile sees."""
     return self.m + self.r - 1
 
   @property
@@ -134,10 +129,9 @@ class Plan:
 
   @property
   def pads(self) -> list[tuple[int, int]]:
-    """Rows and columns of zeros around an image; fewer than none where the last pixels are not seen."""
-    side = self.m * self.stride
+    """Rows and columns of zeros around an image."""
     return [
-      (before, count * side - length - before)
+      (before, count * self.m - length - before)
       for before, count, length in zip(self.before, self.covered, self.size, strict=True)
     ]
 
@@ -151,33 +145,23 @@ class Plan:
     return self.a**2 * math.prod(self.tiles)
 
 
-def plan(
-  shape: Sequence[int], size: int, stride: int, padding: Sequence[tuple[int, int]]
-) -> Plan | None:
-  """The tiles with the fewest multiplications for a convolution.
+def plan(shape: Sequence[int], r: int, padding: Sequence[tuple[int, int]]) -> Plan | None:
+  """The tiles with the fewest multiplications for a convolution at stride 1.
 
   Args:
     shape: of the images, `[B, H, W, C]`.
-    size: side of the kernel, in pixels.
-    stride: pixels between windows.
+    r: side of the kernel.
     padding: `((top, bottom), (left, right))` zeros.
 
   Returns:
     None where no tiles are known for such a kernel, or where they save no multiplications.
   """
-  images, *pixels, _ = shape
-  taps = -(-size // stride)
-  before = padding[0][0], padding[1][0]
-  rows, columns = (
-    (low + length + high - size) // stride + 1
-    for length, (low, high) in zip(pixels, padding, strict=True)
-  )
-  plans = [
-    Plan(images, (pixels[0], pixels[1]), before, (rows, columns), stride, m, taps)
-    for m in TILES.get(taps, ())
-  ]
+  images, height, width, _ = shape
+  (top, bottom), (left, right) = padding
+  out = top + height + bottom - r + 1, left + width + right - r + 1
+  plans = [Plan(images, (height, width), (top, left), out, m, r) for m in TILES.get(r, ())]
   best = min(plans, key=lambda choice: choice.products, default=None)
-  return best if best and best.products < taps * taps * rows * columns else None
+  return best if best and best.products < r * r * math.prod(out) else None
 
 
 # A transform along one direction is a sum of slices with constant weights. It is written in two ways, since
@@ -213,32 +197,32 @@ def _both_ways(matrix: np.ndarray, x: Array) -> Array:
 
 
 def data_in(p: Plan, x: Array) -> Array:
-  """V: float32 `[B, H, W, C]` -> `[a * a, tiles, stride * stride * C]`."""
-  m, a, s, maps = p.m, p.a, p.stride, x.shape[-1]
+  """V: float32 `[B, H, W, C]` -> `[a * a, tiles, C]`."""
+  m, a, maps = p.m, p.a, x.shape[-1]
   rows, columns = p.tiles
   x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in p.pads), (0, 0, 0)])
-  x = x.reshape(p.images, p.covered[0], m, s, -1)
+  x = x.reshape(p.images, p.covered[0], m, -1, maps)
   x = _stacked(p.matrices.data, [x[:, k // m : k // m + rows, k % m] for k in range(a)])
-  x = x.reshape(a, p.images, rows, s, p.covered[1], m, s * maps)
-  parts = [x[:, :, :, :, k // m : k // m + columns, k % m].swapaxes(3, 4) for k in range(a)]
-  return _weighted(p.matrices.data, parts).reshape(a * a, -1, s * s * maps)
+  x = x.reshape(a, p.images, rows, p.covered[1], m, maps)
+  parts = [x[:, :, :, k // m : k // m + columns, k % m] for k in range(a)]
+  return _weighted(p.matrices.data, parts).reshape(a * a, -1, maps)
 
 
 def data_in_adjoint(p: Plan, v: Array) -> Array:
   """The adjoint of `data_in`: tiles are transformed back, and added where they overlap."""
-  m, a, s, reach = p.m, p.a, p.stride, p.reach
-  x = _both_ways(p.matrices.data.T, v).reshape(a, a, p.images, *p.tiles, s, -1)
+  m, a, reach, maps = p.m, p.a, p.reach, v.shape[-1]
+  x = _both_ways(p.matrices.data.T, v).reshape(a, a, p.images, *p.tiles, maps)
   total = jnp.zeros((), x.dtype)
   for down in range(reach + 1):
     for right in range(reach + 1):
       part = x[down * m : (down + 1) * m, right * m : (right + 1) * m]
       short = [(0, m - length) for length in part.shape[:2]]
-      shift = [(0, 0), (down, reach - down), (right, reach - right), (0, 0), (0, 0)]
+      shift = [(0, 0), (down, reach - down), (right, reach - right), (0, 0)]
       total = total + jnp.pad(part, short + shift)
   rows, columns = p.covered
-  x = total.transpose(2, 3, 0, 5, 4, 1, 6).reshape(p.images, rows * m * s, columns * m * s, -1)
-  cuts = [(-low, -high, 0) for low, high in p.pads]
-  return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *cuts, (0, 0, 0)])
+  x = total.transpose(2, 3, 0, 4, 1, 5).reshape(p.images, rows * m, columns * m, maps)
+  (top, left), (height, width) = p.before, p.size
+  return x[:, top : top + height, left : left + width]
 
 
 def output(p: Plan, products: Array) -> Array:
@@ -260,13 +244,13 @@ def output_adjoint(p: Plan, g: Array) -> Array:
 
 
 def kernel_in(p: Plan, kernel: Array) -> Array:
-  """U: float32 `[size, size, C, F]` -> `[a * a, stride * stride * C, F]`."""
-  size, _, channels, features = kernel.shape
-  r, s = p.r, p.stride
-  spare = (0, r * s - size)
-  kernel = jnp.pad(kernel, (spare, spare, (0, 0), (0, 0)))
-  kernel = kernel.reshape(r, s, r, s, channels, features).transpose(0, 2, 1, 3, 4, 5)
-  return _both_ways(p.matrices.kernel, kernel.reshape(r * r, -1, features))
+  """U: float32 `[r, r, C, F]` -> `[a * a, C, F]`."""
+  return _both_ways(p.matrices.kernel, kernel.reshape(p.r**2, *kernel.shape[2:]))
+
+
+def kernel_in_adjoint(p: Plan, u: Array) -> Array:
+  """The adjoint of `kernel_in`."""
+  return _both_ways(p.matrices.kernel.T, u).reshape(p.r, p.r, *u.shape[1:])
 
 
 def _batched(x: Array, y: Array, contracted: tuple[int, int]) -> Array:
@@ -312,11 +296,11 @@ def _in_chunks(function: Callable, size: int, *arrays: Array):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(x: Array, kernel: Array, p: Plan) -> Array:
-  """Convolution, computed and summed in float32.
+  """Convolution at stride 1, computed and summed in float32.
 
   Args:
     x: `[B, H, W, C]`, any float dtype.
-    kernel: `[size, size, C, F]`.
+    kernel: `[r, r, C, F]`.
     p: of `plan`.
 
   Returns:
@@ -339,7 +323,7 @@ def _conv_forward(x, kernel, p):
 
 def _conv_backward(p, saved, g):
   x, kernel = saved
-  u, kernel_adjoint = jax.vjp(lambda kernel: kernel_in(p, kernel.astype(jnp.float32)), kernel)
+  u = kernel_in(p, kernel.astype(jnp.float32))
   _, channels, features = u.shape
   size = _images_at_a_time(p, channels, features)
   part = dataclasses.replace(p, images=size)
@@ -347,11 +331,14 @@ def _conv_backward(p, saved, g):
   def some(x, g):
     d = output_adjoint(part, g.astype(jnp.float32))
     v = data_in(part, x.astype(jnp.float32))
-    du = _batched(v, d, (1, 1))
+    # XLA multiplies a transposed matrix up to twice as fast where the result has few rows.
+    du = _batched(d, v, (1, 1)) if features < channels else _batched(v, d, (1, 1))
     return du, data_in_adjoint(part, _batched(d, u, (2, 2))).astype(x.dtype)
 
   du, dx = _in_chunks(some, size, x, g)
-  return dx, *kernel_adjoint(du)
+  dkernel = kernel_in_adjoint(p, du)
+  dkernel = dkernel.swapaxes(2, 3) if features < channels else dkernel
+  return dx, dkernel.astype(kernel.dtype)
 
 
 conv.defvjp(_conv_forward, _conv_backward)
