@@ -1,8 +1,8 @@
-"""Breaks real runs on purpose, many times, and compares them with one that nothing disturbed.
+"""Fault injection: real runs are interrupted or damaged, resumed, and compared with an undisturbed run.
 
-`python -m tests.faults --rounds=200 --seed=0` is the campaign, `--controls` shows that it has teeth,
-`python -m tests.faults.fuzz` throws broken images, configs and other files at the code, and
-`python -m tests.faults.sigterm` measures how soon a full-size run stops.
+`python -m tests.faults --rounds=200 --seed=0` runs the campaign, and `--controls` verifies that the campaign
+detects defects. `python -m tests.faults.fuzz` feeds broken images, configs and other files to the code.
+`python -m tests.faults.sigterm` measures how long a full-size run takes to stop.
 """
 
 import os
@@ -10,8 +10,8 @@ import pathlib
 import sys
 import tempfile
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for tiny and helpers
-# Before JAX: one kind of device, and compiled steps that all runs share.
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for the modules tiny and helpers
+# Set before JAX is imported: CPU devices only, and one compilation cache for all runs.
 _CACHE = os.path.join(tempfile.gettempdir(), f'alexnet_jax_test_cache_{os.getuid()}')
 for _name, _value in {
   'JAX_PLATFORMS': 'cpu',

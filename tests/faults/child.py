@@ -1,8 +1,8 @@
-"""main.py with a fault inside: `python child.py FAULT PATH/main.py ARGS`.
+"""Runs main.py with an injected fault: `python child.py FAULT PATH/main.py ARGS`.
 
-`nan` turns one training image of one step to NaN on the device, as a failing device would: the step and the
-row are in NAN_STEP and NAN_ROW. `power` notes in SYNC_LOG which files were synced, as they were then,
-so that what a power cut would have taken can be taken afterwards.
+`nan` turns one training image of one step to NaN on the device, as failing hardware would. The environment
+variables NAN_STEP and NAN_ROW name the step and the row. `power` records in the file SYNC_LOG which files
+were synced and how long they were at that time, so that `cut_power` can later remove the rest.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 
 
 def poison() -> None:
-  """Replaces `augment.train_images` by one that spoils an image."""
+  """Replaces `augment.train_images` with a function that turns one image to NaN."""
   import jax.numpy as jnp
 
   from alexnet_jax.steps import augment
@@ -32,7 +32,7 @@ def poison() -> None:
 
 
 def note_syncs() -> None:
-  """Lets `os.fsync` write down what it brought to the disk."""
+  """Makes `os.fsync` record the inode, size and time of every file that it syncs."""
   real, log = os.fsync, os.open(os.environ['SYNC_LOG'], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
   def fsync(descriptor):
@@ -44,7 +44,7 @@ def note_syncs() -> None:
 
 
 def cut_power(workdir: pathlib.Path, log: pathlib.Path) -> int:
-  """Cuts every file to what was synced of it, which may be nothing; returns how many lost something."""
+  """Truncates every file to the size that was synced, possibly 0; returns the number of truncated files."""
   synced, sizes = set(), {}
   for line in log.read_text().splitlines() if log.exists() else ():
     inode, size, time = map(int, line.split())

@@ -18,10 +18,10 @@ import time
 
 from tiny import ROOT, command, read_metrics
 
-from .arena import digest
+from .harness import digest
 
 BOUND = 15.0  # seconds, and a step
-CHOICES = (
+OVERRIDES = (
   '--config.data.source=synthetic',
   '--config.data.synthetic.train=256',  # two steps an epoch
   '--config.data.synthetic.validation=512',
@@ -34,7 +34,7 @@ CHOICES = (
 def start(workdir: pathlib.Path, compiled: str) -> subprocess.Popen:
   """The run; `compiled` is the folder of compiled programs, '' for none."""
   line, env = command(
-    f'--config={ROOT}/configs/alexnet.py:original', f'--workdir={workdir}', *CHOICES
+    f'--config={ROOT}/configs/alexnet.py:original', f'--workdir={workdir}', *OVERRIDES
   )
   env['JAX_COMPILATION_CACHE_DIR'] = compiled
   return subprocess.Popen(

@@ -1,48 +1,53 @@
-"""A short campaign: real runs, broken at seeded moments; and a control, which must be noticed.
+"""A short campaign: real runs are broken at seeded moments; a control must be detected.
 
-The long one is `python -m tests.faults --rounds=200 --seed=0`; its result is in RESULTS.md.
+The full campaign is `python -m tests.faults --rounds=200 --seed=0`; RESULTS.md holds its result.
 """
+
+import json
 
 import pytest
 
-from faults import controls, rounds
-from faults.arena import Arena
+from faults import controls, harness, scenarios
+from faults.__main__ import UsageError, campaign, parse, table
 from faults.child import cut_power
 
-SECRET = 'not to be told'
+SECRET = 'a secret of the environment'
 
 
 @pytest.fixture(scope='module')
-def arena(tmp_path_factory):
+def shared(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('SOME_API_KEY', SECRET)
-    yield Arena(tmp_path_factory.mktemp('arena'))
+    yield harness.Harness(tmp_path_factory.mktemp('harness'))
 
 
 @pytest.mark.parametrize(('number', 'kind'), [(1, 'checkpoint'), (2, 'power'), (3, 'read-only')])
-def test_a_round(arena, number, kind):
-  """The other kinds are tested by themselves: in test_train.py, test_preemption.py, test_distributed.py."""
-  found = rounds.fight_round(arena, number, seed=7, kind=kind)
+@pytest.mark.long
+def test_a_round(shared, number, kind):
+  """Other kinds have tests of their own: test_loop.py, test_preemption.py and test_multihost.py."""
+  found = scenarios.run_round(shared, number, seed=7, kind=kind)
   assert found.survived, found
 
 
-def test_a_run_that_forgets_its_momentum_is_noticed(arena):
-  assert 'another' in controls.fight_round(arena, 0, 7, 'momentum').wrong
+@pytest.mark.long
+def test_a_run_that_forgets_its_momentum_is_noticed(shared):
+  assert 'another' in controls.run_round(shared, 0, 7, 'momentum').failure
 
 
-def test_nothing_of_the_environment_is_written_down(arena):
-  arena.reference('folder')
-  files = [path for path in (arena.folder / 'undisturbed-folder').rglob('*') if path.is_file()]
+@pytest.mark.long
+def test_nothing_of_the_environment_is_written_to_the_workdir(shared):
+  shared.reference('folder')
+  files = [path for path in (shared.folder / 'undisturbed-folder').rglob('*') if path.is_file()]
   assert len(files) > 10
   assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize('what', controls.LEFT_OUT)
-def test_the_texts_that_controls_replace_are_there(tmp_path, what):
+def test_the_texts_that_controls_replace_exist(tmp_path, what):
   controls.patched_copy(tmp_path / 'code', controls.LEFT_OUT[what][1])
 
 
-def test_a_power_cut_takes_what_was_not_synced(tmp_path):
+def test_a_power_cut_removes_what_was_not_synced(tmp_path):
   (tmp_path / 'run').mkdir()
   lines = []
   for name, synced in (('whole', 5), ('grown', 3), ('lost', None)):
@@ -55,3 +60,28 @@ def test_a_power_cut_takes_what_was_not_synced(tmp_path):
   assert cut_power(tmp_path / 'run', tmp_path / 'log') == 2
   sizes = {path.name: path.stat().st_size for path in (tmp_path / 'run').iterdir()}
   assert sizes == {'whole': 5, 'grown': 3, 'lost': 0}
+
+
+def outcome(number, kind):
+  """A recorded round, as the output file holds it."""
+  made = scenarios.Outcome(number, kind, 'after 1.00 s', True, '', '', 9.0, 3.0)
+  return made._asdict()
+
+
+def test_recorded_rounds_of_another_seed_are_neither_read_nor_overwritten(tmp_path):
+  """The committed file is of seed 0; by default another seed has a file of its own."""
+  assert parse(['--seed=77']).output != parse([]).output
+  path = tmp_path / 'faults.json'
+  text = json.dumps({'seed': 0, 'rounds': [outcome(0, 'kill'), outcome(1, 'kill')]})
+  path.write_text(text)
+  options = [f'--output={path}', f'--folder={tmp_path}', '--kinds=kill']
+  for wrong, message in (
+    (['--seed=77', '--kinds=kill'], '--seed=0, not 77'),
+    (['--kinds=term'], "round 0 is 'kill'"),
+  ):
+    with pytest.raises(UsageError, match=message):
+      campaign(parse([*options, '--rounds=3', *wrong]))
+  assert path.read_text() == text
+  found, count = campaign(parse([*options, '--rounds=1']))
+  assert (len(found), count) == (1, 0)
+  assert table(found).splitlines()[-1].startswith('1 rounds: 1 survived')

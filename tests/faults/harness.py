@@ -1,4 +1,4 @@
-"""Where rounds are fought: data, the undisturbed runs, and main.py started, stopped and compared."""
+"""What all scenarios share: data, undisturbed reference runs, and functions that start and compare runs."""
 
 from collections.abc import Callable
 import contextlib
@@ -21,18 +21,16 @@ from alexnet_jax import steps
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.workdir.checkpoint import FOLDER, Checkpoints
 
-BOUND = 150  # seconds after which a process counts as hung, on a machine that others use too
-_START = 5.0  # seconds, about, that a run takes to its first step
-_TURN = 0.01
-_STANDSTILL = (
-  3  # seconds for such a turn, after which this machine must have been stopped or asleep
-)
-standstills: list[int] = []  # one for each that was seen
+BOUND = 150  # seconds after which a process counts as hung; generous, for a machine under load
+_START = 5.0  # approximate number of seconds that a run takes to its first step
+_POLL = 0.01  # seconds between two looks at a condition
+_STANDSTILL = 3  # seconds; where one such pause takes longer, the machine itself was suspended
+standstills: list[int] = []  # one entry for each suspension that was seen
 STEPS = 18
-SIDE, CLASSES, TRAINING, VALIDATION = 72, 4, 10, 4  # images a class
-# Every piece of state counts: dropout, momentum, and a rate that falls after every epoch. Three layers,
-# as a start costs what it takes to trace them.
-_CHOICES = {
+SIDE, CLASSES, TRAINING, VALIDATION = 72, 4, 10, 4  # images per class
+# Every kind of state matters in this run: dropout, momentum, and a rate that falls after every epoch. It has
+# only three layers because tracing them dominates the time of a start.
+_OVERRIDES = {
   'model__layers': ('conv1', 'fc6', 'fc8'),
   'data__max_bad_share': 0.1,
   'train__steps': STEPS,
@@ -48,16 +46,16 @@ _CHOICES = {
 
 
 class Hang(Exception):
-  """A process did not end within its bound."""
+  """A process did not end within its time limit."""
 
 
-class Arena:
-  """A folder with data, configs and the runs that nothing disturbed.
+class Harness:
+  """A folder with data, configs and undisturbed reference runs.
 
   Attributes:
-    folder: of everything.
-    code: the checkout whose main.py is started; a patched copy for the controls.
-    undisturbed: metrics and digest of the final state by kind of run: `folder`, `store`, `two`.
+    folder: holds everything that the scenarios write.
+    code: the checkout whose main.py is started; the controls use a patched copy.
+    undisturbed: metrics and digest of the final state for each kind of run: `folder`, `store`, `two`.
   """
 
   def __init__(self, folder: pathlib.Path, code: pathlib.Path = ROOT):
@@ -65,16 +63,16 @@ class Arena:
     folder.mkdir(parents=True, exist_ok=True)
     self.undisturbed = {}
 
-  def config(self, kind: str, place: pathlib.Path) -> pathlib.Path:
-    """The config file of a run whose data lie in `place`."""
-    source = f'store:{place}' if kind == 'store' else f'folder:{place}'
-    folder = self.folder / 'configs' / place.name / kind
+  def config(self, kind: str, data: pathlib.Path) -> pathlib.Path:
+    """Writes the config file of a run that reads its images from `data`, and returns its path."""
+    source = f'store:{data}' if kind == 'store' else f'folder:{data}'
+    folder = self.folder / 'configs' / data.name / kind
     folder.mkdir(parents=True, exist_ok=True)
     more = {'mesh': (1, 2)} if kind == 'two' else {}
-    return write_config(folder, data__source=source, **_CHOICES, **more)
+    return write_config(folder, data__source=source, **_OVERRIDES, **more)
 
   def data(self, kind: str) -> pathlib.Path:
-    """The data of a kind of run, made once."""
+    """Writes the data of a kind of run where they are missing, and returns their folder."""
     images = self.folder / 'images'
     if not images.exists():
       write_images(images)
@@ -89,7 +87,7 @@ class Arena:
     return store
 
   def reference(self, kind: str) -> tuple[list[dict], str]:
-    """Metrics and digest of the run that nothing disturbed."""
+    """Returns the metrics and the digest of the undisturbed run; trains it at the first call."""
     if kind not in self.undisturbed:
       workdir = self.folder / f'undisturbed-{kind}'
       result = self.train(kind, self.data(kind), workdir)
@@ -98,13 +96,13 @@ class Arena:
     return self.undisturbed[kind]
 
   def arguments(self, kind: str, data: pathlib.Path, workdir: pathlib.Path) -> tuple[str, ...]:
-    """The command that trains."""
+    """Returns the arguments of main.py that train."""
     return f'--config={self.config(kind, data)}', f'--workdir={workdir}'
 
   def start(
     self, *args: str, child: str = '', log: pathlib.Path, **environment
   ) -> subprocess.Popen:
-    """Starts main.py; `child` names a fault of `child.py` to start it with; stderr goes to `log`."""
+    """Starts main.py with stderr appended to `log`; `child` names a fault of `child.py` to inject."""
     line, env = command(*args)
     line[1] = str(self.code / 'main.py')
     if child:
@@ -115,7 +113,7 @@ class Arena:
       )
 
   def main(self, *args: str) -> subprocess.CompletedProcess:
-    """Runs main.py to its end."""
+    """Runs main.py to its end and returns its exit code and output."""
     line, env = command(*args)
     line[1] = str(self.code / 'main.py')
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -128,7 +126,7 @@ class Arena:
     return subprocess.CompletedProcess(args, process.returncode, *texts)
 
   def train(self, kind: str, data: pathlib.Path, workdir: pathlib.Path):
-    """Trains, or goes on training, to the end; one process, or two of which the first one's result counts."""
+    """Trains or resumes to the end; of two processes, returns the result of process 0."""
     args = self.arguments(kind, data, workdir)
     if kind != 'two':
       return self.main(*args)
@@ -138,30 +136,30 @@ class Arena:
       return run.wait()[0]
 
   def together(self, *args: str) -> Together:
-    """The same by two processes."""
+    """Starts two processes that train together."""
     return Together(*args, '--peer_timeout=6')
 
 
 def until(done: Callable[[], bool], seconds: float = BOUND) -> bool:
-  """Waits until `done`; False where that took too long.
+  """Waits until `done()` is true; returns False where that takes longer than `seconds`.
 
-  It counts its own turns, not the clock's, which goes on while a machine sleeps or processes are stopped.
+  It counts its own pauses and not the clock, which advances while a machine or its processes are suspended.
   """
-  for _ in range(math.ceil(seconds / _TURN)):
+  for _ in range(math.ceil(seconds / _POLL)):
     if done():
       return True
     before = time.monotonic()
-    time.sleep(_TURN)
+    time.sleep(_POLL)
     if time.monotonic() - before > _STANDSTILL:
       standstills.append(1)
   return done()
 
 
 def wait_for(process: subprocess.Popen, seconds: float = BOUND) -> int:
-  """The exit code of a process that should end by itself within `seconds`.
+  """Returns the exit code of a process that should end by itself within `seconds`.
 
   Raises:
-    Hang: it did not; it is killed.
+    Hang: the process did not end; it has been killed.
   """
   if not until(lambda: process.poll() is not None, seconds):
     process.kill()
@@ -171,7 +169,7 @@ def wait_for(process: subprocess.Popen, seconds: float = BOUND) -> int:
 
 
 def write_images(root: pathlib.Path) -> None:
-  """PNG files `root/{train,val}/CLASS/N.png` of noisy patches, the same every time."""
+  """Writes PNG files `root/{train,val}/CLASS/N.png` of noise; the pixels are the same in every call."""
   rng = np.random.default_rng(0)
   for split, number in (('train', TRAINING), ('val', VALIDATION)):
     for label in range(CLASSES):
@@ -184,7 +182,7 @@ def write_images(root: pathlib.Path) -> None:
 
 
 def digest(workdir: pathlib.Path) -> str:
-  """SHA-256 of every bit of the newest checkpoint's state: parameters, velocity, running sums, step."""
+  """Returns the SHA-256 of the newest checkpoint's state: parameters, velocity, running sums and step."""
   config = config_lib.load_workdir(workdir)
   config.mesh = (1, 1)
   config = FrozenConfigDict(config)
@@ -200,14 +198,14 @@ def digest(workdir: pathlib.Path) -> str:
 
 
 def sealed(workdir: pathlib.Path) -> list[int]:
-  """The steps of the checkpoints that are there, ascending."""
+  """Returns the steps of the complete checkpoints, ascending."""
   folder = workdir / FOLDER
   names = [path.name for path in folder.iterdir()] if folder.exists() else []
   return sorted(int(name) for name in names if name.isdigit())
 
 
 def rows(workdir: pathlib.Path) -> int:
-  """Lines of metrics.jsonl."""
+  """Returns the number of lines of metrics.jsonl."""
   with contextlib.suppress(FileNotFoundError):
     return (workdir / 'metrics.jsonl').read_text().count('\n')
   return 0
@@ -216,11 +214,14 @@ def rows(workdir: pathlib.Path) -> int:
 def wait_for_moment(
   rng: random.Random, workdir: pathlib.Path, processes: list, early: float = 0.2
 ) -> str:
-  """Waits for a random moment of a run, or its end; says which it was.
+  """Waits for a random moment of a run or for its end, and returns a description of the moment.
 
   A share `early` of the moments falls into the start; the others follow a random line of metrics.jsonl.
   """
-  alive = lambda: all(process.poll() is None for process in processes)
+
+  def alive() -> bool:
+    return all(process.poll() is None for process in processes)
+
   if rng.random() < early:
     seconds = rng.uniform(0, _START)
     until(lambda: not alive(), seconds)
