@@ -20,7 +20,10 @@ def summarise(runs: list[dict]) -> dict:
     'ridge on pixel means': answer['baseline_error'],
   }
   variants = dict.fromkeys(run['variant'] for run in runs)
-  of = lambda variant: seeds.spread([run for run in runs if run['variant'] == variant])
+
+  def of(variant):
+    return seeds.spread([run for run in runs if run['variant'] == variant])
+
   return {
     'baselines': baselines,
     'top1_error': {variant: of(variant) for variant in variants},

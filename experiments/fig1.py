@@ -216,8 +216,13 @@ def draw(runs: dict[Cell, dict], path: pathlib.Path, complete: bool) -> None:
 def main() -> int:
   """Reads the command line, runs what is left, and writes the output after every run and at the end."""
   options, overrides = runs_lib.parser(__doc__, 'source', 'workdir', 'output').parse_known_args()
-  arguments = lambda cell: command(cell, options.source, options.workdir, overrides)
-  cell_of = lambda run: (run['curve'], run['learning_rate'], run['seed'])
+
+  def arguments(cell):
+    return command(cell, options.source, options.workdir, overrides)
+
+  def cell_of(run):
+    return (run['curve'], run['learning_rate'], run['seed'])
+
   known = runs_lib.known(
     options.output,
     lambda run: runs_lib.as_command(arguments(cell_of(run))),

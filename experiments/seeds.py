@@ -73,14 +73,20 @@ def make(
   Raises:
     runs.Refused: the output has runs of other commands.
   """
-  cell_of = lambda run: (run.get('variant'), run['seed'])
+
+  def cell_of(run):
+    return (run.get('variant'), run['seed'])
+
   known = runs_lib.known(
     options.output,
     lambda run: command(cells[cell_of(run)]) if cell_of(run) in cells else '',
     is_result=lambda run: bool(run['train'] and run['eval']),
   )
   runs, on = {cell_of(run): run for run in known}, runs_lib.circumstances()
-  is_made = lambda cell: bool(runs.get(cell, {}).get('eval'))
+
+  def is_made(cell):
+    return bool(runs.get(cell, {}).get('eval'))
+
   if all(map(is_made, cells)):
     print(f'nothing to do: {options.output} has every run', file=sys.stderr)
 
@@ -91,7 +97,9 @@ def make(
     runs_lib.write(options.output, summarise(made), made)
     return not ended.code
 
-  left = lambda: [cell for cell in cells if not is_made(cell) and all(map(is_made, after(cell)))]
+  def left():
+    return [cell for cell in cells if not is_made(cell) and all(map(is_made, after(cell)))]
+
   return runs_lib.make_all(left, cells.__getitem__, keep, options.jobs)
 
 

@@ -87,7 +87,10 @@ def needed(options: argparse.Namespace, cell: Cell) -> list[Cell]:
 def summarise(runs: list[dict], options: argparse.Namespace) -> dict:
   """The table: of each row our errors, None where not made, and the paper's, None of other networks."""
   found = {(run['variant'], run['seed']): run['eval'] for run in runs}
-  errors = lambda top1, top5: {'top1_error': top1, 'top5_error': top5}
+
+  def errors(top1, top5):
+    return {'top1_error': top1, 'top5_error': top5}
+
   table = {}
   for name, members in rows(options).items():
     ours = found.get((name, None) if len(members) > 1 else members[0])

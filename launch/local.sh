@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Starts one run as N processes on this machine: a GPU for each where there are N, else all on the CPU.
+# Starts one run as N processes on this machine, with one GPU for each process if there are N GPUs, else on the CPU.
 #   bash launch/local.sh N [main.py arguments]
 #   bash launch/local.sh 2 --config=configs/quickstart.py --workdir=runs/two
-# Relative paths start from the checkout. SIGTERM and Ctrl-C reach every process. The exit code is
-# process 0's, or 3 where a signal killed it.
+# Paths are relative to the checkout. SIGTERM and Ctrl-C are forwarded to every process. The exit code is that
+# of process 0, or 3 if a signal killed process 0.
 set -euo pipefail
 processes=${1:-}
 if ! [[ $processes =~ ^[1-9][0-9]*$ ]]; then
@@ -19,21 +19,21 @@ if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
 else
   mapfile -t gpus < <(nvidia-smi -L 2>/dev/null | sed -n 's/^GPU \([0-9]*\):.*/\1/p')
 fi
-# Too few GPUs: JAX must not look at them, since every process would take all of them.
+# With fewer GPUs than processes JAX must not use any, because every process would reserve all of them.
 [ "${#gpus[@]}" -ge "$processes" ] || export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
-set -m # each process in a group of its own; and not deaf to Ctrl-C, as in a shell without job control
+set -m # each process gets its own group, and Ctrl-C is not ignored as in a shell without job control
 pids=()
 forward() {
   local targets=("${pids[@]}")
-  # Ctrl-C goes to whole process groups, as a terminal sends it; SIGTERM, main.py hands down by itself.
+  # Ctrl-C goes to whole process groups, as from a terminal; main.py forwards SIGTERM to its children itself.
   [ "$1" = TERM ] || targets=("${targets[@]/#/-}")
   kill -s "$1" -- "${targets[@]}" || true
 }
-exec 3>&2 2>/dev/null # the processes write to 3; the shell would write "Killed" after their last line
-# A signal that comes while processes are still being started is kept for when all are there.
+exec 3>&2 2>/dev/null # the processes write to 3, so that messages of bash such as "Killed" do not follow their last line
+# A signal that arrives while processes are being started is forwarded after the last start.
 early=
 trap 'early=TERM' TERM HUP
 trap 'early=INT' INT
@@ -48,12 +48,12 @@ trap 'forward INT' INT
 [ -z "$early" ] || forward "$early"
 
 for pid in "${pids[@]}"; do
-  # A signal ends `wait` early: ask again until the process is gone.
+  # A signal interrupts `wait`: repeat it until the process has ended.
   while kill -0 "$pid"; do wait "$pid" || true; done
 done
 status=0
 wait "${pids[0]}" || status=$?
-# 130 is main.py's own code for Ctrl-C; every other one from 128 is the shell's word for a signal.
+# main.py exits with 130 on Ctrl-C; every other code from 128 is how bash reports a signal.
 if ((status >= 128 && status != 130)); then
   echo "error: process 0 was killed by signal $((status - 128))" >&3
   status=3

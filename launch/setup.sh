@@ -1,6 +1,8 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: goes to the checkout, and readies a Python with the requirements in it.
-# Uses the active virtual environment, else makes .venv in the checkout. pip's output goes to stderr.
+# Sourced by the other scripts with the names of requirements files. It changes to the root of the checkout
+# and prepares a Python environment with these requirements: the active virtual environment, else .venv in the
+# checkout. constraints.txt fixes the tested version of every package; CONSTRAINTS= (empty) lets pip choose any
+# version that the requirements allow. pip writes to stderr.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 if [ -z "${VIRTUAL_ENV:-}" ]; then
@@ -9,17 +11,25 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
     echo "error: $python is not Python 3.11 or newer; name one: PYTHON=python3.12 bash ..." >&2
     exit 2
   fi
-  # --clear: a .venv whose making was stopped half-way has no pip.
+  # --clear: an environment whose creation was interrupted has no pip.
   .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
   # shellcheck disable=SC1091
   source .venv/bin/activate
 fi
 
-# Installs nothing, and asks no registry, when the same requirements are in already.
-stamp="$VIRTUAL_ENV/.alexnet_jax_requirements"
-if ! cat "$@" | cmp -s - "$stamp"; then
-  args=()
-  for file in "$@"; do args+=(-r "$file"); done
-  python -m pip install --disable-pip-version-check "${args[@]}" >&2
-  cat "$@" > "$stamp"
+# A copy of each installed requirements file, with the constraints, lies in the environment. pip runs only for
+# files that have changed since.
+constraints=${CONSTRAINTS-constraints.txt}
+pip_args=() && [ -z "$constraints" ] || pip_args=(-c "$constraints")
+changed=()
+for file in "$@"; do
+  cat ${constraints:+"$constraints"} "$file" | cmp -s - "$VIRTUAL_ENV/.alexnet_jax_${file##*/}" ||
+    changed+=("$file")
+done
+if [ "${#changed[@]}" -gt 0 ]; then
+  for file in "${changed[@]}"; do pip_args+=(-r "$file"); done
+  python -m pip install --disable-pip-version-check "${pip_args[@]}" >&2
+  for file in "${changed[@]}"; do
+    cat ${constraints:+"$constraints"} "$file" > "$VIRTUAL_ENV/.alexnet_jax_${file##*/}"
+  done
 fi

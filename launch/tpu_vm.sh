@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM or slice, from your own machine: copies the commit you stand on to every
-# worker, readies a Python there and runs main.py on all of them.
+# Trains on a Cloud TPU VM or slice from your own machine: it copies the current commit to every worker, installs
+# the requirements there and runs main.py on all workers.
 #   bash launch/tpu_vm.sh NAME ZONE [main.py arguments]
 #   bash launch/tpu_vm.sh my-tpu us-central2-b --config=configs/alexnet.py --workdir=/mnt/shared/alexnet
-# The workdir is a folder that all workers share (a Filestore or other NFS mount); with one worker any
-# folder will do. The workers need Python 3.11 or newer with venv: PYTHON=python3.12 bash launch/... names
-# it. For several workers, gcloud wants its key in the agent: ssh-add ~/.ssh/google_compute_engine.
-# Ctrl-C ends the connection, not the run. To stop that, with a checkpoint:
+# The workdir must be a folder that all workers share (a Filestore or other NFS mount); with one worker it may be
+# any folder. The workers need Python 3.11 or newer with venv; PYTHON=python3.12 bash launch/... names it. For
+# several workers gcloud requires its key in the agent: ssh-add ~/.ssh/google_compute_engine.
+# Ctrl-C ends the connection and not the run. To stop the run with a checkpoint:
 #   gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=0 --command='pkill -o -f "python main.py"'
 set -euo pipefail
 if [ $# -lt 3 ]; then
@@ -23,12 +23,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 archive=$(mktemp)
 trap 'rm -f "$archive"' EXIT
-[ -z "$(git status --porcelain)" ] || echo 'note: what is not committed is not copied' >&2
+[ -z "$(git status --porcelain)" ] || echo 'note: uncommitted changes are not copied' >&2
 git archive --format=tar.gz -o "$archive" HEAD
 gcloud compute tpus tpu-vm scp "$archive" "$name:alexnet_jax.tar.gz" --zone="$zone" --worker=all
 
-# %q: each argument reaches main.py as it was given here, whatever is in it. exec: the signal above
-# meets main.py and not a shell around it.
+# %q quotes each argument, so that it reaches main.py unchanged. exec replaces the shell, so that the signal
+# above reaches main.py.
 gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="
   set -e
   mkdir -p alexnet_jax

@@ -80,6 +80,7 @@ def test_the_address_is_in_one_place():
     build.make(build.NAMES[0], {'NONSENSE': '1'})
 
 
+@pytest.mark.long
 def test_alexnet_in_one_hour():
   said, pictures = run('01_alexnet_in_one_hour', WIDTH=1 / 16, BATCH=2)
   assert pictures == 3
@@ -88,6 +89,7 @@ def test_alexnet_in_one_hour():
   assert said.count('all-gather') == 3
 
 
+@pytest.mark.long
 def test_relu_or_tanh(tmp_path):
   said, pictures = run(
     '02_relu_or_tanh', SOURCE='synthetic', EPOCHS=1.0, SETTINGS=SMALL, WORKDIR=str(tmp_path)
@@ -114,6 +116,7 @@ def test_the_level_that_both_reach(relu, tanh, said, capsys):
   assert said in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_your_own_photos_and_look_inside(tmp_path):
   """The second looks into the run that the first has trained."""
   place = str(tmp_path / 'run')

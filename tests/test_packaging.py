@@ -41,11 +41,14 @@ def run(installed: pathlib.Path, *args: str, cwd: pathlib.Path) -> subprocess.Co
 
 def test_every_module_and_file_is_installed(installed):
   """A new room of the package must be named in pyproject.toml."""
-  there = lambda folder: {
-    str(path.relative_to(folder))
-    for path in folder.rglob('*')
-    if path.is_file() and '__pycache__' not in path.parts
-  }
+
+  def there(folder):
+    return {
+      str(path.relative_to(folder))
+      for path in folder.rglob('*')
+      if path.is_file() and '__pycache__' not in path.parts
+    }
+
   assert there(installed / 'alexnet_jax') == there(ROOT / 'alexnet_jax') | {
     f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.*')
   }

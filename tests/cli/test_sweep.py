@@ -64,6 +64,7 @@ def test_what_goes_not_together(args, message, tmp_path):
     flags.parse([f'--config={write_config(tmp_path)}', *args])
 
 
+@pytest.mark.long
 def test_runs_one_after_the_other_and_goes_on(tmp_path, capsys):
   """One of them fails, and the sweep does not; the same command does nothing twice."""
   config, workdir = write_config(tmp_path, train__steps=2), tmp_path / 'w'

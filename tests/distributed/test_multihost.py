@@ -48,6 +48,7 @@ def wait_for_lines(workdir, lines, run):
     time.sleep(0.01)
 
 
+@pytest.mark.long
 def test_a_lost_process_is_named_and_the_same_command_resumes(tmp_path, undisturbed):
   workdir = tmp_path / 'run'
   args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={workdir}', PEER_TIMEOUT
@@ -68,6 +69,7 @@ def test_a_lost_process_is_named_and_the_same_command_resumes(tmp_path, undistur
   assert read_metrics(workdir) == undisturbed
 
 
+@pytest.mark.long
 def test_the_loss_of_the_coordinator_and_a_new_number_of_processes(tmp_path, undisturbed, caplog):
   """Killed process 0; resumed by one process on one device."""
   workdir = tmp_path / 'run'
@@ -86,6 +88,7 @@ def test_the_loss_of_the_coordinator_and_a_new_number_of_processes(tmp_path, und
   assert [row['loss'] for row in rows] == pytest.approx([row['loss'] for row in expected], rel=1e-3)
 
 
+@pytest.mark.long
 def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path, capsys):
   """Two whole networks, half of the batch each, as one process trains them; then evaluated together."""
   workdir = tmp_path / 'run'
@@ -113,6 +116,7 @@ def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path, capsys):
   assert together == pytest.approx(json.loads(capsys.readouterr().out))
 
 
+@pytest.mark.long
 def test_what_fails_in_one_process_only_is_found(tmp_path):
   """A workdir that is not shared: process 1 waits for a file that never comes."""
   args = f'--config={write_config(tmp_path, **CHOICES)}', PEER_TIMEOUT
@@ -138,6 +142,7 @@ def test_what_fails_in_all_is_said_by_all(tmp_path, both, second, message):
   assert all(message in one.stderr.splitlines()[-1] for one in results)
 
 
+@pytest.mark.long
 def test_describe_counts_the_same_messages(tmp_path, capsys):
   args = '--mode=describe', f'--config={write_config(tmp_path, **(CHOICES | {"mesh": (2, 1)}))}'
   with Together(*args) as run:

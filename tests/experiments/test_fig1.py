@@ -64,10 +64,16 @@ def sweep(epochs, stop_each=0):
 def test_the_best_rate_lies_inside(stop_each):
   """The grid grows to where the best rate lies, then two more seeds run at it alone."""
   best = {'relu': 0.002, 'tanh': 0.001}
-  epochs = lambda curve, rate: 10 + 1000 * abs(rate - best[curve])
+
+  def epochs(curve, rate):
+    return 10 + 1000 * abs(rate - best[curve])
+
   runs, order = sweep(epochs, stop_each)
   assert len(order) == len(runs) * (stop_each + 1)
-  rates = lambda curve: [rate for name, rate, seed in runs if (name, seed) == (curve, 0)]
+
+  def rates(curve):
+    return [rate for name, rate, seed in runs if (name, seed) == (curve, 0)]
+
   assert rates('relu') == [0.001, 0.002, 0.004]
   assert sorted(rates('tanh')) == [0.0005, 0.001, 0.002, 0.004, 0.008]
   assert [cell for cell in runs if cell[2]] == [
@@ -81,7 +87,10 @@ def test_the_best_rate_lies_inside(stop_each):
 
 def test_low_rates_and_runs_that_diverge():
   """Halved rates too; a run that diverges bounds the grid, and one that ends lower is better."""
-  never = lambda curve, rate: float('inf') if rate > 0.0003 else None
+
+  def never(curve, rate):
+    return float('inf') if rate > 0.0003 else None
+
   runs, _ = sweep(never)
   assert sorted(rate for name, rate, seed in runs if (name, seed) == ('relu', 0)) == [
     0.000125, 0.00025, 0.0005, 0.001, 0.002, 0.004,
@@ -99,7 +108,10 @@ def written(runs, path):
 
 def test_what_is_written(tmp_path):
   """Before all runs are made there is no ratio, and the file says what is next; then there is one."""
-  epochs = lambda curve, rate: (5 if curve == 'relu' else 30) + 1000 * abs(rate - INSIDE[curve])
+
+  def epochs(curve, rate):
+    return (5 if curve == 'relu' else 30) + 1000 * abs(rate - INSIDE[curve])
+
   runs, order = sweep(epochs)
   begun = written({cell: runs[cell] for cell in order[:4]}, tmp_path / 'fig1.json')
   assert len(begun['runs']) == 4 and not begun['complete'] and 'ratio' not in begun

@@ -61,7 +61,9 @@ def test_stopped_while_a_run_ends_well(place):
     os.kill(os.getpid(), signal.SIGTERM)
     return not ended.code
 
-  calls = lambda key: [[f'--workdir={key}']]
+  def calls(key):
+    return [[f'--workdir={key}']]
+
   assert runs_lib.make_all(lambda: left, calls, keep, jobs=1) == 75 and done == [1]
   assert runs_lib.make_all(lambda: left, calls, keep, jobs=1) == 0 and done == [1, 2]
 
@@ -74,7 +76,10 @@ def test_what_needs_others_comes_after_them(place, jobs):
     ('net', 0): cell(),
     ('net', 1): [['--workdir=first'], ['--workdir=second'], ['--mode=eval', '--workdir=second']],
   }
-  after = lambda of: [key for key in cells if key[0] == 'net'] if of[0] == 'average' else []
+
+  def after(of):
+    return [key for key in cells if key[0] == 'net'] if of[0] == 'average' else []
+
   code, made = make(cells, after, jobs)
   assert code == 0 and made['number'] == 3
   average, one, chain = made['runs']
@@ -96,11 +101,14 @@ def test_a_mistake_is_mended_by_the_right_command(place):
 
 def test_a_chain_whose_sources_are_swapped_is_another(place):
   """Its calls are compared one by one; the order of the flags of one does not matter."""
-  chain = lambda one, two: [
-    [f'--source={one}', '--workdir=1'],
-    ['--workdir=2', f'--source={two}'],
-    ['--mode=eval', '--workdir=2'],
-  ]
+
+  def chain(one, two):
+    return [
+      [f'--source={one}', '--workdir=1'],
+      ['--workdir=2', f'--source={two}'],
+      ['--mode=eval', '--workdir=2'],
+    ]
+
   assert make({('star', 0): chain('a', 'b')})[0] == 0
   swapped = [call[::-1] for call in chain('a', 'b')]
   assert make({('star', 0): swapped})[0] == 0
@@ -110,7 +118,10 @@ def test_a_chain_whose_sources_are_swapped_is_another(place):
 
 def test_an_average_of_more_is_made_anew(place):
   """Averages cost little: what was averaged of two is no obstacle to three."""
-  average = lambda n: [['--mode=eval', f'--checkpoints={",".join("abc"[:n])}']]
+
+  def average(n):
+    return [['--mode=eval', f'--checkpoints={",".join("abc"[:n])}']]
+
   nets = {('net', n): [[f'--workdir={n}'], ['--mode=eval', f'--workdir={n}']] for n in range(3)}
   assert make({('net', 0): nets['net', 0], ('2 nets', None): average(2)})[0] == 0
   code, made = make(nets | {('3 nets', None): average(3)})

@@ -67,10 +67,13 @@ def test_a_run_that_fails_says_so(tmp_path):
 
 def test_cats_and_dogs_are_told_apart_by_variant():
   """Each variant's own spread; the baselines stand once."""
-  run = lambda variant, error: {
-    'variant': variant,
-    'eval': {'top1_error': error, 'majority_error': 50.0, 'baseline_error': 43.3},
-  }
+
+  def run(variant, error):
+    return {
+      'variant': variant,
+      'eval': {'top1_error': error, 'majority_error': 50.0, 'baseline_error': 43.3},
+    }
+
   stopped = {'variant': 'features', 'eval': None}
   found = cats_dogs.summarise([run('scratch', 30.0), run('scratch', 40.0), stopped])
   assert found['baselines'] == {'majority': 50.0, 'ridge on pixel means': 43.3}

@@ -87,6 +87,7 @@ def test_stablehlo(network, canvases, tmp_path):
     assert_same(program.call(canvases[:n]), expected[:n])
 
 
+@pytest.mark.long
 def test_savedmodel_runs_without_jax(canvases, tmp_path):
   workdir, views = tmp_path / 'run', 10
   make_run('original', workdir)

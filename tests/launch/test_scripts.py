@@ -1,5 +1,4 @@
-"""What the launch scripts do, run for real in bash; programs that the test writes stand in for Python,
-GPUs and clusters."""
+"""Runs the launch scripts in bash; small programs stand in for main.py, nvidia-smi, gcloud and SLURM."""
 
 import json
 import os
@@ -18,9 +17,9 @@ LAUNCH = ROOT / 'launch'
 TIMEOUT = 60  # seconds after which a script that hangs fails its test
 LAST_LINE = 'the last line of process 0\n'
 
-# Stands in for main.py --distributed: notes how it was started and ends as ACTIONS says for its process.
-# One that runs until a signal comes is a parent and a child, as main.py is: the parent hands SIGTERM down
-# and leaves Ctrl-C to the child. Without a signal it leaves after a while, so that nothing stays behind.
+# Stands in for main.py --distributed: it records how it was started and ends as ACTIONS says for its process.
+# The action 'run' waits for a signal. It consists of a parent and a child, as main.py does: the parent forwards
+# SIGTERM and leaves Ctrl-C to the child. Without a signal it ends after 30 seconds.
 MAIN = """
   import json, os, sys, time
   from signal import SIG_BLOCK, SIGCHLD, SIGINT, SIGKILL, SIGTERM
@@ -67,7 +66,7 @@ MAIN = """
 
 
 class Stage:
-  """A folder with a virtual environment that has nothing to install, and programs in front of PATH."""
+  """A virtual environment in which everything is installed, and stand-in programs first in PATH."""
 
   def __init__(self, folder: Path):
     self.bin, self.notes, self.home = folder / 'venv' / 'bin', folder / 'notes', folder / 'home'
@@ -78,7 +77,7 @@ class Stage:
     self.program(
       'python',
       f"""
-      [ "$1" != -m ] || exit 99  # pip must not be asked for anything
+      [ "$1" != -m ] || exit 99  # pip must not run
       [ "$1" != main.py ] || {{ shift; set -- {shlex.quote(str(folder / 'main.py'))} "$@"; }}
       exec {shlex.quote(sys.executable)} "$@"
       """,
@@ -93,10 +92,11 @@ class Stage:
       'HOME': str(self.home),
     }
 
-  def installed(self, *files: str, extra: str = '') -> None:
-    """Leaves the stamp by which setup.sh knows that these requirements are in."""
-    text = ''.join((ROOT / file).read_text() for file in files) + extra
-    (self.bin.parent / '.alexnet_jax_requirements').write_text(text)
+  def installed(self, name: str, text: str | None = None) -> None:
+    """Writes the copy by which setup.sh recognises that a requirements file is installed."""
+    text = (ROOT / name).read_text() if text is None else text
+    constraints = (ROOT / 'constraints.txt').read_text()
+    (self.bin.parent / f'.alexnet_jax_{name}').write_text(constraints + text)
 
   def program(self, name: str, body: str) -> None:
     path = self.bin / name
@@ -104,7 +104,7 @@ class Stage:
     path.chmod(0o755)
 
   def start(self, script: Path, *args: str, **environment: str) -> subprocess.Popen:
-    # Signals that whoever runs the tests ignores cannot be caught in bash: give them back.
+    # bash cannot trap a signal that its parent ignores, so the default handlers are restored.
     reset = ['env', '--default-signal=INT,HUP']
     return subprocess.Popen(
       [*reset, 'bash', str(script), *args],
@@ -125,7 +125,7 @@ class Stage:
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
   def note(self, name: str):
-    """What a program wrote down, as soon as it has."""
+    """Waits for the record of a program and returns it."""
     path, deadline = self.notes / name, time.monotonic() + TIMEOUT
     while not path.exists():
       assert time.monotonic() < deadline, f'{name} was never written'
@@ -143,7 +143,7 @@ def actions(*each: int | str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize('count', [[], ['0'], ['x'], ['-1'], ['1.5'], ['--config=a.py']])
-def test_local_wants_a_number(stage, count):
+def test_local_requires_a_number(stage, count):
   result = stage.run(LAUNCH / 'local.sh', *count)
   assert result.returncode == 2
   assert result.stderr.startswith('error: ')
@@ -152,7 +152,7 @@ def test_local_wants_a_number(stage, count):
   assert not list(stage.notes.iterdir())
 
 
-def test_local_tells_each_process_its_place(stage):
+def test_local_numbers_the_processes(stage):
   arguments = ['--config=configs/quickstart.py', '--workdir=runs/two words', "--config.x='$HOME'"]
   result = stage.run(LAUNCH / 'local.sh', '3', *arguments, **actions(0, 0, 0))
   assert result.returncode == 0, result.stderr
@@ -174,13 +174,13 @@ def test_local_tells_each_process_its_place(stage):
   [
     (2, None, ['0', '1'], None),
     (3, '2,GPU-5a', ['2', 'GPU-5a'], None),
-    (4, '7', ['7', '7'], 'cpu'),  # untouched: too few
+    (4, '7', ['7', '7'], 'cpu'),  # too few GPUs: the variable stays as it is
     (4, '', ['', ''], 'cpu'),
     (1, None, [None, None], 'cpu'),
     (0, None, [None, None], 'cpu'),
   ],
 )
-def test_local_gives_each_process_a_gpu_where_there_are_enough(
+def test_local_gives_each_process_a_gpu_if_there_are_enough(
   stage, gpus, visible, expected, platforms
 ):
   lines = [f'GPU {i}: NVIDIA H100 80GB HBM3 (UUID: GPU-{i})' for i in range(gpus)]
@@ -197,7 +197,7 @@ def test_local_gives_each_process_a_gpu_where_there_are_enough(
   ('each', 'expected'),
   [((0, 3), 0), ((3, 0), 3), ((2, 2), 2), ((75, 75), 75), ((130, 130), 130), (('killed', 3), 3)],
 )
-def test_local_ends_as_process_0_does(stage, each, expected):
+def test_local_exits_with_the_code_of_process_0(stage, each, expected):
   result = stage.run(LAUNCH / 'local.sh', '2', **actions(*each))
   assert result.returncode == expected
   killed = 'error: process 0 was killed by signal 9\n'
@@ -205,7 +205,7 @@ def test_local_ends_as_process_0_does(stage, each, expected):
 
 
 def test_local_adds_nothing_after_the_last_line_of_process_0(stage):
-  """The shell would write "Killed", below the line in which main.py names the lost process."""
+  """Without care bash would write "Killed" below the line in which main.py names the lost process."""
   result = stage.run(LAUNCH / 'local.sh', '2', **actions(3, 'killed'))
   assert [result.returncode, result.stderr] == [3, LAST_LINE]
 
@@ -219,10 +219,10 @@ def test_local_waits_for_every_process(stage):
   ('sent', 'received', 'code'),
   [('SIGTERM', 'SIGTERM', 75), ('SIGHUP', 'SIGTERM', 75), ('SIGINT', 'SIGINT', 130)],
 )
-def test_local_passes_signals_on_and_leaves_no_orphan(stage, sent, received, code):
+def test_local_forwards_signals_and_leaves_no_orphan(stage, sent, received, code):
   with stage.start(LAUNCH / 'local.sh', '2', **actions('run', 'run')) as script:
     pids = [pid for i in range(2) for pid in stage.note(f'process{i}')['pids']]
-    for _ in range(3):  # while the checkpoints are written, an impatient user
+    for _ in range(3):  # repeated signals while the checkpoints are written
       script.send_signal(signal.Signals[sent])
       assert [stage.note(f'signal{i}') for i in range(2)] == [received] * 2
       time.sleep(0.1)
@@ -251,8 +251,8 @@ def test_local_leaves_no_orphan_when_stopped_while_it_starts(stage):
 
 
 @pytest.mark.parametrize('code', [0, 3, 75])
-def test_slurm_queues_a_preempted_run_again(stage, tmp_path, code):
-  spool = tmp_path / 'job00007' / 'slurm_script'  # SLURM runs a copy, under another name
+def test_slurm_requeues_a_preempted_run(stage, tmp_path, code):
+  spool = tmp_path / 'job00007' / 'slurm_script'  # SLURM runs a copy under another name
   spool.parent.mkdir()
   spool.write_text((LAUNCH / 'slurm.sbatch').read_text())
   stage.program('srun', f'printf "%s\\n" "$@" > "$NOTES/srun"\nexit {code}')
@@ -273,16 +273,16 @@ def test_slurm_queues_a_preempted_run_again(stage, tmp_path, code):
   assert code != 75 or requeued.read_text().splitlines() == ['requeue', '7']
 
 
-def test_slurm_wants_to_be_submitted_from_the_checkout(stage, tmp_path):
+def test_slurm_must_be_submitted_from_the_checkout(stage, tmp_path):
   result = stage.run(LAUNCH / 'slurm.sbatch', SLURM_SUBMIT_DIR=str(tmp_path), SLURM_JOB_ID='7')
   assert result.returncode == 2
   assert 'is not the checkout' in result.stderr
 
 
-# Stands in for the laptop's git and for gcloud with one worker, which is this machine in another folder.
+# Stand in for git and for gcloud with one worker, which is this machine in another folder.
 GIT = f"""
   [ "$1" != status ] || exit 0
-  tar -czf "$4" -C {shlex.quote(str(ROOT))} launch main.py requirements.txt
+  tar -czf "$4" -C {shlex.quote(str(ROOT))} launch main.py requirements.txt constraints.txt
 """
 GCLOUD = """
   if [ "$4" = scp ]; then
@@ -297,7 +297,7 @@ GCLOUD = """
 def test_tpu_vm_runs_main_on_the_worker_as_asked(stage):
   stage.program('git', GIT)
   stage.program('gcloud', GCLOUD)
-  stage.installed('requirements.txt', extra='jax[tpu]\n')
+  stage.installed('requirements-tpu.txt', 'jax[tpu]\n')
   awkward = [
     '--config=configs/alexnet.py',
     '--workdir=/mnt/two words',

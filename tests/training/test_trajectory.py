@@ -116,6 +116,7 @@ def largest_error(found, expected):
 
 
 @pytest.mark.parametrize('size', SIZES)
+@pytest.mark.long
 def test_one_step_from_twenty_states_and_the_first_losses(size):
   one = Runner((1, 1), size)
   others = {mesh: Runner(mesh, size) for mesh in MESHES}

@@ -14,6 +14,7 @@ from alexnet_jax.utils.console import say_error
 from alexnet_jax.workdir.metrics import Progress
 
 
+@pytest.mark.long
 def test_a_window_of_steps_is_traced(tmp_path):
   """A resumed run traces the steps in the window; a run that ends before the window traces nothing."""
   train(tiny_config(train__steps=2, train__profile=(3, 4)), tmp_path)

@@ -47,6 +47,7 @@ def killed(output: pathlib.Path, shards: int) -> None:
   process.wait()
 
 
+@pytest.mark.long
 def test_a_kill_leaves_a_store_that_is_resumed(tmp_path):
   config = make_store_config()
   config.data.synthetic.train = 1000

@@ -1,0 +1,66 @@
+"""The Kubernetes JobSet and the container image: valid by their schemas, and consistent with each other."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / 'launch'
+JOBSET = yaml.safe_load((LAUNCH / 'k8s' / 'jobset.yaml').read_text())
+SCHEMA = json.loads(Path(__file__).with_name('jobset.schema.json').read_text())
+
+
+def validate(jobset: dict) -> None:
+  """Raises jsonschema.ValidationError if Kubernetes or JobSet would reject the file."""
+  jsonschema.validate(jobset, SCHEMA, jsonschema.Draft202012Validator)
+  for replicated in jobset['spec']['replicatedJobs']:
+    job = {'apiVersion': 'batch/v1', 'kind': 'Job', 'metadata': {}, **replicated['template']}
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+
+
+def job_of(jobset: dict) -> dict:
+  return jobset['spec']['replicatedJobs'][0]['template']['spec']
+
+
+def pod_of(jobset: dict) -> dict:
+  return job_of(jobset)['template']['spec']
+
+
+def container_of(jobset: dict) -> dict:
+  return pod_of(jobset)['containers'][0]
+
+
+def test_jobset_is_valid():
+  validate(JOBSET)
+
+
+def test_the_parts_of_the_jobset_fit_together():
+  """No schema checks that numbers and names that occur in several places are equal."""
+  spec, job, pod, container = JOBSET['spec'], job_of(JOBSET), pod_of(JOBSET), container_of(JOBSET)
+  environment = {variable['name']: variable for variable in container['env']}
+  processes = job['parallelism']
+  assert [job['completions'], job['completionMode']] == [processes, 'Indexed']
+  assert environment['JOBSET_PROCESSES']['value'] == str(processes)
+  coordinator = environment['JOBSET_COORDINATOR']['valueFrom']['fieldRef']['fieldPath']
+  assert coordinator == "metadata.annotations['jobset.sigs.k8s.io/coordinator']"
+  assert spec['coordinator']['replicatedJob'] == spec['replicatedJobs'][0]['name']
+  (rule,) = job['podFailurePolicy']['rules']
+  assert rule['onExitCodes']['containerName'] == container['name']
+  assert pod['restartPolicy'] == 'Never'  # the API server requires it for podFailurePolicy
+  assert '--distributed' in container['args']
+  assert [mount['name'] for mount in container['volumeMounts']] == [pod['volumes'][0]['name']]
+
+
+def test_the_image_runs_as_the_user_of_the_jobset():
+  assert (
+    f'USER {pod_of(JOBSET)["securityContext"]["runAsUser"]}\n'
+    in (LAUNCH / 'Dockerfile').read_text()
+  )
+
+
+def test_runs_and_history_stay_out_of_the_image():
+  ignored = (ROOT / '.dockerignore').read_text().splitlines()
+  assert {'.git', '.venv', 'runs'} <= set(ignored)
