@@ -1,11 +1,12 @@
 # %% [markdown]
 # # AlexNet in one hour
 #
-# The network of *ImageNet Classification with Deep Convolutional Neural Networks* (Krizhevsky, Sutskever,
-# Hinton, 2012), layer by layer, with a photograph going through it, and then on two devices, as in the
-# paper: each holds half of the kernels, a *tower*, and they talk only where they must.
+# This notebook explains the network of *ImageNet Classification with Deep Convolutional Neural Networks*
+# (Krizhevsky, Sutskever, Hinton, 2012) layer by layer and follows one photograph through it. It then places
+# the network on two devices, as the paper does. Each device holds half of the kernels, called a *tower*, and the
+# devices communicate only where the towers meet.
 #
-# It is about shapes, so two virtual CPU devices play the paper's two GPUs, whatever hardware there is.
+# The notebook is about shapes, so two virtual CPU devices stand for the two GPUs of the paper on any hardware.
 
 # %% tags=["parameters"]
 WIDTH = 1.0  # of every layer; 1 is the paper's
@@ -40,8 +41,8 @@ jax.devices()
 # %% [markdown]
 # ## Eight layers
 #
-# Everything the network is made of is data: each layer has its number of features (over both towers), its
-# size, and what comes `then`.
+# The config describes the network as data. Each layer has a number of features (over both towers), a kernel
+# size, and the operations that follow it (`then`).
 
 # %%
 for layer in config.model.layers:
@@ -52,8 +53,8 @@ for layer in config.model.layers:
   )
 
 # %% [markdown]
-# Where are its numbers, and where is its work? The convolutions do nearly all of the work with few numbers;
-# the fully connected layers are the other way round.
+# Which layers hold the parameters, and which do the work? The convolutions do nearly all of the work with few
+# parameters. The fully connected layers hold nearly all of the parameters and do little of the work.
 
 # %%
 line = '{:8} {:>12} {:>12,} {:>14,}'
@@ -76,8 +77,8 @@ axes[0].invert_yaxis()
 # %% [markdown]
 # ## A photograph
 #
-# Images are kept as *canvases* of 256x256 pixels. Training cuts random 224x224 crops from them, a test
-# averages ten views: four corners and the centre, each mirrored too.
+# Images are stored at 256x256 pixels; such an image is called a *canvas*. Training takes random 224x224 crops
+# of it. Evaluation averages the predictions of ten views: the four corners and the centre, and their mirror images.
 
 # %%
 import matplotlib.cbook
@@ -101,8 +102,8 @@ for axis, picture in zip(axes, [canvas / 255, *((view + 120) / 255 for view in v
 # %% [markdown]
 # ## Through the layers
 #
-# `alexnet_jax.create` gives a Flax module. Every parameter but the last bias begins with an axis of two, the
-# towers.
+# `alexnet_jax.create` returns a Flax module. The first axis of every parameter has length two, one entry for each
+# tower. The bias of the last layer is the only exception.
 
 # %%
 network = alexnet_jax.create(config.model)
@@ -112,9 +113,9 @@ for layer, leaves in params.items():
   print(layer, {name: leaf.shape for name, leaf in leaves.items()})
 
 # %% [markdown]
-# What comes out of every layer and operation, tower by tower. 224 pixels give 55 rows of conv1, as the
-# original adds three rows of zeros below and to the right; every pool looks at 3x3 places and moves by two,
-# so that windows overlap.
+# The next cell prints the output shape of every layer and operation for each tower. An input of 224 pixels gives
+# 55 rows in conv1, because the original code pads three rows of zeros below and three columns on the right. Every
+# pooling window covers 3x3 positions and moves by two, so that neighbouring windows overlap.
 
 
 # %%
@@ -139,8 +140,8 @@ print('logits       ', logits.shape[1:])
 # %% [markdown]
 # ## Where the towers meet
 #
-# Disturb conv1 of the first tower alone and see what changes in the second: nothing, up to conv3, which
-# sees both.
+# We change conv1 in the first tower only and compare the outputs of both towers. The second tower does not change
+# before conv3, which is the first layer that receives both towers.
 
 # %%
 disturbed = dict(params)
@@ -151,10 +152,11 @@ for name, *both in zip(names, inside, other):
   print(f'{name:13}', *changed)
 
 # %% [markdown]
-# ## Its ideas, one by one
+# ## The ideas of the paper
 #
-# **ReLU**: the next notebook. **Local response normalisation** divides each number by what its neighbours,
-# the maps beside it, have at the same place: a large one is damped and damps others.
+# The next notebook is about **ReLU**. **Local response normalisation** divides each activation by a function of
+# the activations at the same position in the neighbouring maps. A large activation reduces itself and its
+# neighbours.
 
 # %%
 from alexnet_jax.models import layers
@@ -174,8 +176,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# **Dropout** leaves out half of the units of fc6 and fc7, others for every image and step, so that none can
-# rely on another.
+# **Dropout** sets half of the units of fc6 and fc7 to zero, a different half for every image and every step, so
+# that no unit can rely on another one.
 
 
 # %%
@@ -192,8 +194,9 @@ print('test             ', np.round(np.asarray(logits[0, :5]), 4))
 # %% [markdown]
 # ## On two devices
 #
-# A *mesh* says which device does what: `(1, 2)` is one group of two towers. The training state is laid out
-# over it; look at the pieces of conv3's kernel, and at what each device keeps of all parameters and momenta.
+# A *mesh* assigns devices to roles: the mesh `(1, 2)` is one group of two towers. The training state is sharded
+# over the mesh. The next cell shows the shards of the kernel of conv3, and how much of the parameters and the
+# momentum each device holds.
 
 # %%
 config.mesh = (1, 2)
@@ -206,9 +209,9 @@ for shard in state.params['conv3']['kernel'].addressable_shards:
   print('conv3 on', shard.device, shard.data.shape)
 
 # %% [markdown]
-# And what they say to each other, read from the compiled training step: outputs of conv2, conv5 and fc6 are
-# gathered on the way forward (the paper's Figure 2), their gradients scattered on the way back, and partial
-# logits summed. Gradients of the weights never travel: each tower has its own.
+# The compiled training step shows what the devices exchange. The forward pass gathers the outputs of conv2, conv5
+# and fc6 (Figure 2 of the paper), and the backward pass scatters their gradients. Partial logits are summed. The
+# gradients of the weights are not exchanged, because each tower has its own weights.
 
 # %%
 program = describe.compiled_step(frozen, mesh, state).as_text()
@@ -218,4 +221,4 @@ for message in collectives(program, mesh):
   )
 
 # %% [markdown]
-# The same program on a node of eight GPUs is `--config.mesh=4,2`; nothing in the network changes.
+# On a node with eight GPUs the same program runs with `--config.mesh=4,2`. The network does not change.

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # Train on your own photographs
 #
-# From a folder of pictures to a network that tells them apart, and a page about it. The images this
-# notebook comes with are the 2,624 solar cells of the package `elpv-dataset` (Buerhop-Lutz and others,
-# 2018, CC BY-NC-SA 4.0, not for commercial use); the task is to tell mono- from polycrystalline ones.
+# This notebook trains a classifier on a folder of images and writes a report about it. By default it uses the
+# 2,624 photographs of solar cells in the package `elpv-dataset` (Buerhop-Lutz and others, 2018, CC BY-NC-SA 4.0, not
+# for commercial use). The task is to distinguish monocrystalline from polycrystalline cells.
 #
-# Yours are a folder with a folder for each class, `PHOTOS/cats/*.jpg`, `PHOTOS/dogs/*.jpg`; a tenth of them
-# is held out to measure with. In Colab, upload them, or mount your drive:
+# To use your own images, make a folder with one folder per class: `PHOTOS/cats/*.jpg`, `PHOTOS/dogs/*.jpg`. A tenth
+# of the images is held out for evaluation. In Colab, upload the folder or mount your drive:
 #
 # ```python
 # from google.colab import drive
@@ -74,10 +74,9 @@ batch = next(dataset.train_batches(0, 6))
 show(batch['image'], [dataset.class_names[label] for label in batch['label']])
 
 # %% [markdown]
-# A network with many weights and few images learns them by heart, unless each looks different every time:
-# here is one photograph as the network sees it in six epochs, cut out at random, mirrored or not, its
-# colours shifted along their principal components. (On gray images nothing is to be seen of the latter but
-# brightness.)
+# A network with many weights memorises a small set of images unless each image looks different in every epoch. The
+# next cell shows one photograph as the network sees it in six epochs: cropped and mirrored at random, with its
+# colours shifted along their principal components. On gray images the colour shift only changes the brightness.
 
 # %%
 statistics = dataset.statistics()
@@ -98,7 +97,8 @@ show((np.asarray(seen) - np.min(seen)) / np.ptp(seen), [f'epoch {i}' for i in ra
 # %% [markdown]
 # ## Training
 #
-# Stop this cell and run it again: it goes on where it was. When the run is done it returns at once.
+# If you stop this cell and run it again, training resumes from the last checkpoint. For a finished run the cell
+# returns at once.
 
 # %%
 ended = train(config, WORKDIR)
@@ -127,18 +127,18 @@ plt.show()
 # %% [markdown]
 # ## How good is it?
 #
-# On the images held out, by the average of ten views. Beside it what one gets by always saying the most
-# frequent class, and by a ridge regression on 16x16 pixels: a network that does not beat these has learnt
-# nothing worth its time.
+# The next cell evaluates the network on the held-out images with the average of ten views. It also gives the error
+# of always predicting the most frequent class and the error of a ridge regression on 16x16 pixels. A useful network
+# must have a lower error than both.
 
 # %%
 evaluate.evaluate(config, [WORKDIR], which='latest')
 
 # %% [markdown]
-# ## What does it say?
+# ## Predictions
 #
-# Of any files: here three of the images held out, saved as if they came from a camera. The picture is
-# Figure 4 of the paper.
+# The network can classify any image file. Here we save three of the held-out images as files and classify them. The
+# picture follows Figure 4 of the paper.
 
 # %%
 folder = pathlib.Path(WORKDIR) / 'camera'
@@ -154,17 +154,17 @@ for image in said['images']:
 Image.open(picture)
 
 # %% [markdown]
-# ## A page about it
+# ## The report
 #
-# Curves, kernels, mistakes and neighbours in one file that you can keep or send: in Colab, `from
-# google.colab import files; files.download(page['output'])`.
+# The report is one HTML file with curves, kernels, mistakes and nearest neighbours. In Colab, download it with
+# `from google.colab import files; files.download(page['output'])`.
 
 # %%
 page = report(config, WORKDIR, 'latest')
 page
 
 # %% [markdown]
-# ## Where next
+# ## Next steps
 #
-# Few images of your own? Begin with the layers of a network that has seen more: `config.init_from =
-# 'runs/other'` copies all layers but the last from that run (see `configs/cats_vs_dogs.py`).
+# If you have few images, start from the weights of a network that was trained on more: `config.init_from =
+# 'runs/other'` copies all layers except the last from that run (see `configs/cats_vs_dogs.py`).

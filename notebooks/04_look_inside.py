@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Look inside
 #
-# What has a trained network learnt? Its first kernels (Figure 3 of the paper), the maps that an image calls
-# up, what it finds alike (Figure 4), and which part of an image it goes by.
+# What has a trained network learnt? This notebook shows its first kernels (Figure 3 of the paper), the activation
+# maps of an image, the images that it considers similar (Figure 4), and the parts of an image that its prediction
+# depends on.
 
 # %% tags=["parameters"]
 WORKDIR = (
@@ -42,9 +43,10 @@ jax.devices()
 # %% [markdown]
 # ## The first kernels
 #
-# Each is 11x11 pixels of three colours. On ImageNet one tower learnt form and the other colour, in every
-# run; the measure is the share of a kernel that is lost when it is made gray. Beside the difference of the
-# towers stands what chance alone would give: on gray images the two must be alike.
+# Each kernel has 11x11 pixels of three colours. In the paper one tower learnt colour-agnostic kernels and the other
+# colour-specific kernels in every run on ImageNet. The measure is the share of a kernel that is lost when the
+# kernel is converted to gray. The output gives the difference of the towers and the difference that chance alone
+# would cause; on gray images the towers must be similar.
 
 # %%
 towers = np.asarray(params['conv1']['kernel'])
@@ -57,7 +59,7 @@ kernels.specialisation(params)
 
 
 # %% [markdown]
-# ## What an image calls up
+# ## Activation maps of an image
 
 
 # %%
@@ -95,10 +97,10 @@ for axis in axes.flat:
   axis.axis('off')
 
 # %% [markdown]
-# ## What it finds alike
+# ## Similar images
 #
-# The vector of the last hidden layer, fc7, is what the network makes of an image. Its two main directions
-# over the images held out, coloured by class:
+# The activations of the last hidden layer, fc7, are a feature vector of the image. The plot shows the first two
+# principal components of these vectors for the held-out images, coloured by class.
 
 # %%
 vectors, labels, _ = vectors_of('validation')
@@ -110,8 +112,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# And the nearest training images of a few, by Euclidean distance, as in Figure 4. `Index` goes through all
-# vectors: 100,000 of 4,096 numbers took it a tenth of a second on two processor cores.
+# The next cell shows the nearest training images of a few images by Euclidean distance, as in Figure 4. `Index`
+# compares with every vector; a search among 100,000 vectors of 4,096 numbers took a tenth of a second on two CPU
+# cores.
 
 # %%
 stored, stored_labels, places = vectors_of('train')
@@ -131,8 +134,9 @@ for row, at, found in zip(axes, shown, near):
 # %% [markdown]
 # ## Short codes
 #
-# The paper suggests an autoencoder that makes short binary codes of such vectors, and to compare those: a
-# few bytes an image. How many of the six true neighbours are among the first sixty by the codes?
+# The paper suggests training an autoencoder that compresses such vectors to short binary codes, a few bytes per
+# image, and comparing the codes. The next cell counts how many of the six nearest neighbours are among the sixty
+# nearest by code.
 
 # %%
 encode = neighbours.train_codes(stored, BITS)
@@ -142,10 +146,10 @@ by_chance, share = found.shape[1] / len(stored), neighbours.agreement(found, tru
 print(f'{BITS} bits in place of {stored.shape[1]} numbers: {share:.0%}, {by_chance:.0%} by chance')
 
 # %% [markdown]
-# ## Where it looks
+# ## Occlusion
 #
-# Cover a part of the image with gray and ask again: where the probability of its class falls, the network
-# had looked.
+# The next cell covers a part of the image with gray and repeats the prediction. Where the probability of the
+# predicted class falls, the covered part mattered for the prediction.
 
 # %%
 STEP = 32

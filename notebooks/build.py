@@ -1,12 +1,15 @@
-"""Makes the notebooks, NAME.ipynb, of their texts, NAME.py, and executes them for the outputs they show.
+"""Makes the notebooks NAME.ipynb from their texts NAME.py and executes them.
 
-  python notebooks/build.py                                             all of them
+  python notebooks/build.py                                             executes all notebooks
   python notebooks/build.py 02_relu_or_tanh EPOCHS=3 SOURCE="'folder:data/cifar10'"
+  python notebooks/build.py --text-only                                 updates texts, keeps outputs
 
-The texts are Python files in jupytext's percent format; in front of each comes header.py. NAME=VALUE sets
-what the cell tagged `parameters` sets, in a cell of its own after it: so one sees what the outputs are of.
+The texts are Python files in jupytext's percent format; header.py is prepended to each. NAME=VALUE overrides a
+value of the cell tagged `parameters`, in a visible cell of its own after it. --text-only copies changed
+Markdown and comments into the notebooks without executing them; it refuses where code has changed.
 """
 
+import ast
 import pathlib
 import re
 import sys
@@ -15,7 +18,7 @@ import jupytext
 from nbclient import NotebookClient
 import nbformat
 
-# Where the notebooks install the package from and open in Colab: the one place to change (then run this).
+# The repository from which the notebooks install the package and open in Colab; run this file after a change.
 REPOSITORY = 'OWNER/alexnet_jax'  # on GitHub
 BRANCH = 'main'
 
@@ -25,14 +28,14 @@ _SET = '# Set for the outputs below, by notebooks/build.py.'
 
 
 def make(name: str, settings: dict[str, str] | None = None) -> nbformat.NotebookNode:
-  """The notebook of a text, without outputs.
+  """Returns the notebook of a text, without outputs.
 
   Args:
     name: one of `NAMES`.
-    settings: names and values, as Python writes them, that its cell of parameters is to set otherwise.
+    settings: names and values, in Python syntax, that override the cell of parameters.
 
   Raises:
-    ValueError: the cell of parameters sets no such name.
+    ValueError: the cell of parameters does not set such a name.
   """
   address = {'REPOSITORY': REPOSITORY, 'BRANCH': BRANCH, 'NAME': name}
   header = re.sub(r'{(REPOSITORY|BRANCH|NAME)}', lambda m: address[m[1]], _text('header'))
@@ -46,7 +49,7 @@ def make(name: str, settings: dict[str, str] | None = None) -> nbformat.Notebook
     lines = [_SET, *(f'{key} = {value}' for key, value in settings.items())]
     cells.insert(places[0] + 1, nbformat.v4.new_code_cell('\n'.join(lines)))
   for i, cell in enumerate(cells):
-    cell['id'] = f'cell-{i}'  # the same ones each time, so that two versions compare
+    cell['id'] = f'cell-{i}'  # the same in every build, so that versions can be compared
   kernel = {'display_name': 'Python 3', 'language': 'python', 'name': 'python3'}
   metadata = {'kernelspec': kernel, 'language_info': {'name': 'python'}, 'accelerator': 'GPU'}
   return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
@@ -61,8 +64,35 @@ def execute(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
   place = {'metadata': {'path': str(FOLDER)}}
   NotebookClient(notebook, timeout=3600, coalesce_streams=True, resources=place).execute()
   for cell in notebook.cells:
-    cell.metadata.pop('execution', None)  # times, which change with every run
+    cell.metadata.pop('execution', None)  # execution times, which differ in every run
   return notebook
+
+
+def update_text(name: str) -> None:
+  """Copies the text of a notebook into its file and keeps the outputs.
+
+  Raises:
+    ValueError: the code of a cell has changed, so that the outputs may no longer belong to it.
+  """
+  path = FOLDER / f'{name}.ipynb'
+  notebook = nbformat.read(path, as_version=4)
+  cells = [cell for cell in notebook.cells if not cell.source.startswith(_SET)]
+  made = make(name).cells
+  kinds = [[cell.cell_type for cell in each] for each in (cells, made)]
+  if kinds[0] != kinds[1]:
+    raise ValueError(f'{name}: the number or the order of its cells has changed; execute it again')
+  for old, new in zip(cells, made, strict=True):
+    if old.cell_type == 'code' and _code(old.source) != _code(new.source):
+      raise ValueError(f'{name}: code has changed; execute it again: {new.source[:60]!r}')
+    old.source = new.source
+  nbformat.write(notebook, path)
+
+
+def _code(source: str) -> str:
+  """The code of a cell without its imports and comments, which do not change the outputs."""
+  tree = ast.parse(source)
+  tree.body = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
+  return ast.dump(tree)
 
 
 def _text(name: str) -> str:
@@ -70,7 +100,11 @@ def _text(name: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-  """Makes the notebooks that are named, or all."""
+  """Executes the notebooks that are named, or all; with --text-only updates their texts."""
+  if '--text-only' in arguments:
+    for name in [name for name in arguments if name != '--text-only'] or NAMES:
+      update_text(name)
+    return
   settings = dict(argument.split('=', 1) for argument in arguments if '=' in argument)
   for name in [argument for argument in arguments if '=' not in argument] or NAMES:
     nbformat.write(execute(make(name, settings)), FOLDER / f'{name}.ipynb')
