@@ -1,12 +1,13 @@
 # %% [markdown]
 # # AlexNet in one hour
 #
-# This notebook explains the network of *ImageNet Classification with Deep Convolutional Neural Networks*
-# (Krizhevsky, Sutskever, Hinton, 2012) layer by layer and follows one photograph through it. It then places
-# the network on two devices, as the paper does. Each device holds half of the kernels, called a *tower*, and the
-# devices communicate only where the towers meet.
+# This notebook explains the network of *ImageNet Classification with Deep Convolutional Neural
+# Networks* (Krizhevsky, Sutskever, Hinton, 2012) layer by layer and follows one photograph through
+# it. It then places the network on two devices, as the paper does. Each device holds half of the
+# kernels, called a *tower*, and the devices communicate only where the towers meet.
 #
-# The notebook is about shapes, so two virtual CPU devices stand for the two GPUs of the paper on any hardware.
+# The notebook is about shapes, so two virtual CPU devices stand for the two GPUs of the paper on any
+# hardware.
 
 # %% tags=["parameters"]
 WIDTH = 1.0  # of every layer; 1 is the paper's
@@ -41,8 +42,8 @@ jax.devices()
 # %% [markdown]
 # ## Eight layers
 #
-# The config describes the network as data. Each layer has a number of features (over both towers), a kernel
-# size, and the operations that follow it (`then`).
+# The config describes the network as data. Each layer has a number of features (over both towers), a
+# kernel size, and the operations that follow it (`then`).
 
 # %%
 for layer in config.model.layers:
@@ -53,8 +54,9 @@ for layer in config.model.layers:
   )
 
 # %% [markdown]
-# Which layers hold the parameters, and which do the work? The convolutions do nearly all of the work with few
-# parameters. The fully connected layers hold nearly all of the parameters and do little of the work.
+# Which layers hold the parameters, and which do the work? The convolutions do nearly all of the work
+# with few parameters. The fully connected layers hold nearly all of the parameters and do little of
+# the work.
 
 # %%
 line = '{:8} {:>12} {:>12,} {:>14,}'
@@ -77,8 +79,9 @@ axes[0].invert_yaxis()
 # %% [markdown]
 # ## A photograph
 #
-# Images are stored at 256x256 pixels; such an image is called a *canvas*. Training takes random 224x224 crops
-# of it. Evaluation averages the predictions of ten views: the four corners and the centre, and their mirror images.
+# Images are stored at 256x256 pixels; such an image is called a *canvas*. Training takes random
+# 224x224 crops of it. Evaluation averages the predictions of ten views: the four corners and the
+# centre, and their mirror images.
 
 # %%
 import matplotlib.cbook
@@ -102,8 +105,8 @@ for axis, picture in zip(axes, [canvas / 255, *((view + 120) / 255 for view in v
 # %% [markdown]
 # ## Through the layers
 #
-# `alexnet_jax.create` returns a Flax module. The first axis of every parameter has length two, one entry for each
-# tower. The bias of the last layer is the only exception.
+# `alexnet_jax.create` returns a Flax module. The first axis of every parameter has length two, one
+# entry for each tower. The bias of the last layer is the only exception.
 
 # %%
 network = alexnet_jax.create(config.model)
@@ -113,9 +116,10 @@ for layer, leaves in params.items():
   print(layer, {name: leaf.shape for name, leaf in leaves.items()})
 
 # %% [markdown]
-# The next cell prints the output shape of every layer and operation for each tower. An input of 224 pixels gives
-# 55 rows in conv1, because the original code pads three rows of zeros below and three columns on the right. Every
-# pooling window covers 3x3 positions and moves by two, so that neighbouring windows overlap.
+# The next cell prints the output shape of every layer and operation for each tower. An input of 224
+# pixels gives 55 rows in conv1, because the original code pads three rows of zeros below and three
+# columns on the right. Every pooling window covers 3x3 positions and moves by two, so that
+# neighbouring windows overlap.
 
 
 # %%
@@ -140,8 +144,8 @@ print('logits       ', logits.shape[1:])
 # %% [markdown]
 # ## Where the towers meet
 #
-# We change conv1 in the first tower only and compare the outputs of both towers. The second tower does not change
-# before conv3, which is the first layer that receives both towers.
+# We change conv1 in the first tower only and compare the outputs of both towers. The second tower
+# does not change before conv3, which is the first layer that receives both towers.
 
 # %%
 disturbed = dict(params)
@@ -154,9 +158,9 @@ for name, *both in zip(names, inside, other):
 # %% [markdown]
 # ## The ideas of the paper
 #
-# The next notebook is about **ReLU**. **Local response normalisation** divides each activation by a function of
-# the activations at the same position in the neighbouring maps. A large activation reduces itself and its
-# neighbours.
+# The next notebook is about **ReLU**. **Local response normalisation** divides each activation by a
+# function of the activations at the same position in the neighbouring maps. A large activation
+# reduces itself and its neighbours.
 
 # %%
 from alexnet_jax.models import layers
@@ -176,8 +180,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# **Dropout** sets half of the units of fc6 and fc7 to zero, a different half for every image and every step, so
-# that no unit can rely on another one.
+# **Dropout** sets half of the units of fc6 and fc7 to zero, a different half for every image and
+# every step, so that no unit can rely on another one.
 
 
 # %%
@@ -194,9 +198,9 @@ print('test             ', np.round(np.asarray(logits[0, :5]), 4))
 # %% [markdown]
 # ## On two devices
 #
-# A *mesh* assigns devices to roles: the mesh `(1, 2)` is one group of two towers. The training state is sharded
-# over the mesh. The next cell shows the shards of the kernel of conv3, and how much of the parameters and the
-# momentum each device holds.
+# A *mesh* assigns devices to roles: the mesh `(1, 2)` is one group of two towers. The training state
+# is sharded over the mesh. The next cell shows the shards of the kernel of conv3, and how much of the
+# parameters and the momentum each device holds.
 
 # %%
 config.mesh = (1, 2)
@@ -209,9 +213,10 @@ for shard in state.params['conv3']['kernel'].addressable_shards:
   print('conv3 on', shard.device, shard.data.shape)
 
 # %% [markdown]
-# The compiled training step shows what the devices exchange. The forward pass gathers the outputs of conv2, conv5
-# and fc6 (Figure 2 of the paper), and the backward pass scatters their gradients. Partial logits are summed. The
-# gradients of the weights are not exchanged, because each tower has its own weights.
+# The compiled training step shows what the devices exchange. The forward pass gathers the outputs of
+# conv2, conv5 and fc6 (Figure 2 of the paper), and the backward pass scatters their gradients.
+# Partial logits are summed. The gradients of the weights are not exchanged, because each tower has
+# its own weights.
 
 # %%
 program = describe.compiled_step(frozen, mesh, state).as_text()
@@ -221,4 +226,5 @@ for message in collectives(program, mesh):
   )
 
 # %% [markdown]
-# On a node with eight GPUs the same program runs with `--config.mesh=4,2`. The network does not change.
+# On a node with eight GPUs the same program runs with `--config.mesh=4,2`. The network does not
+# change.

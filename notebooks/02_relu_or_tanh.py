@@ -1,13 +1,13 @@
 # %% [markdown]
 # # ReLU or tanh?
 #
-# Figure 1 of the paper shows that a four-layer network reaches 25 % training error on CIFAR-10 about six times
-# faster with rectified linear units (ReLU) than with tanh units. This notebook trains both networks. The complete
-# experiment with several learning rates and seeds is `python experiments/fig1.py`; its results are in
-# [RESULTS.md](../RESULTS.md).
+# Figure 1 of the paper shows that a four-layer network reaches 25 % training error on CIFAR-10 about
+# six times faster with rectified linear units (ReLU) than with tanh units. This notebook trains both
+# networks. The complete experiment with several learning rates and seeds is `python
+# experiments/fig1.py`; its results are in [RESULTS.md](../RESULTS.md).
 #
-# The outputs shown here come from fewer epochs than the parameter cell sets, so that they took minutes on two CPU
-# cores. The cell after the parameter cell states how many.
+# The outputs shown here come from fewer epochs than the parameter cell sets, so that they took
+# minutes on two CPU cores. The cell after the parameter cell states how many.
 
 # %% tags=["parameters"]
 SOURCE = 'tfds:cifar10'  # or folder:PATH
@@ -39,8 +39,8 @@ jax.devices()
 # %% [markdown]
 # ## Two functions and their slopes
 #
-# In the backward pass the gradient of a unit is multiplied by the slope of its activation function. The slope of
-# tanh vanishes on both sides. The slope of ReLU is 1 wherever the unit is active.
+# In the backward pass the gradient of a unit is multiplied by the slope of its activation function.
+# The slope of tanh vanishes on both sides. The slope of ReLU is 1 wherever the unit is active.
 
 # %%
 x = jnp.linspace(-4, 4, 200)
@@ -56,8 +56,8 @@ plt.show()
 # %% [markdown]
 # ## One experiment, one difference
 #
-# The two configs differ only in the activation function and in their names. Both runs use the same images in the
-# same order and the same initial weights.
+# The two configs differ only in the activation function and in their names. Both runs use the same
+# images in the same order and the same initial weights.
 
 # %%
 both = {}
@@ -87,8 +87,8 @@ for axis, image, label in zip(axes.flat, batch['image'], batch['label']):
 # %% [markdown]
 # ## Training
 #
-# The error on the whole training set is measured after every epoch, and a run ends when this error falls to 25 %.
-# If you stop the cell and run it again, training resumes from the last checkpoint.
+# The error on the whole training set is measured after every epoch, and a run ends when this error
+# falls to 25 %. If you stop the cell and run it again, training resumes from the last checkpoint.
 
 # %%
 for name, config in both.items():
@@ -119,7 +119,8 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The next cell takes the lowest error that both networks have reached and computes when each reached it first.
+# The next cell takes the lowest error that both networks have reached and computes when each reached
+# it first.
 
 # %%
 level = max(min(error) for _, error in curves.values())
@@ -137,9 +138,9 @@ else:
 # %% [markdown]
 # ## Why?
 #
-# How many units pass almost no gradient back? We count the tanh units whose slope is below 0.1 and the ReLU units
-# that are inactive. A ReLU that is inactive for one image can be active for another, so the maps that are inactive
-# for all images are counted separately.
+# How many units pass almost no gradient back? We count the tanh units whose slope is below 0.1 and
+# the ReLU units that are inactive. A ReLU that is inactive for one image can be active for another,
+# so the maps that are inactive for all images are counted separately.
 
 # %%
 images = next(dataset.train_batches(0, 100))['image']

@@ -1,12 +1,14 @@
 # %% [markdown]
 # # Train on your own photographs
 #
-# This notebook trains a classifier on a folder of images and writes a report about it. By default it uses the
-# 2,624 photographs of solar cells in the package `elpv-dataset` (Buerhop-Lutz and others, 2018, CC BY-NC-SA 4.0, not
-# for commercial use). The task is to distinguish monocrystalline from polycrystalline cells.
+# This notebook trains a classifier on a folder of images and writes a report about it. By default it
+# uses the 2,624 photographs of solar cells in the package `elpv-dataset` (Buerhop-Lutz and others,
+# 2018, CC BY-NC-SA 4.0, not for commercial use). The task is to distinguish monocrystalline from
+# polycrystalline cells.
 #
-# To use your own images, make a folder with one folder per class: `PHOTOS/cats/*.jpg`, `PHOTOS/dogs/*.jpg`. A tenth
-# of the images is held out for evaluation. In Colab, upload the folder or mount your drive:
+# To use your own images, make a folder with one folder per class: `PHOTOS/cats/*.jpg`,
+# `PHOTOS/dogs/*.jpg`. A tenth of the images is held out for evaluation. In Colab, upload the folder
+# or mount your drive:
 #
 # ```python
 # from google.colab import drive
@@ -74,9 +76,10 @@ batch = next(dataset.train_batches(0, 6))
 show(batch['image'], [dataset.class_names[label] for label in batch['label']])
 
 # %% [markdown]
-# A network with many weights memorises a small set of images unless each image looks different in every epoch. The
-# next cell shows one photograph as the network sees it in six epochs: cropped and mirrored at random, with its
-# colours shifted along their principal components. On gray images the colour shift only changes the brightness.
+# A network with many weights memorises a small set of images unless each image looks different in
+# every epoch. The next cell shows one photograph as the network sees it in six epochs: cropped and
+# mirrored at random, with its colours shifted along their principal components. On gray images the
+# colour shift only changes the brightness.
 
 # %%
 statistics = dataset.statistics()
@@ -97,8 +100,8 @@ show((np.asarray(seen) - np.min(seen)) / np.ptp(seen), [f'epoch {i}' for i in ra
 # %% [markdown]
 # ## Training
 #
-# If you stop this cell and run it again, training resumes from the last checkpoint. For a finished run the cell
-# returns at once.
+# If you stop this cell and run it again, training resumes from the last checkpoint. For a finished
+# run the cell returns at once.
 
 # %%
 ended = train(config, WORKDIR)
@@ -127,9 +130,9 @@ plt.show()
 # %% [markdown]
 # ## How good is it?
 #
-# The next cell evaluates the network on the held-out images with the average of ten views. It also gives the error
-# of always predicting the most frequent class and the error of a ridge regression on 16x16 pixels. A useful network
-# must have a lower error than both.
+# The next cell evaluates the network on the held-out images with the average of ten views. It also
+# gives the error of always predicting the most frequent class and the error of a ridge regression on
+# 16x16 pixels. A useful network must have a lower error than both.
 
 # %%
 evaluate.evaluate(config, [WORKDIR], which='latest')
@@ -137,8 +140,8 @@ evaluate.evaluate(config, [WORKDIR], which='latest')
 # %% [markdown]
 # ## Predictions
 #
-# The network can classify any image file. Here we save three of the held-out images as files and classify them. The
-# picture follows Figure 4 of the paper.
+# The network can classify any image file. Here we save three of the held-out images as files and
+# classify them. The picture follows Figure 4 of the paper.
 
 # %%
 folder = pathlib.Path(WORKDIR) / 'camera'
@@ -156,8 +159,8 @@ Image.open(picture)
 # %% [markdown]
 # ## The report
 #
-# The report is one HTML file with curves, kernels, mistakes and nearest neighbours. In Colab, download it with
-# `from google.colab import files; files.download(page['output'])`.
+# The report is one HTML file with curves, kernels, mistakes and nearest neighbours. In Colab,
+# download it with `from google.colab import files; files.download(page['output'])`.
 
 # %%
 page = report(config, WORKDIR, 'latest')
@@ -166,5 +169,6 @@ page
 # %% [markdown]
 # ## Next steps
 #
-# If you have few images, start from the weights of a network that was trained on more: `config.init_from =
-# 'runs/other'` copies all layers except the last from that run (see `configs/cats_vs_dogs.py`).
+# If you have few images, start from the weights of a network that was trained on more:
+# `config.init_from = 'runs/other'` copies all layers except the last from that run (see
+# `configs/cats_vs_dogs.py`).

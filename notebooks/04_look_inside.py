@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Look inside
 #
-# What has a trained network learnt? This notebook shows its first kernels (Figure 3 of the paper), the activation
-# maps of an image, the images that it considers similar (Figure 4), and the parts of an image that its prediction
-# depends on.
+# What has a trained network learnt? This notebook shows its first kernels (Figure 3 of the paper),
+# the activation maps of an image, the images that it considers similar (Figure 4), and the parts of
+# an image that its prediction depends on.
 
 # %% tags=["parameters"]
 WORKDIR = (
@@ -43,10 +43,10 @@ jax.devices()
 # %% [markdown]
 # ## The first kernels
 #
-# Each kernel has 11x11 pixels of three colours. In the paper one tower learnt colour-agnostic kernels and the other
-# colour-specific kernels in every run on ImageNet. The measure is the share of a kernel that is lost when the
-# kernel is converted to gray. The output gives the difference of the towers and the difference that chance alone
-# would cause; on gray images the towers must be similar.
+# Each kernel has 11x11 pixels of three colours. In the paper one tower learnt colour-agnostic kernels
+# and the other colour-specific kernels in every run on ImageNet. The measure is the share of a kernel
+# that is lost when the kernel is converted to gray. The output gives the difference of the towers and
+# the difference that chance alone would cause; on gray images the towers must be similar.
 
 # %%
 towers = np.asarray(params['conv1']['kernel'])
@@ -99,8 +99,8 @@ for axis in axes.flat:
 # %% [markdown]
 # ## Similar images
 #
-# The activations of the last hidden layer, fc7, are a feature vector of the image. The plot shows the first two
-# principal components of these vectors for the held-out images, coloured by class.
+# The activations of the last hidden layer, fc7, are a feature vector of the image. The plot shows the
+# first two principal components of these vectors for the held-out images, coloured by class.
 
 # %%
 vectors, labels, _ = vectors_of('validation')
@@ -112,9 +112,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The next cell shows the nearest training images of a few images by Euclidean distance, as in Figure 4. `Index`
-# compares with every vector; a search among 100,000 vectors of 4,096 numbers took a tenth of a second on two CPU
-# cores.
+# The next cell shows the nearest training images of a few images by Euclidean distance, as in Figure
+# 4. `Index` compares with every vector; a search among 100,000 vectors of 4,096 numbers took a tenth
+# of a second on two CPU cores.
 
 # %%
 stored, stored_labels, places = vectors_of('train')
@@ -134,9 +134,9 @@ for row, at, found in zip(axes, shown, near):
 # %% [markdown]
 # ## Short codes
 #
-# The paper suggests training an autoencoder that compresses such vectors to short binary codes, a few bytes per
-# image, and comparing the codes. The next cell counts how many of the six nearest neighbours are among the sixty
-# nearest by code.
+# The paper suggests training an autoencoder that compresses such vectors to short binary codes, a few
+# bytes per image, and comparing the codes. The next cell counts how many of the six nearest
+# neighbours are among the sixty nearest by code.
 
 # %%
 encode = neighbours.train_codes(stored, BITS)
@@ -148,8 +148,8 @@ print(f'{BITS} bits in place of {stored.shape[1]} numbers: {share:.0%}, {by_chan
 # %% [markdown]
 # ## Occlusion
 #
-# The next cell covers a part of the image with gray and repeats the prediction. Where the probability of the
-# predicted class falls, the covered part mattered for the prediction.
+# The next cell covers a part of the image with gray and repeats the prediction. Where the probability
+# of the predicted class falls, the covered part mattered for the prediction.
 
 # %%
 STEP = 32

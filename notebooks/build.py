@@ -4,8 +4,8 @@
   python notebooks/build.py 02_relu_or_tanh EPOCHS=3 SOURCE="'folder:data/cifar10'"
   python notebooks/build.py --text-only                                 updates texts, keeps outputs
 
-The texts are Python files in jupytext's percent format; header.py is prepended to each. NAME=VALUE overrides a
-value of the cell tagged `parameters`, in a visible cell of its own after it. --text-only copies changed
+The texts are Python files in jupytext's percent format; header.py is prepended to each. NAME=VALUE overrides
+a value of the cell tagged `parameters`, in a visible cell of its own after it. --text-only copies changed
 Markdown and comments into the notebooks without executing them; it refuses where code has changed.
 """
 
@@ -18,7 +18,7 @@ import jupytext
 from nbclient import NotebookClient
 import nbformat
 
-# The repository from which the notebooks install the package and open in Colab; run this file after a change.
+# The repository that the notebooks install the package from; run this file after a change.
 REPOSITORY = 'OWNER/alexnet_jax'  # on GitHub
 BRANCH = 'main'
 

@@ -104,6 +104,7 @@ def test_exit_codes(error, code, tmp_path):
   assert main_lib.main([PAPER, f'--workdir={tmp_path}'], work) == code
 
 
+@pytest.mark.long
 def test_train_then_eval_in_fresh_processes(tmp_path):
   """The public commands, one after the other; without tensorflow, as the images are synthetic."""
   config = write_config(tmp_path, train__steps=5)

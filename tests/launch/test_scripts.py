@@ -18,8 +18,8 @@ TIMEOUT = 60  # seconds after which a script that hangs fails its test
 LAST_LINE = 'the last line of process 0\n'
 
 # Stands in for main.py --distributed: it records how it was started and ends as ACTIONS says for its process.
-# The action 'run' waits for a signal. It consists of a parent and a child, as main.py does: the parent forwards
-# SIGTERM and leaves Ctrl-C to the child. Without a signal it ends after 30 seconds.
+# The action 'run' waits for a signal. It consists of a parent and a child, as main.py does: the parent
+# forwards SIGTERM and leaves Ctrl-C to the child. Without a signal it ends after 30 seconds.
 MAIN = """
   import json, os, sys, time
   from signal import SIG_BLOCK, SIGCHLD, SIGINT, SIGKILL, SIGTERM

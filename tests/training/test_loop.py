@@ -21,6 +21,7 @@ from alexnet_jax.training.loop import train
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
 
+@pytest.mark.long
 def test_a_real_run_learns(tmp_path):
   config = tiny_config(
     'original+no_dropout+no_colour', train__epochs=24.0, train__checkpoint_every=1000
@@ -54,6 +55,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop):
   assert all(row['step'] != 999 for row in parts)
 
 
+@pytest.mark.long
 def test_training_twice_gives_the_same_bits(tmp_path):
   for name in ('a', 'b'):
     train(tiny_config(train__steps=4), tmp_path / name)
@@ -69,6 +71,7 @@ def test_training_twice_gives_the_same_bits(tmp_path):
     ((1, 1), (4, 1), 'owt'),
   ],
 )
+@pytest.mark.long
 def test_resume_on_another_mesh(tmp_path, before, after, parallelism):
   """A checkpoint holds the whole network, whichever devices wrote it."""
   choices = {'parallelism': parallelism, 'train__checkpoint_every': 100, 'train__log_every': 1}
