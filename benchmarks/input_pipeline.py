@@ -207,7 +207,10 @@ def measure(
   spawn = multiprocessing.get_context('spawn')
   processes = stack.enter_context(ProcessPoolExecutor(cores(), spawn))
   list(processes.map(decode_all, [encoded[:1]] * cores()))
-  size = lambda batch: len(batch['image'])
+
+  def size(batch):
+    return len(batch['image'])
+
   runs = {name: (lambda d=d: d.train_batches(0, BATCH), size) for name, d in data.items()}
   runs['ordinary'] = lambda: ordinary(paths), len
   if importlib.util.find_spec('torch'):

@@ -69,7 +69,10 @@ def main() -> None:
   args = parser.parse_args()
   memory.keep_freed_memory()
   rng = np.random.default_rng(0)
-  array = lambda *shape: jax.numpy.asarray(rng.standard_normal(shape, np.float32), args.dtype)
+
+  def array(*shape):
+    return jax.numpy.asarray(rng.standard_normal(shape, np.float32), args.dtype)
+
   ratios, fast_ms = {}, {}
   for name, (layer, constants, side, channels, size, features) in LAYERS.items():
     arrays = [array(args.batch, side, side, channels)]

@@ -238,7 +238,10 @@ def outcome(
     peak = max(peak, machine.torch_matmul_rate(args.dtype))
   speed = statistics.median(speeds['ours'])
   devices = math.prod(map(int, args.mesh.split(',')))
-  ratio = lambda other: statistics.median(a / b for a, b in zip(speeds['ours'], other, strict=True))
+
+  def ratio(other):
+    return statistics.median(a / b for a, b in zip(speeds['ours'], other, strict=True))
+
   result = {
     'images_per_s': round(speed, 2),
     'ratio': {name: round(ratio(v), 3) for name, v in speeds.items() if name != 'ours'},

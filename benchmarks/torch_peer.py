@@ -161,7 +161,10 @@ class Net(nn.Module):
   def _response_norm(self, x: Tensor) -> Tensor:
     lrn, towers = self.model.lrn, self.model.towers
     alpha = lrn.alpha / lrn.size if lrn.divide else lrn.alpha
-    norm = lambda x: NORMS[self.form.norm](x, lrn.size, lrn.k, alpha, lrn.beta)
+
+    def norm(x):
+      return NORMS[self.form.norm](x, lrn.size, lrn.k, alpha, lrn.beta)
+
     if self.form.grouped and lrn.scope == 'tower' and towers > 1:
       return torch.cat([norm(part) for part in x.chunk(towers, 1)], 1)
     return norm(x)

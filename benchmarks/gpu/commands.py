@@ -168,7 +168,10 @@ def waiting(
   shutil.rmtree(workdir)
   if not rows:
     raise RuntimeError(f'the run on {source} wrote no data_wait_frac')
-  middle = lambda key: statistics.median(row[key] for row in rows)
+
+  def middle(key):
+    return statistics.median(row[key] for row in rows)
+
   return {
     'batch': batch,
     'data_wait_frac': middle('data_wait_frac'),

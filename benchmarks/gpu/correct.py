@@ -61,12 +61,17 @@ def _convolutions(batch: int, side: int, maps: int, image: int) -> dict[str, Cas
   """Layers with kernels."""
   partial = functools.partial
   x = (batch, side, side, maps)
-  convs = lambda constants: {
-    'in use': partial(layers.conv, **constants),
-    'reference': partial(reference.conv, **constants),
-    **{f'gpu {m}': partial(gpu.conv, method=m, **constants) for m in gpu.CONV_METHODS},
-  }
-  towers = lambda convolve: lambda x, w, b: jnp.stack(convolve([x, x], w, b))
+
+  def convs(constants):
+    return {
+      'in use': partial(layers.conv, **constants),
+      'reference': partial(reference.conv, **constants),
+      **{f'gpu {m}': partial(gpu.conv, method=m, **constants) for m in gpu.CONV_METHODS},
+    }
+
+  def towers(convolve):
+    return lambda x, w, b: jnp.stack(convolve([x, x], w, b))
+
   local = partial(layers.locally_connected, size=3, stride=1, padding=((1, 1), (1, 1)))
   conv1, conv2 = (partial(reference.conv, **c) for c in (_CONV1, _SAME))
   kernels = [(11, 11, 3, maps), (maps,)], [(5, 5, maps, 32), (32,)]
@@ -95,11 +100,14 @@ def _other_layers(batch: int, side: int, maps: int) -> dict[str, Case]:
   """Normalisation and pooling."""
   partial = functools.partial
   x = [(batch, side, side, maps)]
-  of = lambda name, constants: {
-    'in use': partial(getattr(layers, name), **constants),
-    'reference': partial(getattr(reference, name), **constants),
-    'gpu': partial(getattr(gpu, name), **constants),
-  }
+
+  def of(name, constants):
+    return {
+      'in use': partial(getattr(layers, name), **constants),
+      'reference': partial(getattr(reference, name), **constants),
+      'gpu': partial(getattr(gpu, name), **constants),
+    }
+
   norms = of('local_response_norm', _NORM)
   del norms['gpu']
   for m in gpu.NORM_METHODS:
@@ -141,7 +149,10 @@ def _layer_errors(case: tuple, kind: str, rng: np.random.Generator) -> dict[str,
   """The errors of the value and of the gradient of each argument, for each form of a layer."""
   exact, forms, shapes = case
   dtype = 'bfloat16' if kind == 'bfloat16' else 'float32'
-  rounded = lambda values: np.asarray(jnp.asarray(values, dtype)).astype(np.float64)
+
+  def rounded(values):
+    return np.asarray(jnp.asarray(values, dtype)).astype(np.float64)
+
   arrays = [rounded(rng.standard_normal(shape)) for shape in shapes]
   with jax.enable_x64(True), jax.default_device(jax.devices('cpu')[0]):
     g = rounded(rng.standard_normal(jax.eval_shape(exact, *arrays).shape))

@@ -78,7 +78,10 @@ def of_jax(function: Callable, *args: Any) -> Work:
 
 def spread(values: list[float], scale: float = 1.0) -> dict[str, float]:
   """Median, least, most and number of rounds, times `scale`, of four significant digits."""
-  shown = lambda value: float(f'{value * scale:.4g}')
+
+  def shown(value):
+    return float(f'{value * scale:.4g}')
+
   return {
     'median': shown(statistics.median(values)),
     'min': shown(min(values)),
@@ -183,7 +186,10 @@ def ceilings(context: plan.Context) -> dict[str, Any]:
 def _jax_ceilings(side: int, count: int) -> dict[str, Work]:
   keys = jax.random.split(jax.random.key(0), 3)
   a, b = (jax.random.normal(key, (side, side)) for key in keys[:2])
-  product = lambda precision: jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+
+  def product(precision):
+    return jax.jit(lambda a, b: jnp.matmul(a, b, precision=precision))
+
   halves = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
   values = jax.random.normal(keys[2], (count // 4,))
   return {

@@ -32,7 +32,10 @@ def read(folder: pathlib.Path) -> Results:
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
   """A Markdown table; a cell that is None reads "not measured"."""
-  cell = lambda value: NOT_MEASURED if value is None else f'{value}'
+
+  def cell(value):
+    return NOT_MEASURED if value is None else f'{value}'
+
   lines = [list(head)]
   body = [[cell(value) for value in row] for row in rows]
   if not body:
@@ -184,7 +187,10 @@ def memory(results: Results) -> str:
   """Peak memory and the time to compile."""
   if 'memory' not in results:
     return NOT_MEASURED
-  mib = lambda value: None if value is None else f'{value / 2**20:,.0f} MiB'
+
+  def mib(value):
+    return None if value is None else f'{value / 2**20:,.0f} MiB'
+
   rows = [
     (
       row['batch'],

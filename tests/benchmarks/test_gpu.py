@@ -86,7 +86,10 @@ def test_a_failed_stage_is_loud_and_stops_no_other(tmp_path, capsys):
 
 def test_what_ended_well_is_not_run_again(tmp_path, monkeypatch):
   stages = stage('ends_well', argument=1), stage('fails')
-  status = lambda *args, **more: [o['status'] for o in run(tmp_path, *args, **more)[1].values()]
+
+  def status(*args, **more):
+    return [o['status'] for o in run(tmp_path, *args, **more)[1].values()]
+
   assert status(*stages) == ['done', 'failed']
   assert status(*stages) == ['reused', 'failed']  # what failed is tried again
   assert status(stage('ends_well', argument=2)) == ['done']  # other arguments
@@ -141,7 +144,9 @@ def test_the_version_of_the_code_is_that_of_its_files(tmp_path, monkeypatch):
 
 
 def test_stages_are_selected_by_letter_or_name_with_what_they_need():
-  names = lambda *wanted: [s.name for s in plan.select(command.STAGES, wanted)]
+  def names(*wanted):
+    return [s.name for s in plan.select(command.STAGES, wanted)]
+
   assert names('a', 'i') == ['ceilings', 'imagenet']
   assert names('training_float32_512') == ['correct_network', 'training_float32_512']
   with pytest.raises(ValueError, match="no stage 'z': choose among a, b"):
@@ -250,7 +255,10 @@ def test_the_compiled_peer_is_one_graph_with_the_losses_of_the_eager_one(monkeyp
   inputs = sides.batches(config)
   params = sides.Ours(config).params()
   real = torch.compile  # its machine code is left out: that takes minutes on a CPU
-  compile_graph = lambda f, mode, **more: real(f, backend='aot_eager', **more)
+
+  def compile_graph(f, mode, **more):
+    return real(f, backend='aot_eager', **more)
+
   monkeypatch.setattr(torch, 'compile', compile_graph)
 
   def losses(mode):
@@ -306,9 +314,10 @@ def test_the_command_runs_to_its_end(tmp_path):
   output = tmp_path / 'results'
   line = [sys.executable, '-m', 'benchmarks.gpu', f'--output={output}', f'--stages={stages}']
   line.append(f'--cifar10=folder:{photographs}')
-  started = lambda: subprocess.run(
-    line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500
-  )
+
+  def started():
+    return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
+
   done = started()
   assert done.returncode == 0, done.stderr[-3000:]
   outcomes = json.loads((output / 'summary.json').read_text())['stages']

@@ -177,9 +177,10 @@ def test_messages_of_one_weird_trick():
   assert found['reduce-scatter', 'data'] == 3
   # What data parallelism spends on fully connected gradients is gone: only small ones are summed.
   *_, whole_hlo, whole_mesh = step_on('owt', (4, 1))
-  summed = lambda hlo, mesh: sum(
-    item['bytes'] for item in collectives(hlo, mesh) if item['kind'] == 'all-reduce'
-  )
+
+  def summed(hlo, mesh):
+    return sum(item['bytes'] for item in collectives(hlo, mesh) if item['kind'] == 'all-reduce')
+
   assert summed(hlo, mesh) < 0.3 * summed(whole_hlo, whole_mesh)
 
 

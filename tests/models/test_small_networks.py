@@ -91,7 +91,10 @@ def test_avg_pool(size, window, stride, rounding):
     place = np.s_[:, i * stride : i * stride + window, j * stride : j * stride + window]
     expected[:, i, j] = x[place].mean((1, 2))
     gradient[place] += 1 / np.prod(x[place].shape[1:3])
-  pool = lambda x: layers.avg_pool(x, window=window, stride=stride, rounding=rounding)
+
+  def pool(x):
+    return layers.avg_pool(x, window=window, stride=stride, rounding=rounding)
+
   ours, pull = jax.vjp(pool, jnp.asarray(x))
   assert relative_error(ours, expected) < ROUNDING
   assert relative_error(pull(jnp.ones_like(ours))[0], gradient) < ROUNDING

@@ -24,7 +24,10 @@ def test_specialisation():
   noise = rng.normal(size=(2, 11, 11, 3, 48)).astype(np.float32)
   apart = noise.copy()
   apart[0] = apart[0].mean(2, keepdims=True)
-  of = lambda kernel: kernels.specialisation({'conv1': {'kernel': kernel}})
+
+  def of(kernel):
+    return kernels.specialisation({'conv1': {'kernel': kernel}})
+
   found = of(apart)
   assert found['colour'][0] < 1e-6 and found['difference'] > 3 * found['by_chance']
   assert of(noise)['difference'] < 2 * of(noise)['by_chance']

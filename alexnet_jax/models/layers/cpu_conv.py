@@ -131,7 +131,9 @@ def _kernel_gradient_in_pieces(
   """XLA's own, of some images at a time: of a large batch at once it is several times slower."""
 
   def piece(x, g):
-    of_kernel = lambda kernel: _xla_conv(x, kernel, stride, padding)
+    def of_kernel(kernel):
+      return _xla_conv(x, kernel, stride, padding)
+
     return jax.linear_transpose(of_kernel, kernel)(g)[0].astype(jnp.float32)
 
   starts = range(0, len(x), PIECE)

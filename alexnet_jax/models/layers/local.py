@@ -54,9 +54,10 @@ def avg_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
     pads = [(0, 0)] * x.ndim
     pads[axis] = (0, max(0, reach - size))
     padded = jnp.pad(x, pads)
-    cut = lambda i, axis=axis, padded=padded, reach=reach: jax.lax.slice_in_dim(
-      padded, i, reach - window + i + 1, stride, axis
-    )
+
+    def cut(i, axis=axis, padded=padded, reach=reach):
+      return jax.lax.slice_in_dim(padded, i, reach - window + i + 1, stride, axis)
+
     inside = np.minimum(window, size - stride * np.arange(places))  # pixels of each window
     share = jnp.asarray(1 / inside, x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
     x = sum(cut(i) for i in range(window)) * share

@@ -100,9 +100,10 @@ def test_the_table_names_layers_of_both():
 def test_the_backend_chooses(monkeypatch):
   """On the CPU the fast layer runs; without it in the table, the plain one."""
   x = normal(1, 5, 5, 2)
-  jaxpr = lambda: str(
-    jax.make_jaxpr(lambda x: layers.max_pool(x, window=3, stride=2, rounding='ceil'))(x)
-  )
+
+  def jaxpr():
+    return str(jax.make_jaxpr(lambda x: layers.max_pool(x, window=3, stride=2, rounding='ceil'))(x))
+
   assert 'reduce_window' not in jaxpr()
   monkeypatch.setitem(layers.FAST, jax.default_backend(), ())
   assert 'reduce_window' in jaxpr()

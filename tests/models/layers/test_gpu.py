@@ -105,7 +105,9 @@ def test_max_pool(dtype, window, stride, rounding, tied):
 
 def test_the_gradient_of_max_pool_is_no_scatter():
   def text(layer):
-    total = lambda x: layer(x, **POOL).sum()
+    def total(x):
+      return layer(x, **POOL).sum()
+
     return str(jax.make_jaxpr(jax.grad(total))(normal(1, 9, 9, 2)))
 
   assert 'select_and_scatter' in text(reference.max_pool)
@@ -211,7 +213,9 @@ def test_layers_run_on_a_mesh(method):
     return pool(norm(x, **constants), **POOL)
 
   def gradient(function):
-    total = lambda x: (function(x) ** 2).sum()
+    def total(x):
+      return (function(x) ** 2).sum()
+
     return jax.grad(total)
 
   norm = functools.partial(gpu.local_response_norm, method=method)
