@@ -179,6 +179,11 @@ def from_pillow(split: Any) -> float:
   return round(float(np.mean(found)), 3)
 
 
+def batch_size(batch: dict[str, Any]) -> int:
+  """The number of images of a batch."""
+  return len(batch['image'])
+
+
 def measure(
   options: argparse.Namespace, folder: str, stack: contextlib.ExitStack
 ) -> dict[str, Any]:
@@ -208,10 +213,7 @@ def measure(
   processes = stack.enter_context(ProcessPoolExecutor(cores(), spawn))
   list(processes.map(decode_all, [encoded[:1]] * cores()))
 
-  def size(batch):
-    return len(batch['image'])
-
-  runs = {name: (lambda d=d: d.train_batches(0, BATCH), size) for name, d in data.items()}
+  runs = {name: (lambda d=d: d.train_batches(0, BATCH), batch_size) for name, d in data.items()}
   runs['ordinary'] = lambda: ordinary(paths), len
   if importlib.util.find_spec('torch'):
     runs['torch'] = lambda: torch_batches(paths, cores()), len

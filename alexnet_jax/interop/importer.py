@@ -83,6 +83,12 @@ def default_config(form: str, weights: str) -> ConfigDict:
   return config
 
 
+def _check_channels(channels: str, form: str, usual: str) -> None:
+  """Raises UserError for an order of channels that the format cannot have."""
+  if channels not in ('', usual) and (form == 'safetensors' or channels not in ('rgb', 'bgr')):
+    raise UserError(f'--channels={channels}: choose rgb or bgr; --format=safetensors is always rgb')
+
+
 def import_network(
   config: ConfigDict,
   workdir: str,
@@ -110,8 +116,7 @@ def import_network(
       default bgr for Caffe and rgb for all others. The imported network takes RGB.
 
   Returns:
-    `workdir`, `checkpoint` (its folder), `recipe`, `parameters`, `classes`, `channels`, and `mean` (RGB, grey
-    levels).
+    `workdir`, `checkpoint` (its folder), `recipe`, `parameters`, `classes`, `channels`, `mean` (RGB grey levels).
 
   Raises:
     UserError: the file, the mean or the classes do not fit the config, or the workdir holds a run.
@@ -123,8 +128,7 @@ def import_network(
   config = config.copy_and_resolve_references()
   config_lib.validate(config)
   usual = 'bgr' if form == 'caffe' else 'rgb'
-  if channels not in ('', usual) and (form == 'safetensors' or channels not in ('rgb', 'bgr')):
-    raise UserError(f'--channels={channels}: choose rgb or bgr; --format=safetensors is always rgb')
+  _check_channels(channels, form, usual)
   if form == 'safetensors':
     network = _from_archive(config, weights)
   else:
