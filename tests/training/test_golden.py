@@ -18,7 +18,7 @@ if __name__ == '__main__':
 
 from tiny import read_metrics, tiny_config  # noqa: E402
 
-from alexnet_jax import steps  # noqa: E402
+from alexnet_jax.training import hooks  # noqa: E402
 from alexnet_jax.training.loop import train  # noqa: E402
 
 FILE = pathlib.Path(__file__).with_name('golden_metrics.jsonl')
@@ -41,26 +41,36 @@ def test_two_steps_give_the_recorded_metrics(tmp_path):
     assert row == pytest.approx(recorded, rel=RELATIVE, abs=ABSOLUTE)
 
 
-def test_no_step_is_compiled_twice(tmp_path, monkeypatch):
-  """Over two epochs with log lines, evaluations, checkpoints and a change of the rate."""
-  compiled = {}
-  makers = {name: getattr(steps, name) for name in ('make_train_step', 'make_predict_step')}
-  for name, make in makers.items():
+def test_nothing_is_compiled_after_the_first_epoch(tmp_path, monkeypatch):
+  """Log lines, statistics of layers, evaluations, checkpoints and a new rate reuse the compiled functions."""
+  compiled, after_epoch = [], []
 
-    def record(*args, make=make, name=name):
-      return compiled.setdefault(name, make(*args))
+  def count(event, _, **__):
+    if event == '/jax/core/compile/backend_compile_duration':
+      compiled.append(event)
 
-    monkeypatch.setattr(steps, name, record)
-  config = tiny_config(
-    'paper', train__epochs=2.0, optim__boundaries=(1.0,), model__layers=('conv1', 'fc6', 'fc8')
-  )
-  train(config, tmp_path)
+  save = hooks.Save.__call__
+
+  def save_and_count(self, *args):
+    save(self, *args)
+    after_epoch.append(len(compiled))
+
+  monkeypatch.setattr(hooks.Save, '__call__', save_and_count)
+  jax.monitoring.register_event_duration_secs_listener(count)
+  try:
+    config = tiny_config(
+      train__epochs=3.0,
+      train__checkpoint_every=5,
+      train__diagnose_every=2,
+      optim__boundaries=(2.0,),
+      model__layers=('conv1', 'fc6', 'fc8'),
+    )
+    train(config, tmp_path)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(count)
   rates = {row['lr'] for row in read_metrics(tmp_path) if 'lr' in row}
-  assert len(rates) == 2
-  assert {name: step._cache_size() for name, step in compiled.items()} == {
-    'make_train_step': 1,
-    'make_predict_step': 1,
-  }
+  assert len(rates) == 2 and len(after_epoch) == 3
+  assert 0 < after_epoch[0] == after_epoch[1] == after_epoch[2]
 
 
 @pytest.mark.parametrize('variant', ['original', 'torchvision', 'original+batch_norm'])
