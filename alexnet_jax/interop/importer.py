@@ -116,7 +116,8 @@ def import_network(
       default bgr for Caffe and rgb for all others. The imported network takes RGB.
 
   Returns:
-    `workdir`, `checkpoint` (its folder), `recipe`, `parameters`, `classes`, `channels`, `mean` (RGB grey levels).
+    `workdir`, `checkpoint` (its folder), `recipe`, `parameters`, `classes`, `channels` and `mean` (RGB
+    grey levels).
 
   Raises:
     UserError: the file, the mean or the classes do not fit the config, or the workdir holds a run.
