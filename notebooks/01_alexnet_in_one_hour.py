@@ -91,7 +91,7 @@ from alexnet_jax.data import Canvas, decode_canvas
 with matplotlib.cbook.get_sample_data('grace_hopper.jpg') as file:
   canvas = decode_canvas(file.read(), Canvas.from_config(config.data.canvas))
 mean = np.full(canvas.shape, 120.0, np.float32)  # training would know the mean image
-cut_out = jax.jit(augment.test_images, static_argnames='config')
+cut_out = jax.jit(augment.eval_images, static_argnames='config')
 views = [
   cut_out(canvas[None], jnp.float32(view), mean, config=FrozenConfigDict(config))[0]
   for view in augment.VIEWS[10]

@@ -28,7 +28,7 @@ def majority_error(class_counts: Sequence[int], labels: np.ndarray) -> float | N
 
 
 def _pixel_means(dataset: Dataset, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the block means of each readable image's centre view, float64 `[N, 768]`, and labels `[N]`."""
+  """Returns the block means of the centre view of every readable image, `[N, 768]`, and labels `[N]`."""
   features, labels = [], []
   for batch in dataset.eval_batches(_BATCH, split=split):
     margin = (batch['image'].shape[1] - size) // 2

@@ -66,7 +66,7 @@ def feature_function(config: FrozenConfigDict, layer: str):
 
   @jax.jit
   def features(variables, mean_image, canvases):
-    images = augment.test_images(canvases, view, mean_image, config)
+    images = augment.eval_images(canvases, view, mean_image, config)
     _, state = module.apply(
       variables, images, train=False, capture_intermediates=True, mutable=['intermediates']
     )

@@ -83,12 +83,6 @@ def default_config(form: str, weights: str) -> ConfigDict:
   return config
 
 
-def _check_channels(channels: str, form: str, usual: str) -> None:
-  """Raises UserError for an order of channels that the format cannot have."""
-  if channels not in ('', usual) and (form == 'safetensors' or channels not in ('rgb', 'bgr')):
-    raise UserError(f'--channels={channels}: choose rgb or bgr; --format=safetensors is always rgb')
-
-
 def import_network(
   config: ConfigDict,
   workdir: str,
@@ -123,13 +117,10 @@ def import_network(
     UserError: the file, the mean or the classes do not fit the config, or the workdir holds a run.
   """
   _check_format(form)
-  folder = pathlib.Path(workdir)
-  if (folder / config_lib.FILE).exists() or (folder / FOLDER).exists():
-    raise UserError(f'--workdir={workdir} holds a run already: name a new folder')
+  folder = _new_folder(workdir)
   config = config.copy_and_resolve_references()
   config_lib.validate(config)
-  usual = 'bgr' if form == 'caffe' else 'rgb'
-  _check_channels(channels, form, usual)
+  usual = _usual_channels(form, channels)
   if form == 'safetensors':
     network = _from_archive(config, weights)
   else:
@@ -156,6 +147,22 @@ def import_network(
 def _check_format(form: str) -> None:
   if form not in IMPORTS:
     raise UserError(f'--format={form}: choose one of {", ".join(IMPORTS)}')
+
+
+def _new_folder(workdir: str) -> pathlib.Path:
+  """Returns the folder of a workdir; raises UserError if it holds a run."""
+  folder = pathlib.Path(workdir)
+  if (folder / config_lib.FILE).exists() or (folder / FOLDER).exists():
+    raise UserError(f'--workdir={workdir} holds a run already: name a new folder')
+  return folder
+
+
+def _usual_channels(form: str, channels: str) -> str:
+  """Returns the usual order of channels of a format; raises UserError if `--channels` is not possible."""
+  usual = 'bgr' if form == 'caffe' else 'rgb'
+  if channels not in ('', usual) and (form == 'safetensors' or channels not in ('rgb', 'bgr')):
+    raise UserError(f'--channels={channels}: choose rgb or bgr; --format=safetensors is always rgb')
+  return usual
 
 
 def _from_weights(config: ConfigDict, form: str, weights: str, is_reversed: bool) -> Network:

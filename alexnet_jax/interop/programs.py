@@ -45,7 +45,7 @@ def serving_function(config: FrozenConfigDict) -> Callable:
   def serve(variables, mean_image, canvases):
     def one(canvas):
       def probabilities(view):
-        images = augment.test_images(canvas[None], view, mean_image, config)
+        images = augment.eval_images(canvas[None], view, mean_image, config)
         return jax.nn.softmax(jnp.asarray(module.apply(variables, images, train=False)))[0]
 
       return jax.lax.map(probabilities, views).mean(0)

@@ -51,20 +51,21 @@ from alexnet_jax.models.towers import (
 
 DEFAULT_CLASSES = 1000
 
-
-def paper_layers() -> dict[str, ConfigDict]:
-  """Returns the eight layers of the paper's network (section 3.5), the default of `config.model`."""
-  return {
-    # Three rows and columns of zeros at the bottom and right give 55x55 outputs (FACTS section 1.2).
-    'conv1': conv(96, 11, ((0, 3), (0, 3)), stride=4, then=('act', 'norm', 'pool')),
-    'conv2': conv(256, 5, 2, bias=1.0, then=('act', 'norm', 'pool')),
-    'conv3': conv(384, 3, 1, exchange=True),
-    'conv4': conv(384, 3, 1, bias=1.0),
-    'conv5': conv(256, 3, 1, bias=1.0, then=('act', 'pool')),
-    'fc6': fc(4096),
-    'fc7': fc(4096),
-    'fc8': head(),
-  }
+# The layers of the paper (section 3.5), with the maps or units of both towers together. `then` lists the
+# operations that follow a layer; without it only ReLU ('act') follows.
+LAYERS: dict[str, ConfigDict] = {
+  # Three rows and columns of zeros at the bottom and right give 55x55 outputs, as in the original code.
+  'conv1': conv(96, 11, ((0, 3), (0, 3)), stride=4, then=('act', 'norm', 'pool')),
+  'conv2': conv(256, 5, 2, bias=1.0, then=('act', 'norm', 'pool')),
+  'conv3': conv(384, 3, 1, exchange=True),
+  'conv4': conv(384, 3, 1, bias=1.0),
+  'conv5': conv(256, 3, 1, bias=1.0, then=('act', 'pool')),
+  # Part of a network only where model.layers names it, as after the override `conv6` (FACTS section 4).
+  'conv6': conv(256, 3, 1, bias=1.0, exchange=True, std=0.03),
+  'fc6': fc(4096, then=('act', 'dropout')),
+  'fc7': fc(4096, then=('act', 'dropout')),
+  'fc8': head(),
+}
 
 
 class AlexNet(nn.Module):

@@ -45,7 +45,15 @@ def axis_size(axis: str | None) -> int:
 
 
 class TowerConv(nn.Module):
-  """A convolution in each local tower, `features` maps a tower."""
+  """A convolution in each local tower.
+
+  Attributes:
+    features: maps of one tower.
+    size: side of the kernel, in pixels.
+    stride: distance between neighbouring windows, in pixels.
+    padding: zeros around the maps, `((top, bottom), (left, right))`.
+    kernel_init, bias_init: called as `(key, shape, fan_in)`.
+  """
 
   features: int
   size: int
@@ -63,7 +71,12 @@ class TowerConv(nn.Module):
 
 
 class TowerDense(nn.Module):
-  """A fully connected layer in each local tower, `features` units a tower."""
+  """A fully connected layer in each local tower.
+
+  Attributes:
+    features: units of one tower, or of one device where the units are spread over devices.
+    kernel_init, bias_init: called as `(key, shape, fan_in)`.
+  """
 
   features: int
   kernel_init: Initializer
@@ -74,7 +87,7 @@ class TowerDense(nn.Module):
     fan_in = xs[0].shape[-1]
     kernel = self.param('kernel', self.kernel_init, (len(xs), fan_in, self.features), fan_in)
     bias = self.param('bias', self.bias_init, (len(xs), self.features), fan_in)
-    # One product of all towers: to take a tower's part out of the kernel would copy it.
+    # One product of all towers, because a slice of the kernel for each tower would be a copy.
     ys = layers.dense(jnp.stack(xs), kernel)
     return [y + bias[t].astype(y.dtype) for t, y in enumerate(ys)]
 

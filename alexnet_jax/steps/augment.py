@@ -147,7 +147,7 @@ def train_images(
   return images / jnp.asarray(choices.std, jnp.float32)
 
 
-def test_images(canvases: Array, view: Array, mean_image: Array, config: FrozenConfigDict) -> Array:
+def eval_images(canvases: Array, view: Array, mean_image: Array, config: FrozenConfigDict) -> Array:
   """Cuts one test view from every canvas.
 
   Args:

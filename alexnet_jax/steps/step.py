@@ -177,7 +177,7 @@ def make_predict_step(
 
   def predict(params, batch_stats, canvases, mean_image):
     def one(view):
-      images = augment.test_images(canvases, view, mean_image, config)
+      images = augment.eval_images(canvases, view, mean_image, config)
       logits = module.apply({'params': params, 'batch_stats': batch_stats}, images, train=False)
       return jax.nn.softmax(jnp.asarray(logits))
 

@@ -28,7 +28,7 @@ SKIPPED = 4  # exit code of a stage that found that it does not apply
 _SOURCES = ('alexnet_jax', 'benchmarks', 'configs')  # folders whose code decides the results
 _PATIENCE = 2.5  # a stage may take so many times its estimate
 _SLACK = 10.0  # and so many seconds more, to start
-_SMALL_PATIENCE = 10.0  # of a small one, on a machine that may have other work
+_SMALL_PATIENCE = 40.0  # of a small one, on a machine that may have much other work
 _REASON_LINES = 4  # of what a failed stage printed last
 
 

@@ -1,4 +1,4 @@
-"""The place of a process among others, from flags, SLURM, a JobSet or a Cloud TPU."""
+"""A process finds its place among others from flags, SLURM or a JobSet; incomplete settings are errors."""
 
 import pytest
 from tiny import main, write_config
@@ -31,7 +31,7 @@ def test_slurm_hosts(nodes, host):
 @pytest.mark.parametrize(
   ('changes', 'devices'),
   [
-    ({}, None),  # a task a node: all of its accelerators
+    ({}, None),  # one task on each node gets all its accelerators
     ({'SLURM_GPUS_PER_TASK': '8', 'CUDA_VISIBLE_DEVICES': '0,1,2,3,4,5,6,7'}, None),
     ({'SLURM_STEP_TASKS_PER_NODE': '2(x2)', 'SLURM_LOCALID': '1'}, (1,)),
     ({'SLURM_STEP_TASKS_PER_NODE': '3,1', 'SLURM_LOCALID': '2'}, (2,)),
@@ -86,7 +86,7 @@ def test_incomplete_and_invalid_settings(flags, environment, message):
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
-    (('--coordinator=h:1',), '--coordinator is for several processes: add --distributed'),
+    (('--coordinator=h:1',), '--coordinator describes several processes: add --distributed'),
     (('--distributed', '--process_id=0'), 'give all three'),
     (('--distributed', '--num_processes=0'), 'num_processes'),
     (('--distributed',), 'launch/local.sh'),

@@ -1,4 +1,4 @@
-"""The shape of the mesh: defaults, and the shapes that are refused."""
+"""The mesh has the right default shape, and impossible shapes are errors."""
 
 from helpers import get
 import jax
@@ -19,13 +19,13 @@ from alexnet_jax.errors import UserError
   ],
 )
 def test_default_mesh(variant, batch, expected):
-  """(n/2, 2) for two towers, (n, 1) for one, of the eight devices of the tests."""
+  """The tests have eight devices; the default is (n/2, 2) for two towers and (n, 1) for one."""
   mesh = mesh_lib.make_mesh(get(variant, train__batch_size=batch))
   assert tuple(mesh.shape.items()) == (('data', expected[0]), ('tower', expected[1]))
 
 
 def test_default_mesh_of_one_weird_trick():
-  """As many devices as share out the batch and the 2 x 2048 units; never two towers."""
+  """The data axis divides the batch and the 2 x 2048 units; the tower axis is always 1."""
   assert mesh_lib.make_mesh(get('paper', parallelism='owt')).shape == {'data': 8, 'tower': 1}
   odd = get('paper', parallelism='owt', model__fc7__features=2 * 12)
   assert mesh_lib.make_mesh(odd).shape == {'data': 4, 'tower': 1}
@@ -61,7 +61,7 @@ def test_bad_one_weird_tricks(overrides, message):
     ('paper', (2, 4), 128, r'2 tower\(s\)'),
     ('paper', (0, 2), 128, 'at least 1'),
     ('paper', (-1, 1), 128, 'two whole numbers'),
-    ('paper', ('2x1',), 128, 'two whole numbers'),  # what --config.mesh=2x1 becomes
+    ('paper', ('2x1',), 128, 'two whole numbers'),  # the value that --config.mesh=2x1 becomes
     ('paper', (2,), 128, 'two whole numbers'),
     ('paper', (2, 1, 1), 128, 'two whole numbers'),
     ('paper', (1.0, 2.0), 128, 'two whole numbers'),

@@ -1,4 +1,4 @@
-"""Several real processes: they train as one, and name the one that is lost."""
+"""Several real processes train as one, and the survivors name a process that is lost."""
 
 import json
 import re
@@ -20,20 +20,20 @@ def test_one_process_adds_up_to_itself():
   assert multihost.share() == (0, 1) and multihost.is_primary()
 
 
-# Real runs: 150 steps, 25 an epoch.
+# The runs below have 150 steps, 25 in each epoch.
 CHOICES = {
   'mesh': (1, 2),
   'data__synthetic__train': 200,
   'train__epochs': 6.0,
   'train__checkpoint_every': 15,
 }
-LINES = 20  # of metrics.jsonl, before a process is killed: after two checkpoints
+LINES = 20  # of metrics.jsonl before a process is killed, which is after two checkpoints
 PEER_TIMEOUT = '--peer_timeout=8'
 
 
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory):
-  """metrics.jsonl of one process with two devices, which nothing stopped."""
+  """Returns metrics.jsonl of an uninterrupted run, in one process with two devices."""
   folder = tmp_path_factory.mktemp('undisturbed')
   config = write_config(folder, **CHOICES)
   result = main(f'--config={config}', f'--workdir={folder / "run"}', devices=2)
@@ -71,7 +71,7 @@ def test_a_lost_process_is_named_and_the_same_command_resumes(tmp_path, undistur
 
 @pytest.mark.long
 def test_the_loss_of_the_coordinator_and_a_new_number_of_processes(tmp_path, undisturbed, caplog):
-  """Killed process 0; resumed by one process on one device."""
+  """Process 0 is killed; then one process with one device resumes the run."""
   workdir = tmp_path / 'run'
   config = write_config(tmp_path, **CHOICES)
   with Together(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
@@ -90,7 +90,7 @@ def test_the_loss_of_the_coordinator_and_a_new_number_of_processes(tmp_path, und
 
 @pytest.mark.long
 def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path, capsys):
-  """Two whole networks, half of the batch each, as one process trains them; then evaluated together."""
+  """Two processes train and evaluate with half of the batch each, with the numbers of one process."""
   workdir = tmp_path / 'run'
   config = write_config(tmp_path, **(CHOICES | {'mesh': (2, 1), 'train__epochs': 4000.0}))
   with Together(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
@@ -118,7 +118,7 @@ def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path, capsys):
 
 @pytest.mark.long
 def test_what_fails_in_one_process_only_is_found(tmp_path):
-  """A workdir that is not shared: process 1 waits for a file that never comes."""
+  """If the workdir is not shared, process 1 waits for a file that never appears, and fails."""
   args = f'--config={write_config(tmp_path, **CHOICES)}', PEER_TIMEOUT
   own = {i: (f'--workdir={tmp_path / str(i)}',) for i in (0, 1)}
   with Together(*args, own=own) as run:

@@ -1,4 +1,4 @@
-"""One step on every mesh: the same numbers, and only the messages that the paper lets its GPUs send."""
+"""A training step computes the same numbers on every mesh, with only the paper's communication."""
 
 import collections
 import functools
@@ -19,12 +19,12 @@ from alexnet_jax.evaluation import describe
 from alexnet_jax.evaluation.collectives import collectives
 from alexnet_jax.steps import optimizer
 
-# 99 pixels give 23, 11, 11, 5, 5, 5, 5, 2: small, and no side is 1.
+# From 99 pixels the maps have sides of 23, 11, 11, 5, 5, 5, 5 and 2: they are small, but none is 1.
 
 
 @functools.cache
 def step_on(variant, mesh_shape, parallelism='towers', micro_batches=1):
-  """(loss, velocity, running sums, HLO, mesh) of one compiled step, as `train` runs it."""
+  """Runs one compiled step as `train` does; returns (loss, velocity, running sums, HLO, mesh)."""
   config = configure(variant, mesh_shape, parallelism=parallelism, micro_batches=micro_batches)
   mesh = mesh_lib.make_mesh(config)
   state = visible_state(config, mesh)
@@ -77,7 +77,7 @@ def test_two_towers_on_two_devices(variant):
   ],
 )
 def test_any_mesh(variant, mesh):
-  """The same crops, colours and masks on any mesh: equal but for the order of sums."""
+  """Crops, colours and masks are the same on any mesh, so results differ only by the order of sums."""
   loss, velocity, sums, *_ = step_on(variant, (1, 1))
   other_loss, other_velocity, other_sums, *_ = step_on(variant, mesh)
   assert other_loss == pytest.approx(loss, rel=1e-6)
@@ -87,13 +87,13 @@ def test_any_mesh(variant, mesh):
   assert other_sums == pytest.approx(sums, rel=1e-6)
 
 
-def messages(hlo, mesh):
-  """How many collectives of each kind there are over each axis."""
+def counts(hlo, mesh):
+  """Counts the collectives of each kind along each axis."""
   return collections.Counter((found['kind'], found['axis']) for found in collectives(hlo, mesh))
 
 
-# Towers meet at conv3, fc6 and fc7; their logits are summed.
-PAPER_MESSAGES = {
+# The towers exchange their outputs before conv3, fc6 and fc7, and their logits are summed.
+PAPER_COLLECTIVES = {
   ('all-gather', 'tower'): 3,
   ('reduce-scatter', 'tower'): 3,
   ('all-reduce', 'tower'): 1,
@@ -111,15 +111,15 @@ PAPER_MESSAGES = {
     ('original', (2, 2)),
   ],
 )
-def test_messages(variant, mesh):
+def test_collectives_of_a_step(variant, mesh):
   *_, hlo, devices = step_on(variant, mesh)
-  found = messages(hlo, devices)
+  found = counts(hlo, devices)
   over_data = {key: count for key, count in found.items() if key[1] == 'data'}
   over_tower = {key: count for key, count in found.items() if key[1] == 'tower'}
   assert len(over_data) + len(over_tower) == len(found)
-  assert over_tower == (PAPER_MESSAGES if mesh[1] == 2 else {})
+  assert over_tower == (PAPER_COLLECTIVES if mesh[1] == 2 else {})
   assert set(over_data) == ({('all-reduce', 'data')} if mesh[0] == 2 else set())
-  if mesh[0] == 2:  # the gradients of what a device holds, the loss, and two counts of rows
+  if mesh[0] == 2:  # the gradients of the device's parameters, the loss, and two counts of rows
     config = configure(variant, mesh)
     state = visible_state(config, devices)
     gradients, _ = sharding.bytes_per_device(state.params)
@@ -127,22 +127,24 @@ def test_messages(variant, mesh):
     assert sum(item['bytes'] for item in found if item['axis'] == 'data') == gradients + 3 * 4
 
 
-def test_message_bytes():
-  """What is sent are activations, of pool2, pool5 and fc6 (float32, all rows of the device)."""
+def test_bytes_of_collectives():
+  """The towers send the activations of pool2, pool5 and fc6 (float32, all rows of the device)."""
   *_, hlo, mesh = step_on('paper', (1, 2))
   found = collectives(hlo, mesh)
   gathered = sorted(item['bytes'] for item in found if item['kind'] == 'all-gather')
-  # width 1/8: 5x5x32 maps into conv3, 2x2x32 into fc6, 512 units into fc7
+  # at width 1/8 conv3 reads 5x5x32 values, fc6 2x2x32 and fc7 512
   assert gathered == sorted(4 * BATCH * n for n in (5 * 5 * 32, 2 * 2 * 32, 512))
   scattered = sorted(item['bytes'] for item in found if item['kind'] == 'reduce-scatter')
-  assert scattered == [n // 2 for n in gathered]  # each device keeps the half of its tower
+  assert scattered == [
+    n // 2 for n in gathered
+  ]  # each device keeps the half that belongs to its tower
   assert [item['bytes'] for item in found if item['kind'] == 'all-reduce'] == [4 * BATCH * 10]
 
 
 @pytest.mark.parametrize(
   ('variant', 'overrides', 'gathers'),
   [
-    ('paper', {'model__lrn__scope': 'all'}, 5),  # both norms reach across the border
+    ('paper', {'model__lrn__scope': 'all'}, 5),  # both normalisations read the other tower
     ('paper', {'model__conv4__exchange': True}, 4),
     ('paper+conv6', {}, 4),
     ('paper+no_exchange', {}, 2),  # net 127a
@@ -150,12 +152,12 @@ def test_message_bytes():
     ('paper+no_communication', {}, 0),  # net 150
   ],
 )
-def test_other_nets_send_more_or_less(variant, overrides, gathers):
-  """So a step that talks where the paper's does not would be found."""
+def test_other_networks_communicate_more_or_less(variant, overrides, gathers):
+  """Other networks have other counts, so the test above would find an additional exchange."""
   config = configure(variant, (1, 2), **overrides)
   mesh = mesh_lib.make_mesh(config)
   state = visible_state(config, mesh)
-  found = messages(describe.compiled_step(config, mesh, state).as_text(), mesh)
+  found = counts(describe.compiled_step(config, mesh, state).as_text(), mesh)
   for kind in ('all-gather', 'reduce-scatter'):
     assert found[kind, 'tower'] == gathers
   assert found['all-reduce', 'tower'] == 1
@@ -163,7 +165,7 @@ def test_other_nets_send_more_or_less(variant, overrides, gathers):
 
 @pytest.mark.parametrize('variant', ['owt', 'torchvision', 'paper'])
 def test_one_weird_trick_is_the_same_step(variant):
-  """Units spread over the devices, the batch gathered before fc6: the numbers are those of one device."""
+  """Units are split over devices and the batch is gathered before fc6, with the numbers of one device."""
   loss, velocity, *_ = step_on(variant, (1, 1))
   for devices in (1, 4):
     other_loss, other_velocity, *_ = step_on(variant, (devices, 1), 'owt')
@@ -172,13 +174,13 @@ def test_one_weird_trick_is_the_same_step(variant):
       assert relative_error(other_velocity[name], value) < BATCH_APART, name
 
 
-def test_messages_of_one_weird_trick():
-  """Rows and their numbers are gathered at fc6, units at fc7; partial logits go to the rows' owners."""
+def test_collectives_of_one_weird_trick():
+  """Rows and row numbers are gathered at fc6 and units at fc7; each device gets the logits of its rows."""
   *_, hlo, mesh = step_on('owt', (4, 1), 'owt')
-  found = messages(hlo, mesh)
-  assert found['all-gather', 'data'] == 4  # the fourth is the logits' gradient
+  found = counts(hlo, mesh)
+  assert found['all-gather', 'data'] == 4  # the fourth gathers the gradient of the logits
   assert found['reduce-scatter', 'data'] == 3
-  # What data parallelism spends on fully connected gradients is gone: only small ones are summed.
+  # Data parallelism sums the gradients of the fully connected layers; here only small ones are summed.
   *_, whole_hlo, whole_mesh = step_on('owt', (4, 1))
 
   def summed(hlo, mesh):
@@ -203,7 +205,7 @@ def test_bytes_of_one_weird_trick():
 
 
 def test_fresh_state_is_the_same_on_every_mesh():
-  """Initial weights do not depend on the devices, and each holds its towers only."""
+  """Initial weights do not depend on the mesh, and each device holds only its own towers."""
   config = configure('original', (1, 1))
   whole = steps.init_state(config, mesh_lib.make_mesh(config))
   config = configure('original', (2, 2))
@@ -223,7 +225,7 @@ def test_fresh_state_is_the_same_on_every_mesh():
 
 @pytest.mark.parametrize(('mesh', 'most'), [((1, 1), 1.0), ((1, 2), 0.51), ((4, 2), 0.51)])
 def test_bytes_a_device_holds(mesh, most):
-  """Half of the net each, as on the paper's two GPUs of 3 GB."""
+  """On two devices each holds half of the network, as on the paper's two GPUs of 3 GB."""
   config = configure('paper', mesh)
   devices = mesh_lib.make_mesh(config)
   state = visible_state(config, devices)
@@ -235,7 +237,7 @@ def test_bytes_a_device_holds(mesh, most):
 
 
 def test_bytes_of_the_full_net():
-  """All of 60,965,224 parameters but the 1000 last biases are split."""
+  """All 60,965,224 parameters are split, except for the 1000 biases of the last layer."""
   config = FrozenConfigDict(get('paper', mesh=(1, 2), model__num_classes=1000))
   state = steps.abstract_state(config, mesh_lib.make_mesh(config))
   leaves = jax.tree.leaves(state.params)
@@ -259,7 +261,7 @@ def test_rows_of_one_process_are_all_rows(mesh):
   [((1, 1), 2, 'towers'), ((2, 2), 2, 'towers'), ((2, 1), 2, 'owt')],
 )
 def test_micro_batches(mesh, count, parallelism):
-  """The same masks and the same update as of the whole batch, but for the order of sums."""
+  """Micro-batches give the masks and the update of the whole batch, up to the order of sums."""
   loss, velocity, sums, *_ = step_on('paper', (1, 1))
   ours, parts, part_sums, *_ = step_on('paper', mesh, parallelism, count)
   assert ours == pytest.approx(loss, rel=1e-6)

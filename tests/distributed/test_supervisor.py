@@ -1,4 +1,4 @@
-"""What a supervisor says about the loss of a process; test_multihost.py loses real ones."""
+"""The supervisor names the lost process; tests/distributed/test_multihost.py kills real processes."""
 
 import pytest
 

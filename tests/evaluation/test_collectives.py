@@ -1,4 +1,4 @@
-"""The collectives read from lines of HLO; tests/distributed/test_mesh.py counts those of whole steps."""
+"""Collectives are read from the text of HLO; tests/distributed counts those of whole steps."""
 
 from helpers import get
 import jax
@@ -56,7 +56,7 @@ def test_groups_of_one_device_are_left_out(groups):
   ],
 )
 def test_bytes_of_tuples_and_asynchronous_forms(mesh, operation, kind, size):
-  """A done form names no groups and is not counted again."""
+  """The done form of an asynchronous collective is not counted again."""
   hlo = f'%x = {operation}, replica_groups={{{{0,1}}}}\n%w = f32[8]{{0}} all-gather-done(%x)'
   assert collectives(hlo, mesh) == [{'kind': kind, 'axis': 'tower', 'bytes': size}]
 
@@ -67,7 +67,7 @@ def test_unknown_groups_are_an_error(mesh):
 
 
 def test_a_program_compiled_by_the_installed_jax(mesh):
-  """Every kind of collective that a step may contain, as this version of XLA prints it."""
+  """The kinds of collectives in our steps are read as this version of XLA prints them."""
 
   def communicate(x):
     gathered = lax.all_gather(x, 'tower', axis=1, tiled=True)

@@ -1,4 +1,4 @@
-"""`--mode=describe`: its numbers and its tables; tests/distributed counts collectives on every mesh."""
+"""`--mode=describe` returns numbers and prints tables; tests/distributed counts collectives on every mesh."""
 
 from tiny import tiny_config
 
@@ -8,7 +8,7 @@ from alexnet_jax.evaluation import describe
 
 
 def test_neurons():
-  """Outputs of layers with weights count; those of pooling and normalisation do not."""
+  """Only the outputs of layers with weights count, not those of pooling and normalisation."""
   model = recipes.get('paper+batch_norm+conv6').model
   layers = 290_400 + 186_624 + 64_896 + 64_896 + 43_264 + 4096 + 4096 + 1000
   assert layers == 659_272
@@ -16,7 +16,7 @@ def test_neurons():
 
 
 def test_two_devices(capsys):
-  """The tables on stderr show what the result says."""
+  """The tables on stderr agree with the result."""
   result = describe.describe(tiny_config(mesh=(1, 2)))
   assert result['mesh'] == [1, 2] and result['parameters'] > 0
   assert result['bytes_total'] == 8 * result['parameters']  # float32 weights and momentum

@@ -1,4 +1,4 @@
-"""The search for an ensemble's weights, on made-up networks."""
+"""The search for the weights of an ensemble, with random probabilities in place of networks."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from alexnet_jax.evaluation import ensemble
 
 
 def wrong(weights, probabilities, labels, places):
-  """How many labels are not among the `places` likeliest of the average; a tie counts against them."""
+  """Counts the labels that are not among the `places` most probable classes; a tie counts as an error."""
   mixed = np.tensordot(np.float32(weights), probabilities, 1)
   own = mixed[np.arange(len(labels)), labels][:, None]
   return int(((mixed >= own).sum(1) > places).sum())
 
 
 def test_no_single_weight_can_be_improved():
-  """Three networks, good, middling and poor: fewer errors than of equal weights, or of any single step on."""
+  """The weights found beat equal weights, and no change of a single weight makes fewer errors."""
   draw = np.random.default_rng(0)
   labels = draw.integers(0, 12, 200)
   scores = draw.normal(size=(3, 200, 12)) * np.array([1.0, 2.0, 4.0])[:, None, None]

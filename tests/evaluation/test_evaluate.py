@@ -1,4 +1,4 @@
-"""Evaluation: exact over every image, views and ensembles averaged as softmax, ties counted as wrong."""
+"""Evaluation is exact on every image; views and ensembles average probabilities; ties count as errors."""
 
 import contextlib
 
@@ -11,14 +11,14 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import models, steps
 from alexnet_jax.data import open_dataset
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import baseline, evaluate
+from alexnet_jax.evaluation import evaluate
 from alexnet_jax.steps import augment
 from alexnet_jax.training.loop import train
 
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-  """Two short runs of the same data with other seeds."""
+  """Two short runs on the same data with different seeds."""
   folders = [tmp_path_factory.mktemp(f'run{seed}') for seed in (0, 1)]
   for seed, folder in enumerate(folders):
     config = tiny_config(train__epochs=6.0, optim__rate=0.003)
@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
 
 
 def by_hand(workdirs, weights, views, batch_size=5):
-  """Averaged probabilities `[N, classes]` and labels, one image at a time through `module.apply`."""
+  """Returns averaged probabilities `[N, classes]` and labels, from `module.apply` on one image at a time."""
   total, images, labels = 0, [], []
   for workdir, weight in zip(workdirs, weights, strict=True):
     trained = evaluate.load(workdir, 'best', config_lib.load_workdir(workdir))
@@ -48,7 +48,9 @@ def by_hand(workdirs, weights, views, batch_size=5):
         y, x = int(top * 8), int(left * 8)
         crop = image[y : y + 64, x : x + 64].astype(np.float32)
         crop = crop[:, ::-1] if mirrored else crop
-        views_of.append(crop - mean[4:68, 4:68])  # recipe original: the central mean, unmirrored
+        views_of.append(
+          crop - mean[4:68, 4:68]
+        )  # recipe `original` subtracts the central mean, without mirroring it
       probabilities.append(np.mean(apply(params, np.stack(views_of)), 0))
     total = total + weight * np.stack(probabilities)
   return total, np.asarray(labels)
@@ -73,7 +75,7 @@ def test_eval_equals_one_image_at_a_time(runs, views, weights):
 
 
 def test_searched_weights_are_those_of_the_errors(runs):
-  """Of few classes top-1 decides; giving the same weights by hand gives the same numbers."""
+  """With few classes the top-1 error decides; passing the weights found gives the same numbers."""
   config = config_lib.load_workdir(runs[0])
   found = evaluate.evaluate(config, runs, search=True)
   again = evaluate.evaluate(config, runs, weights=found.pop('weights'))
@@ -96,7 +98,7 @@ def test_the_padding_of_the_last_batch_changes_nothing(runs, batch_size):
 
 
 def test_networks_of_one_and_two_towers_share_a_mesh(runs, tmp_path):
-  """On 8 devices their default meshes in training differ; an odd batch fits none."""
+  """The networks share a mesh although their default meshes in training differ."""
   train(tiny_config('owt', train__steps=2), tmp_path / 'one')
   config = config_lib.load_workdir(runs[0])
   config.mesh, config.eval.batch_size = (0, 0), 7
@@ -106,9 +108,9 @@ def test_networks_of_one_and_two_towers_share_a_mesh(runs, tmp_path):
 def test_score_counts_ties_and_padding():
   probabilities = np.array(
     [
-      [0.4, 0.4, 0.1, 0.04, 0.03, 0.02, 0.01],  # a tie for the first place: wrong
+      [0.4, 0.4, 0.1, 0.04, 0.03, 0.02, 0.01],  # a tie for the first place is an error
       [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.0],  # right
-      [0.2, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0],  # label 4 ties with four others: among the top 5
+      [0.2, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0],  # label 4 ties with four others and is among the top 5
       [0.3, 0.2, 0.2, 0.1, 0.1, 0.1, 0.0],  # label 6 is the seventh
       [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # padding
     ],
@@ -122,23 +124,6 @@ def test_score_counts_ties_and_padding():
   not_numbers = np.full((2, 7), np.nan, np.float32)
   sums = jax.device_get(steps.score(not_numbers, labels[:2], mask[:2]))
   assert (sums['top1'], sums['top5']) == (2, 2)
-
-
-def test_baselines():
-  config = tiny_config(data__synthetic__train=80)
-  with contextlib.closing(open_dataset(config.data, 0)) as dataset:
-    error = baseline.ridge_error(dataset, 64)
-  assert 0 <= error < 60  # of 75 % by guessing: coarse colours tell something
-  labels = np.array([1, 1, 0, 2])
-  assert baseline.majority_error([3, 9, 1], labels) == 50
-
-
-def test_ridge_is_the_textbook_solution():
-  rng = np.random.default_rng(0)
-  x, y = rng.normal(size=(30, 8)), rng.normal(size=(30, 3))
-  (weights,) = baseline._fit(x, y, np.array([0.1]))
-  penalty = 0.1 * np.trace(x.T @ x) / 8
-  np.testing.assert_allclose(weights, np.linalg.solve(x.T @ x + penalty * np.eye(8), x.T @ y))
 
 
 def test_bad_input(runs, tmp_path):

@@ -1,6 +1,6 @@
-"""Files in Caffe's formats, written byte by byte from the public field numbers of caffe.proto.
+"""Writes files in Caffe's formats byte by byte, from the public field numbers of caffe.proto.
 
-Independent of the reader: nothing here comes from `alexnet_jax.interop.caffe`.
+It is independent of the reader and imports nothing from `alexnet_jax.interop.caffe`.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ _BYTES = 2  # the wire type of strings, messages and packed numbers
 
 
 def varint(value: int) -> bytes:
-  """A base-128 varint."""
+  """Encodes a base-128 varint."""
   out = b''
   while value > 127:
     out, value = out + bytes([value & 127 | 128]), value >> 7
@@ -17,7 +17,7 @@ def varint(value: int) -> bytes:
 
 
 def field(number: int, payload: bytes | str | int) -> bytes:
-  """One field: a number as a varint, anything else with its length before it."""
+  """Encodes one field: a number as a varint, anything else after its length."""
   if isinstance(payload, int):
     return varint(number << 3) + varint(payload)
   payload = payload.encode() if isinstance(payload, str) else payload
@@ -25,7 +25,7 @@ def field(number: int, payload: bytes | str | int) -> bytes:
 
 
 def blob(array: np.ndarray, old: bool = False, double: bool = False) -> bytes:
-  """BlobProto: shape = 7 {dim = 1}, or num, channels, height, width = 1 ... 4; data = 5, double_data = 8."""
+  """Encodes a BlobProto: shape = 7 {dim = 1}, or num ... width = 1 ... 4; data = 5, double_data = 8."""
   if old:
     shape = (1,) * (4 - array.ndim) + array.shape
     head = b''.join(field(i + 1, n) for i, n in enumerate(shape))
@@ -40,10 +40,10 @@ def blob(array: np.ndarray, old: bool = False, double: bool = False) -> bytes:
 def caffemodel(
   layers: dict[str, list[np.ndarray]], generation: str = 'V2', double: bool = False
 ) -> bytes:
-  """NetParameter: name = 1, and layer = 100 (V2), layers = 2 (V1) or layers.layer = 1 (V0).
+  """Encodes a NetParameter: name = 1, and layer = 100 (V2), layers = 2 (V1) or layers.layer = 1 (V0).
 
   Args:
-    layers: weight and bias of each layer, none for one that has no parameters, in the order of the net.
+    layers: weight and bias of each layer, in the order of the network; empty for a layer without parameters.
     generation: V2 (name 1, type 2, blobs 7), V1 (name 4, type 5, blobs 6) or V0 (name 1, type 2, blobs 50).
     double: whether the numbers are written in double precision.
   """

@@ -1,15 +1,21 @@
-"""What the tests of conversions share."""
+"""Functions that the tests of conversions share."""
 
+import json
 import os
 import pathlib
 
+import jax
 import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.cli import main as main_lib
+from alexnet_jax.evaluation import evaluate
 
 
 def photographs(count: int, size: int) -> np.ndarray:
-  """Canvases of real images where `ALEXNET_JAX_DATA` names a folder of them, else of coloured waves.
+  """Returns canvases of the images in the folder `ALEXNET_JAX_DATA` or, if it is not set, of coloured waves.
 
-  float32 RGB in grey levels less 110, `[N, size, size, 3]`.
+  They are float32 RGB in grey levels less 110, `[N, size, size, 3]`.
   """
   folder = os.environ.get('ALEXNET_JAX_DATA')
   if folder:
@@ -32,3 +38,30 @@ def assert_same(a, b):
     for name in a[layer]:
       assert a[layer][name].dtype == np.float32
       np.testing.assert_array_equal(a[layer][name], b[layer][name], f'{layer} {name}')
+
+
+def run(capsys, *args: str) -> dict:
+  """Runs a command and returns its JSON."""
+  code = main_lib.main(args)
+  out, err = capsys.readouterr()
+  assert code == 0, err
+  return json.loads(out.splitlines()[-1])
+
+
+def fail(capsys, *args: str) -> str:
+  """Runs a command that must fail by a user's mistake, and returns its one line."""
+  assert main_lib.main(args) == 2
+  out, err = capsys.readouterr()
+  (line,) = [line for line in err.splitlines() if line.startswith('error: ')]
+  assert not out and 'Traceback' not in err
+  return line
+
+
+def trained(workdir, which='best') -> evaluate.Trained:
+  config = config_lib.load_workdir(workdir)
+  config.mesh = (1, 1)
+  return evaluate.load(workdir, which, config)
+
+
+def params_of(workdir) -> dict:
+  return jax.device_get(trained(workdir).model.params)

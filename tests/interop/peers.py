@@ -1,4 +1,4 @@
-"""The peers' networks, and weights under which every choice of them shows."""
+"""The same networks in TensorFlow and PyTorch, with weights for which every choice changes the logits."""
 
 import functools
 
@@ -14,7 +14,7 @@ ORDERS = {
 
 
 def in_order(planar: dict, pooled_first: bool = False) -> dict[str, list[np.ndarray]]:
-  """Layers of a .caffemodel in the order of the net, those without parameters among them."""
+  """Returns the layers of a .caffemodel in the order of the network, with those without parameters."""
   layers = {'data': []}
   for name, arrays in planar.items():
     layers[name] = [np.asarray(arrays['weight']), np.asarray(arrays['bias'])]
@@ -26,7 +26,7 @@ def in_order(planar: dict, pooled_first: bool = False) -> dict[str, list[np.ndar
 
 
 def planar_weights(shapes: dict, seed: int = 0) -> dict:
-  """Random planar weights of given shapes: maps of some hundred grey levels, uneven biases."""
+  """Draws planar weights of given shapes, with maps of some hundred grey levels and different biases."""
   rng = np.random.default_rng(seed)
   gains = {'conv1': 5.0, 'conv2': 6.0, 'fc8': 0.05}
   biases = {'conv1': 40.0, 'conv2': 40.0, 'fc8': 0.2}
@@ -43,13 +43,13 @@ def planar_weights(shapes: dict, seed: int = 0) -> dict:
 
 @functools.cache
 def ours(model):
-  """The compiled network of ours: `f(params, images)`."""
+  """Returns our compiled network, `f(params, images)`."""
   module = models.create(model)
   return jax.jit(lambda params, x: module.apply({'params': params}, x, train=False))
 
 
 def tensorflow_logits(planar: dict, images: np.ndarray, order: tuple[str, ...]) -> np.ndarray:
-  """Caffe's AlexNet or CaffeNet in TensorFlow ops, on BGR images `[B, 3, S, S]` and Caffe's own weights.
+  """Computes Caffe's AlexNet or CaffeNet in TensorFlow from BGR images `[B, 3, S, S]` and planar weights.
 
   LRN: k 1, n 5, 1e-4 / 5, 0.75 over all maps; groups of 2 in conv2, conv4 and conv5 (FACTS section 1).
   """
@@ -78,7 +78,7 @@ def tensorflow_logits(planar: dict, images: np.ndarray, order: tuple[str, ...]) 
 
 
 def torch_two_towers(planar: dict, recipe: str):
-  """Two towers as groups, with LRN, in PyTorch: the module of recipe `caffe` or `paper` with planar weights.
+  """Returns recipe `caffe` or `paper` as a PyTorch module with planar weights, LRN and towers as groups.
 
   Caffe's norm is over all maps, k 1 and 1e-4 / 5; the paper's within a tower, k 2 and 1e-4, which PyTorch's
   layer divides by 5 too (FACTS section 1.3).
@@ -127,7 +127,7 @@ def torch_two_towers(planar: dict, recipe: str):
 
 
 def torch_alexnet(width: float = 1.0, classes: int = 1000):
-  """torchvision's AlexNet, its layers written out; narrower with `width`."""
+  """Returns torchvision's AlexNet, written out; `width` below 1 makes it narrower."""
   from torch import nn
 
   def n(features):

@@ -1,4 +1,4 @@
-"""The card beside an export says what the run was, and the Hub can read its head."""
+"""The model card beside an export describes the run, and its head is valid metadata for the Hub."""
 
 import json
 

@@ -1,6 +1,7 @@
-"""Exported programs, run: the same probabilities as the live network, for any number of canvases.
+"""Exported programs give the probabilities of the network that they were made from.
 
-With `ALEXNET_JAX_DATA` and `ALEXNET_JAX_WIDTH` set, of a hundred photographs and networks of that width.
+If `ALEXNET_JAX_DATA` and `ALEXNET_JAX_WIDTH` are set, the tests use a hundred photographs and networks of
+that width.
 """
 
 import json
@@ -34,7 +35,7 @@ def canvases():
 
 
 def make_run(variant, folder):
-  """A run of a recipe in `folder`: tiny, or of the width that is asked for."""
+  """Makes a run of a recipe in `folder`, tiny or with the width `ALEXNET_JAX_WIDTH`."""
   config = tiny_config(variant, data__synthetic__classes=CLASSES)
   if WIDTH:
     values = {'data.source': 'synthetic', 'data.synthetic': config.data.synthetic, 'mesh': (1, 1)}
@@ -44,14 +45,14 @@ def make_run(variant, folder):
 
 @pytest.fixture(scope='module', params=VIEWS)
 def network(request, tmp_path_factory):
-  """A run, and how many views its programs shall average."""
+  """A run, and the number of views that its program averages."""
   folder = tmp_path_factory.mktemp('run')
   make_run(request.param, folder)
   return folder, VIEWS[request.param]
 
 
 def live(workdir, canvases, views):
-  """Probabilities `[B, classes]` of the step that eval and predict run."""
+  """Returns the probabilities `[B, classes]` of the step that eval and predict run."""
   config = config_lib.load_workdir(workdir)
   config.mesh, config.eval.views = (1, 1), views
   model = evaluate.load(workdir, 'best', config).model
@@ -69,7 +70,7 @@ def export(workdir, form, output, views):
 
 
 def assert_same(found, expected):
-  """Within 1e-5, of full-size networks within 1e-5 (1 + p), as rounding has it; prints what it was."""
+  """Checks for equality within 1e-5, or 1e-5 (1 + p) for full-size networks, and prints the difference."""
   print(
     f'{len(found)} images: probabilities differ by at most {np.abs(found - expected).max():.1e}'
   )
@@ -82,7 +83,7 @@ def test_stablehlo(network, canvases, tmp_path):
   program = jax.export.deserialize((tmp_path / 'net.stablehlo').read_bytes())
   assert set(program.platforms) == {'cpu', 'cuda', 'tpu'}
   expected = live(workdir, canvases, views)
-  assert np.ptp(expected) > 0.1  # what is compared is no constant
+  assert np.ptp(expected) > 0.1  # the probabilities are not constant
   for n in (1, len(canvases)):
     assert_same(program.call(canvases[:n]), expected[:n])
 

@@ -1,4 +1,4 @@
-"""Against PyTorch itself, where it is installed: the same logits, the same bits back."""
+"""PyTorch computes the same logits, and reads back the same bits; it is needed for these tests."""
 
 import os
 
@@ -26,7 +26,7 @@ WIDTH = float(os.environ.get('ALEXNET_JAX_WIDTH', '0.125'))
 
 
 def agree(ours, theirs):
-  """Within 1e-4 relative, image by image, and the same five best in the same order; prints what it was."""
+  """Checks that logits agree within 1e-4 and rank the same five classes first; prints the difference."""
   errors = [helpers.relative_error(a, b) for a, b in zip(np.asarray(ours), theirs, strict=True)]
   print(f'{len(errors)} images: logits differ by at most {max(errors):.1e} of the largest')
   assert max(errors) < 1e-4
@@ -37,7 +37,7 @@ def agree(ours, theirs):
 
 @pytest.fixture(scope='module')
 def peer():
-  """torchvision's layers with weights that give logits of a few units."""
+  """torchvision's network with weights that give logits of a few units."""
   torch.manual_seed(0)
   network = peers.torch_alexnet(WIDTH, classes=50)
   with torch.no_grad():
@@ -54,7 +54,7 @@ def command(*args: str) -> None:
 
 
 def imported(workdir) -> tuple[FrozenConfigDict, dict]:
-  """`config.model` and parameters of the checkpoint that an import made."""
+  """Returns `config.model` and the parameters of the checkpoint that an import made."""
   config = config_lib.load_workdir(workdir)
   config.mesh = (1, 1)
   trained = evaluate.load(workdir, 'best', config)
@@ -88,14 +88,14 @@ def test_a_training_scripts_checkpoint(peer, tmp_path):
 
 
 def two_towers(recipe):
-  """Planar weights of a two-tower network, and the PyTorch module that has them."""
+  """Returns planar weights of a two-tower network, and a PyTorch module with them."""
   shapes = layout.planar_shapes(helpers.narrow(recipe, width=WIDTH, num_classes=50))
   planar = peers.planar_weights(shapes)
   return planar, peers.torch_two_towers(planar, recipe)
 
 
 def logits(network, images, channels='rgb'):
-  """Of a PyTorch module, of RGB images `[B, S, S, 3]`, which it takes planar and in its own order."""
+  """Returns the logits of a PyTorch module, given RGB images `[B, S, S, 3]` and its order of channels."""
   x = images if channels == 'rgb' else images[..., ::-1]
   with torch.no_grad():
     theirs = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
@@ -104,7 +104,7 @@ def logits(network, images, channels='rgb'):
 
 
 def test_caffemodel_through_the_command(tmp_path):
-  """Caffe's AlexNet: grouped convolutions, LRN over all maps, BGR."""
+  """Caffe's AlexNet has grouped convolutions, LRN over all maps, and BGR images."""
   weights, workdir = str(tmp_path / 'net.caffemodel'), str(tmp_path / 'run')
   planar, network = two_towers('caffe')
   with open(weights, 'wb') as file:
@@ -120,7 +120,7 @@ def test_caffemodel_through_the_command(tmp_path):
 
 @pytest.mark.parametrize(('recipe', 'channels'), [('caffe', 'bgr'), ('paper', 'rgb')])
 def test_two_towers_with_lrn_through_the_commands(tmp_path, recipe, channels):
-  """A PyTorch module with grouped convolutions, to us and back; the paper's norm stays within a tower."""
+  """A PyTorch module with grouped convolutions converts to our network and back."""
   weights, workdir, back = (str(tmp_path / name) for name in ('net.pth', 'run', 'back.pth'))
   _, network = two_towers(recipe)
   torch.save(network.state_dict(), weights)
@@ -133,14 +133,14 @@ def test_two_towers_with_lrn_through_the_commands(tmp_path, recipe, channels):
   command('--mode=export', '--format=pytorch', f'--workdir={workdir}', f'--output={back}')
   back = torch.load(back, weights_only=True)
   assert list(back)[:2] == ['conv1.weight', 'conv1.bias']
-  if channels == 'bgr':  # what comes back takes RGB
+  if channels == 'bgr':  # the exported network takes RGB
     back['conv1.weight'] = back['conv1.weight'].flip(1)
   named = zip(network.state_dict().values(), back.values(), strict=True)
   assert all(torch.equal(a, b) for a, b in named)
 
 
 class Evil:
-  """Would make a folder when unpickled."""
+  """Makes a folder when it is unpickled."""
 
   def __reduce__(self):
     return os.mkdir, ('evil',)

@@ -261,7 +261,7 @@ def test_ten_views(canvas, size, half):
   expected = [(*corner, mirrored) for mirrored in (False, True) for corner in five]
   config = configure(size=size, canvas=canvas, **PLAIN)
   canvases, mean = places(2, canvas), jnp.zeros((canvas, canvas, 3))
-  cut = jax.jit(lambda view: augment.test_images(canvases, view, mean, config))
+  cut = jax.jit(lambda view: augment.eval_images(canvases, view, mean, config))
   found = []
   for view in augment.VIEWS[10]:
     first, second = decode(np.asarray(cut(jnp.asarray(view, jnp.float32))))
@@ -282,7 +282,7 @@ def test_view_is_preprocessed_as_in_training(variant):
   canvases = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
   mean = statistics(32).mean_image
   view = jnp.asarray((1.0, 0.0, True), jnp.float32)  # bottom left, mirrored
-  found = augment.test_images(jnp.asarray(canvases), view, mean, config)
+  found = augment.eval_images(jnp.asarray(canvases), view, mean, config)
   crop = canvases[:, 8:, :24][:, :, ::-1].astype(np.float32)
   expected = {
     'paper': lambda: crop - mean[8:, :24][:, ::-1],

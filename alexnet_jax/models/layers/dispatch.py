@@ -1,16 +1,17 @@
-"""The layers as networks call them: `reference` defines each, `cpu` computes it faster.
+"""The layers as networks call them: `reference` defines each, `cpu` and `gpu` compute it faster.
 
 This table chooses, by the backend that JAX runs on when a network is traced. A layer is listed where
-`python -m benchmarks.layers` has shown a gain.
+`python -m benchmarks.layers`, or on a GPU `python -m benchmarks.gpu`, has shown a gain.
 """
 
 from collections.abc import Callable
 import functools
+import importlib
 from typing import ParamSpec, TypeVar
 
 import jax
 
-from alexnet_jax.models.layers import cpu, reference
+from alexnet_jax.models.layers import reference
 from alexnet_jax.models.layers.reference import (
   Array,
   Padding,
@@ -36,8 +37,12 @@ def _by_backend(layer: Callable[P, R]) -> Callable[P, R]:
 
   @functools.wraps(layer)
   def choose(*args: P.args, **kwargs: P.kwargs) -> R:
-    chosen = cpu if name in FAST.get(jax.default_backend(), ()) else reference
-    return getattr(chosen, name)(*args, **kwargs)
+    backend = jax.default_backend()
+    if name not in FAST.get(backend, ()):
+      return layer(*args, **kwargs)
+    # Imported when first needed: `gpu` brings Pallas, which nothing else uses.
+    module = importlib.import_module(f'alexnet_jax.models.layers.{backend}')
+    return getattr(module, name)(*args, **kwargs)
 
   return choose
 

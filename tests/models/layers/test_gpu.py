@@ -249,3 +249,18 @@ def test_pallas_lowers_for_cuda(dtype):
 
 def test_no_gpu_layer_is_in_use_before_a_gpu_measured_a_gain():
   assert layers.FAST['gpu'] == ()
+
+
+def test_the_table_chooses_gpu_layers_on_a_gpu(monkeypatch):
+  """The backend's name is all that is pretended: nothing is compiled."""
+
+  def jaxpr():
+    def total(x):
+      return layers.max_pool(x, **POOL).sum()
+
+    return str(jax.make_jaxpr(jax.grad(total))(normal(1, 9, 9, 2)))
+
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert 'select_and_scatter' in jaxpr()
+  monkeypatch.setitem(layers.FAST, 'gpu', ('max_pool',))
+  assert 'scatter' not in jaxpr() and 'pad' in jaxpr()

@@ -1,51 +1,21 @@
-"""`--mode=import` and `--mode=export` as a user meets them, and the workdirs that they make."""
-
-import json
+"""`--mode=import` makes complete workdirs, and refuses bad input."""
 
 import caffemodel
-from conversion_helpers import assert_same, photographs
+from conversion_helpers import assert_same, fail, params_of, photographs, run, trained
 import helpers
 import jax
 import numpy as np
 import peers
 import pytest
 from safetensors.numpy import load_file
-from tiny import ROOT, tiny_config
+from tiny import ROOT
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import interop
-from alexnet_jax.cli import main as main_lib
 from alexnet_jax.evaluation import evaluate
 from alexnet_jax.interop import layout
 
 NARROW = '--config.model.width=0.0625'
-
-
-def run(capsys, *args: str) -> dict:
-  """A command's JSON."""
-  code = main_lib.main(args)
-  out, err = capsys.readouterr()
-  assert code == 0, err
-  return json.loads(out.splitlines()[-1])
-
-
-def fail(capsys, *args: str) -> str:
-  """The one line of a user's mistake."""
-  assert main_lib.main(args) == 2
-  out, err = capsys.readouterr()
-  (line,) = [line for line in err.splitlines() if line.startswith('error: ')]
-  assert not out and 'Traceback' not in err
-  return line
-
-
-def trained(workdir, which='best') -> evaluate.Trained:
-  config = config_lib.load_workdir(workdir)
-  config.mesh = (1, 1)
-  return evaluate.load(workdir, which, config)
-
-
-def params_of(workdir) -> dict:
-  return jax.device_get(trained(workdir).model.params)
 
 
 def test_torchvision_there_and_back(tmp_path, capsys):
@@ -102,7 +72,7 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
   network = evaluate.load(workdir, 'best', config)
   assert network.config.model.conv1.then == model.conv1.then
   np.testing.assert_array_equal(network.model.mean_image, mean[0, ::-1].transpose(1, 2, 0))
-  # The whole way: RGB canvases here, BGR less the mean there.
+  # We pass RGB canvases; Caffe's network reads BGR images less the mean.
   canvases = np.clip(photographs(2, 256) + 110, 0, 255).astype(np.uint8)
   found = network.model.predict(
     network.model.params, network.model.batch_stats, canvases, network.model.mean_image
@@ -115,7 +85,7 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
 
 
 def test_a_caffemodel_that_takes_rgb(tmp_path, capsys):
-  """Doubt about the order of colours is told, and settled by --channels."""
+  """A doubtful order of channels is an error, which --channels resolves."""
   planar = peers.planar_weights(layout.planar_shapes(helpers.narrow('caffe', width=1 / 16)))
   (tmp_path / 'net').write_bytes(caffemodel.caffemodel(peers.in_order(planar)))
   mean = np.full((1, 3, 256, 256), 1, np.float32) * np.reshape((123, 117, 104), (3, 1, 1))
@@ -129,7 +99,7 @@ def test_a_caffemodel_that_takes_rgb(tmp_path, capsys):
 
 
 def test_two_towers_for_pytorch_there_and_back(tmp_path, capsys):
-  """Weights that take RGB, with a mean of Caffe's, which is BGR."""
+  """The weights take RGB, while the mean image of Caffe is BGR."""
   model = helpers.narrow('caffe', width=1 / 16)
   params = helpers.visible_params(model)
   interop.pytorch.write(str(tmp_path / 'net.safetensors'), interop.to_pytorch(params, model))
@@ -178,31 +148,6 @@ def test_cuda_convnet_there_and_back(tmp_path, capsys):
   assert all(np.array_equal(back[name], matrices[name]) for name in matrices)
 
 
-@pytest.fixture(scope='module')
-def runs(tmp_path_factory):
-  """Two runs, one with the running moments of batch normalisation."""
-  folder = tmp_path_factory.mktemp('runs')
-  for variant in ('original', 'original+batch_norm'):
-    helpers.untrained_run(tiny_config(variant, data__synthetic__classes=6), folder / variant)
-  return folder
-
-
-@pytest.mark.parametrize('variant', ['original', 'original+batch_norm'])
-def test_the_archive_holds_all_of_a_run(runs, tmp_path, capsys, variant):
-  out, again = tmp_path / 'net.safetensors', tmp_path / 'again.safetensors'
-  source, workdir = runs / variant, tmp_path / 'run'
-  run(capsys, '--mode=export', '--format=safetensors', f'--workdir={source}', f'--output={out}')
-  run(capsys, '--mode=import', '--format=safetensors', f'--weights={out}', f'--workdir={workdir}')
-  run(capsys, '--mode=export', '--format=safetensors', f'--workdir={workdir}', f'--output={again}')
-  a, b = load_file(out), load_file(again)
-  assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-  assert 'statistics/mean_image' in a and a['params/conv2/kernel'].shape[:3] == (2, 5, 5)
-  assert any(name.startswith('batch_stats/') for name in a) == ('batch_norm' in variant)
-  before = run(capsys, '--mode=eval', f'--workdir={source}', '--checkpoint=latest')
-  after = run(capsys, '--mode=eval', f'--workdir={workdir}')
-  assert after == before and before['top1_error'] > 0
-
-
 def test_mistakes(runs, tmp_path, capsys):
   narrow = interop.to_torchvision(
     helpers.visible_params(helpers.narrow('torchvision', width=1 / 16))
@@ -247,11 +192,3 @@ def test_mistakes(runs, tmp_path, capsys):
   assert not (tmp_path / 'new' / 'config.json').exists()
   taken = f'--workdir={runs / "original"}'
   assert 'holds a run already' in fail(capsys, *of_torch, taken)
-  source = f'--workdir={runs / "original"}'
-  out = ('--mode=export', source, f'--output={tmp_path / "out"}')
-  assert 'needs --output' in fail(capsys, '--mode=export', source, '--format=stablehlo')
-  assert '--format=onnx: choose one of' in fail(capsys, *out, '--format=onnx')
-  assert 'config.model.towers is 2, there 1' in fail(capsys, *out, '--format=torchvision')
-  (tmp_path / 'out').write_text('precious')
-  assert 'exists already' in fail(capsys, *out, '--format=safetensors')
-  assert (tmp_path / 'out').read_text() == 'precious'

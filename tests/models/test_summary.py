@@ -1,4 +1,4 @@
-"""Sizes of the networks: outputs, parameters, multiply-adds and shapes of kernels."""
+"""The table of layers has the published shapes, parameters and multiply-adds; kernels have their shapes."""
 
 from helpers import get, shapes
 import jax
@@ -7,13 +7,14 @@ from ml_collections import FrozenConfigDict
 import pytest
 
 from alexnet_jax import models
+from alexnet_jax.errors import UserError
 
 RECIPES = ('paper', 'original', 'caffe', 'owt', 'torchvision')
 TWO_TOWERS = ('paper', 'original', 'caffe')
 
 
 def table(variant, **overrides):
-  """`layer_table` by layer."""
+  """Returns the rows of `layer_table` by the name of their layer."""
   return {row['layer']: row for row in models.layer_table(get(variant, **overrides).model)}
 
 
@@ -42,7 +43,7 @@ def test_totals(variant, parameters, macs):
 
 
 def test_totals_of_the_2009_net():
-  """The net of 10,184 classes with six convolutions."""
+  """The network of 2009 has 10,184 classes and six convolutions."""
   assert total('original+conv6', 'parameters', model__num_classes=10_184) == 99_182_152
   assert total('original+conv6', 'macs', model__num_classes=10_184) == 783_258_144
 
@@ -87,14 +88,14 @@ def test_layers_of_one_tower(variant):
 
 
 def test_one_gpu_layers():
-  """Only conv1 to conv4 are halved, so that the parameters stay comparable (P footnote 2)."""
+  """Only conv1 to conv4 are halved, which keeps the number of parameters similar (paper, footnote 2)."""
   expected = (17_472, 153_728, 221_376, 331_968, 442_624, 37_752_832, 16_781_312, 4_097_000)
   rows = table('paper+one_gpu')
   assert tuple(rows[name]['parameters'] for name in PAPER_LAYERS) == expected
 
 
 def test_parameter_shapes():
-  """A leading tower axis on all but the last bias."""
+  """All parameters but the last bias have a leading tower axis."""
   params = shapes(FrozenConfigDict(get().model))['params']
   assert jax.tree.map(lambda leaf: leaf.shape, params) == {
     'conv1': {'kernel': (2, 11, 11, 3, 48), 'bias': (2, 48)},
@@ -114,8 +115,8 @@ def test_parameter_shapes():
   [
     ('paper+one_gpu', 'conv3', (1, 3, 3, 128, 192)),
     ('torchvision', 'conv2', (1, 5, 5, 64, 192)),
-    ('paper+conv6', 'conv6', (2, 3, 3, 256, 128)),  # the second to see both towers
-    ('paper+no_conv3', 'conv4', (2, 3, 3, 256, 192)),  # sees both towers in conv3's stead
+    ('paper+conv6', 'conv6', (2, 3, 3, 256, 128)),  # the second layer that reads both towers
+    ('paper+no_conv3', 'conv4', (2, 3, 3, 256, 192)),  # reads both towers in place of conv3
     ('paper+no_conv4', 'conv5', (2, 3, 3, 192, 128)),
     ('paper+no_conv5', 'fc6', (2, 13_824, 2048)),  # 6 x 6 x 384, pooled after conv4
     ('paper+no_overlap', 'fc6', (2, 9216, 2048)),
@@ -130,7 +131,7 @@ def test_kernel_shapes_of_choices(variant, layer, kernel):
 
 
 def test_no_overlap_geometry():
-  """Net 147: pools 2/2, conv2 pad 1, conv5 pad 0 keep 6x6 (FACTS section 1.2)."""
+  """With 2x2 pooling, other paddings keep fc6 at 6x6 pixels, as in net 147 (FACTS section 1.2)."""
   sides = [
     row['output'][0] for row in table('paper+no_overlap').values() if len(row['output']) == 3
   ]
@@ -148,6 +149,13 @@ def test_no_overlap_geometry():
 
 
 def test_width():
-  """Halves the features of every layer but the last."""
+  """A width of 0.5 halves the features of every layer but the last."""
   outputs = {name: row['output'][-1] for name, row in table('paper', model__width=0.5).items()}
   assert [outputs[name] for name in PAPER_LAYERS] == [48, 128, 192, 192, 128, 2048, 2048, 1000]
+
+
+def test_too_small_an_input():
+  with pytest.raises(
+    UserError, match='input_size=30 is too small: the maps at conv5 have no pixels'
+  ):
+    table('paper+no_overlap', model__input_size=30)

@@ -1,0 +1,30 @@
+"""The baselines are the most frequent class and ridge regression."""
+
+import contextlib
+
+import numpy as np
+from tiny import tiny_config
+
+from alexnet_jax.data import open_dataset
+from alexnet_jax.evaluation import baseline
+
+
+def test_baselines():
+  config = tiny_config(data__synthetic__train=80)
+  with contextlib.closing(open_dataset(config.data, 0)) as dataset:
+    error = baseline.ridge_error(dataset, 64)
+  assert 0 <= error < 60  # guessing has 75 %, and coarse colours contain some information
+  labels = np.array([1, 1, 0, 2])
+  assert baseline.majority_error([3, 9, 1], labels) == 50
+
+
+def test_ridge_is_the_textbook_solution():
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(30, 8)), rng.normal(size=(30, 3))
+  (weights,) = baseline._fit(x, y, np.array([0.1]))
+  penalty = 0.1 * np.trace(x.T @ x) / 8
+  np.testing.assert_allclose(weights, np.linalg.solve(x.T @ x + penalty * np.eye(8), x.T @ y))
+
+
+def test_unknown_training_images_have_no_most_frequent_class():
+  assert baseline.majority_error([0, 0, 0], np.array([1, 1, 0])) is None

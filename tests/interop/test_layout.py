@@ -1,0 +1,56 @@
+"""Planar parameters, the layout of Caffe and PyTorch, convert exactly in both directions."""
+
+from conversion_helpers import assert_same
+import helpers
+import pytest
+
+from alexnet_jax.interop import layout
+
+VARIANTS = ['caffe', 'original', 'owt', 'torchvision', 'paper+conv6', 'original+one_gpu']
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_planar_round_trip_is_exact(variant):
+  model = helpers.narrow(variant, width=1 / 16)
+  params = helpers.visible_params(model)
+  planar = layout.to_planar(params, model.layers)
+  shapes = {k: {n: x.shape for n, x in v.items()} for k, v in planar.items()}
+  assert shapes == layout.planar_shapes(model)
+  assert_same(layout.from_planar(planar, model), params)
+
+
+def test_planar_shapes_are_those_of_caffe_and_torchvision():
+  """The blob of conv2 is [256, 48, 5, 5] in Caffe (FACTS section 8, item 6)."""
+  caffes = layout.planar_shapes(helpers.get('caffe').model)
+  assert [caffes[f'conv{i}']['weight'] for i in range(1, 6)] == [
+    (96, 3, 11, 11),
+    (256, 48, 5, 5),
+    (384, 256, 3, 3),
+    (384, 192, 3, 3),
+    (256, 192, 3, 3),
+  ]
+  assert [caffes[f'fc{i}']['weight'] for i in (6, 7, 8)] == [
+    (4096, 9216),
+    (4096, 4096),
+    (1000, 4096),
+  ]
+  assert caffes['fc8']['bias'] == (1000,) and caffes['conv2']['bias'] == (256,)
+
+
+@pytest.mark.parametrize('towers', [1, 2])
+def test_a_last_layer_that_reads_maps(towers):
+  """Planar inputs are flattened as (C, H, W), ours as (H, W, C) of each tower."""
+  model = helpers.narrow(
+    'paper',
+    width=1 / 16,
+    towers=towers,
+    layers=('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc8'),
+  )
+  params = helpers.visible_params(model)
+  planar = layout.to_planar(params, model.layers)
+  maps = params['conv5']['bias'].shape[-1]
+  ours = params['fc8']['kernel'].reshape(towers, 6, 6, maps, 10)
+  theirs = planar['fc8']['weight'].reshape(10, towers * maps, 6, 6)
+  for tower in range(towers):
+    assert theirs[7, tower * maps + 5, 2, 4] == ours[tower, 2, 4, 5, 7]
+  assert_same(layout.from_planar(planar, model), params)

@@ -1,0 +1,59 @@
+"""Locally connected layers and average pooling against NumPy."""
+
+from helpers import relative_error
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax.models import layers
+
+ROUNDING = 2e-6
+
+
+@pytest.mark.parametrize(
+  ('size', 'stride', 'padding'),
+  [(3, 1, ((1, 1), (1, 1))), (3, 2, ((0, 1), (1, 0))), (5, 3, ((2, 2), (2, 1)))],
+)
+def test_local(size, stride, padding):
+  """Place by place in NumPy; and with one kernel everywhere it is a convolution."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 7, 9, 3)).astype(np.float32)
+  padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+  places = [(n - size) // stride + 1 for n in padded.shape[1:3]]
+  kernel = rng.normal(size=(*places, size * size * 3, 4)).astype(np.float32)
+  bias = rng.normal(size=(*places, 4)).astype(np.float32)
+  expected = np.zeros((2, *places, 4))
+  for i, j in np.ndindex(*places):
+    window = padded[:, i * stride : i * stride + size, j * stride : j * stride + size]
+    expected[:, i, j] = window.reshape(2, -1) @ kernel[i, j] + bias[i, j]
+  ours = layers.locally_connected(x, kernel, bias, size, stride, padding)
+  assert relative_error(ours, expected) < ROUNDING
+  shared = np.broadcast_to(kernel[:1, :1], kernel.shape)
+  convolved = layers.conv(
+    jnp.asarray(x), kernel[0, 0].reshape(size, size, 3, 4), np.zeros(4), stride, padding
+  )
+  ours = layers.locally_connected(x, shared, np.zeros_like(bias), size, stride, padding)
+  assert relative_error(ours, convolved) < ROUNDING
+
+
+@pytest.mark.parametrize('rounding', ['ceil', 'floor'])
+@pytest.mark.parametrize(
+  ('size', 'window', 'stride'), [(32, 3, 2), (8, 3, 2), (7, 2, 2), (9, 4, 3)]
+)
+def test_avg_pool(size, window, stride, rounding):
+  """A window that sticks out is averaged over what is inside, forwards and backwards."""
+  x = np.random.default_rng(1).normal(size=(2, size, size + 2, 3)).astype(np.float32)
+  places = [layers.pooled_size(n, window, stride, rounding) for n in x.shape[1:3]]
+  expected, gradient = np.zeros((2, *places, 3)), np.zeros(x.shape)
+  for i, j in np.ndindex(*places):
+    place = np.s_[:, i * stride : i * stride + window, j * stride : j * stride + window]
+    expected[:, i, j] = x[place].mean((1, 2))
+    gradient[place] += 1 / np.prod(x[place].shape[1:3])
+
+  def pool(x):
+    return layers.avg_pool(x, window=window, stride=stride, rounding=rounding)
+
+  ours, pull = jax.vjp(pool, jnp.asarray(x))
+  assert relative_error(ours, expected) < ROUNDING
+  assert relative_error(pull(jnp.ones_like(ours))[0], gradient) < ROUNDING

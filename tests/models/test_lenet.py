@@ -1,0 +1,42 @@
+"""LeNet-5 has the size of the paper of 1998 and one input channel."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import models
+
+
+def model(name):
+  """Returns `config.model` of `FILE:VARIANT` in configs/, for 10 classes."""
+  file, variant = name.split(':')
+  config = config_lib.load_file(f'configs/{file}.py:{variant}').model
+  config.num_classes = 10
+  return config
+
+
+@pytest.mark.parametrize(
+  ('name', 'parameters', 'sides'),
+  [
+    # The sum of C1 156, C3 2,416, C5 48,120, F6 10,164 and the output layer 850.
+    ('lenet:mnist', 61_706, (28, 14, 10, 5, 1)),
+  ],
+)
+def test_sizes(name, parameters, sides):
+  """The sides are those of C1, S2, C3, S4 and C5."""
+  rows = models.layer_table(model(name))
+  assert sum(row['parameters'] for row in rows) == parameters
+  assert tuple(row['output'][0] for row in rows if len(row['output']) == 3) == sides
+
+
+def test_gray_networks_see_the_mean_of_the_channels():
+  """Exchanging the colour channels does not change the logits."""
+  module = models.create(model('lenet:mnist'))
+  x = np.random.default_rng(2).normal(size=(3, 28, 28, 3)).astype(np.float32)
+  variables = module.init(jax.random.key(0), jnp.asarray(x))
+  assert variables['params']['conv1']['kernel'].shape == (1, 5, 5, 1, 6)
+  np.testing.assert_allclose(
+    module.apply(variables, x), module.apply(variables, x[..., ::-1]), rtol=1e-5, atol=1e-7
+  )
