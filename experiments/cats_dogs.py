@@ -1,11 +1,12 @@
-"""Transfer: cats and dogs from scratch, fine-tuned, and on fixed features, beside plain baselines.
+"""Transfer to cats and dogs: training from scratch, fine-tuning and fixed features, beside baselines.
 
   python experiments/cats_dogs.py --source=folder:PATH --init_from=runs/quickstart --workdir=runs/cats_dogs \
       --seeds=0,1,2 --output=runs/cats_dogs/all.json [--jobs=2] [--config.KEY=VALUE ...]
 
-Trains configs/cats_vs_dogs.py:scratch, :fine_tune and :features with every seed and evaluates each last
-checkpoint on ten views. `--init_from` is the run, on other images, whose layers are taken; without it only
-`scratch` is trained. Stopped, the same command goes on. Paths are relative to the checkout.
+Trains configs/cats_vs_dogs.py:scratch, :fine_tune and :features with every seed and evaluates the
+latest checkpoint of each on ten views. `--init_from` names the run on other images whose layers are
+copied; without it only `scratch` is trained. After an interruption the same command resumes. Paths
+are relative to the checkout.
 """
 
 import runs as runs_lib
@@ -13,8 +14,10 @@ import seeds
 
 
 def summarise(runs: list[dict]) -> dict:
-  """Errors of each variant, and of two predictors that look at no shape."""
-  answer = next((run['eval'] for run in runs if run['eval']), None)  # any: the images are the same
+  """Returns the errors of each variant and of two baselines that ignore shape."""
+  answer = next(
+    (run['eval'] for run in runs if run['eval']), None
+  )  # any run: the images are the same
   baselines = answer and {
     'majority': answer['majority_error'],
     'ridge on pixel means': answer['baseline_error'],
@@ -31,7 +34,7 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def main() -> int:
-  """Reads the command line, runs, and writes the file."""
+  """Parses the command line, starts the runs and writes the results."""
   parser = runs_lib.parser(__doc__, 'source', 'workdir', 'seeds', 'output')
   parser.add_argument('--init_from', default='')
   options, overrides = parser.parse_known_args()

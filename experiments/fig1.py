@@ -1,15 +1,15 @@
-"""Figure 1 of the paper: how much sooner a network of ReLUs reaches 25 % training error than one of tanhs.
+"""Figure 1 of the paper: the epochs to 25 % training error with ReLU and with tanh.
 
   python experiments/fig1.py --source=tfds:cifar10 --workdir=runs/fig1 --output=runs/fig1/fig1.json
   python experiments/fig1.py --source=folder:PATH ...
 
-Trains configs/cifar10.py:relu with the rates 0.001, 0.002 and 0.004, :tanh with 0.002, 0.004 and 0.008, and
-seed 0, until the error over all training images is down to 25 %, 60 epochs at most; where the best rate of a
-curve is the lowest or the highest, with half of it or twice as much, too; then with seeds 1 and 2 at the best
-rate. Stopped, by Ctrl-C or SIGTERM, the same command goes on. Every run is in the output, and beside it, as
-.png, the picture; an unfinished sweep says so there. `--jobs=2` makes two runs at a time;
-`--config.KEY=VALUE` goes to every run. Paths are relative to the checkout. A run is made again by its own
-command with another `--workdir`.
+Trains configs/cifar10.py:relu with the rates 0.001, 0.002 and 0.004, and :tanh with 0.002, 0.004
+and 0.008, with seed 0, until the error on all training images falls to 25 %, for at most 60 epochs.
+If the best rate of a curve is the lowest or the highest, half or twice that rate is tried too.
+Seeds 1 and 2 follow at the best rate. The output holds every run; the picture is written beside it
+as .png and states whether the experiment is unfinished. After Ctrl-C or SIGTERM the same command
+resumes. `--jobs=2` starts two runs at a time, and `--config.KEY=VALUE` goes to every run. Paths are
+relative to the checkout. To repeat a single run, use its recorded command with another `--workdir`.
 """
 
 import itertools
@@ -22,7 +22,7 @@ import sys
 import runs as runs_lib
 from runs import ROOT, Ended
 
-RATES = {'relu': (0.001, 0.002, 0.004), 'tanh': (0.002, 0.004, 0.008)}  # to begin with
+RATES = {'relu': (0.001, 0.002, 0.004), 'tanh': (0.002, 0.004, 0.008)}  # the first grid
 CURVES = tuple(RATES)
 SEEDS = (0, 1, 2)
 TARGET = 25.0  # per cent of the training images
@@ -34,16 +34,16 @@ Cell = tuple[str, float, int]  # curve, rate of weights, seed
 
 
 def status_of(ended: Ended, reached: float | None) -> str:
-  """What became of a run: reached, not within the epochs allowed, diverged, stopped."""
+  """Returns the status of a run: reached, not within the epochs allowed, diverged or stopped."""
   if ended.code == RUN_FAILED and 'the loss is not finite' in ended.said:
     return 'diverged'
   if ended.code:
-    return 'stopped'  # to be gone on with
+    return 'stopped'  # to be resumed
   return NOT_REACHED if reached is None else 'reached'
 
 
 def crossing(errors: list[tuple[float, float]]) -> float | None:
-  """The epoch at which the error first comes down to `TARGET`, interpolated; None if it does not.
+  """Returns the interpolated epoch at which the error first falls to `TARGET`; None if it never does.
 
   `errors`: (epoch, error in per cent), in order, without epoch 0.
   """
@@ -56,7 +56,7 @@ def crossing(errors: list[tuple[float, float]]) -> float | None:
 
 
 def rank(run: dict) -> tuple[float, float]:
-  """What makes a run better than another: it gets there sooner, else it ends lower."""
+  """Returns a sort key: the epochs to the target, then the last error; lower is better."""
   reached = run['epochs_to_25_percent']
   last = run['training_errors'][-1][1] if run['training_errors'] else math.inf
   diverged = run['status'] == 'diverged'
@@ -64,7 +64,7 @@ def rank(run: dict) -> tuple[float, float]:
 
 
 def best_rate(runs: dict[Cell, dict], curve: str) -> float | None:
-  """The rate that did best with the first seed, the lowest of equals; None without a finished run."""
+  """Returns the best rate of the first seed, the lowest of equals; None without a finished run."""
   finished = {
     rate: run
     for (name, rate, seed), run in runs.items()
@@ -74,7 +74,7 @@ def best_rate(runs: dict[Cell, dict], curve: str) -> float | None:
 
 
 def left_of_grid(runs: dict[Cell, dict], curve: str) -> list[Cell]:
-  """The runs with the first seed that a curve still needs; none once its best rate lies inside."""
+  """Returns the runs of the first seed that a curve still needs; none if the best rate is inside."""
   tried = [rate for name, rate, seed in runs if (name, seed) == (curve, SEEDS[0])]
   rates = sorted({*RATES[curve], *tried})
   if left := [rate for rate in rates if not is_done(runs, (curve, rate, SEEDS[0]))]:
@@ -85,12 +85,12 @@ def left_of_grid(runs: dict[Cell, dict], curve: str) -> list[Cell]:
 
 
 def is_done(runs: dict[Cell, dict], cell: Cell) -> bool:
-  """Whether a run has ended, well or not."""
+  """Returns whether a run has ended, successfully or not."""
   return cell in runs and runs[cell]['status'] != 'stopped'
 
 
 def next_cells(runs: dict[Cell, dict]) -> list[Cell]:
-  """What can be run next, or gone on with, the most urgent first; nothing when all is done."""
+  """Returns the runs to start or resume, the most urgent first; none when all are finished."""
   grids = {curve: left_of_grid(runs, curve) for curve in CURVES}
   settled = [(curve, best_rate(runs, curve)) for curve in CURVES if not grids[curve]]
   more = [(curve, rate, seed) for curve, rate in settled for seed in SEEDS[1:]]
@@ -98,7 +98,7 @@ def next_cells(runs: dict[Cell, dict]) -> list[Cell]:
 
 
 def command(cell: Cell, source: str, workdir: str, overrides: list[str]) -> list[str]:
-  """The arguments of main.py for a cell; the rate of biases is twice that of weights."""
+  """Returns the arguments of main.py for a cell; biases have twice the rate of weights."""
   curve, rate, seed = cell
   return [
     f'--config=configs/cifar10.py:{curve}',
@@ -112,16 +112,17 @@ def command(cell: Cell, source: str, workdir: str, overrides: list[str]) -> list
 
 
 def read_errors(workdir: pathlib.Path) -> list[tuple[float, float]]:
-  """(epoch, error over all training images in per cent) of each evaluation of a run, so far."""
+  """Returns (epoch, error on all training images in per cent) for each evaluation of a run so far."""
   path = workdir / 'metrics.jsonl'
   lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-  rows = [json.loads(line) for line in lines if line.endswith('\n')]  # a kill may tear the last
+  # A killed run may leave an incomplete last line.
+  rows = [json.loads(line) for line in lines if line.endswith('\n')]
   key = 'train_set/top1_error'
   return [(row['epoch'], row[key]) for row in rows if key in row]
 
 
 def record(cell: Cell, arguments: list[str], ended: Ended) -> dict:
-  """What is known of a run after main.py ended."""
+  """Returns the record of a run after main.py ended."""
   errors = read_errors(ROOT / arguments[-1].removeprefix('--workdir='))
   reached = crossing(errors)
   curve, rate, seed = cell
@@ -137,11 +138,11 @@ def record(cell: Cell, arguments: list[str], ended: Ended) -> dict:
 
 
 def summary(runs: dict[Cell, dict], curve: str) -> dict:
-  """One curve: its best rate so far, and what the seeds at that rate gave, in epochs.
+  """Returns the best rate of a curve so far and the epochs of the seeds at that rate.
 
-  `spread` is how far the seeds lie apart, None of one: a run made again, at this rate or another, should
-  differ by no more. If a seed did not get there, there is no mean: it would leave out the slowest.
-  `more_than` is then how long that seed was trained.
+  `spread` is the difference of the slowest and the fastest seed, None for one seed. If a seed did
+  not reach the target there is no mean, because it would leave out the slowest; `more_than` is
+  then the number of epochs for which that seed was trained.
   """
   rate = best_rate(runs, curve)
   at_best = [run for (name, r, _), run in runs.items() if (name, r) == (curve, rate)]
@@ -162,7 +163,7 @@ def summary(runs: dict[Cell, dict], curve: str) -> dict:
 
 
 def ratio(relu: dict, tanh: dict) -> dict:
-  """How many times sooner ReLU is there, or how many times at least; of two summaries."""
+  """Returns the ratio of the epochs of tanh and ReLU, or a lower bound of it, from two summaries."""
   sooner = relu['epochs_to_25_percent']
   later, more = tanh['epochs_to_25_percent'], tanh['more_than']
   return {
@@ -172,7 +173,7 @@ def ratio(relu: dict, tanh: dict) -> dict:
 
 
 def write(runs: dict[Cell, dict], output: str) -> None:
-  """Writes the output and the picture of what is known so far."""
+  """Writes the output and the picture of the runs so far."""
   curves = {curve: summary(runs, curve) for curve in CURVES}
   left = next_cells(runs)
   known = {'unfinished': f'next: {_name(left[0])}'} if left else ratio(**curves)
@@ -185,7 +186,7 @@ def _name(cell: Cell) -> str:
 
 
 def draw(runs: dict[Cell, dict], path: pathlib.Path, complete: bool) -> None:
-  """The paper's picture: training error by epoch, ReLU a solid line, tanh a dashed one."""
+  """Draws the training error by epoch, as in the paper: a solid line for ReLU, a dashed line for tanh."""
   import matplotlib
 
   matplotlib.use('agg')
@@ -206,7 +207,7 @@ def draw(runs: dict[Cell, dict], path: pathlib.Path, complete: bool) -> None:
         )
   axes.axhline(TARGET, color='gray', linewidth=0.8)
   axes.set(xlabel='epochs', ylabel='training error, %', ylim=(0, 95), xlim=(0, None))
-  axes.set_title('' if complete else 'unfinished: not all runs have been made', fontsize=9)
+  axes.set_title('' if complete else 'unfinished: some runs are missing', fontsize=9)
   if axes.get_legend_handles_labels()[0]:
     axes.legend(frameon=False)
   figure.savefig(path, dpi=120)
@@ -214,7 +215,7 @@ def draw(runs: dict[Cell, dict], path: pathlib.Path, complete: bool) -> None:
 
 
 def main() -> int:
-  """Reads the command line, runs what is left, and writes the output after every run and at the end."""
+  """Parses the command line, starts the runs that are left, and writes the output after every run."""
   options, overrides = runs_lib.parser(__doc__, 'source', 'workdir', 'output').parse_known_args()
 
   def arguments(cell):

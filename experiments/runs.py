@@ -1,8 +1,8 @@
-"""Runs of main.py, one or several at a time, and the file of results that says what became of them.
+"""Starts runs of main.py, one or several at a time, and records them in a file of results.
 
-What the programs of this folder share. Paths are relative to the checkout, where main.py is started. A file
-of results is JSON: what its program makes of the runs, and `runs`, each with its command, the seconds it took
-and when, on what and of which commits it was made.
+The programs of this folder share this module. Paths are relative to the checkout, where main.py is
+started. A file of results is JSON. It holds the summary that its program computes, and `runs`: for
+each run the command, the duration, the date, the hardware, the versions and the commits.
 """
 
 import argparse
@@ -23,31 +23,31 @@ import time
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
-USER_ERROR, PREEMPTED = 2, 75  # main.py's exit codes; after the second the same command goes on
+USER_ERROR, PREEMPTED = 2, 75  # main.py's exit codes; after the second the same command resumes
 PACKAGES = ('jax', 'flax', 'optax', 'numpy')
 
 
 class Refused(Exception):
-  """What was asked cannot be done; the message says what to ask for."""
+  """The command cannot be carried out; the message names the remedy."""
 
 
 def seed_list(text: str) -> list[int]:
-  """The numbers in a text such as 0,1,2."""
+  """Parses a list of numbers such as 0,1,2."""
   try:
     return [int(number) for number in text.split(',')]
   except ValueError:
-    raise argparse.ArgumentTypeError(f'{text!r} is no list of numbers such as 0,1,2') from None
+    raise argparse.ArgumentTypeError(f'{text!r} is not a list of numbers such as 0,1,2') from None
 
 
 def number(text: str) -> int:
-  """A number of one or more."""
+  """Parses a whole number of at least one."""
   if not text.isdecimal() or not int(text):
     raise argparse.ArgumentTypeError(f'{text!r} is not 1 or more')
   return int(text)
 
 
 def parser(description: str, *names: str) -> argparse.ArgumentParser:
-  """Of the command line: `names` are required; `--jobs`; what it does not know goes to every run."""
+  """Returns a parser that requires `names` and knows --jobs; unknown arguments are passed to every run."""
   made = argparse.ArgumentParser(
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -60,9 +60,9 @@ def parser(description: str, *names: str) -> argparse.ArgumentParser:
 
 
 def hardware() -> str:
-  """The processor's name and how many cores of it this process may use, and the accelerators.
+  """Returns the name of the processor, the number of usable cores, and the accelerators.
 
-  A process of its own asks JAX: who has asked holds the accelerator, and runs could not.
+  A separate process asks JAX, because the process that initialises JAX reserves the accelerator.
   """
   cpuinfo = pathlib.Path('/proc/cpuinfo')
   lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -74,7 +74,7 @@ def hardware() -> str:
 
 
 def commit() -> str | None:
-  """The checkout's commit, with "changed" behind it where files are; None where git knows of none."""
+  """Returns the commit, followed by "changed" if files differ from it; None without git."""
   ask = ['git', 'describe', '--always', '--abbrev=40', '--exclude=*', '--dirty= changed']
   try:
     told = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True)
@@ -84,7 +84,7 @@ def commit() -> str | None:
 
 
 def circumstances() -> dict:
-  """When, on what and of which commit runs are made."""
+  """Returns the date, the hardware, the versions of packages and the commit."""
   return {
     'date': datetime.date.today().isoformat(),
     'hardware': hardware(),
@@ -94,13 +94,13 @@ def circumstances() -> dict:
 
 
 def gone_on(before: dict, seconds: float, on: dict) -> dict:
-  """The time and the circumstances of a run that has been begun as `before` says, {} if it had not."""
+  """Adds `seconds` and the commit to the record `before` of a run; {} for a new run."""
   commits = dict.fromkeys([*before.get('commits', []), *on['commits']])
   return {'seconds': round(before.get('seconds', 0) + seconds), **on, 'commits': list(commits)}
 
 
 def flags_of(command: str) -> list[dict[str, str]]:
-  """The flags of each of the calls that `&&` joins, in any order; of one given twice the last counts."""
+  """Returns the flags of each call in a command joined by `&&`; the last of repeated flags counts."""
   calls = command.split(' && ')
   return [dict(word.partition('=')[::2] for word in shlex.split(call)) for call in calls]
 
@@ -108,30 +108,32 @@ def flags_of(command: str) -> list[dict[str, str]]:
 def known(
   output: str, command: Callable[[dict], str], is_result: Callable[[dict], bool]
 ) -> list[dict]:
-  """The runs of a file of results; none if there is no file.
+  """Returns the runs of a file of results; none if there is no file.
 
-  One that was made by other commands is left out, to be made anew, unless it is a result.
+  An unfinished run of another command is left out, so that it is run again.
 
   Args:
     output: the file.
     command: the command by which a run of the file would be made now.
-    is_result: whether a run has come to what it was trained for.
+    is_result: whether a run is finished.
 
   Raises:
-    Refused: a result was made by another command, for the two do not belong in one file; or the file is none
-      of results, or those of another program.
+    Refused: a finished run was made by another command, or the file is no file of results or belongs to
+      another program.
   """
   path, found = ROOT / output, []
   try:
     runs = json.loads(path.read_text())['runs'] if path.exists() else []
   except (ValueError, KeyError, TypeError):
-    raise Refused(f'{output} is no file of results: name another --output, or remove it') from None
+    raise Refused(
+      f'{output} is not a file of results: name another --output, or remove it'
+    ) from None
   for run in runs:
     try:
       theirs, ours = (flags_of(line) for line in (run['command'], command(run)))
       binds = is_result(run)
     except KeyError:
-      raise Refused(f'{output} is of another program: name another --output') from None
+      raise Refused(f'{output} belongs to another program: name another --output') from None
     if theirs == ours:
       found.append(run)
     elif binds:
@@ -145,13 +147,13 @@ def known(
 
 
 def _apart(flags: dict[str, str], others: dict[str, str]) -> str:
-  """The flags that the others have not, or otherwise."""
+  """Returns the flags that `others` lack or have with another value."""
   own = sorted(name for name in flags if others.get(name) != flags[name])
   return ', '.join(f'{name}={flags[name]}' if flags[name] else name for name in own) or 'none'
 
 
 def write(output: str, result: dict, runs: list[dict]) -> None:
-  """Writes a file of results, whole or not at all, with the folder it is in."""
+  """Writes a file of results atomically; creates its folder."""
   path = ROOT / output
   path.parent.mkdir(parents=True, exist_ok=True)
   whole = {
@@ -165,18 +167,18 @@ def write(output: str, result: dict, runs: list[dict]) -> None:
 
 
 def as_command(arguments: list[str]) -> str:
-  """How a person would type a call of main.py."""
+  """Returns the command line of a call of main.py."""
   return shlex.join(['python', 'main.py', *arguments])
 
 
 class Ended(NamedTuple):
-  """How the calls of main.py for a run ended.
+  """The result of the calls of main.py for one run.
 
   Attributes:
-    code: exit code of the last one; those after a failure are not made.
+    code: the exit code of the last call; no call follows a failure.
     said: the last line of its log.
-    answers: the JSON of the last line on stdout, of each that ended well.
-    seconds: all of them took.
+    answers: the JSON on the last line of stdout of each successful call.
+    seconds: the duration of all calls.
   """
 
   code: int
@@ -186,7 +188,7 @@ class Ended(NamedTuple):
 
 
 class Runner:
-  """Makes runs, some at a time; a signal to this program is handed down, and then no other is started."""
+  """Starts up to `jobs` runs at a time; forwards SIGTERM and SIGINT, after which it starts no other run."""
 
   def __init__(self, jobs: int):
     self._futures: dict[concurrent.futures.Future, Hashable] = {}
@@ -198,26 +200,26 @@ class Runner:
 
   @property
   def going(self) -> list[Hashable]:
-    """What is being made."""
+    """The keys of the runs in progress."""
     return list(self._futures.values())
 
   @property
   def free(self) -> int:
-    """How many runs can be started."""
+    """The number of runs that can be started now."""
     return 0 if self.stopping else self._jobs - len(self._futures)
 
   def stop(self) -> None:
-    """Has all of them write a checkpoint and end; starts no other."""
+    """Stops all runs, which write a checkpoint, and starts no other."""
     self.stopping = True
     for process in list(self._processes):
       process.send_signal(signal.SIGTERM)
 
   def start(self, key: Hashable, *calls: list[str]) -> None:
-    """Begins, or goes on with, a run: calls of main.py, one after the other."""
+    """Starts or resumes a run: calls of main.py, one after the other."""
     self._futures[self._pool.submit(self._run, calls)] = key
 
   def wait(self) -> list[tuple[Hashable, Ended]]:
-    """Waits until one or more have ended."""
+    """Waits until at least one run has ended and returns the ended runs."""
     done = concurrent.futures.wait(self._futures, return_when='FIRST_COMPLETED').done
     return [(self._futures.pop(future), future.result()) for future in done]
 
@@ -231,7 +233,7 @@ class Runner:
     return Ended(code, said, answers, time.monotonic() - began)
 
   def _call(self, arguments: list[str]) -> tuple[int, str, str]:
-    """Exit code, last line of the log, last line on stdout."""
+    """Returns the exit code, the last line of the log and the last line on stdout."""
     print(as_command(arguments), file=sys.stderr)
     places = [word.partition('=')[2] for word in arguments if word.startswith('--workdir=')]
     name = '/'.join(pathlib.Path(places[0]).parts[-2:]) if places else 'average'
@@ -240,7 +242,7 @@ class Runner:
       cwd=ROOT,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
-      start_new_session=True,  # Ctrl-C reaches it once, from here
+      start_new_session=True,  # so that Ctrl-C reaches it only through `stop`
       text=True,
     ) as process:
       self._processes.add(process)
@@ -249,7 +251,7 @@ class Runner:
       said = ''
       for said in process.stderr:
         print(f'{name}: {said}' if self._jobs > 1 else said, end='', file=sys.stderr, flush=True)
-      answer = process.stdout.read()  # a line, which fits in the pipe
+      answer = process.stdout.read()  # one line, which fits into the pipe buffer
     self._processes.discard(process)
     code = process.returncode
     if (
@@ -265,15 +267,15 @@ def make_all(
   keep: Callable[[Hashable, Ended], bool],
   jobs: int,
 ) -> int:
-  """Makes runs until none is left, or one has been stopped or has failed.
+  """Starts runs until none is left, or until one has been stopped or has failed.
 
-  Returns the exit code: 0 if none is left, that of the first that failed, or 75.
+  Returns the exit code: 0 if none is left, that of the first run that failed, or 75.
 
   Args:
-    left: what can be made now, the most urgent first; asked again after every run.
-    calls: of main.py, to make a run.
-    keep: writes down how a run ended; False: start no other.
-    jobs: runs at a time.
+    left: returns the runs that can be started now, the most urgent first; called again after every run.
+    calls: returns the calls of main.py for a run.
+    keep: records how a run ended; returns False to start no other run.
+    jobs: the number of runs at a time.
   """
   runner, code = Runner(jobs), 0
   while True:
@@ -288,7 +290,7 @@ def make_all(
 
 
 def start(main: Callable[[], int]) -> None:
-  """Ends this program as `main` says; what is refused is one line on stderr, exit code 2."""
+  """Exits with the code that `main` returns; a refusal is one line on stderr and exit code 2."""
   try:
     sys.exit(main())
   except Refused as error:

@@ -3,8 +3,8 @@
   python experiments/seeds.py --config=configs/elpv_defect.py --workdir=runs/elpv_defect --seeds=0,1,2 \
       --output=runs/elpv_defect/seeds.json [--jobs=2] [--config.KEY=VALUE ...]
 
-Stopped, by Ctrl-C or SIGTERM, the same command goes on. The last checkpoint is evaluated, not the best,
-since the best is chosen on the very images that measure it. Paths are relative to the checkout.
+After Ctrl-C or SIGTERM the same command resumes. The latest checkpoint is evaluated: the best one
+was selected on the same images, which would bias the error. Paths are relative to the checkout.
 """
 
 import argparse
@@ -14,18 +14,18 @@ import sys
 
 import runs as runs_lib
 
-Cell = tuple[str | None, int | None]  # variant of the config, seed; None of what has none
+Cell = tuple[str | None, int | None]  # variant of the config, seed; None where there is none
 
 
 def calls(config: str, workdir: str, seed: int, overrides: list[str]) -> list[list[str]]:
-  """The arguments of main.py to train `workdir`/seedN and to evaluate its last checkpoint."""
+  """Returns the arguments of main.py that train `workdir`/seedN and evaluate its latest checkpoint."""
   place = f'--workdir={workdir}/seed{seed}'
   train = [f'--config={config}', f'--config.seed={seed}', *overrides, place]
   return [train, ['--mode=eval', place, '--checkpoint=latest']]
 
 
 def spread(runs: list[dict]) -> dict:
-  """Of the top-1 errors of the runs that have been made."""
+  """Returns mean, minimum and maximum of the top-1 errors of the finished runs, and their number."""
   errors = [run['eval']['top1_error'] for run in runs if run['eval']]
   return {
     'mean': statistics.mean(errors) if errors else None,
@@ -36,13 +36,13 @@ def spread(runs: list[dict]) -> dict:
 
 
 def record(cell: Cell, calls: list[list[str]], answers: list[dict]) -> dict:
-  """What is known of a run whose first calls, or all, have ended well; the last evaluates, others train."""
+  """Returns the record of a run from the answers of its successful calls; the last call evaluates."""
   *trainings, evaluation = calls
   trained = answers[len(trainings) - 1] if 0 < len(trainings) <= len(answers) else None
   return {
     'variant': cell[0],
     'seed': cell[1],
-    # Without the checkpoint, a path of this machine.
+    # The checkpoint is left out because it is a path of this machine.
     'train': trained and {key: trained[key] for key in trained if key != 'checkpoint'},
     'eval': answers[-1] if len(answers) == len(calls) else None,
     'command': command(calls),
@@ -51,7 +51,7 @@ def record(cell: Cell, calls: list[list[str]], answers: list[dict]) -> dict:
 
 
 def command(calls: list[list[str]]) -> str:
-  """How a person would train a run, or average runs."""
+  """Returns the command line that trains a run, or that averages runs."""
   return ' && '.join(map(runs_lib.as_command, calls[:-1] or calls))
 
 
@@ -61,17 +61,17 @@ def make(
   summarise: Callable[[list[dict]], dict],
   after: Callable[[Cell], Iterable[Cell]] = lambda cell: (),
 ) -> int:
-  """Makes the runs that are left and writes the output after each; returns the exit code.
+  """Starts the runs that are left and writes the output after each; returns the exit code.
 
   Args:
-    cells: calls of main.py: to train, in one run or one from the other, and to evaluate; of an average the
-      evaluation alone.
+    cells: the calls of main.py for each run: one or more that train and one that evaluates; an average only
+      evaluates.
     options: `output` and `jobs`.
-    summarise: what the output says of all runs.
-    after: the cells that one needs, to have been made before.
+    summarise: computes the summary of all runs.
+    after: returns the cells that must be finished before a cell starts.
 
   Raises:
-    runs.Refused: the output has runs of other commands.
+    runs.Refused: the output holds runs of other commands.
   """
 
   def cell_of(run):
@@ -104,7 +104,7 @@ def make(
 
 
 def main() -> int:
-  """Reads the command line, runs, and writes the file."""
+  """Parses the command line, starts the runs and writes the results."""
   options, overrides = runs_lib.parser(
     __doc__, 'config', 'workdir', 'seeds', 'output'
   ).parse_known_args()

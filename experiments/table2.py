@@ -1,13 +1,14 @@
-"""Table 2 of the paper: one CNN, five averaged, one CNN* trained on more images first, and all seven.
+"""Table 2 of the paper: one CNN, an average of five, one CNN* pre-trained on more images, and all seven.
 
   python experiments/table2.py --source=store:stores/imagenet --fall_2009=store:stores/fall2009 \
       --fall_2011=store:stores/fall2011 --workdir=runs/table2 --output=runs/table2/table2.json
 
-Trains configs/ilsvrc2012.py:cnn with seeds 0 to 4; from the first of these, twice, the chain of
-configs/cnn_star.py (:2009, :2011, :2012) with seeds 0 and 1; evaluates each on ten views of the validation
-images, and averages. Without the releases of Fall 2009 and 2011 the first two rows alone are made. `--nets`
-and `--chains` change the numbers of networks. Stopped, by Ctrl-C or SIGTERM, the same command goes on;
-`--jobs=2` makes two runs at a time; `--config.KEY=VALUE` goes to every run. Paths: relative to the checkout.
+Trains configs/ilsvrc2012.py:cnn with seeds 0 to 4. Starting from the first of these networks it
+trains the chain of configs/cnn_star.py (:2009, :2011, :2012) with seeds 0 and 1. Every network is
+evaluated on ten views of the validation images, and their predictions are averaged. Without the
+releases of Fall 2009 and 2011 only the first two rows are computed. `--nets` and `--chains` change
+the numbers of networks. After Ctrl-C or SIGTERM the same command resumes. `--jobs=2` starts two
+runs at a time, and `--config.KEY=VALUE` goes to every run. Paths are relative to the checkout.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import seeds
 from seeds import Cell
 
 NET, STAR = 'CNN', 'CNN*'
-# Networks of the two kinds that are averaged; errors of the validation images in per cent, top-1 and top-5.
+# By the numbers of averaged CNNs and CNN*s: the errors on the validation images in per cent, top-1 and top-5.
 PAPER = {(1, 0): (40.7, 18.2), (5, 0): (38.1, 16.4), (0, 1): (39.0, 16.6), (5, 2): (36.7, 15.4)}
 CHAIN = ('cnn_star_2009', 'cnn_star_2011', 'cnn_star_2012')
 FOLDERS = {
@@ -27,13 +28,13 @@ FOLDERS = {
 
 
 def networks(options: argparse.Namespace) -> list[Cell]:
-  """What is trained: networks, then chains, none where a release is missing."""
+  """Returns the networks to train, then the chains; no chains if a release is missing."""
   chains = options.chains if options.fall_2009 else 0
   return [*((NET, seed) for seed in range(options.nets)), *((STAR, seed) for seed in range(chains))]
 
 
 def rows(options: argparse.Namespace) -> dict[str, list[Cell]]:
-  """The networks that are averaged in each row of the table."""
+  """Returns the networks that are averaged in each row of the table."""
   cells = networks(options)
   nets, stars = ([cell for cell in cells if cell[0] == name] for name in (NET, STAR))
   found = {f'1 {NET}': nets[:1], f'{len(nets)} CNNs': nets[1:] and nets}
@@ -42,13 +43,13 @@ def rows(options: argparse.Namespace) -> dict[str, list[Cell]]:
 
 
 def place(options: argparse.Namespace, cell: Cell) -> str:
-  """The workdir of a network; of a chain, that of its last run."""
+  """Returns the workdir of a network; for a chain that of its last run."""
   name, seed = cell
   return f'{options.workdir}/{FOLDERS[name]}/seed{seed}'
 
 
 def chain(options: argparse.Namespace, seed: int, overrides: list[str]) -> list[list[str]]:
-  """The arguments of main.py to train a CNN*, each run from the one before, and to evaluate it."""
+  """Returns the arguments of main.py that train a CNN*, each run from the one before, and evaluate it."""
   sources = (options.fall_2009, options.fall_2011, options.source)
   start, made = place(options, (NET, 0)), []
   for folder, source in zip(CHAIN, sources, strict=True):
@@ -61,7 +62,7 @@ def chain(options: argparse.Namespace, seed: int, overrides: list[str]) -> list[
 
 
 def calls(options: argparse.Namespace, overrides: list[str]) -> dict[Cell, list[list[str]]]:
-  """The arguments of main.py for every network and every average."""
+  """Returns the arguments of main.py for every network and every average."""
   data = [f'--config.data.source={options.source}', *overrides]
   folder = f'{options.workdir}/{FOLDERS[NET]}'
   cells = {
@@ -78,14 +79,14 @@ def calls(options: argparse.Namespace, overrides: list[str]) -> dict[Cell, list[
 
 
 def needed(options: argparse.Namespace, cell: Cell) -> list[Cell]:
-  """What has to be made before: of a chain the first network, of an average its members."""
+  """Returns what must be finished first: for a chain the first network, for an average its members."""
   if cell in networks(options):
     return [(NET, 0)] if cell[0] == STAR else []
   return rows(options)[cell[0]]
 
 
 def summarise(runs: list[dict], options: argparse.Namespace) -> dict:
-  """The table: of each row our errors, None where not made, and the paper's, None of other networks."""
+  """Returns the table: our errors (None if not yet known) and the paper's (None for other networks)."""
   found = {(run['variant'], run['seed']): run['eval'] for run in runs}
 
   def errors(top1, top5):
@@ -104,7 +105,7 @@ def summarise(runs: list[dict], options: argparse.Namespace) -> dict:
 
 
 def main() -> int:
-  """Reads the command line, runs, and writes the file."""
+  """Parses the command line, starts the runs and writes the results."""
   parser = runs_lib.parser(__doc__, 'source', 'workdir', 'output')
   parser.add_argument('--fall_2009', default='', help='the 10,184 classes')
   parser.add_argument('--fall_2011', default='', help='the 21,843 classes')
@@ -113,7 +114,7 @@ def main() -> int:
   options, overrides = parser.parse_known_args()
   if bool(options.fall_2009) != bool(options.fall_2011):
     raise runs_lib.Refused(
-      'a CNN* takes both releases: name --fall_2009 and --fall_2011, or neither'
+      'a CNN* requires both releases: name --fall_2009 and --fall_2011, or neither'
     )
   return seeds.make(
     calls(options, overrides),

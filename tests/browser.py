@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of pages, where the machine has one."""
+"""Opens a headless Chromium for tests of pages, if the machine has one."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,7 +13,7 @@ _QUIET = ('background-networking', 'component-update', 'sync', 'gpu')
 
 @contextlib.contextmanager
 def open_chromium() -> Iterator:
-  """Playwright's browser on $CHROMIUM, on an installed one or on Playwright's own; skips the test without."""
+  """Opens $CHROMIUM, an installed Chromium or that of Playwright; skips the test if there is none."""
   sync_api = pytest.importorskip(
     'playwright.sync_api', reason='pip install -r requirements-test.txt brings playwright'
   )

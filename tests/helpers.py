@@ -1,4 +1,4 @@
-"""Small configs, and weights under which every choice of the network shows."""
+"""Small configs, and weights large enough that every setting of the network affects its output."""
 
 import contextlib
 import functools
@@ -17,37 +17,37 @@ from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
 from alexnet_jax.interop import archive, importer
 
-# Grey levels: about what mean-subtracted photographs have.
+# In grey levels; approximately that of mean-subtracted photographs.
 PIXEL_DEVIATION = 60.0
-# The maps of conv1 and conv2 reach some hundred grey levels, as those of trained nets do; with a
-# recipe's fresh weights LRN over a tower or over all maps differ by 2e-7 only (FACTS section 9).
-# The logits come to a few units, so that no softmax is saturated.
+# The activations of conv1 and conv2 reach some hundred grey levels, as in trained networks. With the initial
+# weights of a recipe, LRN over a tower and LRN over all maps would differ by 2e-7 only (FACTS section 9). The
+# logits are a few units, so that the softmax does not saturate.
 GAINS = {'conv1': 5.0, 'conv2': 6.0, 'fc8': 0.05}
 BIAS_DEVIATIONS = {'conv1': 40.0, 'conv2': 40.0, 'fc8': 0.2}
 
 
 def get(variant: str = 'paper', **overrides) -> ConfigDict:
-  """A recipe with dotted keys set, `get('paper', model__width=0.5)`."""
+  """Returns a recipe with overrides; `__` stands for a dot: `get('paper', model__width=0.5)`."""
   return recipes.apply(
     recipes.get(variant), {key.replace('__', '.'): value for key, value in overrides.items()}
   )
 
 
 def narrow(variant: str = 'paper', width: float = 1 / 8, **overrides) -> FrozenConfigDict:
-  """`config.model` of a recipe with fewer maps and 10 classes."""
+  """Returns `config.model` of a recipe with fewer maps and 10 classes."""
   changes = {f'model__{key}': value for key, value in overrides.items()}
   config = get(variant, **{'model__width': width, 'model__num_classes': 10, **changes})
   return FrozenConfigDict(config.model)
 
 
 def shapes(model: FrozenConfigDict) -> dict:
-  """The variables of a network as ShapeDtypeStructs; computes nothing."""
+  """Returns the variables of a network as ShapeDtypeStructs without computing them."""
   image = jax.ShapeDtypeStruct((1, model.input_size, model.input_size, 3), jnp.float32)
   return jax.eval_shape(models.create(model).init, jax.random.key(0), image)
 
 
 def visible_params(model: FrozenConfigDict, seed: int = 0) -> dict:
-  """Weights large enough for LRN to matter, and uneven biases; float32 NumPy arrays."""
+  """Returns float32 NumPy weights large enough for LRN to matter, and biases that differ."""
   rng = np.random.default_rng(seed)
 
   def draw(layer, name, shape):
@@ -64,23 +64,23 @@ def visible_params(model: FrozenConfigDict, seed: int = 0) -> dict:
 
 
 def images(model: FrozenConfigDict, batch: int = 2, seed: int = 1) -> np.ndarray:
-  """Preprocessed images, float32 `[B, S, S, 3]`."""
+  """Returns preprocessed images, float32 `[B, S, S, 3]`."""
   rng = np.random.default_rng(seed)
   shape = (batch, model.input_size, model.input_size, 3)
   return rng.normal(0, PIXEL_DEVIATION, shape).astype(np.float32)
 
 
 def relative_error(actual, expected) -> float:
-  """Largest difference, as a share of the largest entry of `expected`."""
+  """Returns the largest difference as a share of the largest entry of `expected`."""
   actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
   assert actual.shape == expected.shape
   return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
 def untrained_run(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """A workdir as training would leave it, in no time: visible weights and an uneven mean image.
+  """Writes a workdir as training would, from random weights and a random mean image.
 
-  It goes the way of an import. `config` names a source, whose classes it takes.
+  It imports an archive. `config` names a source, which gives the class names.
   """
   with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
     names = dataset.class_names
@@ -115,7 +115,7 @@ def untrained_run(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 @functools.cache
 def forward(model: FrozenConfigDict, capture: bool = False):
-  """The compiled test-time network: `f(params, images)`; with `capture`, also every layer's output."""
+  """Returns the compiled network at test time, `f(params, images)`; `capture` adds the layers' outputs."""
   module = models.create(model)
   options = {'capture_intermediates': True, 'mutable': ['intermediates']} if capture else {}
   return jax.jit(lambda params, x: module.apply({'params': params}, x, **options))

@@ -1,4 +1,4 @@
-"""A training step of a small network with visible weights, for tests of steps on any mesh."""
+"""Inputs of a training step of a small network, for tests of steps on any mesh."""
 
 from helpers import get, visible_params
 import jax
@@ -13,7 +13,7 @@ SIZE, CANVAS = 99, 104
 
 
 def configure(variant, mesh, **overrides):
-  """A narrow net with dropout and augmentation on; no decay, so the velocity is the gradient."""
+  """Returns the config of a narrow network with dropout and augmentation, and without weight decay."""
   return FrozenConfigDict(
     get(
       variant,
@@ -30,7 +30,7 @@ def configure(variant, mesh, **overrides):
 
 
 def inputs(seed=0):
-  """A batch of smooth canvases, one row masked out, and the statistics."""
+  """Returns a batch of smooth canvases, of which one row is masked out, and the statistics."""
   rng = np.random.default_rng(seed)
   coarse = rng.integers(0, 256, (BATCH, CANVAS // 8, CANVAS // 8, 3), np.uint8)
   mask = np.ones(BATCH, bool)
@@ -47,7 +47,7 @@ def inputs(seed=0):
 
 
 def visible_state(config, mesh):
-  """A train state whose weights are large enough for every choice to show."""
+  """Returns a train state with weights large enough that every setting affects the step."""
   params = visible_params(config.model)
 
   def put(path, leaf):

@@ -1,4 +1,4 @@
-"""The notebooks are what their texts make of them, and all their cells run, in a kernel of their own."""
+"""Checks that each notebook agrees with its text, and executes all cells on small inputs."""
 
 import importlib.util
 import re
@@ -34,13 +34,13 @@ SMALLER = SMALL | {
 
 @pytest.fixture(autouse=True)
 def compiled_quickly(monkeypatch):
-  """Kernels take a third of the time to compile what they run once."""
+  """Makes kernels compile without optimisation, in a third of the time, because each program runs once."""
   flags = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
   monkeypatch.setenv('XLA_FLAGS', flags)
 
 
 def run(name, **settings):
-  """Executes a notebook with its parameters set; all that its cells printed or gave."""
+  """Executes a notebook with parameters set; returns its text outputs and the number of its pictures."""
   values = {key: repr(value) for key, value in settings.items()}
   notebook = build.execute(build.make(name, values))
   outputs = [output for cell in notebook.cells for output in cell.get('outputs', ())]
@@ -51,7 +51,7 @@ def run(name, **settings):
 
 @pytest.mark.parametrize('name', build.NAMES)
 def test_made_of_its_text(name):
-  """Cell by cell, but for values set for its outputs; what it shows came from running it to the end."""
+  """The cells equal those of the text, except for set parameters; all cells were executed in order."""
   there = nbformat.read(ROOT / 'notebooks' / f'{name}.ipynb', as_version=4)
   nbformat.validate(there)
   cells = [cell for cell in there.cells if not cell.source.startswith(build._SET)]
@@ -65,7 +65,7 @@ def test_made_of_its_text(name):
 
 
 def test_the_address_is_in_one_place():
-  """The texts name it by {REPOSITORY}; the badge and the installation have it."""
+  """The texts contain {REPOSITORY}; the badge and the installation contain the address."""
   for path in [
     *(ROOT / 'notebooks').glob('[0-9h]*.py'),
     ROOT / 'README.md',
@@ -109,7 +109,7 @@ def test_relu_or_tanh(tmp_path):
   ],
 )
 def test_the_level_that_both_reach(relu, tanh, said, capsys):
-  """Where the lower of two lowest errors is one curve's alone, the other is not said to have reached it."""
+  """The notebook compares the curves at the lowest error that both have reached."""
   cell = next(cell for cell in build.make('02_relu_or_tanh').cells if 'level =' in cell.source)
   curves = {name: ([0, 1, 2], error) for name, error in {'relu': relu, 'tanh': tanh}.items()}
   exec(cell.source, {'np': np, 'curves': curves})
@@ -118,7 +118,7 @@ def test_the_level_that_both_reach(relu, tanh, said, capsys):
 
 @pytest.mark.long
 def test_your_own_photos_and_look_inside(tmp_path):
-  """The second looks into the run that the first has trained."""
+  """The second notebook inspects the run that the first one has trained."""
   place = str(tmp_path / 'run')
   said, pictures = run(
     '03_your_own_photos', SOURCE='synthetic', EPOCHS=1.0, SETTINGS=SMALLER, WORKDIR=place

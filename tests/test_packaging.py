@@ -1,4 +1,4 @@
-"""What `pip install .` gives: every package, the shipped configs, and the command."""
+"""Checks what `pip install .` installs: every package, the shipped configs, and the command."""
 
 import os
 import pathlib
@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tomllib
 
+import packaging.requirements
+import packaging.utils
 import pytest
 from tiny import ROOT
 
@@ -19,7 +21,7 @@ SHIPPED = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
-  """A folder with the package installed in it, and nothing of the checkout."""
+  """Installs the package into a folder of its own."""
   source, target = (tmp_path_factory.mktemp(name) for name in ('source', 'target'))
   for name in ('alexnet_jax', 'configs'):
     shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
@@ -33,14 +35,14 @@ def installed(tmp_path_factory):
 
 
 def run(installed: pathlib.Path, *args: str, cwd: pathlib.Path) -> subprocess.CompletedProcess:
-  """The installed command, in a folder of its own."""
+  """Runs the installed command in the folder `cwd`."""
   env = os.environ | {'PYTHONPATH': str(installed)}
   line = [sys.executable, str(installed / 'bin' / 'alexnet-jax'), *args]
   return subprocess.run(line, env=env, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def test_every_module_and_file_is_installed(installed):
-  """A new room of the package must be named in pyproject.toml."""
+  """pyproject.toml must name every package and every kind of data file."""
 
   def there(folder):
     return {
@@ -60,7 +62,7 @@ def test_the_command_works_from_any_folder(installed, tmp_path):
     '--config=quickstart:owt',
     f'--workdir={tmp_path / "run"}',
     '--config.data.source=synthetic',
-    '--config.model.num_classes=7',  # told to be wrong once the config and the data are read
+    '--config.model.num_classes=7',  # an error that is found after the config and the data are read
     cwd=tmp_path,
   )
   assert result.returncode == 2, result.stderr
@@ -73,10 +75,10 @@ def test_shipped_configs_are_found_by_name(tmp_path, monkeypatch):
   assert sorted(config_lib.shipped()) == SHIPPED
   for spec in ('quickstart:owt', 'configs/quickstart.py:owt'):
     assert config_lib.load_file(spec).recipe == 'owt'
-  (tmp_path / 'quickstart').write_text('')  # a file of the user's comes first
+  (tmp_path / 'quickstart').write_text('')  # a file in the working directory takes precedence
   with pytest.raises(UserError, match='--config=quickstart'):
     config_lib.load_file('quickstart')
-  with pytest.raises(UserError, match=f'those shipped: {", ".join(SHIPPED)}'):
+  with pytest.raises(UserError, match='did you mean quickstart'):
     config_lib.load_file('quickstrat')
 
 
@@ -89,3 +91,26 @@ def test_extras_take_the_jax_of_the_requirements():
   extras = PROJECT['project']['optional-dependencies']
   accelerators = [wanted for name in ('gpu', 'gpu-cuda12', 'tpu') for wanted in extras[name]]
   assert [wanted.partition(']')[2] for wanted in accelerators] == [jax] * 3
+
+
+def test_constraints_satisfy_the_requirements():
+  """Each requirement has a constraint within its bounds, for Python 3.11 and for 3.12."""
+  constraints = [packaging.requirements.Requirement(line) for line in lines_of('constraints.txt')]
+  for python in ('3.11', '3.12'):
+    pinned = {
+      packaging.utils.canonicalize_name(one.name): next(iter(one.specifier)).version
+      for one in constraints
+      if one.marker is None or one.marker.evaluate({'python_version': python})
+    }
+    for file in ('requirements.txt', 'requirements-test.txt', 'requirements-docs.txt'):
+      for line in lines_of(file):
+        wanted = packaging.requirements.Requirement(line)
+        name = packaging.utils.canonicalize_name(wanted.name)
+        assert name in pinned, f'{file}: constraints.txt does not name {name}'
+        assert wanted.specifier.contains(pinned[name]), f'{file}: {wanted} is not {pinned[name]}'
+
+
+def lines_of(file: str) -> list[str]:
+  """The lines of a requirements file without comments."""
+  lines = (ROOT / file).read_text().splitlines()
+  return [line for line in lines if line and not line.startswith('#')]

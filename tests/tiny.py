@@ -16,14 +16,14 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def tiny_config(variant: str = 'original', **overrides) -> ConfigDict:
-  """A narrow net on 64-pixel crops of 72-pixel synthetic images; PyTorch's init, which fits it."""
+  """Returns a narrow network on 64-pixel crops of 72-pixel synthetic images, initialised as PyTorch does."""
   config = shrink(recipes.get(variant))
   recipes.apply(config, {'model.init': 'torch', 'optim.unit': 'epoch', 'optim.layer_rates': ()})
   return recipes.apply(config, {key.replace('__', '.'): value for key, value in overrides.items()})
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-  """Makes `config`, of any network, small: narrow, on the synthetic set, for seconds; returns it.
+  """Changes `config` to a narrow network that trains on synthetic images in seconds, and returns it.
 
   Images of more than 64 pixels become crops of 64 from 72.
   """
@@ -53,7 +53,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict]:
-  """metrics.jsonl without what depends on the clock."""
+  """Returns the rows of metrics.jsonl without the values that depend on the clock."""
   rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
   return [
     {k: v for k, v in row.items() if k not in ('images_per_s', 'data_wait_frac')} for row in rows
@@ -61,7 +61,7 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
 
 
 def write_config(folder: pathlib.Path, **overrides) -> pathlib.Path:
-  """A config file that gives `tiny_config` with overrides."""
+  """Writes a config file that returns `tiny_config` with overrides, and returns its path."""
   path = folder / 'tiny_experiment.py'
   path.write_text(
     f'import sys\nsys.path.insert(0, {str(ROOT / "tests")!r})\nfrom tiny import tiny_config\n\n\n'
@@ -71,19 +71,19 @@ def write_config(folder: pathlib.Path, **overrides) -> pathlib.Path:
 
 
 def command(*args: str, devices: int = 1) -> tuple[list[str], dict[str, str]]:
-  """The command line and environment of `python main.py ARGS` on `devices` CPU devices."""
+  """Returns the command line and the environment of `python main.py ARGS` on `devices` CPU devices."""
   env = os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(devices)}
   return [sys.executable, str(ROOT / 'main.py'), *args], env
 
 
 def main(*args: str, devices: int = 1) -> subprocess.CompletedProcess:
-  """Runs `python main.py ARGS` to its end, on `devices` CPU devices."""
+  """Runs `python main.py ARGS` on `devices` CPU devices and returns the result."""
   line, env = command(*args, devices=devices)
   return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 class Together:
-  """`python main.py --distributed ARGS` in several processes, one CPU device each; ends with the test."""
+  """Several processes of `python main.py --distributed ARGS`, with one CPU device each; killed on exit."""
 
   def __init__(self, *args: str, processes: int = 2, own: dict[int, tuple[str, ...]] | None = None):
     with socket.socket() as free:
@@ -108,8 +108,8 @@ class Together:
       process.communicate()
 
   def wait(self, timeout: float = 300) -> list[subprocess.CompletedProcess]:
-    """Waits for all, `timeout` seconds at most; (returncode, stdout, stderr) of each."""
-    # In threads: a process that waits for another must not wait for its output to be read first.
+    """Waits at most `timeout` seconds for all processes and returns the result of each."""
+    # In threads, so that the output of every process is read while another one waits for it.
     with ThreadPoolExecutor(len(self.processes)) as pool:
       texts = pool.map(lambda process: process.communicate(timeout=timeout), self.processes)
       return [

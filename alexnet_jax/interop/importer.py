@@ -100,12 +100,10 @@ def import_network(
     workdir: a folder that holds no run yet.
     form: one of `IMPORTS`.
     weights: the file.
-    mean: what was subtracted from the images in training: `R,G,B` in grey levels, or the path of a mean
-      image, Caffe's .binaryproto or an .npy file of RGB `[C, C, 3]`. By default the mean image in the archive
-      or in the sidecar, or else the channel means in `MEANS`.
-    classes: a text file with the name of one class on each line, in the order of the labels. By default the
-      names in the archive or in the sidecar; or else the WordNet IDs of ILSVRC-2012 for 1000 classes, and
-      `class 0` and so on for another number.
+    mean: `R,G,B` in grey levels, or the path of a mean image: Caffe's .binaryproto or an .npy file of RGB
+      `[C, C, 3]`. By default the mean image of the archive or of the sidecar, or else that of `MEANS`.
+    classes: a text file with one class name a line, in the order of the labels. By default the names of the
+      archive or of the sidecar, or else the WordNet IDs of ILSVRC-2012 (1000 classes) or `class 0` and so on.
     channels: `rgb` or `bgr`, the order of the channels in the images that the network was trained on. By
       default bgr for Caffe and rgb for all others. The imported network takes RGB.
 

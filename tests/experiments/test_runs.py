@@ -141,7 +141,7 @@ def test_a_file_of_something_else_is_kept(place, text):
   """It may be torn, or not ours: refused, and as it was."""
   (place / 'out').mkdir()
   (place / 'out' / 'all.json').write_text(text)
-  with pytest.raises(runs_lib.Refused, match='is no file of results'):
+  with pytest.raises(runs_lib.Refused, match='is not a file of results'):
     make({(None, 0): cell()})
   assert (place / 'out' / 'all.json').read_text() == text
 
@@ -151,7 +151,7 @@ def test_the_results_of_another_program_are_kept(place):
   theirs = (ROOT / 'results' / 'fig1.json').read_text()
   (place / 'out').mkdir()
   (place / 'out' / 'all.json').write_text(theirs)
-  with pytest.raises(runs_lib.Refused, match='is of another program'):
+  with pytest.raises(runs_lib.Refused, match='belongs to another program'):
     make({(None, 0): cell()})
   assert (place / 'out' / 'all.json').read_text() == theirs
 

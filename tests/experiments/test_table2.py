@@ -138,4 +138,6 @@ def test_a_refusal_is_one_line():
     text=True,
   )
   assert refused.returncode == 2 and not refused.stdout
-  assert refused.stderr.startswith('error: a CNN* takes both') and refused.stderr.count('\n') == 1
+  assert (
+    refused.stderr.startswith('error: a CNN* requires both') and refused.stderr.count('\n') == 1
+  )

@@ -1,7 +1,7 @@
-"""`python -m tests.faults.fuzz --images=10000 --configs=2000 --files=2000`: broken input, thrown at the code.
+"""Feeds broken input to the code: `python -m tests.faults.fuzz --images=10000 --configs=2000 --files=2000`.
 
-What comes out is the right answer or one clear error; never a crash, a hang or a traceback,
-and memory stays bounded. The suite runs a few hundred of the same (test_fuzz.py).
+The code must return the right answer or one clear error, without a crash, a hang or a traceback,
+and its memory must stay bounded. test_fuzz.py runs a few hundred of the same examples.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from alexnet_jax.data.decode import Canvas, decode_canvas
 
 from . import strategies, work
 
-SECONDS = 30  # of the processor, in which each example must be done
+SECONDS = 30  # of processor time that one example may take
 MEBIBYTES = 2048  # by which memory may grow
 CANVAS = Canvas(strategies.SIDE, max_pixels=2_000_000)
 NO_LOSS = ('PNG', 'GIF', 'BMP', 'WEBP', 'TIFF')
@@ -36,7 +36,7 @@ NO_LOSS = ('PNG', 'GIF', 'BMP', 'WEBP', 'TIFF')
 
 @contextlib.contextmanager
 def bounded():
-  """Raises TimeoutError in what takes too long."""
+  """Raises TimeoutError in code that takes more than SECONDS of processor time."""
 
   def late(*_):
     raise TimeoutError(f'not done in {SECONDS} s')
@@ -51,9 +51,9 @@ def bounded():
 
 
 def check_image(data: bytes, canvas: Canvas = CANVAS) -> str:
-  """Decodes a file: a canvas, or ValueError; says which."""
+  """Decodes a file and checks the result; returns `decoded`, or `refused` for a ValueError."""
   with bounded(), warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # of Pillow, about what it forgives
+    warnings.simplefilter('ignore')  # Pillow warns about damage that it tolerates
     try:
       image = decode_canvas(data, canvas)
     except ValueError as error:
@@ -64,7 +64,7 @@ def check_image(data: bytes, canvas: Canvas = CANVAS) -> str:
 
 
 def check_valid_image(form: str, mode: str, size: tuple[int, int], progressive: bool) -> None:
-  """A valid file of the canvas's size decodes to its very pixels; of another size, to some."""
+  """Checks that a valid file decodes, and to its exact pixels if it has the size of the canvas."""
   data = strategies.encoded(form, mode, size, progressive)
   assert check_image(data) == 'decoded'
   if size != (strategies.SIDE, strategies.SIDE):
@@ -85,7 +85,7 @@ def check_valid_image(form: str, mode: str, size: tuple[int, int], progressive: 
 
 
 def images(count: dict):
-  """A property of one file; of ten, one is valid and two lie about their size."""
+  """A property of one image file; one in ten is valid, and two in ten claim a wrong size."""
 
   @given(
     strategies.valid_images(),
@@ -108,7 +108,7 @@ def images(count: dict):
 
 
 def run_command(args: list[str]) -> int:
-  """main.py with everything that training does before its first step; checks what a user would see."""
+  """Runs main.py up to the first training step, checks what a user would see, and returns the exit code."""
   out, err = io.StringIO(), io.StringIO()
   with bounded(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
     code = main_lib.main(args, work.prepare_to_train)
@@ -132,7 +132,7 @@ def configs(count: dict, config_file: str):
 
 
 def files(count: dict, folder: str):
-  """A property of one file of somebody's that is read: weights, labels, stores, configs, checkpoints."""
+  """A property of one file from outside: weights, labels, stores, configs, checkpoints."""
   readers = work.readers(folder)
 
   @given(st.sampled_from(sorted(readers)), strategies.edits())

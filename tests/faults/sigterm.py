@@ -1,7 +1,8 @@
-"""`python -m tests.faults.sigterm`: seconds from SIGTERM to the end, for the full-size net, and exact resume.
+"""Measures the seconds from SIGTERM to the end of a full-size run: `python -m tests.faults.sigterm`.
 
-It may take 15 s and a step. `--moments=evaluating,saving` chooses; all but the first then resume, and the
-metrics and the bits of the last state must be those of a run that nothing disturbed, which --folder keeps.
+A run may take 15 seconds and one step to stop. `--moments=evaluating,saving` selects moments. Every
+run except the one that is stopped while it compiles is then resumed. Its metrics and its last state
+must equal those of an undisturbed run, which is kept in --folder.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from tiny import ROOT, command, read_metrics
 
 from .harness import digest
 
-BOUND = 15.0  # seconds, and a step
+BOUND = 15.0  # seconds, to which one step is added
 OVERRIDES = (
   '--config.data.source=synthetic',
   '--config.data.synthetic.train=256',  # two steps an epoch
@@ -32,7 +33,7 @@ OVERRIDES = (
 
 
 def start(workdir: pathlib.Path, compiled: str) -> subprocess.Popen:
-  """The run; `compiled` is the folder of compiled programs, '' for none."""
+  """Starts the run; `compiled` is the folder of the compilation cache, '' for none."""
   line, env = command(
     f'--config={ROOT}/configs/alexnet.py:original', f'--workdir={workdir}', *OVERRIDES
   )
@@ -72,7 +73,7 @@ MOMENTS = {
 
 
 def finish(workdir: pathlib.Path, compiled: str) -> tuple[list[dict], str]:
-  """Trains to the end; metrics and digest of the last state."""
+  """Trains to the end and returns the metrics and the digest of the last state."""
   with start(workdir, compiled) as process:
     *_, last = process.stderr
   assert process.returncode == 0, last

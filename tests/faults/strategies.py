@@ -1,4 +1,4 @@
-"""What hypothesis throws at the commands: broken image files, configs, and other files of strangers."""
+"""Hypothesis strategies for broken image files, configs and other files."""
 
 import functools
 import io
@@ -23,7 +23,7 @@ SIZES = ((SIDE, SIDE), (1, 1), (1, 300), (300, 1), (40, 31))
 
 @functools.cache
 def encoded(form: str, mode: str, size: tuple[int, int], progressive: bool = False) -> bytes:
-  """An image file, the same every time."""
+  """Returns an image file; the same arguments give the same bytes."""
   width, height = size
   rng = np.random.default_rng(width * 1000 + height)
   if mode == 'I;16':
@@ -45,7 +45,7 @@ def valid_images() -> st.SearchStrategy:
 
 
 def edits() -> st.SearchStrategy:
-  """What may befall a file: (kind, where as a share of it, bytes)."""
+  """Draws changes of a file: (kind, position as a share of its length, bytes)."""
   kinds = ('cut', 'overwrite', 'insert', 'remove', 'repeat', 'swap')
   some = st.binary(min_size=1, max_size=8)
   # Headers are where readers decide how much to allocate.
@@ -54,7 +54,7 @@ def edits() -> st.SearchStrategy:
 
 
 def edited(data: bytes, changes: list) -> bytes:
-  """`data` after `edits`."""
+  """Applies `edits` to `data`."""
   for kind, share, some in changes:
     i = min(int(share * len(data)), max(len(data) - 1, 0))
     if kind == 'cut':
@@ -73,7 +73,7 @@ def edited(data: bytes, changes: list) -> bytes:
 
 
 def claimed(form: str, data: bytes, width: int, height: int) -> bytes:
-  """`data` with another size in its header, and the checksums that go with it."""
+  """Writes another size into the header of an image file and corrects the checksums."""
   if form == 'PNG':
     chunk = b'IHDR' + struct.pack('>II', width, height) + data[24:29]
     return data[:12] + chunk + struct.pack('>I', zlib.crc32(chunk)) + data[33:]
@@ -91,7 +91,7 @@ def claimed(form: str, data: bytes, width: int, height: int) -> bytes:
 
 @functools.cache
 def bomb(side: int) -> bytes:
-  """A PNG of side x side black pixels: a few kilobytes that would be gigabytes."""
+  """Returns a PNG of side x side black pixels: kilobytes that decode to gigabytes."""
   row = zlib.compressobj(9)
   packed = b''.join(row.compress(bytes(1 + side * 3)) for _ in range(side)) + row.flush()
 
@@ -102,7 +102,7 @@ def bomb(side: int) -> bytes:
   return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', packed) + chunk(b'IEND', b'')
 
 
-# Values that somebody may type, or a script may fill in, for any key.
+# Values that a user may type, or a script may insert, for any key.
 _TEXTS = (
   '',
   'x',
@@ -137,7 +137,7 @@ _NUMBERS = (
 
 
 def values() -> st.SearchStrategy:
-  """A value of a config key, as text."""
+  """Draws the value of a config key, as text."""
   drawn = st.one_of(
     st.integers(-3, 300).map(str), st.floats(width=32).map(repr), st.text(max_size=6)
   )
@@ -145,6 +145,6 @@ def values() -> st.SearchStrategy:
 
 
 def config_lines(keys: list[str]) -> st.SearchStrategy:
-  """Some `--config.KEY=VALUE`, seldom of a key that there is not."""
+  """Draws up to three `--config.KEY=VALUE`; some of the keys do not exist."""
   key = st.one_of(st.sampled_from(keys), st.sampled_from(keys), st.text(max_size=8))
   return st.lists(st.builds('--config.{}={}'.format, key, values()), min_size=1, max_size=3)

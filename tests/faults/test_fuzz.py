@@ -1,4 +1,4 @@
-"""A few hundred broken inputs; ten thousand are thrown by `python -m tests.faults.fuzz`."""
+"""A few hundred broken inputs; `python -m tests.faults.fuzz` runs ten thousand."""
 
 import resource
 
@@ -23,7 +23,7 @@ def test_every_valid_image_has_its_exact_pixels(form):
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
-  """A gigabyte of black in a megabyte: refused by the default limit, which names itself."""
+  """A megabyte that decodes to a gigabyte is refused by the default limit, which the message names."""
   bomb = strategies.bomb(20_000)
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   with pytest.raises(ValueError, match=r'20000x20000 pixels; the limit is|exceeds limit'):

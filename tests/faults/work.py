@@ -1,4 +1,4 @@
-"""What the fuzzers drive: a run up to its first step, and every reader of files that come from outside."""
+"""The code under test of the fuzzers: a run up to its first step, and every reader of files from outside."""
 
 from collections.abc import Callable
 import contextlib
@@ -23,7 +23,7 @@ Reader = Callable[[bytes], bool]
 
 
 def prepare_to_train(options: Options) -> dict:
-  """All that training does before it compiles: checks, network, mesh, data, rates, shapes of a step."""
+  """Does what training does before it compiles: checks, network, mesh, data, rates, shapes of a step."""
   config = options.config
   config_lib.validate(config)
   models.layer_table(config.model)
@@ -49,7 +49,7 @@ def prepare_to_train(options: Options) -> dict:
 
 
 def readers(folder: str) -> dict[str, tuple[bytes, Reader]]:
-  """By name: a whole file, and what reads it from bytes and says whether it refused."""
+  """Returns, by name, an intact file and a function that reads it from bytes and says whether it refused."""
   root = pathlib.Path(folder)
   array = np.arange(6, dtype=np.float32).reshape(2, 3)
   whole, read = {}, {}
@@ -91,13 +91,13 @@ def readers(folder: str) -> dict[str, tuple[bytes, Reader]]:
   add(
     f'sealed/{atomic_io.MANIFEST}',
     lambda path: None,
-    lambda path: told_as_user_error(atomic_io.check, sealed),
+    lambda path: as_user_error(atomic_io.check, sealed),
   )
   return {name: (whole[name], read[name]) for name in whole}
 
 
 def refuses(use: Callable[[], object]) -> bool:
-  """Whether a reader raises the user's error, of one line."""
+  """Returns whether a reader raises a UserError; checks that its message has one line."""
   try:
     use()
   except UserError as error:
@@ -106,8 +106,8 @@ def refuses(use: Callable[[], object]) -> bool:
   return False
 
 
-def told_as_user_error(check: Callable, *args) -> None:
-  """Checkpoints turn ValueError into a report; here it counts as a refusal."""
+def as_user_error(check: Callable, *args) -> None:
+  """Converts the ValueError of a damaged checkpoint to a UserError, so that it counts as a refusal."""
   try:
     check(*args)
   except ValueError as error:
