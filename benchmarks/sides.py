@@ -36,7 +36,11 @@ def flags(description: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     description=description, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--recipe', default='paper', help='as in configs/alexnet.py:RECIPE')
+  parser.add_argument(
+    '--recipe',
+    default='paper',
+    help='as in configs/alexnet.py:RECIPE, or a file: configs/cifar10.py:relu',
+  )
   parser.add_argument('--batch', type=int, default=128)
   parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'))
   parser.add_argument('--mesh', default='1,1', help='data,tower devices')
@@ -48,7 +52,8 @@ def flags(description: str) -> argparse.ArgumentParser:
 
 def config_of(args: argparse.Namespace, batch: int, dropout: bool = True) -> FrozenConfigDict:
   """A recipe that takes images of the network's own size as they are: neither side augments."""
-  config = recipes.get(args.recipe)
+  from_file = '.py' in args.recipe
+  config = config_lib.load_file(args.recipe) if from_file else recipes.get(args.recipe)
   mesh = tuple(map(int, args.mesh.split(',')))
   rate = config.model.dropout.rate if dropout else 0.0
   choices = {

@@ -145,6 +145,9 @@ class Net(nn.Module):
     if operation == 'pool':
       ceil = model.pool.rounding == 'ceil'
       return F.max_pool2d(x, model.pool.window, model.pool.stride, ceil_mode=ceil)
+    if operation == 'avg_pool':
+      window, stride, ceil = model.pool.window, model.pool.stride, model.pool.rounding == 'ceil'
+      return F.avg_pool2d(x, window, stride, ceil_mode=ceil, count_include_pad=False)
     if operation == 'dropout':
       x = F.dropout(x, model.dropout.rate, self.training)
       return x if model.dropout.inverted else x * (1 - model.dropout.rate)
@@ -248,13 +251,13 @@ def racers(
 ) -> dict[str, Callable[[Mapping[str, np.ndarray]], object]]:
   """Those that race, as functions of a batch.
 
-  On a CPU 'eager' is PyTorch as it comes, in a process of its own, and 'eager, memory kept' is here, where
-  `alexnet_jax.utils.memory` serves it too. On a
-  GPU 'eager' and 'compiled' (grouped, channels_last) are both here.
+  On a CPU 'fair' is PyTorch in this process, whose memory `alexnet_jax.utils.memory` keeps for both sides,
+  and 'as it comes' is PyTorch in a process of its own. On a GPU 'eager' and 'compiled' (grouped,
+  channels_last) are both here.
   """
   here = functools.partial(work, Trainer(config, params, form, device))
   if device == 'cpu':
-    return {'eager': apart(config, params, form, work), 'eager, memory kept': here}
+    return {'fair': here, 'as it comes': apart(config, params, form, work)}
   compiled = Trainer(config, params, Form(True, True, form.norm), device, compiled=True)
   return {'eager': here, 'compiled': functools.partial(work, compiled)}
 

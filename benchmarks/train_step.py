@@ -5,13 +5,15 @@
 Both sides train the same network from the same weights with the same update, on fresh uint8 images each
 step, without augmentation, and wait for the loss of each step. First they train three steps without
 dropout, and their losses must agree within 1e-3. Then they take turns. PyTorch (pip install torch) runs in
-the fastest of its forms, found on small batches: on a CPU as it comes, in a process of its own, and in this
-one, where freed memory is kept for it too (`alexnet_jax.utils.memory`); on a GPU eager and compiled.
+the fastest of its forms, found on small batches. On a CPU it runs twice: as it comes, in a process of its
+own, and in this one, where freed memory is kept for it too and comes in huge pages
+(`alexnet_jax.utils.memory`). On a GPU it runs eager and compiled.
 
 One line of JSON: `images_per_s` (median) of this project, its `ratio` to each other side (median of the
-rounds' ratios), `roofline_share` (of the FLOP a second of a large matrix product, the better of both
-libraries'), `spread` of each side, `compile_s`, `temporary_bytes` of the compiled step and what they are
-measured by, `peak_bytes`, and the peer's speed at other batches.
+rounds' ratios; on a CPU the one to quote is `fair`, to PyTorch with the memory setting that we use),
+`roofline_share` (of the FLOP a second of a large matrix product, the better of both libraries'; Winograd's
+convolutions do less arithmetic than it counts), `spread` of each side, `compile_s`, `temporary_bytes` of the
+compiled step and what they are measured by, `peak_bytes`, and the peer's speed at other batches.
 """
 
 import json

@@ -11,6 +11,8 @@ import numpy as np
 from alexnet_jax.data.splits import Split
 from alexnet_jax.errors import RunError
 
+_FLAT = 1e-9  # share of the largest variance that is rounding
+
 
 class Statistics(NamedTuple):
   """Statistics of the training images, in grey levels (0-255) and RGB.
@@ -18,7 +20,8 @@ class Statistics(NamedTuple):
   Attributes:
     mean_image: mean of each pixel of the canvas, float32 [S, S, 3].
     eigenvectors: eigenvectors of the covariance of all RGB pixels, in columns, float32 [3, 3]; the
-      component of each with the largest magnitude is positive.
+      component of each with the largest magnitude is positive. Those without variance have a fixed form
+      (`_fixed_where_flat`).
     deviations: sqrt(eigenvalue), ascending, float32 [3]. FACTS section 3 gives 19.7, 37.1 and 121.8
       for ILSVRC-2012. The colour noise multiplies the deviation; the formula of the paper has the
       variance.
@@ -63,6 +66,27 @@ def covariance(sums: Sums) -> np.ndarray:
   return sums.moments / pixels - np.outer(mean, mean)
 
 
+def _fixed_where_flat(variances: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Gives directions without variance a fixed form: variance 0, and vectors made from the colour axes.
+
+  Gray images have two such directions. Any two orthogonal vectors are eigenvectors there, and which of
+  them a library finds depends on the processor, so that runs differed among machines.
+
+  Args:
+    variances: eigenvalues, ascending, float64 [3].
+    vectors: eigenvectors in columns, float64 [3, 3].
+  """
+  flat = variances <= _FLAT * max(variances[-1], 1.0)
+  found = [vector for vector, none in zip(vectors.T, flat, strict=True) if not none]
+  fixed: list[np.ndarray] = []
+  for axis in np.eye(3):
+    rest = axis - sum((v * (v @ axis) for v in found + fixed), np.zeros(3))
+    length = np.linalg.norm(rest)
+    if len(fixed) < flat.sum() and length > 0.1:  # less is left of an axis that the others span
+      fixed.append(rest / length)
+  return np.where(flat, 0.0, variances), np.stack([*fixed, *found], axis=1)
+
+
 def from_sums(sums: Sums) -> Statistics:
   """Computes the statistics of the canvases that were summed up.
 
@@ -72,9 +96,9 @@ def from_sums(sums: Sums) -> Statistics:
   if not sums.count:
     raise RunError('no training image can be decoded: check the files and the reasons logged above')
   mean_image = sums.total / sums.count
-  variances, vectors = np.linalg.eigh(covariance(sums))
+  variances, vectors = _fixed_where_flat(*np.linalg.eigh(covariance(sums)))
   vectors *= np.sign(vectors[np.argmax(np.abs(vectors), axis=0), range(3)])
-  deviations = np.sqrt(np.maximum(variances, 0))  # gray images have variances of 0, up to rounding
+  deviations = np.sqrt(variances)
   return Statistics(*(x.astype(np.float32) for x in (mean_image, vectors, deviations)))
 
 

@@ -103,3 +103,26 @@ def test_the_fingerprint_of_earlier_versions_remains_valid(make_folder):
   assert stats.fingerprint('name', canvas, train) == digest.hexdigest()[:32]
   upright = canvas._replace(exif_orientation=True)
   assert stats.fingerprint('name', upright, train) != digest.hexdigest()[:32]
+
+
+def test_directions_without_variance_have_a_fixed_form():
+  """Gray images vary along one colour; the other two directions are the same on every machine."""
+  rng = np.random.default_rng(0)
+  gray = np.repeat(rng.integers(0, 256, (4, 8, 8, 1), np.uint8), 3, axis=-1)
+  found = stats.from_sums(stats.add(gray, 8))
+  np.testing.assert_array_equal(found.deviations[:2], 0)
+  expected = np.array([[2, 0, 1], [-1, 1, 1], [-1, -1, 1]]) / np.sqrt([6, 2, 3])
+  np.testing.assert_allclose(found.eigenvectors, expected, atol=1e-6)
+  flat = stats.from_sums(stats.add(np.full((2, 8, 8, 3), 7, np.uint8), 8))
+  np.testing.assert_array_equal(flat.eigenvectors, np.eye(3))
+  np.testing.assert_array_equal(flat.deviations, 0)
+
+
+def test_two_directions_with_variance_are_kept():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (4, 8, 8, 3), np.uint8)
+  images[..., 2] = 9
+  found = stats.from_sums(stats.add(images, 8))
+  assert found.deviations[0] == 0 and found.deviations[1] > 10
+  np.testing.assert_allclose(np.abs(found.eigenvectors[:, 0]), [0, 0, 1], atol=1e-6)
+  np.testing.assert_allclose(found.eigenvectors.T @ found.eigenvectors, np.eye(3), atol=1e-6)
