@@ -11,27 +11,11 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from alexnet_jax.config import keys_training as training
 from alexnet_jax.config.keys_optim import OPTIM
 from alexnet_jax.data.keys import DATA, PREPARE
+from alexnet_jax.models import alexnet
 from alexnet_jax.models import keys as model_keys
-from alexnet_jax.models.spec import conv, fc, head
+from alexnet_jax.models.spec import conv
 from alexnet_jax.utils import schema
 from alexnet_jax.utils.schema import Key, Schema
-
-_NORM_AND_POOL = ('act', 'norm', 'pool')
-
-# The layers of recipe `paper`. The padding of conv1, 3 rows and columns of zeros at the bottom and right,
-# gives 55x55 outputs of 224x224 pixels, as in the original 2012 code.
-LAYERS: dict[str, ConfigDict] = {
-  'conv1': conv(96, 11, ((0, 3), (0, 3)), stride=4, then=_NORM_AND_POOL),
-  'conv2': conv(256, 5, 2, bias=1.0, then=_NORM_AND_POOL),
-  'conv3': conv(384, 3, 1, exchange=True),
-  'conv4': conv(384, 3, 1, bias=1.0),
-  'conv5': conv(256, 3, 1, bias=1.0, then=('act', 'pool')),
-  # Part of a network only where model.layers names it, as after the override `conv6` (FACTS section 4).
-  'conv6': conv(256, 3, 1, bias=1.0, exchange=True, std=0.03),
-  'fc6': fc(),
-  'fc7': fc(),
-  'fc8': head(),
-}
 
 
 def _is_mesh(value: Sequence) -> bool:
@@ -93,7 +77,10 @@ KEYS: Schema = {
 
 def defaults() -> ConfigDict:
   """The config of recipe `paper`, without its note."""
-  model = schema.defaults(model_keys.MODEL) | {name: dict(LAYERS[name]) for name in LAYERS}
+  layers = alexnet.paper_layers()
+  # Part of a network only where model.layers names it, as after the override `conv6` (FACTS section 4).
+  layers['conv6'] = conv(256, 3, 1, bias=1.0, exchange=True, std=0.03)
+  model = schema.defaults(model_keys.MODEL) | {k: v.to_dict() for k, v in layers.items()}
   return ConfigDict(schema.defaults(KEYS) | {'model': model})
 
 
