@@ -18,7 +18,6 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.models import spec
 
 DATA, TOWER = 'data', 'tower'
-KINDS = ('towers', 'owt')
 
 
 def make_mesh(config: ConfigDict | FrozenConfigDict, batch_size: int = 0) -> Mesh:
@@ -35,7 +34,6 @@ def make_mesh(config: ConfigDict | FrozenConfigDict, batch_size: int = 0) -> Mes
   Raises:
     UserError: see `check_shape`; or a process has no device in the mesh.
   """
-  _check_values(config)
   batch_size = batch_size or config.train.batch_size
   shape = tuple(config.mesh)
   if shape == (0, 0):
@@ -100,15 +98,6 @@ def check_shape(
 def most_devices(batch_size: int) -> int:
   """Returns the largest number of devices among which a batch can be split evenly."""
   return max(n for n in range(1, len(jax.devices()) + 1) if batch_size % n == 0)
-
-
-def _check_values(config: ConfigDict | FrozenConfigDict) -> None:
-  """Raises UserError where `config.parallelism` or `config.mesh` has no valid value."""
-  shape = config.mesh
-  if config.parallelism not in KINDS:
-    raise UserError(f'config.parallelism={config.parallelism!r}: choose one of {", ".join(KINDS)}')
-  if len(shape) != 2 or not all(isinstance(n, int) and n >= 0 for n in shape):
-    raise UserError(f'config.mesh={shape!r}: write two whole numbers, as in --config.mesh=1,2')
 
 
 def _check_processes(shape: tuple[int, int], devices: list[jax.Device]) -> None:

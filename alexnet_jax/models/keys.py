@@ -39,7 +39,7 @@ def _then(known: tuple[str, ...], meaning: str) -> Key:
 
 
 # The last layer has these two keys; every other layer has them too. The default values of the layers' keys
-# are the arguments of `spec.conv`, `spec.fc` and `spec.head`; here a default says only the type.
+# are the arguments of `spec.conv`, `spec.fc` and `spec.head`; a default here only states the type.
 HEAD: Schema = {
   'std': Key(
     0.01,
