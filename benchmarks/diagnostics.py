@@ -1,9 +1,9 @@
-"""What the numbers about layers cost a run: training steps and diagnoses in turn.
+"""Measures the cost of the layer statistics: training steps and diagnoses, measured alternately.
 
   python -m benchmarks.diagnostics [--batch=128] [--recipe=paper] [--dtype=float32] [--mesh=1,1] [--rounds=5]
 
-One line of JSON: seconds of a training step and of a diagnosis (medians), and `percent`, by which a run takes
-longer at the interval `--every`, by default that of `config.train.diagnose_every`.
+Prints one line of JSON with the median seconds of a training step and of a diagnosis. `percent` is how much
+longer a run takes with a diagnosis every `--every` steps (default: the recipe's `train.diagnose_every`).
 """
 
 import json
@@ -35,7 +35,7 @@ def main() -> None:
 
   works = {'step': ours.step, 'diagnosis': diagnose}
   seconds: dict[str, list[float]] = {name: [] for name in works}
-  for i in range(args.rounds + 1):  # the first one warms up
+  for i in range(args.rounds + 1):  # the first round is a warm-up
     for name, work in works.items():
       began = time.perf_counter()
       work(inputs[i % len(inputs)])

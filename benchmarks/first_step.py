@@ -1,10 +1,11 @@
-"""How long a run takes from its command to its first step, with and without kept programs.
+"""Measures the time from the command to the first step, with and without cached compiled programs.
 
   python -m benchmarks.first_step [--config=configs/alexnet.py] [--rounds=3] [--config.KEY=VALUE ...]
 
 Starts `main.py` on the synthetic set, unless overrides say otherwise, waits for the first line of
-`metrics.jsonl`, and ends it. Each round starts it twice: with an empty folder of compiled programs, and
-again with what the first left there. One line of JSON with the median seconds of both and their spread.
+`metrics.jsonl`, and kills it. Each round starts it twice: with an empty compilation cache, and again with
+the cache that the first start has filled. Prints one line of JSON with the median seconds of both and
+their spread.
 """
 
 import argparse
@@ -22,7 +23,7 @@ _MAIN = pathlib.Path(__file__).resolve().parent.parent / 'main.py'
 
 
 def seconds(args: list[str], workdir: pathlib.Path, programs: pathlib.Path) -> float:
-  """From the start of the process to the first line of its log."""
+  """Returns the seconds from the start of the process to the first line of its log."""
   line = [sys.executable, str(_MAIN), *args, f'--workdir={workdir}', '--config.train.log_every=1']
   env = os.environ | {'JAX_COMPILATION_CACHE_DIR': str(programs)}
   log, began = workdir / 'metrics.jsonl', time.perf_counter()

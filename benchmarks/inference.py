@@ -1,9 +1,10 @@
-"""How fast images are classified, beside PyTorch and beside what the machine can do.
+"""Measures the speed of inference, compared with PyTorch and with the peak rate of the machine.
 
   python -m benchmarks.inference [--batch=128] [--recipe=paper] [--dtype=float32] [--mesh=1,1] [--rounds=5]
 
-Both sides take uint8 images of the network's size and give probabilities, with the same weights; these must
-agree within 1e-3 first. Then they take turns. Sides and the line of JSON are as benchmarks/train_step.py's.
+Both sides compute probabilities from uint8 images of the network's input size with the same weights. The
+probabilities must agree within 1e-3 before the sides are timed alternately. The forms of PyTorch's side
+and the line of JSON are described in benchmarks/train_step.py.
 """
 
 import json
@@ -18,7 +19,7 @@ _TOLERANCE = 1e-3
 
 
 def peers_of(config, inputs, ours) -> tuple[dict, dict]:
-  """PyTorch's side: named functions that classify a batch, and what is to be said of them."""
+  """Returns PyTorch's functions that classify a batch, by name, and details for the output."""
   from benchmarks import torch_peer
 
   device, params = torch_peer.ready(os.cpu_count()), ours.params()
@@ -38,13 +39,13 @@ def main() -> None:
   inputs = sides.batches(config)
   ours = sides.Ours(config)
   ours.compile_predict(inputs[0])
-  racers, told = peers_of(config, inputs, ours) if sides.has_peer() else ({}, {})
+  racers, details = peers_of(config, inputs, ours) if sides.has_peer() else ({}, {})
   speeds = sides.race(
     {'ours': lambda batch: ours.probabilities(batch['image'])} | racers, inputs, args.rounds
   )
   flops = 2.0 * sum(row['macs'] for row in models.layer_table(config.model))
   result = sides.outcome(args, speeds, flops) | sides.costs(ours, ours.predict)
-  print(json.dumps(result | {'peer_details': told}))
+  print(json.dumps(result | {'peer_details': details}))
 
 
 if __name__ == '__main__':

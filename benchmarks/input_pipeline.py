@@ -1,23 +1,24 @@
-"""How fast images are read, beside what one would write otherwise, and beside what the machine can do.
+"""Measures the speed of reading images, compared with the usual pipelines and with the bare JPEG decoder.
 
   python -m benchmarks.input_pipeline --source=folder:PATH [--rounds=5] [--seconds=3] [--threads=0]
 
-Prints one line of JSON. Images per second, medians of interleaved rounds, page cache warm; `ratios` are
-medians of the ratios within each round:
+Prints one line of JSON with the images per second of each way to read, as medians of interleaved rounds
+with a warm page cache. `ratios` are medians of the ratios within each round:
 
-  raw_files   this pipeline from the files as they are, to uint8 canvases of 256x256
-  jpeg_store  from a store of JPEG, quality 95 (made for the occasion in a temporary folder)
-  raw_store   from a store of uint8
-  ordinary    the usual tf.data recipe from the files: decode (TensorFlow's default DCT), short side to 256,
+  raw_files   this pipeline from the image files to uint8 canvases of 256x256 pixels
+  jpeg_store  this pipeline from a store of JPEG files, quality 95 (written to a temporary folder)
+  raw_store   this pipeline from a store of uint8 arrays
+  ordinary    the usual tf.data pipeline from the files: decode (TensorFlow's default DCT), short side to 256,
               random 224 crop, flip, float32, batch; AUTOTUNE
-  torch       a PyTorch DataLoader from the files with Pillow and the same transforms, one worker a core
-  ceiling     libjpeg-turbo (simplejpeg) decoding the very bytes of the JPEG store, from memory, one worker
-              a core, and nothing else; the faster of threads and processes
+  torch       a PyTorch DataLoader from the files with Pillow and the same transforms, one worker per core
+  ceiling     libjpeg-turbo (simplejpeg) alone: it decodes the JPEG files of the store from memory, one worker
+              per core; the faster of threads and processes
 
-`cpu_ms` is the processor time an image costs, of those that work in this process: on a machine with other
-work it tells more than the clock. `checksums` are sums of the CRC-32 of all decoded images, whatever their
-order: raw_files and raw_store must agree, jpeg_store and ceiling too. `from_pillow` is the mean difference of
-our canvases from Pillow's antialiased bicubic, in grey levels.
+`cpu_ms` is the processor time per image, for the pipelines that run in this process. On a machine with
+other load it is more reliable than elapsed time. `checksums` are sums over all decoded images of their
+CRC-32, so they do not depend on the order: raw_files must equal raw_store, and jpeg_store must equal
+ceiling. `from_pillow` is the mean difference of our canvases from Pillow's antialiased bicubic scaling,
+in grey levels.
 """
 
 import argparse
@@ -47,7 +48,7 @@ PACKAGES = ('tensorflow-cpu', 'simplejpeg', 'cykooz-resizer', 'pillow', 'numpy',
 
 
 def ours(source: str, threads: int) -> Any:
-  """The training images of a source, streamed."""
+  """Opens a source with the data settings of the recipe `original`, without a cache."""
   from alexnet_jax.config import recipes
   from alexnet_jax.data import open_dataset
 
@@ -57,7 +58,7 @@ def ours(source: str, threads: int) -> Any:
 
 
 def ordinary(paths: list[str]) -> Iterator[np.ndarray]:
-  """float32 batches as most tf.data programs make them."""
+  """Returns an iterator of float32 batches, made as most tf.data programs make them."""
   import tensorflow as tf
 
   def load(path):
@@ -73,7 +74,7 @@ def ordinary(paths: list[str]) -> Iterator[np.ndarray]:
 
 
 class Files:
-  """The same for PyTorch: float32 [3, 224, 224]."""
+  """A PyTorch data set of image files with the same transforms: float32 [3, 224, 224]."""
 
   def __init__(self, paths: list[str]):
     self.paths = paths
@@ -95,7 +96,7 @@ class Files:
 
 
 def torch_batches(paths: list[str], workers: int) -> Iterator[Any]:
-  """Batches of a DataLoader, for ever."""
+  """Returns an endless iterator of the batches of a DataLoader."""
   import torch
 
   files = Files(paths)
@@ -108,7 +109,7 @@ def torch_batches(paths: list[str], workers: int) -> Iterator[Any]:
 
 
 def decode_all(encoded: list[bytes]) -> int:
-  """Decodes into a buffer that is used again; returns the number of images."""
+  """Decodes every image into the same buffer and returns the number of images."""
   import simplejpeg
 
   buffer = np.empty((CANVAS, CANVAS, 3), np.uint8)
@@ -118,7 +119,7 @@ def decode_all(encoded: list[bytes]) -> int:
 
 
 def ceiling(encoded: list[bytes], pool: Any) -> Iterator[int]:
-  """Numbers of images that a pool has decoded, about a batch at a time, for ever."""
+  """Yields, without end, the number of images in each chunk that the pool has decoded."""
   chunks = [encoded[i : i + CHUNK] for i in range(0, len(encoded), CHUNK)]
   waiting: list = []
   for chunk in itertools.cycle(chunks):
@@ -130,7 +131,7 @@ def ceiling(encoded: list[bytes], pool: Any) -> Iterator[int]:
 def rate(
   batches: Iterator[Any], seconds: float, images: Callable[[Any], int]
 ) -> tuple[float, float]:
-  """Images per second, and processor milliseconds of this process an image, after one batch to warm up."""
+  """Returns images per second and the processor time of this process in ms per image, after a warm-up."""
   next(batches)
   start, cpu, done = time.perf_counter(), time.process_time(), 0
   while time.perf_counter() - start < seconds:
@@ -140,7 +141,7 @@ def rate(
 
 
 def ratios(rates: dict[str, list], sources: Iterable[str]) -> dict[str, float]:
-  """Medians of the ratios within each round, which other work on the machine disturbs least."""
+  """Returns the medians of the ratios within each round, which other load affects least."""
   speed = {name: np.asarray([r for r, _ in found]) for name, found in rates.items()}
   speed['ceiling'] = np.maximum(speed['ceiling_threads'], speed['ceiling_processes'])
   return {
@@ -152,18 +153,18 @@ def ratios(rates: dict[str, list], sources: Iterable[str]) -> dict[str, float]:
 
 
 def checksum(images: Iterator[np.ndarray]) -> str:
-  """Of uint8 images, whatever their order."""
+  """Returns the sum of the CRC-32 of uint8 images, which does not depend on their order."""
   return f'{sum(zlib.crc32(np.ascontiguousarray(image)) for image in images) % 2**32:08x}'
 
 
 def canvases(data: Any) -> Iterator[np.ndarray]:
-  """All training canvases of a data set."""
+  """Yields all training canvases of a data set."""
   for batch in data.eval_batches(BATCH, split='train'):
     yield from batch['image'][batch['mask']]
 
 
 def from_pillow(split: Any) -> float:
-  """Mean difference of our canvases from Pillow's own scaling, in grey levels, over at most 300 images."""
+  """Returns the mean difference of our canvases from Pillow's scaling in grey levels, over <= 300 images."""
   from alexnet_jax.data import decode_canvas
 
   found = []
@@ -180,14 +181,14 @@ def from_pillow(split: Any) -> float:
 
 
 def batch_size(batch: dict[str, Any]) -> int:
-  """The number of images of a batch."""
+  """Returns the number of images in a batch."""
   return len(batch['image'])
 
 
 def measure(
   options: argparse.Namespace, folder: str, stack: contextlib.ExitStack
 ) -> dict[str, Any]:
-  """All that is printed."""
+  """Measures every way to read and returns the results that are printed."""
   from alexnet_jax.config import recipes
   from alexnet_jax.data import prepare as prepare_lib
   from alexnet_jax.data.splits import cores
@@ -245,14 +246,14 @@ def measure(
 
 
 def decoded(encoded: list[bytes]) -> Iterator[np.ndarray]:
-  """What the ceiling decodes."""
+  """Yields the images that the measurement `ceiling` decodes."""
   import simplejpeg
 
   return (simplejpeg.decode_jpeg(data, 'RGB') for data in encoded)
 
 
 def version(package: str) -> str | None:
-  """Of an installed package."""
+  """Returns the version of a package, or None if it is not installed."""
   try:
     return importlib.metadata.version(package)
   except importlib.metadata.PackageNotFoundError:
@@ -260,17 +261,21 @@ def version(package: str) -> str | None:
 
 
 def main() -> None:
-  """Parses the flags, measures, prints."""
+  """Parses the flags, measures the pipelines and prints the result."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )
   parser.add_argument('--source', required=True, help='folder:PATH')
   parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--seconds', type=float, default=3.0, help='of each measurement')
-  parser.add_argument('--threads', type=int, default=0, help='of our pipeline; 0: one a core')
+  parser.add_argument(
+    '--seconds', type=float, default=3.0, help='duration of each measurement in seconds'
+  )
+  parser.add_argument(
+    '--threads', type=int, default=0, help='threads of our pipeline; 0 means one per core'
+  )
   options = parser.parse_args()
   if not options.source.startswith('folder:'):
-    parser.error(f'--source={options.source}: name a folder of images, folder:PATH')
+    parser.error(f'--source={options.source}: pass a folder of images as folder:PATH')
   from alexnet_jax.utils import memory
 
   memory.keep_freed_memory()

@@ -1,9 +1,10 @@
-"""What each fast layer gains: the plain layer and the fast one, forward and backward, in turn.
+"""Measures how much faster each CPU layer is than its reference layer, forward and backward.
 
   python -m benchmarks.layers [--batch=128] [--dtype=float32] [--rounds=5]
 
-The layers of the paper's net with their gradients (conv1 without that of its input), one tower, and the first
-layer of the CIFAR-10 nets. One line of JSON: `ratios` are medians of the rounds' ratios, plain over fast.
+Measures one tower of the layers of the paper's network with their gradients (conv1 without the gradient
+of its input) and the first layer of the CIFAR-10 networks. Both forms are timed alternately. Prints one
+line of JSON: `ratios` are the medians over the rounds of reference time over CPU-layer time.
 """
 
 import argparse
@@ -25,7 +26,7 @@ _CONV = functools.partial(dict, stride=1)
 _NORM = {'size': 5, 'k': 2.0, 'alpha': 1e-4, 'beta': 0.75}
 _POOL = {'window': 3, 'stride': 2, 'rounding': 'ceil'}
 
-# Name: layer, constants, side and channels of the maps, kernel's side and features.
+# By name: the layer, its constants, size and channels of the input, kernel size and features.
 LAYERS = {
   'conv1': ('conv', {'stride': 4, 'padding': ((0, 3), (0, 3))}, 224, 3, 11, 48),
   'conv2': ('conv', _CONV(padding=((2, 2), (2, 2))), 27, 48, 5, 128),
@@ -42,7 +43,7 @@ LAYERS = {
 
 
 def work(layer: Callable, constants: dict, arrays: list[jax.Array]) -> Callable[[], None]:
-  """A call that runs the layer and its gradients, compiled, and waits."""
+  """Returns a function that runs the compiled layer with its gradients and waits for the result."""
   layer = functools.partial(layer, **constants)
   of_image = len(arrays) > 1 and arrays[0].shape[-1] == 3
 

@@ -1,4 +1,4 @@
-"""What the machine is, and what it can do at most: the measure of every other figure."""
+"""Describes the machine and measures its peak rates, with which other figures are compared."""
 
 import importlib.metadata
 import importlib.util
@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'torch', 'numpy')
-_SIDE = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}  # of the matrices multiplied
-_BYTES = {'cpu': 2**28, 'gpu': 2**31, 'tpu': 2**31}  # of the array copied
+_SIDE = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}  # side of the square matrices that are multiplied
+_BYTES = {'cpu': 2**28, 'gpu': 2**31, 'tpu': 2**31}  # size of the array that is copied
 
 
 def hardware() -> dict[str, object]:
-  """Names the device, its number of cores and the versions of the packages that matter."""
+  """Returns the device, the number of cores and the versions of the relevant packages."""
   device = jax.devices()[0]
   versions = {
     name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)
@@ -32,7 +32,7 @@ def hardware() -> dict[str, object]:
 
 
 def processor() -> str:
-  """The processor's name, as the kernel has it."""
+  """Returns the name of the processor from /proc/cpuinfo, else from `platform`."""
   try:
     with open('/proc/cpuinfo') as file:
       names = [line.split(':')[1].strip() for line in file if line.startswith('model name')]
@@ -42,7 +42,7 @@ def processor() -> str:
 
 
 def _best(function, *args, repeats: int = 5) -> float:
-  """The shortest of some runs, in seconds, after one that compiles."""
+  """Returns the shortest of `repeats` calls, in seconds, after a call that compiles."""
   jax.block_until_ready(function(*args))
   times = []
   for _ in range(repeats):
@@ -53,14 +53,14 @@ def _best(function, *args, repeats: int = 5) -> float:
 
 
 def jax_matmul_rate(dtype: str) -> float:
-  """FLOP a second of a large square matrix product in JAX."""
+  """Returns the FLOP per second of a large square matrix product in JAX."""
   side = _SIDE[jax.default_backend()]
   a = jnp.ones((side, side), dtype)
   return 2 * side**3 / _best(jax.jit(jnp.matmul), a, a)
 
 
 def torch_matmul_rate(dtype: str) -> float:
-  """The same in PyTorch."""
+  """Returns the FLOP per second of a large square matrix product in PyTorch."""
   import torch
 
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -76,13 +76,13 @@ def torch_matmul_rate(dtype: str) -> float:
 
 
 def copy_rate() -> float:
-  """Bytes a second, read and written, of a copy larger than any cache."""
+  """Returns the bytes per second, read and written, of a copy larger than any cache."""
   count = _BYTES[jax.default_backend()] // 4
   return 8 * count / _best(jax.jit(lambda x: x + 1), jnp.ones(count, jnp.float32))
 
 
 def peak_memory() -> int:
-  """The most bytes held so far: on the accelerator, else by the process."""
+  """Returns the peak memory so far in bytes: of the accelerator, or of the process on a CPU."""
   stats = jax.devices()[0].memory_stats()
   if stats and jax.default_backend() != 'cpu':
     return stats['peak_bytes_in_use']
@@ -90,7 +90,7 @@ def peak_memory() -> int:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-  """Median, least and most."""
+  """Returns the median, minimum and maximum of `values`."""
   return {
     'median': round(statistics.median(values), 2),
     'min': round(min(values), 2),

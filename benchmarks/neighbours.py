@@ -1,9 +1,9 @@
-"""How long the nearest of many vectors take to find: Figure 4, right, of a whole data set.
+"""Measures the search for nearest neighbours among many vectors (Figure 4, right).
 
   python -m benchmarks.neighbours [--vectors=100000] [--numbers=4096] [--k=6] [--rounds=5]
 
-Looks up one random vector a round among random ones, by `report.neighbours.Index`. One line of JSON with the
-median of the seconds a query took and their spread.
+Each round looks up one random vector among random vectors with `report.neighbours.Index`. Prints one line of
+JSON with the median seconds of a query and their spread.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Where the time of a training step goes, by layer, forward and backward.
+"""Measures the share of each layer in the time of a training step, forward and backward.
 
   python -m benchmarks.profile_step [--batch=128] [--recipe=paper] [--dtype=float32] [--trace=FOLDER]
 
-Traces some steps of the compiled program and adds up what each operation took by the layer that it came from.
-Operations of different layers run at the same time, so the milliseconds are shares of a step: they are
-scaled to add up to it. `gflop_per_s` is of the layer's products alone. Prints a table to stderr and one
-line of JSON; --trace keeps the trace, for TensorBoard's profile plugin or https://ui.perfetto.dev.
+Traces some steps of the compiled program and sums the durations of the operations of each layer.
+Operations of different layers run concurrently, so the milliseconds are scaled to add up to the duration
+of a step. `gflop_per_s` counts the layer's matrix products and convolutions alone. Prints a table to
+stderr and one line of JSON. --trace keeps the trace for TensorBoard's profile plugin or
+https://ui.perfetto.dev.
 """
 
 from collections import Counter
@@ -27,7 +28,7 @@ _LAYER = re.compile(r'/((?:conv|fc|act|norm|map_norm|pool|dropout|batch_norm)\d+
 
 
 def layer_of(op_name: str) -> tuple[str, str]:
-  """The layer and the direction of an operation, from the name that JAX gave it."""
+  """Returns the layer and the direction of an operation, from the name that JAX gave it."""
   found = _LAYER.search(op_name)
   if not found:
     return 'rest: update, loss, input', 'backward' if 'transpose(' in op_name else 'forward'
@@ -35,7 +36,7 @@ def layer_of(op_name: str) -> tuple[str, str]:
 
 
 def operations(folder: pathlib.Path, program: str) -> Counter:
-  """Nanoseconds of each instruction of a program, from the trace in a folder."""
+  """Returns the nanoseconds of each layer and direction of a program, from the trace in a folder."""
   names = dict(_INSTRUCTION.findall(program))
   inner = set(re.findall(r'%?([\w.\-]+) = [^\n]*? (?:while|call|conditional)\(', program))
   spent = Counter()
@@ -49,7 +50,7 @@ def operations(folder: pathlib.Path, program: str) -> Counter:
 
 
 def flops_of(table: list[dict[str, object]], batch: int) -> dict[tuple[str, str], float]:
-  """FLOP of the products of each layer and direction."""
+  """Returns the FLOP of the products of each layer and direction."""
   rows = [row for row in table if row['macs']]
   found = {}
   for i, row in enumerate(rows):
@@ -60,7 +61,7 @@ def flops_of(table: list[dict[str, object]], batch: int) -> dict[tuple[str, str]
 
 def main() -> None:
   parser = sides.flags(__doc__)
-  parser.add_argument('--trace', help='a folder to keep the trace in')
+  parser.add_argument('--trace', help='folder in which the trace is kept')
   args = parser.parse_args()
   sides.prepare(args)
   config = sides.config_of(args, args.batch)

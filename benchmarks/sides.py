@@ -1,4 +1,4 @@
-"""What the benchmarks of the network share: both sides of a race, their inputs, and the race itself."""
+"""Shared code of the network benchmarks: this project's side, the inputs, and the alternating timing."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -26,32 +26,41 @@ from alexnet_jax.utils import memory
 from benchmarks import machine
 
 CLASSES = 1000
-_INPUTS = 4  # batches in turn, so that no side sees the same one twice in a row
+_INPUTS = (
+  4  # number of batches that take turns, so that no step repeats the batch of the step before
+)
 
 Batch = Mapping[str, np.ndarray]
 
 
 def flags(description: str) -> argparse.ArgumentParser:
-  """The flags of all benchmarks of the network."""
+  """Returns a parser with the flags that all network benchmarks share."""
   parser = argparse.ArgumentParser(
     description=description, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument(
     '--recipe',
     default='paper',
-    help='as in configs/alexnet.py:RECIPE, or a file: configs/cifar10.py:relu',
+    help='a recipe of configs/alexnet.py, or a config file such as configs/cifar10.py:relu',
   )
   parser.add_argument('--batch', type=int, default=128)
   parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'))
-  parser.add_argument('--mesh', default='1,1', help='data,tower devices')
-  parser.add_argument('--micro_batches', type=int, default=1, help='parts of a batch, in turn')
+  parser.add_argument('--mesh', default='1,1', help='number of devices along the axes data,tower')
+  parser.add_argument(
+    '--micro_batches',
+    type=int,
+    default=1,
+    help='number of micro-batches that a batch is divided into',
+  )
   parser.add_argument('--rounds', type=int, default=5)
-  parser.add_argument('--width', type=float, default=1.0, help='of the network: config.model.width')
+  parser.add_argument(
+    '--width', type=float, default=1.0, help='width of the network: config.model.width'
+  )
   return parser
 
 
 def config_of(args: argparse.Namespace, batch: int, dropout: bool = True) -> FrozenConfigDict:
-  """A recipe that takes images of the network's own size as they are: neither side augments."""
+  """Returns the config of a recipe without augmentation, on images of the network's input size."""
   from_file = '.py' in args.recipe
   config = config_lib.load_file(args.recipe) if from_file else recipes.get(args.recipe)
   mesh = tuple(map(int, args.mesh.split(',')))
@@ -76,7 +85,7 @@ def config_of(args: argparse.Namespace, batch: int, dropout: bool = True) -> Fro
 
 
 def prepare(args: argparse.Namespace) -> None:
-  """Readies JAX; on a CPU there are as many devices as the mesh asks for. Before anything else."""
+  """Sets up memory and, on a CPU, as many devices as the mesh needs. Call it before JAX is used."""
   memory.keep_freed_memory()
   data, tower = map(int, args.mesh.split(','))
   if 'JAX_NUM_CPU_DEVICES' not in os.environ:
@@ -84,7 +93,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def batches(config: FrozenConfigDict) -> list[Batch]:
-  """Random uint8 images and labels."""
+  """Returns batches of random uint8 images `[B, S, S, 3]` and labels."""
   rng = np.random.default_rng(0)
   size, count = config.model.input_size, config.train.batch_size
   return [
@@ -99,7 +108,7 @@ def batches(config: FrozenConfigDict) -> list[Batch]:
 
 
 class Ours:
-  """This project's side."""
+  """This project's network, its state and its compiled functions."""
 
   def __init__(self, config: FrozenConfigDict):
     self.config, self.mesh = config, mesh_lib.make_mesh(config)
@@ -115,7 +124,7 @@ class Ours:
     self.compile_s = {}
 
   def params(self) -> dict:
-    """Copies of the parameters, on the host."""
+    """Returns copies of the parameters on the host."""
     return jax.tree.map(np.array, self.state.params)
 
   def _compiled(self, name: str, jitted: Callable, *args) -> Callable:
@@ -125,14 +134,14 @@ class Ours:
     return compiled
 
   def compile_step(self, batch: Batch) -> None:
-    """Compiles the training step for batches like this one."""
+    """Compiles the training step for batches of this shape."""
     batch = sharding.shard_batch(self.mesh, batch)
     jitted = steps.make_train_step(self.config, self.mesh)
     args = (self.state, batch, self.rates, self.colour, self.statistics)
     self.train_step = self._compiled('train_step', jitted, *args)
 
   def step(self, batch: Batch) -> float:
-    """One update; returns the loss."""
+    """Trains one step and returns the loss."""
     batch = sharding.shard_batch(self.mesh, batch)
     self.state, loss = self.train_step(self.state, batch, self.rates, self.colour, self.statistics)
     return float(loss)
@@ -145,7 +154,7 @@ class Ours:
     self.predict = self._compiled('predict', jitted, *args)
 
   def probabilities(self, images: np.ndarray) -> np.ndarray:
-    """float32 `[B, classes]`."""
+    """Returns probabilities, float32 `[B, classes]`, for uint8 `[B, S, S, 3]`."""
     images = sharding.shard_batch(self.mesh, {'image': images})['image']
     return np.asarray(
       self.predict(self.state.params, self.state.batch_stats, images, self.statistics.mean_image)
@@ -153,7 +162,7 @@ class Ours:
 
 
 def rate(work: Callable[[Batch], object], inputs: list[Batch], count: int = _INPUTS) -> float:
-  """Images a second of `count` calls of `work`, each of which waits for its result."""
+  """Returns the images per second of `count` calls of `work`, each of which waits for its result."""
   began = time.perf_counter()
   for i in range(count):
     work(inputs[i % len(inputs)])
@@ -163,7 +172,7 @@ def rate(work: Callable[[Batch], object], inputs: list[Batch], count: int = _INP
 def race(
   sides: Mapping[str, Callable[[Batch], object]], inputs: list[Batch], rounds: int
 ) -> dict[str, list[float]]:
-  """Images a second of each side in each round, the sides in turn, after one round that warms up."""
+  """Times the sides alternately; returns the images per second of each in every round after a warm-up."""
   speeds = {name: [] for name in sides}
   for i in range(rounds + 1):
     for name, work in sides.items():
@@ -179,24 +188,24 @@ def race(
 
 
 def train_flops(table: list[dict[str, object]]) -> float:
-  """FLOP of a training step an image: forward, and the gradients of kernels and inputs.
+  """Returns the FLOP per image of a training step: forward, and the gradients of kernels and inputs.
 
-  The first layer needs no gradient of its input. `table` is `models.layer_table`'s.
+  The first layer needs no gradient of its input. `table` comes from `models.layer_table`.
   """
   macs = [row['macs'] for row in table if row['parameters']]
   return 2.0 * (3 * sum(macs) - macs[0])
 
 
 def has_peer() -> bool:
-  """Whether PyTorch is there to race with."""
+  """Returns whether PyTorch is installed; prints a note if it is not."""
   if importlib.util.find_spec('torch'):
     return True
   print('PyTorch is not installed (pip install torch): no peer', file=sys.stderr)
   return False
 
 
-def with_plain_layers(config: FrozenConfigDict, batch: Batch) -> Callable[[Batch], float]:
-  """The training step of this project with the layers of `models.plain` alone."""
+def with_reference_layers(config: FrozenConfigDict, batch: Batch) -> Callable[[Batch], float]:
+  """Returns the training step compiled with the layers of `models.layers.reference` alone."""
   ours, table = Ours(config), dict(layers.FAST)
   layers.FAST.clear()
   ours.compile_step(batch)
@@ -205,7 +214,7 @@ def with_plain_layers(config: FrozenConfigDict, batch: Batch) -> Callable[[Batch
 
 
 def activation_bytes(config: FrozenConfigDict) -> int:
-  """Bytes of what all layers and operations of the network give for a batch."""
+  """Returns the bytes of the outputs of all layers and operations for a batch."""
   module, size = models.create(config.model), config.model.input_size
   images = jax.ShapeDtypeStruct((config.train.batch_size, size, size, 3), np.float32)
   variables = jax.eval_shape(module.init, jax.random.key(0), images)
@@ -219,7 +228,7 @@ def _bytes(tree) -> int:
 
 
 def costs(ours: Ours, compiled: jax.stages.Compiled) -> dict[str, object]:
-  """What compiling took, and what the program needs beside its inputs and outputs, with the yardsticks."""
+  """Returns the compile time and the temporary memory of a program, with two sizes to compare it with."""
   return {
     'compile_s': ours.compile_s,
     'temporary_bytes': compiled.memory_analysis().temp_size_in_bytes,
@@ -231,12 +240,12 @@ def costs(ours: Ours, compiled: jax.stages.Compiled) -> dict[str, object]:
 def outcome(
   args: argparse.Namespace, speeds: Mapping[str, list[float]], flops: float
 ) -> dict[str, object]:
-  """What every race reports.
+  """Returns the results that every benchmark of the network reports.
 
   Args:
     args: the flags.
-    speeds: images a second of each side in each round, this project's as 'ours'.
-    flops: FLOP of an image.
+    speeds: images per second of each side in each round; this project's side is 'ours'.
+    flops: FLOP per image.
   """
   peak = machine.jax_matmul_rate(args.dtype)
   if has_peer():

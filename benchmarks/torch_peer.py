@@ -1,8 +1,8 @@
-"""The same network, weights and update in PyTorch, written as somebody who wants it fast would.
+"""The same network, weights and update rule in PyTorch, written for speed.
 
-What is a matter of taste is a choice (`Form`), and the benchmarks take the fastest: memory layout, towers as
-groups of one convolution or as convolutions of their own, and how response normalisation is computed. All
-forms give the same numbers.
+The network can be written in several forms (`Form`): memory layout, towers as groups of one convolution
+or as separate convolutions, and three ways to compute response normalisation. All forms compute the same
+numbers, and the benchmarks use the fastest.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,11 +25,11 @@ from benchmarks import sides
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """One way to write the network: see the module's docstring."""
+  """A way to write the network, as the docstring of the module explains."""
 
   channels_last: bool
   grouped: bool
-  norm: str  # of NORMS
+  norm: str  # a key of NORMS
 
   def __str__(self) -> str:
     layout = 'channels_last' if self.channels_last else 'contiguous'
@@ -65,7 +65,7 @@ NORMS = {'library': _norm_by_library, 'slices': _norm_by_slices, 'band': _norm_b
 
 
 def forms(model) -> list[Form]:
-  """All ways to write the network of `config.model`."""
+  """Returns all forms of the network of `config.model`."""
   apart = model.towers > 1 and not (model.norm == 'lrn' and model.lrn.scope == 'all')
   norms = tuple(NORMS) if model.norm == 'lrn' else ('slices',)
   grouped = (True, False) if apart else (True,)
@@ -73,7 +73,7 @@ def forms(model) -> list[Form]:
 
 
 class Net(nn.Module):
-  """The network of `config.model` with the weights of our tree `params`: `[B, 3, S, S]` to logits."""
+  """The network of `config.model` with the weights `params` of this project: `[B, 3, S, S]` to logits."""
 
   def __init__(self, model, params: Mapping, form: Form):
     super().__init__()
@@ -84,7 +84,7 @@ class Net(nn.Module):
       add(name, np.asarray(params[name]['kernel']), np.asarray(params[name]['bias']))
 
   def _groups(self, name: str) -> int:
-    """Towers that do not see each other's maps at a layer."""
+    """Returns the number of groups of a layer: 1 where the towers exchange their maps."""
     shared = self.model[name].exchange or name == self.model.layers[0]
     return 1 if shared else self.model.towers
 
@@ -103,7 +103,7 @@ class Net(nn.Module):
     self.parts[name] = nn.ModuleList(convs)
 
   def _add_dense(self, name: str, kernel: np.ndarray, bias: np.ndarray) -> None:
-    if name == self.model.layers[-1]:  # towers give parts of one sum
+    if name == self.model.layers[-1]:  # the partial sums of the towers are added
       weight = kernel.reshape(-1, kernel.shape[-1]).T
     else:
       weight = kernel.transpose(0, 2, 1).reshape(-1, kernel.shape[1])
@@ -114,7 +114,7 @@ class Net(nn.Module):
     for name in self.model.layers:
       if is_dense(name):
         x = torch.cat(xs, 1) if len(xs) > 1 else xs[0]
-        if x.ndim == 4:  # pixels, then maps, as our kernel has it
+        if x.ndim == 4:  # the order of our kernel: pixels, then maps
           x = x.permute(0, 2, 3, 1).flatten(1)
         xs = [self.parts[name](x)]
       else:
@@ -181,7 +181,7 @@ def _with(part: nn.Module, weight: np.ndarray, bias: np.ndarray) -> nn.Module:
 
 
 class Trainer:
-  """Steps of the network in one form, with the update of the recipe (its decay and momentum)."""
+  """Trains the network in one form with the update rule of the recipe (its decay and momentum)."""
 
   def __init__(self, config, params: Mapping, form: Form, device: str, compiled: bool = False):
     self.device, self.bfloat16 = device, config.model.dtype == 'bfloat16'
@@ -202,7 +202,7 @@ class Trainer:
     self.call = torch.compile(self.net) if compiled else self.net
 
   def put(self, images: np.ndarray) -> Tensor:
-    """uint8 `[B, S, S, 3]` to the device, as float `[B, 3, S, S]`."""
+    """Copies uint8 `[B, S, S, 3]` to the device; returns float `[B, 3, S, S]`."""
     images = torch.from_numpy(images).to(self.device, non_blocking=True)
     return images.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.layout)
 
@@ -211,7 +211,7 @@ class Trainer:
       return self.call(self.put(images)).float()
 
   def step(self, batch: Mapping[str, np.ndarray]) -> float:
-    """One update; returns the loss."""
+    """Trains one step and returns the loss."""
     self.net.train()
     labels = torch.from_numpy(batch['label']).long().to(self.device)
     loss = F.cross_entropy(self.logits(batch['image']), labels)
@@ -230,12 +230,12 @@ Work = Callable[[Trainer, Mapping[str, np.ndarray]], object]
 
 
 def predict(trainer: Trainer, batch: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Classifies the images of a batch."""
+  """Returns the probabilities of the images of a batch."""
   return trainer.probabilities(batch['image'])
 
 
 def fastest_form(config, params: Mapping, device: str, work: Work) -> tuple[Form, dict[str, float]]:
-  """The form in which `work` is fastest, and the images a second of each form."""
+  """Returns the form in which `work` is fastest, and the images per second of each form."""
   inputs, trials = sides.batches(config), {}
   for form in forms(config.model):
     call = functools.partial(work, Trainer(config, params, form, device))
@@ -249,11 +249,11 @@ def fastest_form(config, params: Mapping, device: str, work: Work) -> tuple[Form
 def racers(
   config, params: Mapping, form: Form, device: str, work: Work
 ) -> dict[str, Callable[[Mapping[str, np.ndarray]], object]]:
-  """Those that race, as functions of a batch.
+  """Returns the PyTorch sides that are timed, by name, as functions of a batch.
 
-  On a CPU 'fair' is PyTorch in this process, whose memory `alexnet_jax.utils.memory` keeps for both sides,
-  and 'as it comes' is PyTorch in a process of its own. On a GPU 'eager' and 'compiled' (grouped,
-  channels_last) are both here.
+  On a CPU 'fair' is PyTorch in this process, with the allocator setting of `alexnet_jax.utils.memory`, and
+  'as it comes' is PyTorch as installed, in a separate process. On a GPU 'eager' and 'compiled' (grouped,
+  channels_last) both run in this process.
   """
   here = functools.partial(work, Trainer(config, params, form, device))
   if device == 'cpu':
@@ -265,7 +265,7 @@ def racers(
 def apart(
   config, params: Mapping, form: Form, work: Work
 ) -> Callable[[Mapping[str, np.ndarray]], object]:
-  """`work` in a new process, whose memory is managed as PyTorch's users have it."""
+  """Returns `work` as run in a new process with the default settings of the allocator."""
   context = multiprocessing.get_context('spawn')
   pipe, end = context.Pipe()
   context.Process(target=_serve, args=(end, config, params, form, work), daemon=True).start()
@@ -284,7 +284,7 @@ def apart(
 
 def _serve(pipe, config, params: Mapping, form: Form, work: Work) -> None:
   trainer, batches = Trainer(config, params, form, ready(os.cpu_count())), {}
-  with contextlib.suppress(EOFError):  # the race is over
+  with contextlib.suppress(EOFError):  # the benchmark has ended
     while True:
       key, batch = pipe.recv()
       if batch is not None:
@@ -293,7 +293,7 @@ def _serve(pipe, config, params: Mapping, form: Form, work: Work) -> None:
 
 
 def ready(threads: int) -> str:
-  """Sets PyTorch up for speed; returns the device: 'cuda' or 'cpu'."""
+  """Configures PyTorch for speed and returns the device: 'cuda' or 'cpu'."""
   torch.set_num_threads(threads)
   torch.backends.cudnn.benchmark = True
   return 'cuda' if torch.cuda.is_available() else 'cpu'

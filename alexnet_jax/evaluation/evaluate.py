@@ -277,8 +277,10 @@ def evaluate(
 
   Args:
     config: a whole config. It names the data (the canvas is that of the networks), the `eval` values
-    and the mesh. workdirs: the folders of the runs. which: the checkpoint of each run: best, latest or
-    a step. weights: one for each workdir, or empty for equal weights. They are scaled to add up to 1.
+      and the mesh.
+    workdirs: the folders of the runs.
+    which: the checkpoint of each run: best, latest or a step.
+    weights: one for each workdir, or empty for equal weights. They are scaled to add up to 1.
     search: whether to search the weights that make the fewest errors on the same images, and use them.
 
   Returns:

@@ -163,9 +163,9 @@ def from_caffe(path: str | os.PathLike, model: ConfigDict | FrozenConfigDict | N
   fine-tuned networks have (`fc8_flickr`), is read as fc8.
 
   Args:
-    path: the file. model: `config.model`; by default that of the recipe that `recipe_of` finds. With
-    `num_classes` 0 the number
-      of classes is that of the file.
+    path: the file.
+    model: `config.model`; by default that of the recipe that `recipe_of` finds. With `num_classes` 0 the
+      number of classes is that of the file.
 
   Returns:
     float32 NumPy arrays, `params[layer]['kernel' | 'bias']`.

@@ -1,1 +1,1 @@
-"""What this project does on a GPU, proved and measured by one command: `python -m benchmarks.gpu`."""
+"""Tests and measures this project on a GPU with one command: `python -m benchmarks.gpu`."""

@@ -1,30 +1,31 @@
-"""Proves and measures everything on a GPU, in order of worth, inside a time budget.
+"""Tests and measures the project on a GPU within a time budget, the most important stages first.
 
   python -m benchmarks.gpu --output=DIR [--minutes=25] [--stages=a,b,...] [--cifar10=folder:PATH]
 
 Stages (--stages takes letters or names, --list prints them all):
 
-  a  what the device can do at most: matrix products in bfloat16, TF32 and float32, and a copy
-  b  correctness: every layer against float64; the network against PyTorch's, and a step against the CPU's;
-     equal bits over two runs and over a resume; the program of two devices, lowered for CUDA
-  c  training steps beside PyTorch, eager and compiled
-  d  inference beside PyTorch
-  e  each layer beside its floor
-  f  what the GPU layers gain over the plain ones
-  g  images a second that the host delivers, and whether training waits for them
-  h  peak memory and time to compile
-  i  hours of 90 epochs of ImageNet, by arithmetic
-  j  a real training on CIFAR-10 photographs, of as many epochs as fit (needs --cifar10)
+  a  peak rates of the device: matrix products in bfloat16, TF32 and float32, and a copy
+  b  correctness: every layer against float64; the network against PyTorch's network, and a step against the
+     same step on the CPU; equal bits over two runs and over a resume; the two-device program for CUDA
+  c  speed of training steps, compared with PyTorch eager and compiled
+  d  speed of inference, compared with PyTorch
+  e  time of each layer, compared with its lower bound
+  f  speed-up of the GPU layers over the reference layers
+  g  images per second that the host delivers, and whether training waits for them
+  h  peak memory and compile time
+  i  hours of 90 epochs of ImageNet, computed from the speeds
+  j  a training run on CIFAR-10 photographs, for as many epochs as fit (needs --cifar10)
 
-Each stage runs in a process of its own and writes DIR/STAGE.json when it ends. Run again, the command goes
-on with the stages that have not ended well with the same code, settings and device. A stage that would not
-fit into what is left of --minutes is skipped. DIR/summary.json says what ran, failed and was skipped.
-Correctness comes first: c and d need the stage that compares losses, e and f the one that checks layers. The
-exit code is 0, or 3 where a stage failed, which the last line names.
+Each stage runs in a separate process and writes DIR/STAGE.json when it ends. The same command resumes: it
+repeats only the stages that have not succeeded with the same code, settings and device. A stage whose
+estimated time exceeds the rest of --minutes is skipped. DIR/summary.json lists the stages that ran,
+failed or were skipped. Correctness comes first: c and d need the stage that compares losses, and e and f
+need the stage that checks layers. The exit code is 0, or 3 if a stage failed; the last line names the
+failed stages.
 
-Without a GPU the stages run small on the CPU, which tests the command and measures nothing of use. Without
-PyTorch the peer's figures are null, with the reason. TensorFlow is not needed.
-`python -m benchmarks.gpu.tables DIR` renders the results.
+Without a GPU the stages run on the CPU at a small size, which tests the command; the figures have no use
+then. Without PyTorch its figures are null, and the reason is recorded. TensorFlow is not needed. `python
+-m benchmarks.gpu.tables DIR` renders the results.
 """
 
 import argparse
@@ -36,14 +37,14 @@ import sys
 from benchmarks.gpu import plan
 from benchmarks.gpu.plan import Stage
 
-_HALF = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.45'}  # PyTorch takes memory beside JAX
-# Lowering needs no GPU, but a mesh of four devices.
+_HALF = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.45'}  # PyTorch allocates memory on the same GPU
+# Lowering needs no GPU, but it needs a mesh of four devices.
 _FOUR_CPUS = {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '4'}
 _LOSSES = ('correct_network',)
 
 
 def _point(kind: str, letter: str, dtype: str, batch: int, estimate: float) -> Stage:
-  """A stage that times one dtype and batch."""
+  """Returns a stage that times one dtype and batch size."""
   return Stage(
     f'{kind}_{dtype}_{batch}',
     letter,
@@ -57,7 +58,7 @@ def _point(kind: str, letter: str, dtype: str, batch: int, estimate: float) -> S
 
 
 def _of_layers(name: str, letter: str, what: str, dtype: str, estimate: float) -> Stage:
-  """A stage that times layers at batch 128."""
+  """Returns a stage that times layers at batch size 128."""
   return Stage(
     f'{name}_{dtype}',
     letter,
@@ -157,25 +158,29 @@ STAGES = (
 
 
 def parse(args: list[str] | None = None) -> argparse.Namespace:
-  """The command line, checked."""
+  """Parses and checks the command line."""
   parser = argparse.ArgumentParser(
     prog='python -m benchmarks.gpu',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--output', type=pathlib.Path, help='folder of the results')
-  parser.add_argument('--minutes', type=float, default=25.0, help='of the whole command (25)')
-  parser.add_argument('--stages', default='', help='letters or names, with commas; all')
+  parser.add_argument('--output', type=pathlib.Path, help='folder for the results')
+  parser.add_argument(
+    '--minutes', type=float, default=25.0, help='time budget of the command in minutes (default 25)'
+  )
+  parser.add_argument(
+    '--stages', default='', help='letters or names of stages, separated by commas (default: all)'
+  )
   parser.add_argument('--cifar10', default='', help='folder:PATH or store:PATH')
   parser.add_argument(
     '--small',
     action=argparse.BooleanOptionalAction,
     help='run small stages; without a GPU the default',
   )
-  parser.add_argument('--list', action='store_true', help='print the stages and end')
+  parser.add_argument('--list', action='store_true', help='print the stages and exit')
   options = parser.parse_args(args)
   if not options.list and not options.output:
-    parser.error('--output=DIR is needed: the folder of the results')
+    parser.error('--output=DIR is required: the folder for the results')
   if not options.minutes > 0:
     parser.error(f'--minutes={options.minutes:g}: it must be positive')
   if options.cifar10:
@@ -192,7 +197,7 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
 
 
 def device() -> tuple[str, str]:
-  """The platform and the name of JAX's device, asked in a process of its own, which then lets it go."""
+  """Returns the platform and name of JAX's device, read in a separate process that releases the device."""
   program = 'import jax, json; d = jax.devices()[0]; print(json.dumps([d.platform, d.device_kind]))'
   done = subprocess.run(
     [sys.executable, '-c', program], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Stages that run `main.py` itself: bits over two runs and over a resume (b), and a real training (j)."""
+"""Stages that run `main.py`: equal bits over two runs and over a resume (b), and a training run (j)."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +17,9 @@ from safetensors.numpy import load_file
 
 from benchmarks.gpu import plan
 
-# XLA refuses names that it does not know, and has renamed this switch before.
+# XLA rejects unknown flags, and this flag has been renamed before.
 _DETERMINISTIC = ('--xla_gpu_deterministic_ops=true', '--xla_gpu_exclude_nondeterministic_ops=true')
-# What makes `configs/alexnet.py` small, on the synthetic set.
+# Overrides that make `configs/alexnet.py` small, on the synthetic set.
 _TINY = {
   'model.width': 1 / 16,
   'model.input_size': 67,
@@ -30,21 +30,21 @@ _SYNTHETIC = {'data.source': 'synthetic', 'log.tensorboard': False, 'mesh': '1,1
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
-  """Config values as flags of `main.py`."""
+  """Returns config values as flags of `main.py`."""
   return [f'--config.{key}={value}' for key, value in values.items()]
 
 
 def main_py(*args: str, seconds: float, share: float = 0.8, flags: str = '') -> str:
-  """Runs `main.py` to its end; returns its last line.
+  """Runs `main.py` to its end and returns the JSON of its last line.
 
   Args:
-    *args: of the command.
-    seconds: it may take.
-    share: of the GPU's memory that JAX may take.
-    flags: more XLA flags.
+    *args: arguments of the command.
+    seconds: time limit in seconds.
+    share: share of the GPU's memory that JAX may allocate.
+    flags: additional XLA flags.
 
   Raises:
-    RuntimeError: it failed; the message has the end of what it printed.
+    RuntimeError: the command failed; the message has the end of its output.
   """
   env = os.environ | {'XLA_PYTHON_CLIENT_MEM_FRACTION': str(share)}
   env['XLA_FLAGS'] = f'{env.get("XLA_FLAGS", "")} {flags}'.strip()
@@ -60,19 +60,19 @@ def main_py(*args: str, seconds: float, share: float = 0.8, flags: str = '') -> 
 
 
 def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a run's log."""
+  """Returns the lines of a run's metrics.jsonl."""
   return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
 
 
 def fresh(folder: pathlib.Path) -> pathlib.Path:
-  """An empty folder in place of what was there."""
+  """Returns an empty folder; a previous folder of that name is removed."""
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir(parents=True)
   return folder
 
 
 def _deterministic_switch() -> str:
-  """The switch that this XLA knows."""
+  """Returns the deterministic-operations flag that this version of XLA accepts."""
   program = 'import jax; jax.block_until_ready(jax.numpy.ones(3) + 1)'
   for switch in _DETERMINISTIC:
     env = os.environ | {'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {switch}'}
@@ -85,7 +85,7 @@ def _deterministic_switch() -> str:
 
 
 def _weights(workdir: pathlib.Path, seconds: float) -> dict[str, np.ndarray]:
-  """The weights of a run's last checkpoint."""
+  """Returns the weights of a run's last checkpoint."""
   path = workdir / 'weights.safetensors'
   args = ('--mode=export', f'--workdir={workdir}', '--format=safetensors', f'--output={path}')
   main_py(*args, '--checkpoint=latest', seconds=seconds, share=0.2)
@@ -93,12 +93,12 @@ def _weights(workdir: pathlib.Path, seconds: float) -> dict[str, np.ndarray]:
 
 
 def _equal(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> bool:
-  """Whether two sets of arrays have the same bits."""
+  """Returns whether two sets of arrays have the same bits."""
   return a.keys() == b.keys() and all(a[k].tobytes() == b[k].tobytes() for k in a)
 
 
 def reproducible(context: plan.Context) -> dict[str, Any]:
-  """Two runs with the deterministic switch, and one that stops half way and resumes: equal bits.
+  """Checks that two deterministic runs, and a run that is stopped and resumed, give equal bits.
 
   Raises:
     RuntimeError: the weights or the losses of two runs differ, or training changed nothing.
@@ -148,7 +148,7 @@ def reproducible(context: plan.Context) -> dict[str, Any]:
 def waiting(
   context: plan.Context, source: str, batch: int, seconds: float
 ) -> dict[str, float | int]:
-  """A training by `main.py` on a source, and the share of its time that it waited for images."""
+  """Trains with `main.py` on a source; returns the share of its time that it waited for images."""
   workdir = fresh(context.output / 'work' / 'waiting')
   every = 2 if context.small else 20
   values = _SYNTHETIC | {
@@ -164,7 +164,9 @@ def waiting(
   main_py(
     '--config=configs/alexnet.py', f'--workdir={workdir}', *overrides(values), seconds=seconds
   )
-  rows = [row for row in metrics(workdir) if 'data_wait_frac' in row][1:]  # the first compiles
+  rows = [row for row in metrics(workdir) if 'data_wait_frac' in row][
+    1:
+  ]  # the first interval includes compilation
   shutil.rmtree(workdir)
   if not rows:
     raise RuntimeError(f'the run on {source} wrote no data_wait_frac')
@@ -181,10 +183,10 @@ def waiting(
 
 
 def cifar10(context: plan.Context) -> dict[str, Any]:
-  """A training of `conv_local_11pct` on CIFAR-10, of as many epochs as fit, and its error.
+  """Trains `conv_local_11pct` on CIFAR-10 for as many epochs as fit and returns its error.
 
-  Two short runs, of one epoch and of three, tell how long an epoch takes. Where not all of the config's
-  epochs fit, the boundaries of its schedule move in proportion.
+  Two short runs of one and of three epochs measure the time of an epoch. If not all of the config's epochs
+  fit, the boundaries of its schedule are scaled in proportion.
 
   Raises:
     plan.Skip: no source was given.

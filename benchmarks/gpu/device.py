@@ -1,9 +1,9 @@
-"""What the device is and what it can do at most, and how work on it is timed.
+"""Describes the device, measures its peak rates, and times work on it.
 
-A GPU works while the host goes on. So a round starts many calls, waits for the last one only, and divides;
-inputs lie on the device before the clock starts. Sides take turns round by round, after a warm-up that
-compiles and brings the clocks up. Arrays are random, as a product of zeros or ones draws less power and can
-run faster than one of real data.
+A GPU works asynchronously. A round therefore starts many calls, waits for the last one only, and divides
+the time by their number. Inputs are on the device before the clock starts. The sides are timed
+alternately, after a warm-up that compiles and raises the GPU's clock rates. Arrays are random, because a
+product of zeros or ones draws less power and can run faster than a product of real data.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ NO_CUDA = 'PyTorch has no CUDA device'
 
 
 class Work(NamedTuple):
-  """Something to time: `call(i)` starts the i-th piece of work and `wait(what it gave)` waits for it."""
+  """Work to time: `call(i)` starts the i-th call and `wait(result)` waits for its result."""
 
   call: Callable[[int], Any]
   wait: Callable[[Any], Any]
@@ -35,13 +35,13 @@ class Work(NamedTuple):
 def race(
   works: Mapping[str, Work], rounds: int, seconds: float, warm: float
 ) -> dict[str, list[float]]:
-  """Seconds a call of each side in each round, the sides in turns.
+  """Times the sides alternately; returns the seconds per call of each side in each round.
 
   Args:
-    works: the sides.
-    rounds: that count.
-    seconds: about the length of a round of one side.
-    warm: seconds of calls before the first round, of each side.
+    works: the sides by name.
+    rounds: number of timed rounds.
+    seconds: approximate length of a round of one side.
+    warm: seconds of warm-up calls of each side before the first round.
   """
   counts = {name: _warmed(work, warm, seconds) for name, work in works.items()}
   found: dict[str, list[float]] = {name: [] for name in works}
@@ -52,7 +52,7 @@ def race(
 
 
 def timed(work: Work, count: int) -> float:
-  """Seconds a call, of `count` calls started one after the other."""
+  """Returns the seconds per call of `count` calls that are started one after the other."""
   began = time.perf_counter()
   given = None
   for i in range(count):
@@ -62,8 +62,8 @@ def timed(work: Work, count: int) -> float:
 
 
 def _warmed(work: Work, warm: float, seconds: float) -> int:
-  """Calls for `warm` seconds; returns how many calls take about `seconds`."""
-  work.wait(work.call(0))  # compiles
+  """Calls `work` for `warm` seconds; returns the number of calls that take about `seconds`."""
+  work.wait(work.call(0))  # the first call compiles
   began, count = time.perf_counter(), 1
   took = timed(work, count)
   while time.perf_counter() - began < warm:
@@ -72,12 +72,12 @@ def _warmed(work: Work, warm: float, seconds: float) -> int:
 
 
 def of_jax(function: Callable, *args: Any) -> Work:
-  """A compiled function of arrays that stay the same."""
+  """Returns work that calls a compiled function with the same arrays every time."""
   return Work(lambda _: function(*args), jax.block_until_ready)
 
 
 def spread(values: list[float], scale: float = 1.0) -> dict[str, float]:
-  """Median, least, most and number of rounds, times `scale`, of four significant digits."""
+  """Returns median, minimum, maximum and number of rounds, times `scale`, to four significant digits."""
 
   def shown(value):
     return float(f'{value * scale:.4g}')
@@ -91,19 +91,19 @@ def spread(values: list[float], scale: float = 1.0) -> dict[str, float]:
 
 
 def ratio(slow: list[float], quick: list[float]) -> float:
-  """How many times as fast `quick` is: the median of the ratios within the rounds."""
+  """Returns the speed-up of `quick` over the other side: the median of the ratios within the rounds."""
   return round(statistics.median(a / b for a, b in zip(slow, quick, strict=True)), 3)
 
 
 def settings(small: bool) -> dict[str, Any]:
-  """Rounds and seconds of a race."""
+  """Returns the number of rounds and the seconds of a comparison."""
   if small:
     return {'rounds': 2, 'seconds': 0.01, 'warm': 0.0}
   return {'rounds': 7, 'seconds': 0.25, 'warm': 1.0}
 
 
 def torch_reason() -> str | None:
-  """Why PyTorch cannot be the peer; None where it can."""
+  """Returns the reason why PyTorch cannot be compared with; None if it can."""
   if importlib.util.find_spec('torch') is None:
     return NO_TORCH
   import torch
@@ -114,7 +114,7 @@ def torch_reason() -> str | None:
 
 
 def set_up_torch(tf32: bool) -> str:
-  """Readies PyTorch, with TF32 in float32 products or without it; returns its device."""
+  """Configures PyTorch with or without TF32 in float32 products; returns its device."""
   import torch
 
   torch.backends.cudnn.benchmark = True
@@ -124,7 +124,7 @@ def set_up_torch(tf32: bool) -> str:
 
 
 def clocks() -> dict[str, str] | None:
-  """Clocks, power and temperature of the GPU now; None where there is no nvidia-smi."""
+  """Returns clock rates, power and temperature of the GPU now; None without nvidia-smi."""
   fields = ('clocks.sm', 'clocks.mem', 'power.draw', 'temperature.gpu', 'driver_version')
   command = ['nvidia-smi', f'--query-gpu={",".join(fields)}', '--format=csv,noheader']
   try:
@@ -137,12 +137,12 @@ def clocks() -> dict[str, str] | None:
 
 
 def describe() -> dict[str, Any]:
-  """The machine, with its clocks now: what every result on it carries."""
+  """Returns the description of the machine that is part of every result, with its clock rates now."""
   return {'hardware': machine.hardware() | _cuda_versions(), 'clocks': clocks()}
 
 
 def _cuda_versions() -> dict[str, str]:
-  """The versions of CUDA that JAX and PyTorch run on; nothing without a GPU."""
+  """Returns the versions of CUDA that JAX and PyTorch use; empty without a GPU."""
   if jax.default_backend() == 'cpu':
     return {}
   versions = {'jax backend': jax.extend.backend.get_backend().platform_version.replace('\n', ', ')}
@@ -160,9 +160,9 @@ def _cuda_versions() -> dict[str, str]:
 
 
 def ceilings(context: plan.Context) -> dict[str, Any]:
-  """Rates of a large matrix product and of a copy, in JAX and in PyTorch."""
+  """Measures the rates of a large matrix product and of a copy, in JAX and in PyTorch."""
   side = 256 if context.small else 8192
-  count = 2**20 if context.small else 2**30  # bytes copied
+  count = 2**20 if context.small else 2**30  # size of the copied array in bytes
   race_settings = settings(context.small)
   works = _jax_ceilings(side, count)
   reason = torch_reason()
@@ -201,7 +201,7 @@ def _jax_ceilings(side: int, count: int) -> dict[str, Work]:
 
 
 def _race_torch(side: int, count: int, race_settings: Mapping[str, Any]) -> dict[str, list[float]]:
-  """PyTorch's turn, on its own: TF32 is a switch of the whole process there."""
+  """Measures PyTorch separately, because its TF32 setting applies to the whole process."""
   import torch
 
   times: dict[str, list[float]] = {}
@@ -220,7 +220,7 @@ def _race_torch(side: int, count: int, race_settings: Mapping[str, Any]) -> dict
 
 
 def torch_wait(_: Any) -> None:
-  """Waits for everything that PyTorch has started on a GPU."""
+  """Waits for all work that PyTorch has started on a GPU."""
   import torch
 
   if torch.cuda.is_available():

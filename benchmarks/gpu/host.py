@@ -1,7 +1,7 @@
-"""Stage g: how many images a second the host delivers, and whether a training run waits for them.
+"""Stage g: the images per second that the host delivers, and whether a training run waits for them.
 
-The stores are made here, with NumPy alone, of random pictures whose spectrum falls as that of photographs
-does (1/f), so that a JPEG of one has about the bytes of a photograph's. Nothing here needs TensorFlow.
+The stores are written with NumPy alone and hold random images with the 1/f spectrum of photographs, so that
+their JPEG files have about the size of a photograph's. This stage does not need TensorFlow.
 """
 
 import contextlib
@@ -22,15 +22,15 @@ from benchmarks.gpu import commands, device, plan
 _BLOCK, _HEADER = (
   2**16,
   24,
-)  # of ArrayRecord's file format, as `alexnet_jax.data.store.records` reads it
+)  # the block size of the ArrayRecord format, which `alexnet_jax.data.store.records` reads
 _QUALITY, _SUBSAMPLING = 95, '420'
 _CLASSES = 10
-_DEVIATION = 55.0  # of the pixels, in grey levels
+_DEVIATION = 55.0  # standard deviation of the pixels in grey levels
 _BATCH = 128
 
 
 def picture(rng: np.random.Generator, size: int) -> np.ndarray:
-  """A random colour picture with a 1/f spectrum, uint8 `[size, size, 3]`."""
+  """Returns a random colour image with a 1/f spectrum, uint8 `[size, size, 3]`."""
   frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
   frequency[0, 0] = 1.0
   noise = rng.standard_normal((4, *frequency.shape)) + 1j * rng.standard_normal(
@@ -38,14 +38,14 @@ def picture(rng: np.random.Generator, size: int) -> np.ndarray:
   )
   layers = np.fft.irfft2(noise / frequency, (size, size))
   layers /= layers.std((1, 2), keepdims=True)
-  colours = layers[:1] + 0.3 * layers[1:]  # channels of a photograph are much alike
+  colours = layers[:1] + 0.3 * layers[1:]  # the channels of a photograph are strongly correlated
   return np.clip(128 + _DEVIATION * colours.transpose(1, 2, 0), 0, 255).astype(np.uint8)
 
 
 def write_store(folder: pathlib.Path, form: str, images: list[np.ndarray]) -> float:
-  """Writes a store of canvases that `store:PATH` reads; returns the mean bytes of an image.
+  """Writes a store of canvases that `store:PATH` reads; returns the mean bytes per image.
 
-  It holds what the reader uses and no more: no TFDS metadata, and no ArrayRecord headers.
+  It holds only the parts that the reader uses: no TFDS metadata and no ArrayRecord headers.
   """
   folder.mkdir(parents=True)
   payloads = [
@@ -85,7 +85,7 @@ def write_store(folder: pathlib.Path, form: str, images: list[np.ndarray]) -> fl
 
 
 def delivered(source: str, size: int, threads: int, seconds: float) -> float:
-  """Images a second that the pipeline makes of a source, streamed, in so many threads."""
+  """Returns the images per second that the pipeline reads from a source with `threads` threads."""
   data = recipes.get('original').data
   data.source, data.cache_mib, data.threads, data.canvas.size = source, 0, threads, size
   with contextlib.closing(open_dataset(data, 0)) as dataset:
@@ -100,7 +100,7 @@ def delivered(source: str, size: int, threads: int, seconds: float) -> float:
 
 
 def input_path(context: plan.Context) -> dict[str, Any]:
-  """Images a second from a raw and a JPEG store, by threads, and a run of `main.py` on each store."""
+  """Measures images per second from a raw and a JPEG store by threads, and runs `main.py` on each store."""
   folder = commands.fresh(context.output / 'work' / 'input')
   size, count = (72, 160) if context.small else (256, 1024)
   seconds, batch = (0.2, 16) if context.small else (3.0, 256)
@@ -116,7 +116,7 @@ def input_path(context: plan.Context) -> dict[str, Any]:
       str(threads): delivered(source, size, threads, seconds) for threads in numbers
     }
     if context.small and form == 'raw':
-      continue  # one run of main.py shows that it works
+      continue  # in a small stage one run of main.py suffices
     result['main_py'][form] = commands.waiting(context, source, batch, context.seconds)
   commands.fresh(folder)
   return result | device.describe()

@@ -1,7 +1,7 @@
-"""Stages e and f: the time of each layer beside its floor, and what each GPU layer gains.
+"""Stages e and f: the time of each layer, its lower bound, and the speed-up of each GPU layer.
 
-The floor of a layer is the larger of two times: its products at the rate of a large matrix product, and its
-arrays, each read once and written once, at the rate of a copy.
+The lower bound of a layer's time is the larger of two times: its products at the rate of a large matrix
+product, and one read and one write of its arrays at the rate of a copy.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,17 +25,17 @@ from benchmarks import machine, profile_step, sides
 from benchmarks.gpu import correct, device, plan, racers
 from benchmarks.layers import LAYERS
 
-_SETS = 3  # of inputs in turn, so that no call finds its input in the cache
-_AGREE = {'float32': 3e-3, 'bfloat16': 3e-2}  # a float32 product may be of TF32
+_SETS = 3  # sets of inputs that take turns, so that no call finds its input in the cache
+_AGREE = {'float32': 3e-3, 'bfloat16': 3e-2}  # a float32 product may use TF32
 _DENSE = {'fc6': (9216, 2048), 'fc7': (4096, 2048), 'fc8': (2048, 1000)}
 _TOWERS = 2
-_STEPS = 5  # traced
+_STEPS = 5  # number of traced steps
 
 Arrays = list[jax.Array]
 
 
 class Inputs:
-  """Random arrays on the device."""
+  """Returns random arrays on the device."""
 
   def __init__(self, dtype: str):
     self.dtype, self.rng = dtype, np.random.default_rng(0)
@@ -45,7 +45,7 @@ class Inputs:
 
 
 def both_ways(layer: Callable, sets: list[Arrays], of_image: bool = False) -> device.Work:
-  """A layer and the gradients of all its arguments (not of an image), compiled, on sets in turn."""
+  """Returns work that runs a compiled layer with the gradients of all arguments but images."""
 
   def both(g, *arrays):
     if of_image:
@@ -79,7 +79,7 @@ def shapes(name: str, batch: int, small: bool) -> tuple[str, dict, list[tuple[in
 
 
 def _floor(kind: str, arrays: list[tuple[int, ...]], out: tuple[int, ...], item: int) -> dict:
-  """FLOP and bytes of a layer, forward and backward."""
+  """Returns the FLOP and the bytes of a layer, forward and backward."""
   elements = [math.prod(shape) for shape in arrays]
   of_image = kind == 'conv' and arrays[0][-1] == 3
   flops = 0.0
@@ -91,10 +91,10 @@ def _floor(kind: str, arrays: list[tuple[int, ...]], out: tuple[int, ...], item:
 
 
 def layer_table(context: plan.Context) -> dict[str, Any]:
-  """Milliseconds of each layer in use, forward and backward, and its share of the roofline.
+  """Measures the milliseconds of each layer, forward and backward, and its share of the roofline.
 
-  One tower of two, alone: in the network some layers are fused with their neighbours. What a training step
-  spends by layer is under `traced`.
+  The layers are one tower of two and run alone; in the network XLA fuses some layers with their neighbours.
+  `traced` holds the time of each layer within a training step.
   """
   dtype, batch = context.arguments['dtype'], racers.batch_of(context)
   measured = context.result_of('ceilings')
@@ -124,12 +124,12 @@ def layer_table(context: plan.Context) -> dict[str, Any]:
 
 
 def _settings(small: bool) -> dict[str, Any]:
-  """Shorter rounds than those of whole steps."""
+  """Returns rounds that are shorter than the rounds of whole steps."""
   return device.settings(True) if small else {'rounds': 5, 'seconds': 0.1, 'warm': 0.2}
 
 
 def _traced(context: plan.Context, dtype: str, batch: int) -> dict[str, Any]:
-  """The share of each layer in the time of a training step, by the profiler; a reason where it fails."""
+  """Returns the share of each layer in a training step, from the profiler, or the reason of its failure."""
   config = racers.network(context.small, dtype, batch)
   ours = racers.Ours(config, sides.batches(config))
   work = ours.training()
@@ -149,10 +149,10 @@ def _traced(context: plan.Context, dtype: str, batch: int) -> dict[str, Any]:
 
 
 def operations(folder: pathlib.Path, program: str) -> dict[tuple[str, str], float]:
-  """Nanoseconds by layer and direction, from the trace in a folder and the text of the program.
+  """Returns nanoseconds by layer and direction, from the trace in a folder and the text of the program.
 
-  On a CPU an event has the name of an instruction; on a GPU it has that of a kernel, and the instruction
-  is its `hlo_op`.
+  On a CPU the name of an event is an instruction. On a GPU it is a kernel, and its `hlo_op` names the
+  instruction.
   """
   names = dict(profile_step._INSTRUCTION.findall(program))
   spent: dict[tuple[str, str], float] = {}
@@ -162,7 +162,7 @@ def operations(folder: pathlib.Path, program: str) -> dict[tuple[str, str], floa
   for plane in devices or planes:
     for line in plane.lines:
       if devices and not line.name.startswith('Stream'):
-        continue  # the same events once more, summed up
+        continue  # a line that sums up the same events
       for event in line.events:
         key = dict(event.stats).get('hlo_op') if devices else event.name
         if key in names:
@@ -175,7 +175,7 @@ def operations(folder: pathlib.Path, program: str) -> dict[tuple[str, str], floa
 
 
 def _forms(name: str) -> tuple[str, dict[str, Callable]]:
-  """The layer of the table that a comparison is about, and its forms; the first is the plain one."""
+  """Returns the kind of layer that is compared and its forms; the first form is the reference layer."""
   kind, constants, *_ = LAYERS[name.split()[0]]
   partial = functools.partial
   plain = {'plain': partial(getattr(reference, kind), **constants)}
@@ -210,10 +210,10 @@ _COMPARED = (
 
 
 def fast_layers(context: plan.Context) -> dict[str, Any]:
-  """How many times as fast as the plain layer each GPU layer is, forward and backward together.
+  """Measures the speed-up of each GPU layer over the reference layer, forward and backward together.
 
   Raises:
-    RuntimeError: a form gives other numbers than the plain layer.
+    RuntimeError: the numbers of a form differ from the reference layer.
   """
   dtype, batch = context.arguments['dtype'], racers.batch_of(context)
   draw, found = Inputs(dtype), {}
@@ -240,20 +240,20 @@ def fast_layers(context: plan.Context) -> dict[str, Any]:
 
 
 def _agree(name: str, works: Mapping[str, device.Work], tolerance: float, last: float) -> None:
-  """Raises RuntimeError where a form's value or gradients differ from the first one's.
+  """Raises RuntimeError if the value or the gradients of a form differ from those of the first form.
 
-  `last` is the tolerance of the last gradient, that of a bias.
+  `last` is the tolerance of the last gradient, which is the gradient of a bias.
   """
   results = {form: jax.tree.leaves(jax.device_get(w.call(0))) for form, w in works.items()}
   expected = next(iter(results.values()))
   for form, arrays in results.items():
     apart = [correct.error(a, b) for a, b in zip(arrays, expected, strict=True)]
     if not (max(apart[:-1]) <= tolerance and apart[-1] <= last):
-      raise RuntimeError(f'{name}, {form}: differs from the plain layer by {apart}')
+      raise RuntimeError(f'{name}, {form}: differs from the reference layer by {apart}')
 
 
 class JoinedConv(towers.TowerConv):
-  """`TowerConv` with the towers as one convolution: joined where they share their input, else grouped."""
+  """Replaces `TowerConv` by one convolution: joined where the towers share their input, else grouped."""
 
   @nn.compact
   def __call__(self, xs):
@@ -264,7 +264,7 @@ class JoinedConv(towers.TowerConv):
 
 
 def variants(context: plan.Context, dtype: str) -> dict[str, dict[str, Callable]]:
-  """Replacements of `models.layers`, by name of a variant; those that a stage found fastest."""
+  """Returns the replacements in `models.layers` for each variant, in the forms that a stage found fastest."""
   found = (context.result_of(f'fast_layers_{dtype}') or {}).get('layers', {})
   norm = found.get('norm1', {}).get('fastest', 'fused')
   if norm == 'plain':
@@ -288,7 +288,7 @@ _PLAIN = ('conv', 'tower_convs', 'local_response_norm', 'map_response_norm', 'ma
 
 @contextlib.contextmanager
 def replaced(functions: Mapping[str, Callable]):
-  """Has networks that are traced inside use the plain layers, or other functions for some of them."""
+  """Within this context, networks are traced with the reference layers or with the given functions."""
   plain = {n: getattr(reference, n) for n in _PLAIN if hasattr(reference, n)}
   with contextlib.ExitStack() as stack:
     for name, function in (plain | dict(functions)).items():
@@ -298,10 +298,10 @@ def replaced(functions: Mapping[str, Callable]):
 
 
 def fast_step(context: plan.Context) -> dict[str, Any]:
-  """How many times as fast a training step is with GPU layers in place of the plain ones.
+  """Measures the speed-up of a training step by GPU layers in place of the reference layers.
 
   Raises:
-    RuntimeError: the first loss of a variant differs from the plain layers'.
+    RuntimeError: the first loss of a variant differs from the loss with the reference layers.
   """
   dtype, batch = context.arguments['dtype'], racers.batch_of(context)
   config = racers.network(context.small, dtype, batch)
@@ -312,7 +312,7 @@ def fast_step(context: plan.Context) -> dict[str, Any]:
       works[name] = racers.Ours(config, inputs).training()
     losses[name] = float(works[name].call(0))
     if not abs(losses[name] / losses['plain'] - 1) <= _AGREE[dtype]:
-      raise RuntimeError(f'the first loss differs from the plain layers: {losses}')
+      raise RuntimeError(f'the first loss differs from the reference layers: {losses}')
   times = device.race(works, **device.settings(context.small))
   result = {
     'dtype': dtype,

@@ -1,8 +1,8 @@
-"""Both sides of a race on the device: this project's network and PyTorch's, on inputs that lie there.
+"""The two sides of a comparison on the device: this project's network and PyTorch's.
 
-Neither side waits for the loss of a step, and neither copies images from the host during a round; how fast
-the host delivers is another stage. PyTorch's network is that of `benchmarks.torch_peer`, in three ways:
-eager, `torch.compile`, and `torch.compile` with CUDA graphs (mode `reduce-overhead`).
+The inputs are on the device. Neither side waits for the loss of a step or copies images from the host during
+a round; another stage measures the host. PyTorch runs the network of `benchmarks.torch_peer` in three ways:
+eager, with `torch.compile`, and with `torch.compile` and CUDA graphs (mode `reduce-overhead`).
 """
 
 import argparse
@@ -28,7 +28,7 @@ DEFAULT_FORM = (True, True, 'slices')  # channels_last, grouped towers, how LRN 
 def network(
   small: bool, dtype: str, batch: int, dropout: bool = True, rate: float = 1e-4
 ) -> FrozenConfigDict:
-  """The config of the paper's network without augmentation; narrow and small where `small`."""
+  """Returns the config of the paper's network without augmentation; narrow and small if `small`."""
   args = argparse.Namespace(recipe='paper', mesh='1,1', micro_batches=1, dtype=dtype, width=1.0)
   config = ConfigDict(sides.config_of(args, batch, dropout))
   config.optim.rate = config.optim.bias_rate = rate
@@ -38,13 +38,13 @@ def network(
 
 
 def batch_of(context: plan.Context) -> int:
-  """The batch of a stage; a small run takes a sixteenth of it."""
+  """Returns the batch size of a stage; a small run uses a sixteenth of it."""
   batch = context.arguments['batch']
   return max(8, batch // 16) if context.small else batch
 
 
 class Ours:
-  """This project's network, its inputs on the device."""
+  """This project's network, with its inputs on the device."""
 
   def __init__(self, config: FrozenConfigDict, inputs: list[sides.Batch]):
     self.side = sides.Ours(config)
@@ -55,7 +55,7 @@ class Ours:
     self.batches = [sharding.shard_batch(self.side.mesh, batch) for batch in inputs]
 
   def training(self) -> device.Work:
-    """Training steps, compiled."""
+    """Returns compiled training steps."""
     self.side.compile_step(self.inputs[0])
     return device.Work(self._step, jax.block_until_ready)
 
@@ -65,7 +65,7 @@ class Ours:
     return loss
 
   def inference(self) -> device.Work:
-    """Probabilities of images, compiled."""
+    """Returns the compiled prediction of probabilities."""
     self.side.compile_predict(self.inputs[0])
     return device.Work(self._predict, jax.block_until_ready)
 
@@ -76,7 +76,7 @@ class Ours:
 
 
 class Plain:
-  """A tree of mappings as attributes and items: PyTorch's compiler cannot trace a ConfigDict."""
+  """A tree of mappings with attributes and items, because PyTorch's compiler cannot trace a ConfigDict."""
 
   def __init__(self, tree: Mapping[str, Any]):
     for name, value in tree.items():
@@ -90,15 +90,15 @@ class Plain:
 
 
 class Peer:
-  """PyTorch's network with the same weights, its inputs on the device.
+  """PyTorch's network with the same weights, with its inputs on the device.
 
   Args:
     config: a whole config.
-    params: of `sides.Ours.params`.
+    params: the result of `sides.Ours.params`.
     form: the arguments of `torch_peer.Form`.
-    inputs: batches of the host.
+    inputs: batches on the host.
     target: PyTorch's device.
-    mode: of `torch.compile`; None for eager.
+    mode: the mode of `torch.compile`; None for eager.
   """
 
   def __init__(
@@ -120,7 +120,7 @@ class Peer:
     self.labels = [torch.from_numpy(batch['label']).long().to(target) for batch in inputs]
     self.target = target
     self.trainer.net.model = Plain(config.model.to_dict())
-    # With `fullgraph` a network that the compiler would cut into pieces fails, and is not a slow peer.
+    # With `fullgraph`, a network that the compiler would split into several graphs fails and is not timed.
     compiled = functools.partial(torch.compile, mode=mode, dynamic=False, fullgraph=True)
     self.loss = compiled(self._loss) if mode else self._loss
     self.probabilities = compiled(self._probabilities) if mode else self._probabilities
@@ -143,7 +143,7 @@ class Peer:
     return self._logits(images).softmax(-1)
 
   def training(self) -> device.Work:
-    """Training steps."""
+    """Returns training steps."""
     self.trainer.net.train()
     return device.Work(self._step, device.torch_wait)
 
@@ -157,7 +157,7 @@ class Peer:
     return loss.detach()
 
   def inference(self) -> device.Work:
-    """Probabilities of images."""
+    """Returns the prediction of probabilities."""
     self.trainer.net.eval()
     return device.Work(self._predict, device.torch_wait)
 
@@ -172,9 +172,9 @@ class Peer:
 def peers(
   context: plan.Context, config: FrozenConfigDict, params: Mapping, inputs: list[sides.Batch]
 ) -> tuple[dict[str, Peer], dict[str, str]]:
-  """The peers that race, and the reasons of those that do not.
+  """Returns PyTorch's sides by name, and the reason for each that is missing.
 
-  A form that an earlier stage found fastest is taken; compiled peers run on a GPU alone.
+  The form is the fastest one that an earlier stage found. Compiled sides run on a GPU only.
   """
   reason = device.torch_reason()
   if reason:

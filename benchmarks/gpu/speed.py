@@ -1,4 +1,4 @@
-"""Stages c, d, h and i: training and inference beside PyTorch, memory, and the arithmetic for ImageNet."""
+"""Stages c, d, h and i: training and inference compared with PyTorch, memory, and hours for ImageNet."""
 
 import dataclasses
 import itertools
@@ -18,16 +18,16 @@ from benchmarks.gpu import device, plan, racers
 _TRIAL_STEPS = 5
 _IMAGENET = 1_281_167  # training images of ILSVRC-2012
 _EPOCHS = 90
-# A float32 update reads a parameter, its gradient and its velocity, and writes the first and the last.
+# A float32 update reads a parameter, its gradient and its velocity, and writes parameter and velocity.
 _UPDATE_BYTES = 5 * 4
-# Forms that are compiled in the search for the peer's fastest, which takes half a minute each.
+# The forms of PyTorch's network that are also tried compiled; each takes half a minute to compile.
 _COMPILED_FORMS = ((True, True, 'slices'), (True, True, 'band'), (True, False, 'slices'))
 
 
 def floor_seconds(context: plan.Context, config: FrozenConfigDict) -> dict[str, float]:
-  """The least time that a training step can take: its products, and the traffic of its update.
+  """Returns the lower bound of a training step's time: its products and the memory traffic of its update.
 
-  Uses the rates that stage `ceilings` measured, or measures the product's here.
+  Uses the rates that the stage `ceilings` measured; without that stage the rates are measured here.
   """
   dtype, batch = config.model.dtype, config.train.batch_size
   table = models.layer_table(config.model)
@@ -43,7 +43,7 @@ def floor_seconds(context: plan.Context, config: FrozenConfigDict) -> dict[str, 
 
 
 def _report(times: dict[str, list[float]], batch: int, missing: dict[str, str]) -> dict[str, Any]:
-  """Speeds of all sides, and how many times as fast as each peer this project is."""
+  """Returns the speeds of all sides and the speed-up of this project over each other side."""
   speeds = {name: device.spread([batch / s for s in found]) for name, found in times.items()}
   peers = {name: speeds[name] for name in times if name != 'ours'}
   return {
@@ -57,7 +57,7 @@ def _report(times: dict[str, list[float]], batch: int, missing: dict[str, str]) 
 
 
 def training(context: plan.Context) -> dict[str, Any]:
-  """Training steps of this project and of PyTorch, in turns."""
+  """Times training steps of this project and of PyTorch alternately."""
   dtype, batch = context.arguments['dtype'], racers.batch_of(context)
   config = racers.network(context.small, dtype, batch)
   inputs = sides.batches(config)
@@ -68,7 +68,7 @@ def training(context: plan.Context) -> dict[str, Any]:
   times = device.race(works, **device.settings(context.small))
   last_loss = float(works['ours'].call(0))
   if not math.isfinite(last_loss):
-    raise RuntimeError(f'the loss after the race is {last_loss}')
+    raise RuntimeError(f'the loss after the timed steps is not finite: {last_loss}')
   floor = floor_seconds(context, config)
   step = statistics.median(times['ours'])
   result = _report(times, batch, missing) | {
@@ -87,14 +87,14 @@ def training(context: plan.Context) -> dict[str, Any]:
 
 
 def _first_call(work: device.Work) -> float:
-  """Seconds of the first call, in which PyTorch compiles."""
+  """Returns the seconds of the first call, in which PyTorch compiles."""
   began = time.perf_counter()
   work.wait(work.call(0))
   return round(time.perf_counter() - began, 2)
 
 
 def peer_form(context: plan.Context) -> dict[str, Any]:
-  """The form in which PyTorch's training step is fastest, eager and compiled."""
+  """Returns the form in which PyTorch's training step is fastest, eager and compiled."""
   reason = device.torch_reason()
   if reason:
     raise plan.Skip(reason)
@@ -115,7 +115,9 @@ def peer_form(context: plan.Context) -> dict[str, Any]:
   ):
     mode = 'default' if kind == 'compiled' else None
     work = racers.Peer(config, params, form, inputs, target, mode).training()
-    device.timed(work, _TRIAL_STEPS)  # cuDNN chooses its algorithms, and the compiler works
+    device.timed(
+      work, _TRIAL_STEPS
+    )  # in this call cuDNN selects its algorithms and PyTorch compiles
     seconds = min(device.timed(work, _TRIAL_STEPS) for _ in range(2))
     trials[kind][str(torch_peer.Form(*form))] = round(config.train.batch_size / seconds, 1)
     print(kind, form, round(seconds * 1e3, 2), 'ms', file=sys.stderr, flush=True)
@@ -126,7 +128,7 @@ def peer_form(context: plan.Context) -> dict[str, Any]:
 
 
 def inference(context: plan.Context) -> dict[str, Any]:
-  """Probabilities by this project and by PyTorch, in turns."""
+  """Times the prediction of probabilities by this project and by PyTorch alternately."""
   dtype, batch = context.arguments['dtype'], racers.batch_of(context)
   config = racers.network(context.small, dtype, batch)
   inputs = sides.batches(config)
@@ -145,7 +147,7 @@ def inference(context: plan.Context) -> dict[str, Any]:
 
 
 def memory(context: plan.Context) -> dict[str, Any]:
-  """Peak memory of training steps, and the time to compile, of both sides; batches in rising order."""
+  """Measures peak memory and compile time of training steps of both sides, for increasing batch sizes."""
   jax.config.update('jax_enable_compilation_cache', False)
   dtype, rows = context.arguments['dtype'], []
   for batch in context.arguments['batches']:
@@ -168,7 +170,7 @@ def memory(context: plan.Context) -> dict[str, Any]:
 def _peer_peak(
   context: plan.Context, config: FrozenConfigDict, inputs: list, ours: racers.Ours
 ) -> int | None:
-  """The most bytes that PyTorch's eager training step held on the GPU; None without one."""
+  """Returns the peak GPU memory of PyTorch's eager training step in bytes; None without a GPU."""
   if device.torch_reason() or jax.default_backend() == 'cpu':
     return None
   import torch
@@ -183,7 +185,7 @@ def _peer_peak(
 
 
 def imagenet(context: plan.Context) -> dict[str, Any]:
-  """Hours of 90 epochs of ImageNet, by the speeds of the other stages.
+  """Computes the hours of 90 epochs of ImageNet from the speeds that other stages measured.
 
   Raises:
     plan.Skip: no training step has been timed.

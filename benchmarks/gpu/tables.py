@@ -2,8 +2,8 @@
 
   python -m benchmarks.gpu.tables DIR [--section=training]
 
-Prints every section, or one of them. A section whose stages have not ended well, or a folder that is not
-there, gives "not measured". Results of a small run on a CPU are marked as such.
+Prints every section, or one of them. A section reads "not measured" if its stages have not succeeded or the
+folder does not exist. Results of a small run on a CPU are marked as such.
 """
 
 import argparse
@@ -21,7 +21,7 @@ Results = dict[str, dict[str, Any]]
 
 
 def read(folder: pathlib.Path) -> Results:
-  """The records of all stages that ended well, by name."""
+  """Returns the records of all successful stages, by name."""
   found = {}
   for path in sorted(folder.glob('*.json')):
     record = plan.read(folder, path.stem)
@@ -31,7 +31,7 @@ def read(folder: pathlib.Path) -> Results:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-  """A Markdown table; a cell that is None reads "not measured"."""
+  """Returns a Markdown table; a cell that is None reads "not measured"."""
 
   def cell(value):
     return NOT_MEASURED if value is None else f'{value}'
@@ -45,13 +45,13 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def _of_kind(results: Results, kind: str) -> list[dict[str, Any]]:
-  """Results of the stages whose name begins so, by dtype and batch."""
+  """Returns the results of the stages whose names start with a prefix, by dtype and batch size."""
   found = [record['result'] for name, record in results.items() if name.startswith(f'{kind}_')]
   return sorted(found, key=lambda r: (r['dtype'], r['batch']))
 
 
 def _number(value: float | None, digits: int = 3) -> str | None:
-  """A number with so many significant digits, thousands apart; None stays None."""
+  """Formats a number to some significant digits with separators of thousands; None stays None."""
   if value is None:
     return None
   return f'{value:,.0f}' if abs(value) >= 1000 else f'{float(f"{value:.{digits}g}"):g}'
@@ -62,7 +62,7 @@ def _median(spread: dict[str, float] | None) -> str | None:
 
 
 def machine(results: Results) -> str:
-  """The hardware, the versions and the ceilings."""
+  """The hardware, the versions and the peak rates."""
   record = results.get('ceilings')
   if not record:
     return NOT_MEASURED
@@ -77,7 +77,7 @@ def machine(results: Results) -> str:
 
 
 def correctness(results: Results) -> str:
-  """What was compared, and the largest differences."""
+  """The comparisons that were made, and the largest differences."""
   rows = []
   if 'correct_layers' in results:
     result = results['correct_layers']['result']
@@ -131,17 +131,17 @@ def _race(results: Results, kind: str) -> str:
 
 
 def training(results: Results) -> str:
-  """Training steps: images a second of each side."""
+  """Training steps: images per second of each side."""
   return _race(results, 'training')
 
 
 def inference(results: Results) -> str:
-  """Inference: images a second of each side."""
+  """Inference: images per second of each side."""
   return _race(results, 'inference')
 
 
 def layers(results: Results) -> str:
-  """Each layer of one tower, forward and backward, beside its floor."""
+  """The time of each layer of one tower, forward and backward, and its lower bound."""
   rows = [
     (
       row['layer'],
@@ -157,7 +157,7 @@ def layers(results: Results) -> str:
 
 
 def gains(results: Results) -> str:
-  """What each form of a GPU layer gains over the plain one."""
+  """The speed-up of each form of a GPU layer over the reference layer."""
   rows = []
   for kind in ('fast_layers', 'fast_step'):
     for result in _of_kind(results, kind):
@@ -169,7 +169,7 @@ def gains(results: Results) -> str:
 
 
 def reading(results: Results) -> str:
-  """Images a second that the host delivers, and the share of time that training waits."""
+  """Images per second that the host delivers, and the share of time that training waits."""
   if 'input' not in results:
     return NOT_MEASURED
   result = results['input']['result']
@@ -184,7 +184,7 @@ def reading(results: Results) -> str:
 
 
 def memory(results: Results) -> str:
-  """Peak memory and the time to compile."""
+  """Peak memory and compile time."""
   if 'memory' not in results:
     return NOT_MEASURED
 
@@ -206,7 +206,7 @@ def memory(results: Results) -> str:
 
 
 def imagenet(results: Results) -> str:
-  """Hours of 90 epochs of ImageNet by arithmetic."""
+  """Hours of 90 epochs of ImageNet, computed from the speeds."""
   if 'imagenet' not in results:
     return NOT_MEASURED
   result = results['imagenet']['result']
@@ -217,7 +217,7 @@ def imagenet(results: Results) -> str:
 
 
 def cifar10(results: Results) -> str:
-  """The training of conv_local_11pct on CIFAR-10."""
+  """The training run of conv_local_11pct on CIFAR-10."""
   if 'cifar10' not in results:
     return NOT_MEASURED
   r = results['cifar10']['result']
@@ -241,12 +241,12 @@ SECTIONS: dict[str, tuple[str, Callable[[Results], str]]] = {
 
 
 def render(folder: pathlib.Path, section: str = '', level: int = 3) -> str:
-  """The sections, or one of them without its heading, as Markdown.
+  """Returns the sections, or one of them without its heading, as Markdown.
 
   Args:
-    folder: of the results; it need not exist.
+    folder: the folder of the results; it need not exist.
     section: a key of `SECTIONS`; '' for all.
-    level: of the headings.
+    level: level of the headings.
   """
   results = read(folder)
   small = any(record['settings']['small'] for record in results.values())
@@ -264,7 +264,9 @@ def main() -> int:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument('folder', type=pathlib.Path)
-  parser.add_argument('--section', default='', choices=('', *SECTIONS), help='one only; all')
+  parser.add_argument(
+    '--section', default='', choices=('', *SECTIONS), help='print this section only (default: all)'
+  )
   options = parser.parse_args()
   sys.stdout.write(render(options.folder, options.section))
   return 0

@@ -1,10 +1,10 @@
-"""The training step of two devices as it is handed to XLA's GPU compiler, on a host without a GPU.
+"""Lowers the training step of two devices for XLA's GPU compiler, on a host without a GPU.
 
-The step is traced over a mesh of CPU devices, and `jax.export` lowers it for the platform `cuda`, to
-StableHLO. This proves that JAX can lower every operation of the step for CUDA, and that the program
-asks for the collectives that the paper's two GPUs need, over the tower axis, and for no more. It does not
-prove what XLA's GPU compiler makes of them, that NCCL runs them, or how long they take: two GPUs are needed
-for that.
+The step is traced over a mesh of CPU devices, and `jax.export` lowers it to StableHLO for the platform
+`cuda`. This proves that JAX can lower every operation of the step for CUDA. It also proves that the
+program contains exactly the collectives over the tower axis that the paper's two GPUs need. It does not
+prove that XLA's GPU compiler keeps them, that NCCL can run them, or how long they take, because that
+needs two GPUs.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ _COLLECTIVE = re.compile(
 
 
 def lowered(config: FrozenConfigDict, mesh: Mesh) -> Any:
-  """The training step, exported for CUDA."""
+  """Returns the training step, exported for CUDA."""
 
   def whole(tree, spec):
     sharding = NamedSharding(mesh, spec)
@@ -56,9 +56,9 @@ def lowered(config: FrozenConfigDict, mesh: Mesh) -> Any:
 
 
 def collectives(text: str, mesh: Mesh) -> Counter:
-  """How often a StableHLO program asks for each kind of collective over each mesh axis.
+  """Counts the collectives of a StableHLO program by kind and mesh axis.
 
-  Groups of one device are left out.
+  Groups of one device are not counted.
   """
   data, tower = mesh.shape.values()
   places = np.arange(data * tower).reshape(data, tower)
@@ -77,8 +77,8 @@ def check(context: plan.Context) -> dict[str, Any]:
   """Lowers the step of the paper's network for two GPUs and for two pairs, and counts collectives.
 
   Raises:
-    RuntimeError: the towers talk in another way than the paper says: an all-gather into conv3, fc6 and
-      fc7, its reduce-scatter backward, and a sum at fc8.
+    RuntimeError: the collectives differ from those of the paper: an all-gather into conv3, fc6 and fc7, a
+      reduce-scatter for each in the backward pass, and a sum at fc8.
   """
   result: dict[str, Any] = {'platform': 'cuda', 'jax': jax.__version__}
   for shape in ((1, 2), (2, 2)):
@@ -91,8 +91,8 @@ def check(context: plan.Context) -> dict[str, Any]:
     result[f'{shape[0]},{shape[1]}'] = dict(found)
     result.setdefault('stablehlo_bytes', len(exported.mlir_module_serialized))
     expected = {'all_gather over tower': 3, 'reduce_scatter over tower': 3}
-    talk = {name: n for name, n in found.items() if not name.startswith('all_reduce')}
-    if talk != expected or not found['all_reduce over tower']:
+    between_towers = {name: n for name, n in found.items() if not name.startswith('all_reduce')}
+    if between_towers != expected or not found['all_reduce over tower']:
       raise RuntimeError(
         f'mesh {shape}: the collectives are {dict(found)}, not {expected} and sums'
       )

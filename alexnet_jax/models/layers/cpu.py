@@ -1,7 +1,7 @@
-"""Layers that do what their namesakes in `reference` do, faster on a CPU; `dispatch` chooses.
+"""Faster forms of the layers in `reference` for CPUs; `dispatch` selects them.
 
-What XLA's CPU backend does well is the matrix product and the elementwise loop over rows of maps; these
-functions say the rest in those terms. `python -m benchmarks.layers` measures them beside the reference.
+XLA's CPU backend is fast at matrix products and at elementwise loops over rows of maps, so these functions
+express the layers by those operations. `python -m benchmarks.layers` compares them with the reference layers.
 """
 
 from alexnet_jax.models.layers.cpu_conv import conv, tower_convs
