@@ -1,4 +1,4 @@
-"""Response normalisation on a CPU, with the gradients written down."""
+"""Response normalisation on a CPU, with the gradients written down and the sums kept for them."""
 
 import functools
 
@@ -43,15 +43,17 @@ def _window_sum(x: Array, size: int, axes: tuple[int, ...], mirrored: bool = Fal
   return x
 
 
-def _response_norm_forward(x, *constants):
-  return _response_norm(x, *constants), x
+def _response_norm_forward(x, axes, size, k, alpha, beta):
+  x32 = x.astype(jnp.float32)
+  scale = k + alpha * _window_sum(x32 * x32, size, axes)
+  return (x32 * _negative_power(scale, beta)).astype(x.dtype), (x, scale)
 
 
-def _response_norm_backward(axes, size, k, alpha, beta, x, g):
+def _response_norm_backward(axes, size, k, alpha, beta, saved, g):
   # y_i = x_i s_i^-b, s_i = k + a sum_j x_j^2: dx_j = g_j s_j^-b - 2ab x_j sum_i g_i x_i s_i^-b / s_i,
   # summed over the windows i that hold j.
+  x, scale = saved
   x32, g32 = x.astype(jnp.float32), g.astype(jnp.float32)
-  scale = k + alpha * _window_sum(x32 * x32, size, axes)
   power = _negative_power(scale, beta)
   shared = _window_sum(g32 * x32 * power / scale, size, axes, mirrored=True)
   return ((g32 * power - 2 * alpha * beta * x32 * shared).astype(x.dtype),)
