@@ -30,6 +30,7 @@ PyTorch the peer's figures are null, with the reason. TensorFlow is not needed.
 import argparse
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -209,6 +210,8 @@ def main() -> int:
     for stage in options.stages:
       print(f'{stage.letter}  {stage.name:24} {stage.estimate:4.0f} s  {stage.what}')
     return 0
+  # As Ctrl-C does: the stage that runs is stopped too.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   platform, kind = device()
   small = platform == 'cpu' if options.small is None else options.small
   work = plan.Plan(
