@@ -31,6 +31,7 @@ then. Without PyTorch its figures are null, and the reason is recorded. TensorFl
 import argparse
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -214,6 +215,8 @@ def main() -> int:
     for stage in options.stages:
       print(f'{stage.letter}  {stage.name:24} {stage.estimate:4.0f} s  {stage.what}')
     return 0
+  # As Ctrl-C does: the stage that runs is stopped too.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   platform, kind = device()
   small = platform == 'cpu' if options.small is None else options.small
   work = plan.Plan(
