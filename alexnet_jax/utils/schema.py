@@ -146,6 +146,6 @@ def check(values: Any, schema: Schema, prefix: str) -> None:
     if not isinstance(entry, Key):
       check(value, entry, f'{prefix}.{name}')
     elif not entry.accepts(value):
-      largest = isinstance(value, int) and entry.maximum is None and value > LARGEST
+      largest = is_number(value) and entry.maximum is None and value > LARGEST
       allowed = f'at most {LARGEST}' if largest else entry.allowed
       raise UserError(f'{prefix}.{name}={value!r}: must be {allowed}')

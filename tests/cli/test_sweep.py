@@ -69,7 +69,7 @@ def test_runs_one_after_the_other_and_goes_on(tmp_path, capsys):
   """One of them fails, and the sweep does not; the same command does nothing twice."""
   config, workdir = write_config(tmp_path, train__steps=2), tmp_path / 'w'
   args = [f'--config={config}', f'--workdir={workdir}', '--config.train.log_every=1']
-  result, err = run(capsys, *args, '--sweep=optim.rate=0.01,1e30')
+  result, err = run(capsys, *args, '--sweep=optim.rate=0.01,2e9')
   good, bad = result['runs']
   assert good['values'] == {'optim.rate': '0.01'} and good['step'] == 2
   assert 'not finite' in bad['failed'] and result['best'] == good['workdir']

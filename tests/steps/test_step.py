@@ -10,6 +10,8 @@ from alexnet_jax import models, steps
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
 from alexnet_jax.errors import UserError
+from alexnet_jax.steps import layer_stats
+from alexnet_jax.training import nan_debug
 
 PLAIN = {'augment__crop': 'centre', 'augment__flip': False, 'augment__colour': 0.0}
 
@@ -68,3 +70,22 @@ def test_micro_batches_must_divide_the_batch():
   config = configure('paper', (2, 1), micro_batches=3)
   with pytest.raises(UserError, match='must be a multiple of 6'):
     steps.make_train_step(config, mesh_lib.make_mesh(config))
+
+
+@pytest.mark.parametrize('variant', ['paper', 'caffe', 'owt', 'torchvision', 'paper+batch_norm'])
+def test_no_function_needs_implicit_dtype_promotion(variant):
+  """All compiled functions are traced under JAX's strict rules; nothing is compiled."""
+  config = configure(variant, (1, 1), optim__ema=0.9, optim__layer_decay=(('fc8', 1.0),))
+  mesh = mesh_lib.make_mesh(config)
+  state = steps.abstract_state(config, mesh)
+  batch, statistics = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), inputs())
+  scalar = jax.ShapeDtypeStruct((), np.float32)
+  rates = jax.tree.map(lambda _: scalar, state.params)
+  probabilities = jax.ShapeDtypeStruct((BATCH, 10), np.float32)
+  with jax.numpy_dtype_promotion('strict'):
+    steps.make_train_step(config, mesh).lower(state, batch, rates, scalar, statistics)
+    layer_stats.make_diagnostics_step(config, mesh).lower(state, batch, scalar, statistics)
+    nan_debug.make_watch_step(config, mesh).lower(state, batch, scalar, statistics)
+    predict = steps.make_predict_step(config, mesh, 10)
+    predict.lower(state.params, state.batch_stats, batch['image'], statistics.mean_image)
+    steps.score.lower(probabilities, batch['label'], batch['mask'])

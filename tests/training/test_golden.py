@@ -73,19 +73,6 @@ def test_nothing_is_compiled_after_the_first_epoch(tmp_path, monkeypatch):
   assert 0 < after_epoch[0] == after_epoch[1] == after_epoch[2]
 
 
-@pytest.mark.parametrize('variant', ['original', 'torchvision', 'original+batch_norm'])
-def test_training_needs_no_implicit_dtype_promotion(tmp_path, variant):
-  config = tiny_config(
-    variant,
-    train__steps=2,
-    train__diagnose_every=1,
-    optim__ema=0.9,
-    optim__layer_decay=(('fc8', 1.0),),
-  )
-  with jax.numpy_dtype_promotion('strict'):
-    assert train(config, tmp_path)['step'] == 2
-
-
 if __name__ == '__main__':
   with tempfile.TemporaryDirectory() as folder:
     rows = metrics(pathlib.Path(folder))
