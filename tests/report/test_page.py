@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pathlib
 
 from browser import open_chromium
-from faults.arena import write_images
+from faults.harness import write_images
 import helpers
 import pytest
 from tiny import tiny_config
