@@ -31,4 +31,5 @@ def run_of(config, workdir):
     Checkpoints(workdir) as checkpoints,
   ):
     config = resolve(config, dataset)
+    dataset.preload()
     yield Run(config, workdir, dataset, mesh_lib.make_mesh(config), checkpoints, StopSignal())

@@ -93,9 +93,9 @@ class Log:
 
   def _warn_if_stalled(self, step: int, loss: float) -> None:
     """Warns once, after `train.stall_steps` steps, if the loss is still that of guessing."""
-    chance, choices = math.log(self._run.config.model.num_classes), self._run.config.train
-    first_line = choices.stall_steps <= step < choices.stall_steps + choices.log_every
-    if choices.stall_steps and first_line and loss > _CHANCE_SHARE * chance:
+    chance, options = math.log(self._run.config.model.num_classes), self._run.config.train
+    first_line = options.stall_steps <= step < options.stall_steps + options.log_every
+    if options.stall_steps and first_line and loss > _CHANCE_SHARE * chance:
       logging.warning(_STALLED, chance, step)
 
 

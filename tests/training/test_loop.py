@@ -74,15 +74,15 @@ def test_training_twice_gives_the_same_bits(tmp_path):
 @pytest.mark.long
 def test_resume_on_another_mesh(tmp_path, before, after, parallelism):
   """A checkpoint holds the whole network, whichever devices wrote it."""
-  choices = {'parallelism': parallelism, 'train__checkpoint_every': 100, 'train__log_every': 1}
-  train(tiny_config(mesh=before, train__steps=4, **choices), tmp_path)
+  overrides = {'parallelism': parallelism, 'train__checkpoint_every': 100, 'train__log_every': 1}
+  train(tiny_config(mesh=before, train__steps=4, **overrides), tmp_path)
   saved = final_state(None, tmp_path)
-  train(tiny_config(mesh=before, train__steps=8, **choices), tmp_path / 'unmoved')
+  train(tiny_config(mesh=before, train__steps=8, **overrides), tmp_path / 'unmoved')
   config = config_lib.load_workdir(tmp_path)
   config.mesh = after
   (tmp_path / config_lib.FILE).write_text(config_lib.to_json(config))
   chex.assert_trees_all_equal(final_state(None, tmp_path), saved)
-  train(tiny_config(mesh=after, train__steps=8, **choices), tmp_path)
+  train(tiny_config(mesh=after, train__steps=8, **overrides), tmp_path)
   losses = [
     [r['loss'] for r in read_metrics(w) if 'lr' in r] for w in (tmp_path, tmp_path / 'unmoved')
   ]

@@ -37,11 +37,13 @@ def test_a_resumed_run_must_have_the_same_config(tmp_path):
     ({'num_train': 41}, 'training images: 41 there, 40 here'),
     ({'num_validation': 0}, 'validation images: 0 there, 18 here'),
     ({'class_names': ['a']}, "classes: \\['a'\\] there"),
+    ({'checksums': {'validation': '00000000' * 18}}, 'has changed; .*and 15 more'),
   ],
 )
 def test_the_data_must_be_the_same(tmp_path, change, message):
   config = frozen()
   with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
+    dataset.preload()
     meta = {
       'class_names': list(dataset.class_names),
       'num_train': dataset.num_train,
