@@ -40,7 +40,6 @@ TESTED_ELSEWHERE = {
   'models/layers/cpu_norm': 'tests/models/layers/test_cpu.py',
   'models/layers/cpu_pool': 'tests/models/layers/test_cpu.py',
   'models/layers/dispatch': 'tests/models/layers/test_cpu.py',
-  'models/layers/winograd': 'tests/models/layers/test_cpu.py, through the convolutions that use it',
 }
 # Test files that are not named after a module, with what they test.
 TESTS_OF_SEVERAL = {
