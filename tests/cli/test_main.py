@@ -36,7 +36,7 @@ PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
     (['--confg=x.py', '--workdir=w'], 'unknown flag --confg: did you mean config?'),
     ([PAPER, '--mode=eval'], '--mode=eval needs --workdir'),
     ([PAPER, '--workdir=w', '--config.model.input_size=16'], 'input_size=16 is too small'),
-    ([PAPER, '--workdir=w', '--config.model.input_size=30'], 'nothing is left of it at fc6'),
+    ([PAPER, '--workdir=w', '--config.model.input_size=30'], 'the maps at fc6 have no pixels'),
     (
       [PAPER, '--workdir=w', '--config.model.conv1.padding=(2,2)'],
       'conv1.padding=(2, 2): must be ((top, bottom), (left, right))',

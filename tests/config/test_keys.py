@@ -6,8 +6,8 @@ import re
 import pytest
 
 from alexnet_jax import config as config_lib
+from alexnet_jax import models
 from alexnet_jax.config import keys, recipes
-from alexnet_jax.models import alexnet
 from alexnet_jax.utils import schema
 
 PAPER = recipes.get('paper')
@@ -22,7 +22,7 @@ def test_defaults_are_recipe_paper():
   config = keys.defaults()
   config.note = PAPER.note
   assert config_lib.to_json(config) == config_lib.to_json(PAPER)
-  assert [row['parameters'] for row in alexnet.layer_table(config.model)][-1] == 4_097_000
+  assert [row['parameters'] for row in models.layer_table(config.model)][-1] == 4_097_000
 
 
 def test_every_default_is_allowed():

@@ -20,7 +20,7 @@ def test_sides_in_pixels(key, value):
 
 def test_a_kernel_larger_than_its_input():
   config = get(model__conv2__size=64)
-  with pytest.raises(UserError, match='nothing is left of it at conv2'):
+  with pytest.raises(UserError, match='the maps at conv2 have no pixels'):
     models.layer_table(config.model)
 
 

@@ -128,7 +128,7 @@ def test_score_counts_ties_and_padding():
 
 def test_bad_input(runs, tmp_path):
   config = config_lib.load_workdir(runs[0])
-  with pytest.raises(UserError, match='checkpoint=7: choose best, latest or a step of'):
+  with pytest.raises(UserError, match='checkpoint=7: choose best, latest or one of'):
     evaluate.evaluate(config, runs[:1], '7')
   with pytest.raises(UserError, match='holds no checkpoints'):
     evaluate.evaluate(config, [tmp_path])

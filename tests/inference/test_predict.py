@@ -74,14 +74,17 @@ def test_predict_in_a_fresh_process_from_another_folder(workdir, pictures):
       '--images=none.jpg: there is no',
     ),
     (['--mode=predict', '--workdir=WORKDIR', '--images=empty.png'], 'none of the 1 images can be'),
-    (['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--checkpoint=7'], 'or a step of 0'),
+    (
+      ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--checkpoint=7'],
+      'choose best, latest or one of',
+    ),
     (
       ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--picture=x.gif'],
       'use a name that ends in one of .png',
     ),
     (
       ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--config.eval.batch_size=0'],
-      'config.eval.batch_size=0: must be at least 1',
+      'config.eval.batch_size=0: must be a whole number from 1',
     ),
     (
       ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--config.model.width=0.5'],

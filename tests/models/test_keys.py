@@ -5,12 +5,12 @@ import pytest
 
 from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
-from alexnet_jax.models import alexnet, keys, spec
+from alexnet_jax.models import keys, operations, spec
 from alexnet_jax.utils import schema
 
 
 def test_choices_are_those_of_the_network():
-  assert keys.MODEL['activation'].choices == tuple(alexnet.ACTIVATIONS)
+  assert keys.MODEL['activation'].choices == tuple(operations.ACTIVATIONS)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_run_without_an_average(tmp_path):
   config.eval.weights = 'ema'
   with pytest.raises(UserError, match=r'keeps no average: train with --config.optim.ema'):
     evaluate.load(tmp_path, 'best', config)
-  with pytest.raises(UserError, match=r'set config.optim.ema too'):
+  with pytest.raises(UserError, match=r'config.optim.ema is 0: set'):
     train(tiny_config(eval__weights='ema'), tmp_path / 'other')
   with pytest.raises(UserError, match=r'config.optim.ema=1.0: must be'):
     train(tiny_config(optim__ema=1.0), tmp_path / 'other')

@@ -21,7 +21,7 @@ FEW = {'model__layers': ('conv1', 'fc6', 'fc8'), 'train__steps': 8}
 
 def test_a_rate_that_is_too_high(tmp_path):
   with pytest.raises(
-    RunError, match=r'no checkpoint yet\): it began at step \d in the .*lower the rate'
+    RunError, match=r'the loss is not finite .*\): it began at step \d in the .*lower the rate'
   ):
     train(tiny_config(**FEW, optim__rate=2e9, optim__bias_rate=2e9), tmp_path)
 

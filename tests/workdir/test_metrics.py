@@ -27,7 +27,7 @@ def test_a_window_of_steps_is_traced(tmp_path):
 @pytest.mark.parametrize('steps', [(3,), (4, 3), (0, 2), (1.0, 2.0)])
 def test_invalid_profile_windows(tmp_path, steps):
   with pytest.raises(
-    UserError, match=r'config\.train\.profile=.*write the first and the last step'
+    UserError, match=r'config\.train\.profile=.*must be the first and the last step'
   ):
     train(tiny_config(train__profile=steps), tmp_path)
 
