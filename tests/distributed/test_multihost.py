@@ -131,7 +131,7 @@ def test_what_fails_in_one_process_only_is_found(tmp_path):
   ('both', 'second', 'message'),
   [
     (('--config.mesh=1,1',), (), 'leaves process 1 of 2 without a device'),
-    ((), ('--config.seed=5',), 'the config is not the same on every process'),
+    ((), ('--config.seed=5',), 'the config differs between processes'),
   ],
 )
 def test_what_fails_in_all_is_said_by_all(tmp_path, both, second, message):

@@ -120,7 +120,7 @@ def test_bad_input(page, tmp_path):
   with pytest.raises(UserError, match='no validation images'):
     report(other, str(workdir))
   other.report.neighbours = 0
-  with pytest.raises(UserError, match='must be at least 1'):
+  with pytest.raises(UserError, match='must be a whole number of at least 1'):
     report(other, str(workdir))
 
 
