@@ -56,6 +56,7 @@ def test_every_module_and_file_is_installed(installed):
   }
 
 
+@pytest.mark.long
 def test_the_command_works_from_any_folder(installed, tmp_path):
   result = run(
     installed,

@@ -3,12 +3,14 @@
 import contextlib
 
 import numpy as np
+import pytest
 from tiny import tiny_config
 
 from alexnet_jax.data import open_dataset
 from alexnet_jax.evaluation import baseline
 
 
+@pytest.mark.long
 def test_baselines():
   config = tiny_config(data__synthetic__train=80)
   with contextlib.closing(open_dataset(config.data, 0)) as dataset:

@@ -74,6 +74,7 @@ def test_eval_equals_one_image_at_a_time(runs, views, weights):
   assert result['majority_error'] == pytest.approx(100 * (1 - np.mean(labels == 0)))
 
 
+@pytest.mark.long
 def test_searched_weights_are_those_of_the_errors(runs):
   """With few classes the top-1 error decides; passing the weights found gives the same numbers."""
   config = config_lib.load_workdir(runs[0])

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from tiny import ROOT
 
 sys.path.insert(0, str(ROOT / 'experiments'))
@@ -31,6 +32,7 @@ def call(output, workdir, *more):
   )
 
 
+@pytest.mark.long
 def test_seeds_are_trained_evaluated_and_kept(tmp_path):
   """Every run with its command and its time; once made it is kept; other options are not mixed in."""
   path, workdir = tmp_path / 'out' / 'lenet.json', tmp_path / 'runs'

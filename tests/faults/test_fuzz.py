@@ -32,6 +32,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked():
   assert (decode_canvas(strategies.bomb(500), Canvas(24)) == np.zeros(3, np.uint8)).all()
 
 
+@pytest.mark.long
 def test_configs(tmp_path):
   config, count = fuzz.write_config(str(tmp_path)), {}
   assert fuzz.run_command([f'--config={config}', '--workdir=w']) == 0

@@ -5,6 +5,7 @@ import json
 from inference_helpers import SIZES, live
 import jax
 import numpy as np
+import pytest
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import main as main_lib
@@ -13,6 +14,7 @@ from alexnet_jax.evaluation import evaluate
 from alexnet_jax.inference import features as features_lib
 
 
+@pytest.mark.long
 def test_features_of_files(workdir, pictures, tmp_path):
   config = config_lib.load_workdir(workdir)
   config.eval.batch_size = 2

@@ -41,6 +41,7 @@ def test_predictions_are_those_of_the_network(workdir, pictures, capsys, views):
   assert f'{100 * first["probability"]:7.2f} %  {first["label"]}' in err
 
 
+@pytest.mark.long
 def test_the_batch_size_has_no_effect(workdir, pictures):
   config = config_lib.load_workdir(workdir)
   results = []
@@ -58,6 +59,7 @@ def test_the_batch_size_has_no_effect(workdir, pictures):
       )
 
 
+@pytest.mark.long
 def test_predict_in_a_fresh_process_from_another_folder(workdir, pictures):
   result = main('--mode=predict', f'--workdir={workdir}', f'--images={pictures}')
   assert result.returncode == 0, result.stderr

@@ -61,6 +61,7 @@ def imported(workdir) -> tuple[FrozenConfigDict, dict]:
   return trained.config.model, jax.device_get(trained.model.params)
 
 
+@pytest.mark.long
 def test_torchvision_through_the_commands(peer, tmp_path):
   weights, workdir, back = (str(tmp_path / name) for name in ('net.pth', 'run', 'back.pth'))
   torch.save(peer.state_dict(), weights)

@@ -239,6 +239,7 @@ def test_resized_crop_range():
 
 
 @pytest.mark.parametrize(('side', 'size'), [(32, 32), (64, 24), (24, 40)])
+@pytest.mark.long
 def test_resized_crop_of_everything(monkeypatch, side, size):
   """A crop of the whole canvas is the antialiased bilinear resize of TensorFlow."""
   monkeypatch.setattr(augment, '_AREA', (1.0, 1.0))

@@ -61,6 +61,7 @@ def test_a_resumed_run_continues_the_average(whole, tmp_path, mesh):
     chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 def test_eval_weights_selects_the_average(whole, tmp_path, capsys):
   """`eval.weights` decides for evaluation during training, `--mode=eval` and exports."""
   rows = [json.loads(line) for line in (whole / 'metrics.jsonl').read_text().splitlines()]

@@ -280,6 +280,7 @@ def test_the_workdir_must_be_writable(tmp_path):
     train(tiny_config(train__steps=1), tmp_path / 'file' / 'run')
 
 
+@pytest.mark.long
 def test_tensorboard_events_are_written(tmp_path):
   train(tiny_config(train__steps=2, log__tensorboard=True), tmp_path)
   assert any(name.startswith('events') for name in os.listdir(tmp_path / 'tensorboard'))

@@ -86,6 +86,7 @@ def test_partial_checkpoints_are_removed(workdir):
   assert names(workdir) == ['3', '5', '6']
 
 
+@pytest.mark.long
 def test_older_checkpoints_are_removed_after_the_newer_one_is_sealed(tmp_path, monkeypatch):
   seal, there = atomic_io.seal, []
   monkeypatch.setattr(
@@ -112,6 +113,7 @@ def meta_of(config):
   return {'config': config_lib.to_json(config)}
 
 
+@pytest.mark.long
 def test_steps_go_on_while_a_checkpoint_is_written(begun, tmp_path, monkeypatch):
   """The checkpoint holds the state at the call, although the next steps take the state over."""
   config, mesh, step, arguments = begun
