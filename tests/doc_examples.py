@@ -7,14 +7,14 @@ import shlex
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Generated from other files, which have tests of their own.
+# These pages are generated from other files, and other tests check them.
 GENERATED = ('CONFIG.md',)
 PAGES = sorted(
   path.relative_to(ROOT).as_posix()
   for path in [*ROOT.glob('README.md'), *ROOT.glob('RESULTS.md'), *ROOT.glob('CONTRIBUTING.md')]
   + [path for path in ROOT.glob('docs/*.md') if path.name not in GENERATED]
 )
-# Blocks in these languages hold neither commands nor Python.
+# Blocks in these languages contain neither commands nor Python.
 PASSIVE = ('text', 'json', '{toctree}', '{eval-rst}')
 _FENCE = re.compile(r'^```(\S*)\s*$')
 _SPAN = re.compile(r'`([^`\n]+)`')
@@ -26,10 +26,10 @@ class Example(NamedTuple):
 
   Attributes:
     page: path of the page from the root of the repository.
-    line: number of its first line, from 1.
+    line: number of its first line, counted from 1.
     kind: python, command or span.
     text: the Python code, or the command as it is written.
-    words: the words of the command, without assignments of environment variables before it.
+    words: the words of the command, without the environment variables that are set before it.
   """
 
   page: str
@@ -40,7 +40,7 @@ class Example(NamedTuple):
 
 
 def blocks(page: str) -> Iterator[tuple[int, str, str]]:
-  """The fenced blocks of a page: (number of the first line inside, language, text)."""
+  """Yields (number of the first line inside, language, text) for each fenced block of a page."""
   language, first, inside = None, 0, []
   for number, line in enumerate((ROOT / page).read_text().splitlines(), 1):
     fence = _FENCE.match(line)
@@ -54,7 +54,7 @@ def blocks(page: str) -> Iterator[tuple[int, str, str]]:
 
 
 def spans(page: str) -> Iterator[tuple[int, str]]:
-  """The code spans of a page outside its blocks: (number of the line, text)."""
+  """Yields (line number, text) for each code span of a page outside its blocks."""
   inside = False
   for number, line in enumerate((ROOT / page).read_text().splitlines(), 1):
     if _FENCE.match(line):
@@ -65,7 +65,7 @@ def spans(page: str) -> Iterator[tuple[int, str]]:
 
 
 def split_commands(line: str) -> list[tuple[str, ...]]:
-  """The commands of a line of shell, at && and ;, each as its words; comments are dropped."""
+  """Splits a line of shell code at && and ; and returns the words of each command, without comments."""
   lexer = shlex.shlex(line, posix=True, punctuation_chars='&;')
   lexer.whitespace_split = True
   commands: list[list[str]] = [[]]
@@ -78,20 +78,20 @@ def split_commands(line: str) -> list[tuple[str, ...]]:
 
 
 def is_command(text: str, programs: tuple[str, ...]) -> bool:
-  """Whether a code span is a command: two words or more, of which the first is a program."""
+  """Returns whether a code span is a command: it has at least two words, and the first is a program."""
   words = [word for word in text.split() if not _ASSIGNMENT.match(word)]
   return len(words) > 1 and words[0] in programs
 
 
 def examples(page: str, programs: tuple[str, ...]) -> list[Example]:
-  """All Python blocks and commands of a page, in their order.
+  """Returns all Python blocks and commands of a page in the order in which they occur.
 
   Args:
     page: path from the root of the repository.
-    programs: the first words of commands in code spans.
+    programs: a code span that begins with one of these words is a command.
 
   Raises:
-    ValueError: a block names no language, or one that is not known.
+    ValueError: a block names no language, or an unknown one.
   """
   found = []
   for first, language, text in blocks(page):

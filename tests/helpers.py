@@ -17,11 +17,12 @@ from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
 from alexnet_jax.interop import archive, importer
 
-# In grey levels; approximately that of mean-subtracted photographs.
+# In grey levels. Photographs less their mean have about this standard deviation.
 PIXEL_DEVIATION = 60.0
-# The activations of conv1 and conv2 reach some hundred grey levels, as in trained networks. With the initial
-# weights of a recipe, LRN over a tower and LRN over all maps would differ by 2e-7 only (FACTS section 9). The
-# logits are a few units, so that the softmax does not saturate.
+# With these factors the activations of conv1 and conv2 reach some hundred grey levels, as in trained
+# networks. With the initial weights of a recipe, local response normalisation (LRN) over one tower and over
+# all maps would differ only by 2e-7 (FACTS section 9). The logits are a few units, so that the softmax does
+# not saturate.
 GAINS = {'conv1': 5.0, 'conv2': 6.0, 'fc8': 0.05}
 BIAS_DEVIATIONS = {'conv1': 40.0, 'conv2': 40.0, 'fc8': 0.2}
 
@@ -47,7 +48,7 @@ def shapes(model: FrozenConfigDict) -> dict:
 
 
 def visible_params(model: FrozenConfigDict, seed: int = 0) -> dict:
-  """Returns float32 NumPy weights large enough for LRN to matter, and biases that differ."""
+  """Returns float32 NumPy weights that are large enough for LRN to matter, and different biases."""
   rng = np.random.default_rng(seed)
 
   def draw(layer, name, shape):
@@ -71,7 +72,7 @@ def images(model: FrozenConfigDict, batch: int = 2, seed: int = 1) -> np.ndarray
 
 
 def relative_error(actual, expected) -> float:
-  """Returns the largest difference as a share of the largest entry of `expected`."""
+  """Returns the largest difference divided by the largest magnitude in `expected`."""
   actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
   assert actual.shape == expected.shape
   return np.abs(actual - expected).max() / np.abs(expected).max()
@@ -80,7 +81,7 @@ def relative_error(actual, expected) -> float:
 def untrained_run(config: ConfigDict, workdir: pathlib.Path) -> None:
   """Writes a workdir as training would, from random weights and a random mean image.
 
-  It imports an archive. `config` names a source, which gives the class names.
+  It imports an archive. The source that `config` names provides the class names.
   """
   with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
     names = dataset.class_names
@@ -122,7 +123,7 @@ def forward(model: FrozenConfigDict, capture: bool = False):
 
 
 def layer_outputs(model: FrozenConfigDict, params: dict, x: np.ndarray) -> dict:
-  """The outputs of all layers and operations: `{'conv1': [tower 0, tower 1], 'conv1/norm': ..., ...}`."""
+  """Returns the outputs of all layers and operations: `{'conv1': [tower 0, tower 1], ...}`."""
   _, state = forward(model, capture=True)(params, x)
   outputs = state['intermediates']
   return {

@@ -1,4 +1,4 @@
-"""The images of the tests of alexnet_jax.inference, and the network itself applied to them."""
+"""Images for the tests of alexnet_jax.inference, and a direct computation of their probabilities."""
 
 import jax
 import numpy as np
@@ -11,8 +11,8 @@ from alexnet_jax.evaluation import evaluate
 SIZES = {'a.jpg': (80, 90), 'b.png': (200, 72), 'deep/c.jpeg': (72, 72)}  # (height, width)
 
 
-def live(workdir, paths, views):
-  """Class names, and probabilities `[N, classes]` by `module.apply`, one view after the other."""
+def reference_probabilities(workdir, paths, views):
+  """Returns class names and probabilities `[N, classes]`, computed by `module.apply` image by image."""
   config = config_lib.load_workdir(workdir)
   config.mesh = (1, 1)
   trained = evaluate.load(workdir, 'best', config)

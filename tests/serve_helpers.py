@@ -1,3 +1,3 @@
-"""Shared values of the tests of alexnet_jax.serve."""
+"""Values that the tests of alexnet_jax.serve share."""
 
-NASTY = '<img src=x onerror=alert(1)>.png'  # a file name that is markup
+MARKUP_NAME = '<img src=x onerror=alert(1)>.png'  # a file name that contains HTML markup

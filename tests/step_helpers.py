@@ -1,4 +1,4 @@
-"""Inputs of a training step of a small network, for tests of steps on any mesh."""
+"""Inputs for a training step of a small network, for tests of steps on any mesh."""
 
 from helpers import get, visible_params
 import jax
@@ -30,7 +30,7 @@ def configure(variant, mesh, **overrides):
 
 
 def inputs(seed=0):
-  """Returns a batch of smooth canvases, of which one row is masked out, and the statistics."""
+  """Returns a batch of smooth canvases, one of which is masked out, and the statistics."""
   rng = np.random.default_rng(seed)
   coarse = rng.integers(0, 256, (BATCH, CANVAS // 8, CANVAS // 8, 3), np.uint8)
   mask = np.ones(BATCH, bool)

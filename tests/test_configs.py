@@ -1,4 +1,4 @@
-"""Every config and variant in configs/ is described, builds at full size, and trains two steps when small."""
+"""Every variant of every config file is described, builds at full size, and trains two steps when small."""
 
 import importlib.util
 import itertools
@@ -24,7 +24,7 @@ FILES = sorted((ROOT / 'configs').glob('*.py'))
 
 
 def variants_of(path):
-  """The names that a config file knows; those of recipes where it takes any of them."""
+  """Returns the names of the variants of a config file: its own, or all recipes if it accepts any recipe."""
   spec = importlib.util.spec_from_file_location(path.stem, path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -39,8 +39,8 @@ SPECS = [
 ]
 
 
-def test_the_map_names_every_config():
-  """configs/README.md leads to each file, and names no variant that there is not."""
+def test_the_readme_of_configs_names_every_file():
+  """configs/README.md names each config file, and every variant that it names can be loaded."""
   text = (ROOT / 'configs' / 'README.md').read_text()
   for path in FILES:
     assert path.name in text
@@ -52,13 +52,13 @@ def test_the_map_names_every_config():
 
 
 def load(spec):
-  """The config of `FILE:VARIANT`, from the root of the checkout."""
+  """Loads the config `FILE:VARIANT`, where FILE is relative to the root of the checkout."""
   return config_lib.load_file(str(ROOT / spec))
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-def test_header(path):
-  """What it reproduces, the command, the result expected, the hardware; all variants by their names."""
+def test_every_file_has_a_complete_header(path):
+  """The header names the reproduced result, the command, the expected result, hardware and variants."""
   header = path.read_text().split('"""')[1]
   for part in ('Reproduces ', 'Command:', f'configs/{path.name}', 'Expected:', 'Hardware:'):
     assert part in header or (part == f'configs/{path.name}' and 'quickstart.sh' in header)
@@ -71,14 +71,14 @@ def test_header(path):
 
 
 def test_the_expanded_config_is_current():
-  """After a change: python main.py --mode=config --config=alexnet | python -m json.tool --indent=2"""
+  """To update it, run: python main.py --mode=config --config=alexnet | python -m json.tool --indent=2"""
   expanded = (ROOT / 'configs' / 'expanded' / 'paper.json').read_text()
   assert expanded == config_lib.to_json(recipes.get('paper')) + '\n'
 
 
 @pytest.mark.parametrize('spec', SPECS)
-def test_builds(spec):
-  """At full size: the config is sound and a network can be made of it; every layer it names is there."""
+def test_every_config_is_valid_at_full_size(spec):
+  """The config passes validation, its network can be built, and the layers that it names exist."""
   config = load(spec)
   config_lib.validate(config)
   rows = models.layer_table(config.model)
@@ -90,7 +90,11 @@ def test_builds(spec):
 
 
 def manual(first, second, conv1_low, frozen, third):
-  """Drops as the lab made them by hand: of all, of conv1, which is then frozen; rows as below."""
+  """Returns the rows of SCHEDULES for rates that the authors lowered by hand.
+
+  All rates drop in the epochs `first`, `second` and `third`. Those of conv1 also drop in `conv1_low`, and
+  conv1 is frozen from `frozen` on.
+  """
   halfway = (
     (conv1_low, 1e-5, 1e-4, 1e-4, 1e-4, 0.002, 0.02),
     (frozen, 0, 1e-4, 1e-4, 1e-4, 0, 0.02),
@@ -104,8 +108,9 @@ def manual(first, second, conv1_low, frozen, third):
   )
 
 
-# Of FACTS sections 2 and 4: epochs from which rates hold, those of the weights of conv1, conv2, fc6 and the
-# last layer, those of the biases of conv1 and fc6; the epoch in which colour noise ends; the last epoch.
+# Maps a config to (rows, epoch in which colour noise ends, last epoch), as in FACTS sections 2 and 4. A row
+# has the epoch from which its rates hold, the rates of the weights of conv1, conv2, fc6 and the last layer,
+# and the rates of the biases of conv1 and fc6.
 SCHEDULES = {
   'ilsvrc2010:cnn': (manual(23, 51, 68, 72, 78), 68, 93),
   'ilsvrc2010:one_gpu': (manual(20, 48, 66, 72, 79), 66, 96),
@@ -116,7 +121,7 @@ SCHEDULES = {
   'ilsvrc2012:dexp': (
     (
       (0, *(4 * [0.01]), 0.02, 0.02),
-      # At a boundary itself, 23.75, the old rate still holds.
+      # At the boundary itself, 23.75, the old rate still holds.
       (23.750005, *(4 * [0.01 / 250 ** (1 / 3)]), 0.02, 0.02),
       (47.500005, *(4 * [0.01 / 250 ** (2 / 3)]), 0.002, 0.002),
       (71.250005, *(4 * [0.01 / 250]), 0.002, 0.002),
@@ -163,8 +168,8 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize('name', SCHEDULES)
-def test_rates(name):
-  """From the epoch on in which the lab changed them, until the next change."""
+def test_rates_change_in_the_documented_epochs(name):
+  """Each row holds from its epoch until just before the epoch of the next row."""
   rows, colour_until, end = SCHEDULES[name]
   file, _, variant = name.partition(':')
   config = load(f'configs/{file}.py:{variant}'.rstrip(':'))
@@ -181,10 +186,10 @@ def test_rates(name):
 
 
 def small(spec):
-  """The config of `spec`, made small enough for a test, in one tower.
+  """Returns the config of `spec` for a small network with one tower.
 
-  Without crops, mirrors, colour noise and dropout, too, which have tests of their own: compiling is what
-  takes the time here.
+  Crops, flips, colour noise and dropout are off, because compilation dominates the time of these tests. Other
+  tests cover them.
   """
   config = shrink(load(spec))
   return recipes.apply(
@@ -202,7 +207,7 @@ def small(spec):
 
 
 def program(config):
-  """What decides the compiled step of a small config; all else is an input of it, or nothing to it."""
+  """Returns a key for all values of a small config on which its compiled training step depends."""
   layers, augment = config.model.layers, config.augment.to_dict() | {'colour_until': 0}
   optimizer = [
     config.optim[key] for key in ('momentum', 'decay', 'layer_decay', 'bias_decay', 'ema')
@@ -212,12 +217,15 @@ def program(config):
   return repr((layout.function_of(config.model), features, sizes, augment, optimizer))
 
 
-STEPS = {}  # compiled, by program
+STEPS = {}  # maps the result of `program` to a compiled step
 
 
 @pytest.mark.parametrize('spec', SPECS)
 def test_trains_two_steps(spec):
-  """At its own first rates; the loss is finite, and each layer that may moves. Equal programs are shared."""
+  """With the first rates of the config, the loss is finite and exactly the layers with a rate above 0 change.
+
+  Configs with equal programs share one compiled step.
+  """
   config = FrozenConfigDict(small(spec))
   mesh = mesh_lib.make_mesh(config)
   size, draw = config.data.canvas.size, np.random.default_rng(0)

@@ -1,7 +1,7 @@
-"""Checks the structure of the package: the direction of imports, the mirror of tests, and sizes.
+"""The package has the required structure: the direction of imports, a test file per module, and sizes.
 
-The order of the packages is that of the layout in docs/: a module may import modules of its own package
-and of the packages on the lines below it. Imports inside functions count too.
+A module may import modules of its own package and of the packages below it in ORDER. This includes imports
+inside functions.
 """
 
 import ast
@@ -32,7 +32,7 @@ ORDER = (
 LEVEL = {name: level for level, names in enumerate(reversed(ORDER)) for name in names}
 MAX_LINES, MAX_FUNCTION_LINES, MAX_MODULES = 400, 60, 12
 
-# Modules without a test file of their own name, with the place where they are tested.
+# Modules that have no test file of the same name, with the reason or the file that tests them.
 TESTED_ELSEWHERE = {
   'errors': 'exception classes without behaviour',
   'version': 'one constant; tests/test_packaging.py installs the package',
@@ -41,7 +41,7 @@ TESTED_ELSEWHERE = {
   'models/layers/cpu_pool': 'tests/models/layers/test_cpu.py',
   'models/layers/dispatch': 'tests/models/layers/test_cpu.py',
 }
-# Test files that are not named after a module, with what they test.
+# Test files that are not named after a module, and what they test.
 TESTS_OF_SEVERAL = {
   'interop/torch': 'the networks of PyTorch and Caffe as independent references',
   'steps/average': 'the exponential moving average through training, evaluation and export',
@@ -51,7 +51,7 @@ TESTS_OF_SEVERAL = {
 
 
 def module_name(path: pathlib.Path) -> str:
-  """`alexnet_jax.data.order` of its file; a package's name of its `__init__.py`."""
+  """Returns the dotted name of the module in a file; `__init__.py` has the name of its package."""
   return '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
 
 
@@ -64,17 +64,20 @@ PROGRAMS = [
 
 
 def imported_names(tree: ast.Module) -> set[tuple[str, bool]]:
-  """(name, whether inside a function) of everything that a module imports; names are absolute."""
+  """Returns (absolute name, whether the import is inside a function) for every import of a module."""
   found = set()
 
-  def visit(node: ast.AST, late: bool) -> None:
+  def visit(node: ast.AST, inside_function: bool) -> None:
     for child in ast.iter_child_nodes(node):
       if isinstance(child, ast.Import):
-        found.update((alias.name, late) for alias in child.names)
+        found.update((alias.name, inside_function) for alias in child.names)
       elif isinstance(child, ast.ImportFrom):
         assert not child.level, 'imports are absolute'
-        found.update((f'{child.module}.{alias.name}', late) for alias in child.names)
-      visit(child, late or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+        found.update((f'{child.module}.{alias.name}', inside_function) for alias in child.names)
+      visit(
+        child,
+        inside_function or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda),
+      )
 
   visit(tree, False)
   return found
@@ -84,13 +87,16 @@ IMPORTS = {name: imported_names(ast.parse(path.read_text())) for name, path in M
 
 
 def module_of(name: str) -> str | None:
-  """The module that holds an imported name: itself a module, or an attribute of one."""
+  """Returns the module of this package that defines an imported name, or None.
+
+  The name may be that of a module or of an attribute of a module.
+  """
   while name and name not in MODULES:
     name = name.rpartition('.')[0]
   return name or None
 
 
-# By module: the modules of this package that it imports.
+# Maps each module to the modules of this package that it imports.
 GRAPH = {
   name: {found for imported, _ in names if (found := module_of(imported))} - {name}
   for name, names in IMPORTS.items()
@@ -98,17 +104,17 @@ GRAPH = {
 
 
 def package_of(name: str) -> str:
-  """`data` of `alexnet_jax.data.order`; '' of the package itself."""
+  """Returns the package of a module: `data` for `alexnet_jax.data.order`, '' for `alexnet_jax`."""
   return '.'.join(name.split('.')[1:2])
 
 
-def test_every_package_has_its_place_in_the_order():
+def test_order_names_every_package():
   assert set(map(package_of, MODULES)) - {''} == set(LEVEL)
 
 
 @pytest.mark.parametrize('name', sorted(LEVEL))
-def test_imports_go_down(name):
-  """From a package to itself or to one below it, never up, across, or to the package as a whole."""
+def test_packages_import_only_packages_below_them(name):
+  """No package imports one above it, one beside it, or `alexnet_jax` as a whole."""
   upwards = {
     (module, imported)
     for module, found in GRAPH.items()
@@ -119,16 +125,16 @@ def test_imports_go_down(name):
   assert not upwards
 
 
-def test_imports_form_no_circle():
-  """Not even inside a package, or through an import inside a function."""
+def test_imports_have_no_cycle():
+  """This includes imports within one package and imports inside functions."""
   try:
     list(graphlib.TopologicalSorter(GRAPH).static_order())
   except graphlib.CycleError as error:
-    pytest.fail(f'a circle of imports: {" <- ".join(error.args[1])}')
+    pytest.fail(f'import cycle: {" <- ".join(error.args[1])}')
 
 
-def test_tensorflow_is_imported_by_data_alone():
-  """Elsewhere it is loaded by name, late, through utils.optional_import."""
+def test_only_data_imports_tensorflow():
+  """Other packages load it through utils.optional_import when they need it."""
   importers = {
     module
     for module, names in IMPORTS.items()
@@ -139,7 +145,7 @@ def test_tensorflow_is_imported_by_data_alone():
 
 
 def test_every_module_has_its_test_file():
-  """tests/PACKAGE/test_MODULE.py, unless the table above names the place of its tests."""
+  """The file is tests/PACKAGE/test_MODULE.py, unless TESTED_ELSEWHERE names another one."""
   modules = {
     str(path.relative_to(PACKAGE).with_suffix(''))
     for path in MODULES.values()
@@ -155,8 +161,8 @@ def test_every_module_has_its_test_file():
   assert tests - modules == set(TESTS_OF_SEVERAL)
 
 
-def test_sizes():
-  """Files, functions and folders stay short enough to be read."""
+def test_files_functions_and_folders_are_short():
+  """The limits keep each of them readable."""
   files, functions = set(), set()
   for path in PROGRAMS:
     text, name = path.read_text(), str(path.relative_to(ROOT))

@@ -1,4 +1,4 @@
-"""Checks that each notebook agrees with its text, and executes all cells on small inputs."""
+"""Each notebook agrees with its source file, and all its cells run on small inputs."""
 
 import importlib.util
 import re
@@ -22,7 +22,7 @@ SMALL = {
   'eval.batch_size': 8,
   'log.tensorboard': False,
 }
-# For the notebooks that train the paper's network: smaller images, half the layers to compile.
+# The notebooks that train the paper's network use smaller images and one tower, which halves the layers.
 SMALLER = SMALL | {
   'model.input_size': 64,
   'model.towers': 1,
@@ -33,14 +33,14 @@ SMALLER = SMALL | {
 
 
 @pytest.fixture(autouse=True)
-def compiled_quickly(monkeypatch):
-  """Makes kernels compile without optimisation, in a third of the time, because each program runs once."""
+def compile_without_optimisation(monkeypatch):
+  """Compiles without optimisation, which takes a third of the time, because each program runs only once."""
   flags = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
   monkeypatch.setenv('XLA_FLAGS', flags)
 
 
 def run(name, **settings):
-  """Executes a notebook with parameters set; returns its text outputs and the number of its pictures."""
+  """Executes a notebook with parameters set, and returns its text outputs and the number of its pictures."""
   values = {key: repr(value) for key, value in settings.items()}
   notebook = build.execute(build.make(name, values))
   outputs = [output for cell in notebook.cells for output in cell.get('outputs', ())]
@@ -50,22 +50,22 @@ def run(name, **settings):
 
 
 @pytest.mark.parametrize('name', build.NAMES)
-def test_made_of_its_text(name):
-  """The cells equal those of the text, except for set parameters; all cells were executed in order."""
-  there = nbformat.read(ROOT / 'notebooks' / f'{name}.ipynb', as_version=4)
-  nbformat.validate(there)
-  cells = [cell for cell in there.cells if not cell.source.startswith(build._SET)]
+def test_a_notebook_agrees_with_its_source(name):
+  """The cells equal those of the source, except for set parameters, and were executed in order."""
+  notebook = nbformat.read(ROOT / 'notebooks' / f'{name}.ipynb', as_version=4)
+  nbformat.validate(notebook)
+  cells = [cell for cell in notebook.cells if not cell.source.startswith(build._SET)]
   made = build.make(name).cells
   assert [(c.cell_type, c.source) for c in cells] == [(c.cell_type, c.source) for c in made]
-  code = [cell for cell in there.cells if cell.cell_type == 'code']
+  code = [cell for cell in notebook.cells if cell.cell_type == 'code']
   assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
   outputs = [output for cell in code for output in cell.outputs]
   assert not [output for output in outputs if output.output_type == 'error']
   assert any('image/png' in output.get('data', {}) for output in outputs)
 
 
-def test_the_address_is_in_one_place():
-  """The texts contain {REPOSITORY}; the badge and the installation contain the address."""
+def test_the_repository_address_is_defined_once():
+  """The sources contain {REPOSITORY}; the badge and the installation contain the address."""
   for path in [
     *(ROOT / 'notebooks').glob('[0-9h]*.py'),
     ROOT / 'README.md',
@@ -81,26 +81,26 @@ def test_the_address_is_in_one_place():
 
 
 @pytest.mark.long
-def test_alexnet_in_one_hour():
-  said, pictures = run('01_alexnet_in_one_hour', WIDTH=1 / 16, BATCH=2)
+def test_the_notebook_alexnet_in_one_hour_runs():
+  text, pictures = run('01_alexnet_in_one_hour', WIDTH=1 / 16, BATCH=2)
   assert pictures == 3
-  assert re.search(r'conv1 +\(55, 55, 3\) and \(55, 55, 3\)', said)
-  assert re.search(r'conv2 +changed +- ', said) and re.search(r'conv3 +changed changed', said)
-  assert said.count('all-gather') == 3
+  assert re.search(r'conv1 +\(55, 55, 3\) and \(55, 55, 3\)', text)
+  assert re.search(r'conv2 +changed +- ', text) and re.search(r'conv3 +changed changed', text)
+  assert text.count('all-gather') == 3
 
 
 @pytest.mark.long
-def test_relu_or_tanh(tmp_path):
-  said, pictures = run(
+def test_the_notebook_relu_or_tanh_runs(tmp_path):
+  text, pictures = run(
     '02_relu_or_tanh', SOURCE='synthetic', EPOCHS=1.0, SETTINGS=SMALL, WORKDIR=str(tmp_path)
   )
   assert pictures == 3
-  assert re.search('times sooner with ReLU|no better than guessing', said)
-  assert said.count('conv1: ') == 2
+  assert re.search('times sooner with ReLU|no better than guessing', text)
+  assert text.count('conv1: ') == 2
 
 
 @pytest.mark.parametrize(
-  ('relu', 'tanh', 'said'),
+  ('relu', 'tanh', 'message'),
   [
     ([90, 60, 40], [90, 80, 70], '70.0 % after 0.7 epochs of relu, 2.0 epochs of tanh'),
     ([90, 80, 85], [90, 60, 40], '80.0 % after 1.0 epochs of relu, 0.3 epochs of tanh'),
@@ -108,23 +108,23 @@ def test_relu_or_tanh(tmp_path):
     ([90, 95, 92], [90, 60, 40], 'no better than guessing'),
   ],
 )
-def test_the_level_that_both_reach(relu, tanh, said, capsys):
+def test_relu_and_tanh_are_compared_at_an_error_that_both_reach(relu, tanh, message, capsys):
   """The notebook compares the curves at the lowest error that both have reached."""
   cell = next(cell for cell in build.make('02_relu_or_tanh').cells if 'level =' in cell.source)
   curves = {name: ([0, 1, 2], error) for name, error in {'relu': relu, 'tanh': tanh}.items()}
   exec(cell.source, {'np': np, 'curves': curves})
-  assert said in capsys.readouterr().out
+  assert message in capsys.readouterr().out
 
 
 @pytest.mark.long
-def test_your_own_photos_and_look_inside(tmp_path):
+def test_the_notebooks_your_own_photos_and_look_inside_run(tmp_path):
   """The second notebook inspects the run that the first one has trained."""
-  place = str(tmp_path / 'run')
-  said, pictures = run(
-    '03_your_own_photos', SOURCE='synthetic', EPOCHS=1.0, SETTINGS=SMALLER, WORKDIR=place
+  workdir = str(tmp_path / 'run')
+  text, pictures = run(
+    '03_your_own_photos', SOURCE='synthetic', EPOCHS=1.0, SETTINGS=SMALLER, WORKDIR=workdir
   )
   assert pictures == 4
-  assert "'top1_error':" in said and 'index.html' in said
-  said, pictures = run('04_look_inside', WORKDIR=place, BITS=8)
+  assert "'top1_error':" in text and 'index.html' in text
+  text, pictures = run('04_look_inside', WORKDIR=workdir, BITS=8)
   assert pictures == 5
-  assert "'colour':" in said and '8 bits in place of' in said
+  assert "'colour':" in text and '8 bits in place of' in text

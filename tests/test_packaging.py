@@ -1,4 +1,4 @@
-"""Checks what `pip install .` installs: every package, the shipped configs, and the command."""
+"""`pip install .` installs every package, the shipped configs and the command; the requirements agree."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ SHIPPED = sorted(path.stem for path in (ROOT / 'configs').glob('*.py'))
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
-  """Installs the package into a folder of its own."""
+  """A folder into which the package is installed."""
   source, target = (tmp_path_factory.mktemp(name) for name in ('source', 'target'))
   for name in ('alexnet_jax', 'configs'):
     shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
@@ -42,28 +42,28 @@ def run(installed: pathlib.Path, *args: str, cwd: pathlib.Path) -> subprocess.Co
 
 
 def test_every_module_and_file_is_installed(installed):
-  """pyproject.toml must name every package and every kind of data file."""
+  """The test fails if pyproject.toml lacks a package or a kind of data file."""
 
-  def there(folder):
+  def files_in(folder):
     return {
       str(path.relative_to(folder))
       for path in folder.rglob('*')
       if path.is_file() and '__pycache__' not in path.parts
     }
 
-  assert there(installed / 'alexnet_jax') == there(ROOT / 'alexnet_jax') | {
+  assert files_in(installed / 'alexnet_jax') == files_in(ROOT / 'alexnet_jax') | {
     f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.*')
   }
 
 
 @pytest.mark.long
-def test_the_command_works_from_any_folder(installed, tmp_path):
+def test_the_installed_command_runs_in_any_folder(installed, tmp_path):
   result = run(
     installed,
     '--config=quickstart:owt',
     f'--workdir={tmp_path / "run"}',
     '--config.data.source=synthetic',
-    '--config.model.num_classes=7',  # an error that is found after the config and the data are read
+    '--config.model.num_classes=7',  # this error is detected after the config and the data are read
     cwd=tmp_path,
   )
   assert result.returncode == 2, result.stderr
@@ -83,35 +83,37 @@ def test_shipped_configs_are_found_by_name(tmp_path, monkeypatch):
     config_lib.load_file('quickstrat')
 
 
-def test_extras_take_the_jax_of_the_requirements():
+def test_extras_require_the_same_jax_as_requirements_txt():
   (jax,) = [
     line.removeprefix('jax')
     for line in (ROOT / 'requirements.txt').read_text().splitlines()
     if line.startswith('jax>')
   ]
   extras = PROJECT['project']['optional-dependencies']
-  accelerators = [wanted for name in ('gpu', 'gpu-cuda12', 'tpu') for wanted in extras[name]]
-  assert [wanted.partition(']')[2] for wanted in accelerators] == [jax] * 3
+  accelerators = [line for name in ('gpu', 'gpu-cuda12', 'tpu') for line in extras[name]]
+  assert [requirement.partition(']')[2] for requirement in accelerators] == [jax] * 3
 
 
 def test_constraints_satisfy_the_requirements():
-  """Each requirement has a constraint within its bounds, for Python 3.11 and for 3.12."""
+  """For Python 3.11 and 3.12, each requirement has a constraint within its bounds."""
   constraints = [packaging.requirements.Requirement(line) for line in lines_of('constraints.txt')]
   for python in ('3.11', '3.12'):
     pinned = {
-      packaging.utils.canonicalize_name(one.name): next(iter(one.specifier)).version
-      for one in constraints
-      if one.marker is None or one.marker.evaluate({'python_version': python})
+      packaging.utils.canonicalize_name(constraint.name): next(iter(constraint.specifier)).version
+      for constraint in constraints
+      if constraint.marker is None or constraint.marker.evaluate({'python_version': python})
     }
     for file in ('requirements.txt', 'requirements-test.txt', 'requirements-docs.txt'):
       for line in lines_of(file):
-        wanted = packaging.requirements.Requirement(line)
-        name = packaging.utils.canonicalize_name(wanted.name)
+        requirement = packaging.requirements.Requirement(line)
+        name = packaging.utils.canonicalize_name(requirement.name)
         assert name in pinned, f'{file}: constraints.txt does not name {name}'
-        assert wanted.specifier.contains(pinned[name]), f'{file}: {wanted} is not {pinned[name]}'
+        assert requirement.specifier.contains(pinned[name]), (
+          f'{file}: {requirement} excludes {pinned[name]}'
+        )
 
 
 def lines_of(file: str) -> list[str]:
-  """The lines of a requirements file without comments."""
+  """Returns the lines of a requirements file without comments."""
   lines = (ROOT / file).read_text().splitlines()
   return [line for line in lines if line and not line.startswith('#')]

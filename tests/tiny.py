@@ -1,4 +1,4 @@
-"""A tiny config that runs the real code path in seconds, and the real command line around it."""
+"""A tiny config that runs the real code in seconds, and functions that run the real command line."""
 
 from concurrent.futures import ThreadPoolExecutor
 import json
@@ -16,7 +16,10 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def tiny_config(variant: str = 'original', **overrides) -> ConfigDict:
-  """Returns a narrow network on 64-pixel crops of 72-pixel synthetic images, initialised as PyTorch does."""
+  """Returns the config of a narrow network on 64-pixel crops of synthetic images.
+
+  Its weights are initialised as in PyTorch.
+  """
   config = shrink(recipes.get(variant))
   recipes.apply(config, {'model.init': 'torch', 'optim.unit': 'epoch', 'optim.layer_rates': ()})
   return recipes.apply(config, {key.replace('__', '.'): value for key, value in overrides.items()})
@@ -25,7 +28,7 @@ def tiny_config(variant: str = 'original', **overrides) -> ConfigDict:
 def shrink(config: ConfigDict) -> ConfigDict:
   """Changes `config` to a narrow network that trains on synthetic images in seconds, and returns it.
 
-  Images of more than 64 pixels become crops of 64 from 72.
+  Crops of more than 64 pixels become crops of 64 pixels from canvases of 72 pixels.
   """
   size = min(config.model.input_size, 64)
   margin = min(config.data.canvas.size - config.model.input_size, 8)
@@ -82,8 +85,11 @@ def main(*args: str, devices: int = 1) -> subprocess.CompletedProcess:
   return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-class Together:
-  """Several processes of `python main.py --distributed ARGS`, with one CPU device each; killed on exit."""
+class ProcessGroup:
+  """Starts several processes of `python main.py --distributed ARGS`, and kills them on exit.
+
+  Each process has one CPU device.
+  """
 
   def __init__(self, *args: str, processes: int = 2, own: dict[int, tuple[str, ...]] | None = None):
     with socket.socket() as free:
@@ -109,7 +115,7 @@ class Together:
 
   def wait(self, timeout: float = 300) -> list[subprocess.CompletedProcess]:
     """Waits at most `timeout` seconds for all processes and returns the result of each."""
-    # In threads, so that the output of every process is read while another one waits for it.
+    # One thread per process reads its output, so that no process blocks on a full pipe.
     with ThreadPoolExecutor(len(self.processes)) as pool:
       texts = pool.map(lambda process: process.communicate(timeout=timeout), self.processes)
       return [

@@ -15,7 +15,7 @@ from alexnet_jax.workdir.checkpoint import Checkpoints
 
 
 def final_state(config, workdir):
-  """The train state of the newest checkpoint, on the host."""
+  """Returns the train state of the newest checkpoint, on the host."""
   config = FrozenConfigDict(config_lib.load_workdir(workdir))
   mesh = mesh_lib.make_mesh(config)
   with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -24,8 +24,8 @@ def final_state(config, workdir):
 
 
 @contextlib.contextmanager
-def run_of(config, workdir):
-  """A `Run` on the synthetic images: 40 images, so an epoch of batches of 8 has 5 steps."""
+def open_run(config, workdir):
+  """Yields a `Run` on 40 synthetic images, so that an epoch has 5 steps with batches of 8."""
   with (
     contextlib.closing(open_dataset(config.data, config.seed)) as dataset,
     Checkpoints(workdir) as checkpoints,

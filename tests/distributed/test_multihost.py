@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from tiny import Together, main, read_metrics, write_config
+from tiny import ProcessGroup, main, read_metrics, write_config
 
 from alexnet_jax.cli import main as main_lib
 from alexnet_jax.data.statistics import Sums
@@ -52,7 +52,7 @@ def wait_for_lines(workdir, lines, run):
 def test_a_lost_process_is_named_and_the_same_command_resumes(tmp_path, undisturbed):
   workdir = tmp_path / 'run'
   args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={workdir}', PEER_TIMEOUT
-  with Together(*args) as run:
+  with ProcessGroup(*args) as run:
     wait_for_lines(workdir, LINES, run)
     run.processes[1].kill()
     survivor, killed = run.wait(timeout=60)
@@ -60,7 +60,7 @@ def test_a_lost_process_is_named_and_the_same_command_resumes(tmp_path, undistur
   assert survivor.returncode == 3 and survivor.stdout == ''
   assert 'process 1 of 2' in survivor.stderr.splitlines()[-1]
   assert 'Traceback' not in survivor.stderr and '***' not in survivor.stderr
-  with Together(*args) as run:
+  with ProcessGroup(*args) as run:
     first, second = run.wait()
   assert first.returncode == second.returncode == 0, first.stderr + second.stderr
   assert 'resuming' in first.stderr
@@ -74,7 +74,7 @@ def test_the_loss_of_the_coordinator_and_a_new_number_of_processes(tmp_path, und
   """Process 0 is killed; then one process with one device resumes the run."""
   workdir = tmp_path / 'run'
   config = write_config(tmp_path, **CHOICES)
-  with Together(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
+  with ProcessGroup(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
     wait_for_lines(workdir, LINES, run)
     run.processes[0].kill()
     _, survivor = run.wait(timeout=60)
@@ -93,7 +93,7 @@ def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path, capsys):
   """Two processes train and evaluate with half of the batch each, with the numbers of one process."""
   workdir = tmp_path / 'run'
   config = write_config(tmp_path, **(CHOICES | {'mesh': (2, 1), 'train__epochs': 4000.0}))
-  with Together(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
+  with ProcessGroup(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
     wait_for_lines(workdir, 4, run)
     run.processes[1].terminate()
     stopped = run.wait()
@@ -107,7 +107,7 @@ def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path, capsys):
   logs = read_metrics(workdir), read_metrics(tmp_path / 'one')
   rows = [[row['loss'] for row in log if 'lr' in row] for log in logs]
   assert rows[0] == pytest.approx(rows[1][: len(rows[0])], rel=1e-6)
-  with Together('--mode=eval', f'--workdir={workdir}', '--config.mesh=2,1') as run:
+  with ProcessGroup('--mode=eval', f'--workdir={workdir}', '--config.mesh=2,1') as run:
     results = run.wait()
   assert [one.returncode for one in results] == [0, 0], results[0].stderr
   assert main_lib.main(['--mode=eval', f'--workdir={workdir}', '--config.mesh=1,1']) == 0
@@ -121,7 +121,7 @@ def test_what_fails_in_one_process_only_is_found(tmp_path):
   """If the workdir is not shared, process 1 waits for a file that never appears, and fails."""
   args = f'--config={write_config(tmp_path, **CHOICES)}', PEER_TIMEOUT
   own = {i: (f'--workdir={tmp_path / str(i)}',) for i in (0, 1)}
-  with Together(*args, own=own) as run:
+  with ProcessGroup(*args, own=own) as run:
     survivor, failed = run.wait()
   assert failed.returncode == 2 and 'is not the same folder' in failed.stderr
   assert survivor.returncode == 3 and 'process 1 of 2' in survivor.stderr.splitlines()[-1]
@@ -136,7 +136,7 @@ def test_what_fails_in_one_process_only_is_found(tmp_path):
 )
 def test_what_fails_in_all_is_said_by_all(tmp_path, both, second, message):
   args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={tmp_path}', *both
-  with Together(*args, own={1: second}) as run:
+  with ProcessGroup(*args, own={1: second}) as run:
     results = run.wait()
   assert [one.returncode for one in results] == [2, 2]
   assert all(message in one.stderr.splitlines()[-1] for one in results)
@@ -145,7 +145,7 @@ def test_what_fails_in_all_is_said_by_all(tmp_path, both, second, message):
 @pytest.mark.long
 def test_describe_counts_the_same_messages(tmp_path, capsys):
   args = '--mode=describe', f'--config={write_config(tmp_path, **(CHOICES | {"mesh": (2, 1)}))}'
-  with Together(*args) as run:
+  with ProcessGroup(*args) as run:
     first, second = run.wait()
   assert main_lib.main([*args]) == 0
   assert json.loads(first.stdout) == (alone := json.loads(capsys.readouterr().out))

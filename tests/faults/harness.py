@@ -14,7 +14,7 @@ import jax
 from ml_collections import FrozenConfigDict
 import numpy as np
 from PIL import Image
-from tiny import ROOT, Together, command, read_metrics, write_config
+from tiny import ROOT, ProcessGroup, command, read_metrics, write_config
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import steps
@@ -135,9 +135,9 @@ class Harness:
         wait_for(process)
       return run.wait()[0]
 
-  def together(self, *args: str) -> Together:
+  def together(self, *args: str) -> ProcessGroup:
     """Starts two processes that train together."""
-    return Together(*args, '--peer_timeout=6')
+    return ProcessGroup(*args, '--peer_timeout=6')
 
 
 def until(done: Callable[[], bool], seconds: float = BOUND) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 
-from inference_helpers import SIZES, live
+from inference_helpers import SIZES, reference_probabilities
 import jax
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_features_of_files(workdir, pictures, tmp_path):
   np.testing.assert_allclose(
     out['dropout7'], 0.5 * out['fc7']
   )  # dropout multiplies by 0.5 at test time
-  _, expected = live(workdir, [pictures / name for name in SIZES], 1)
+  _, expected = reference_probabilities(workdir, [pictures / name for name in SIZES], 1)
   np.testing.assert_allclose(jax.nn.softmax(out['fc8']), expected, rtol=1e-4, atol=1e-7)
   config.mesh = (1, 1)
   params = jax.device_get(evaluate.load(workdir, 'best', config).model.params['fc8'])

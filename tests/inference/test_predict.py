@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import helpers
-from inference_helpers import live
+from inference_helpers import reference_probabilities
 import numpy as np
 from PIL import Image
 import pytest
@@ -32,7 +32,7 @@ def test_predictions_are_those_of_the_network(workdir, pictures, capsys, views):
   (skipped,) = result['skipped']
   assert skipped['path'] == str(pictures / 'empty.png') and skipped['reason']
   assert f'skipping {pictures / "empty.png"}: ' in err and result['views'] == views
-  names, expected = live(workdir, paths, views)
+  names, expected = reference_probabilities(workdir, paths, views)
   for image, row in zip(result['images'], expected, strict=True):
     best = np.argsort(-row)[:5]
     assert [guess['label'] for guess in image['top']] == [names[k] for k in best]

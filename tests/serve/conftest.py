@@ -4,7 +4,7 @@ import helpers
 import numpy as np
 from PIL import Image
 import pytest
-from serve_helpers import NASTY
+from serve_helpers import MARKUP_NAME
 from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
@@ -20,7 +20,7 @@ def run(tmp_path_factory):
   (folder / 'images').mkdir()
   for i in range(8):
     pixels = np.repeat(np.repeat(rng.integers(0, 256, (8, 8, 3), np.uint8), 12, 0), 12, 1)
-    Image.fromarray(pixels).save(folder / 'images' / (NASTY if i == 3 else f'{i}.png'))
+    Image.fromarray(pixels).save(folder / 'images' / (MARKUP_NAME if i == 3 else f'{i}.png'))
   config = config_lib.load_workdir(folder / 'run')
   features = str(folder / 'x.npz')
   features_lib.features(config, folder / 'run', 'fc7', features, [str(folder / 'images')])

@@ -19,7 +19,7 @@ from browser import open_chromium
 import numpy as np
 from PIL import Image
 import pytest
-from serve_helpers import NASTY
+from serve_helpers import MARKUP_NAME
 from starlette.testclient import TestClient
 from tiny import ROOT, command
 
@@ -53,16 +53,19 @@ def test_it_says_what_predict_says(run, client):
 def test_neighbours_are_the_nearest_by_distance(run, client):
   with np.load(run / 'x.npz') as file:
     vectors, paths = file['features'], list(file['paths'])
-  own = paths.index(str(run / 'images' / NASTY))
-  answer = client.post('/predict', content=(run / 'images' / NASTY).read_bytes()).json()
+  own = paths.index(str(run / 'images' / MARKUP_NAME))
+  answer = client.post('/predict', content=(run / 'images' / MARKUP_NAME).read_bytes()).json()
   distances = np.linalg.norm(vectors.astype(np.float64) - vectors[own], axis=1)
   order = np.argsort(distances)[:6]
   assert [near['index'] for near in answer['neighbours']] == list(order) and order[0] == own
-  assert answer['neighbours'][0]['name'] == NASTY
+  assert answer['neighbours'][0]['name'] == MARKUP_NAME
   found = [near['distance'] for near in answer['neighbours']]
   np.testing.assert_allclose(found, distances[order], rtol=1e-3, atol=1e-4 * distances.max())
   image = client.get(f'/neighbours/{own}')
-  with Image.open(io.BytesIO(image.content)) as picture, Image.open(run / 'images' / NASTY) as file:
+  with (
+    Image.open(io.BytesIO(image.content)) as picture,
+    Image.open(run / 'images' / MARKUP_NAME) as file,
+  ):
     assert picture.size == (72, 72)
     difference = np.asarray(picture, int) - np.asarray(file.resize((72, 72)), int)
   assert np.abs(difference).mean() < 20  # two different images differ by 85; JPEG blurs colours
@@ -261,9 +264,9 @@ def test_in_a_browser(run, server, phone):
     page.on('console', lambda said: wrong.append(said.text) if said.type == 'error' else None)
     page.on('dialog', lambda dialog: (wrong.append('an alert'), dialog.dismiss()))
     page.goto(server[1])
-    data = (run / 'images' / NASTY).read_bytes()
+    data = (run / 'images' / MARKUP_NAME).read_bytes()
     if phone:
-      page.set_input_files('#file', {'name': NASTY, 'mimeType': 'image/png', 'buffer': data})
+      page.set_input_files('#file', {'name': MARKUP_NAME, 'mimeType': 'image/png', 'buffer': data})
     else:
       page.evaluate(
         """([bytes, name]) => {
@@ -272,17 +275,17 @@ def test_in_a_browser(run, server, phone):
           const drop = new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: moved});
           document.getElementById('drop').dispatchEvent(drop);
         }""",
-        [list(data), NASTY],
+        [list(data), MARKUP_NAME],
       )
     page.wait_for_selector('#bars li')
     page.wait_for_function('[...document.images].every((image) => image.complete)')
     bars = page.locator('#bars progress').evaluate_all('(bars) => bars.map((bar) => bar.value)')
     assert len(bars) == 5 and bars == sorted(bars, reverse=True)
     expected = predict.predict(
-      config_lib.load_workdir(run / 'run'), run / 'run', [str(run / 'images' / NASTY)]
+      config_lib.load_workdir(run / 'run'), run / 'run', [str(run / 'images' / MARKUP_NAME)]
     )
     assert bars[0] == pytest.approx(expected['images'][0]['top'][0]['probability'], rel=1e-3)
-    assert page.locator('#neighbours span').first.inner_text().startswith(NASTY)
+    assert page.locator('#neighbours span').first.inner_text().startswith(MARKUP_NAME)
     loaded = '(images) => images.every((image) => image.naturalWidth > 0)'
     assert page.locator('#neighbours img, #kernels, #preview').evaluate_all(loaded)
     assert page.evaluate('document.documentElement.scrollWidth <= window.innerWidth')

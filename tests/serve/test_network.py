@@ -7,7 +7,7 @@ import helpers
 import numpy as np
 from PIL import Image
 import pytest
-from serve_helpers import NASTY
+from serve_helpers import MARKUP_NAME
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
@@ -31,7 +31,7 @@ def test_kernels_are_those_of_both_towers(run, network):
 
 
 def test_answers_do_not_depend_on_other_threads(run, network):
-  paths = [run / 'images' / (NASTY if i == 3 else f'{i}.png') for i in range(8)]
+  paths = [run / 'images' / (MARKUP_NAME if i == 3 else f'{i}.png') for i in range(8)]
   canvases = [network.decode(path.read_bytes()) for path in paths]
   alone = [network.classify(canvas) for canvas in canvases]
   with concurrent.futures.ThreadPoolExecutor(4) as pool:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import read_metrics, tiny_config
-from training_helpers import run_of
+from training_helpers import open_run
 
 from alexnet_jax.training import hooks
 from alexnet_jax.training.pending_losses import NonFiniteError
@@ -24,7 +24,7 @@ def begin(tmp_path):
   with contextlib.ExitStack() as stack:
 
     def function(**overrides):
-      run = stack.enter_context(run_of(tiny_config(**FEW, **overrides), tmp_path))
+      run = stack.enter_context(open_run(tiny_config(**FEW, **overrides), tmp_path))
       state, statistics, record = start(run)
       outputs = stack.enter_context(hooks.Outputs(run, 0, record.unevaluated))
       return run, state, statistics, record, outputs

@@ -6,7 +6,7 @@ from ml_collections import FrozenConfigDict
 import numpy as np
 import pytest
 from tiny import tiny_config
-from training_helpers import final_state, run_of
+from training_helpers import final_state, open_run
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.training.loop import train
@@ -16,14 +16,14 @@ FEW = {'model__layers': ('conv1', 'fc6', 'fc8')}
 
 
 def test_epochs_and_steps(tmp_path):
-  with run_of(tiny_config(train__epochs=3.0), tmp_path) as run:
+  with open_run(tiny_config(train__epochs=3.0), tmp_path) as run:
     assert isinstance(run.config, FrozenConfigDict) and run.total_steps == 15
     assert run.epoch(5) == 1 and run.epoch(7) == 1.4
     assert [step for step in range(1, 16) if run.epoch_ended(step)] == [5, 10, 15]
 
 
 def test_batches_start_at_any_step(tmp_path):
-  with run_of(tiny_config(), tmp_path) as run:
+  with open_run(tiny_config(), tmp_path) as run:
     all_batches, later = run.batches(0), run.batches(2)
     two, third = [next(all_batches) for _ in range(2)], next(all_batches)
     chex.assert_trees_all_equal(jax.device_get(next(later)), jax.device_get(third))
@@ -40,17 +40,17 @@ def test_batches_start_at_any_step(tmp_path):
   ],
 )
 def test_configs_that_do_not_fit_the_data(tmp_path, overrides, message):
-  with pytest.raises(UserError, match=message), run_of(tiny_config(**overrides), tmp_path):
+  with pytest.raises(UserError, match=message), open_run(tiny_config(**overrides), tmp_path):
     pass
 
 
 def test_a_new_run_and_a_resumed_one(tmp_path):
   config = tiny_config(train__steps=5, optim__schedule='plateau', **FEW)
-  with run_of(config, tmp_path / 'new') as run:
+  with open_run(config, tmp_path / 'new') as run:
     state, _, record = start(run)
     assert int(state.step) == 0 and record == Record()
   train(config, tmp_path / 'trained')
-  with run_of(config, tmp_path / 'trained') as run:
+  with open_run(config, tmp_path / 'trained') as run:
     state, statistics, record = start(run)
     assert int(state.step) == 5 and np.isfinite(record.loss) and not record.unevaluated
     assert record.schedule.best_error == record.validation['val/top1_error']

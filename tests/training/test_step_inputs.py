@@ -2,7 +2,7 @@
 
 import pytest
 from tiny import tiny_config
-from training_helpers import run_of
+from training_helpers import open_run
 
 from alexnet_jax.steps import schedules
 from alexnet_jax.training.step_inputs import StepInputs
@@ -17,7 +17,7 @@ def test_rates_and_colour_noise_follow_the_epoch(tmp_path):
     augment__colour_until=2.0,
     optim__layer_rates=(('conv1', 2.0, 0.5),),
   )
-  with run_of(config, tmp_path) as run:
+  with open_run(config, tmp_path) as run:
     inputs = StepInputs(run)
     first, same, later = (inputs.at(step, START) for step in (0, 4, 10))
   assert first.learning_rate == 0.01
