@@ -1,6 +1,7 @@
-"""The GPU benchmark on the CPU: its budget and resumption, its stages run small, and its tables.
+"""The GPU benchmark, run on the CPU: its time budget, its resumption, small stages, and its tables.
 
-The functions `ends_well` to `takes_long` are stages; the processes that `plan` starts import them from here.
+The functions from `succeeds` to `takes_long` are stages. The processes that `plan` starts import them from
+this file.
 """
 
 import json
@@ -30,7 +31,7 @@ HERE = 'tests.benchmarks.test_gpu'
 # --- Stages
 
 
-def ends_well(context):
+def succeeds(context):
   return {'small': context.small, 'argument': context.arguments.get('argument')}
 
 
@@ -59,7 +60,7 @@ def stage(name, estimate=1.0, needs=(), **arguments):
 
 
 def run(output, *stages, seconds=600.0, small=True):
-  """Runs stages; the exit code and the summary."""
+  """Runs stages, and returns the exit code and the outcome of each stage."""
   code = plan.Plan(stages, output, 'a device', small, seconds).run()
   return code, plan.read(output, 'summary')['stages']
 
@@ -67,73 +68,75 @@ def run(output, *stages, seconds=600.0, small=True):
 # --- The plan
 
 
-def test_a_failed_stage_is_loud_and_stops_no_other(tmp_path, capsys):
-  stages = [stage(f.__name__) for f in (fails, is_killed, does_not_apply, ends_well)]
+def test_a_failed_stage_is_reported_and_the_others_run(tmp_path, capsys):
+  stages = [stage(f.__name__) for f in (fails, is_killed, does_not_apply, succeeds)]
   code, outcomes = run(tmp_path, *stages)
   assert code == 3
   assert {name: outcome['status'] for name, outcome in outcomes.items()} == {
     'fails': 'failed',
     'is_killed': 'failed',
     'does_not_apply': 'skipped',
-    'ends_well': 'done',
+    'succeeds': 'done',
   }
   assert 'RuntimeError: the losses of the two sides differ' in outcomes['fails']['reason']
   assert outcomes['does_not_apply']['reason'] == 'there is no GPU of this kind'
   assert capsys.readouterr().err.splitlines()[-1] == 'FAILED: fails, is_killed'
   assert plan.read(tmp_path, 'fails')['status'] == 'failed'
-  assert plan.read(tmp_path, 'ends_well')['result'] == {'small': True, 'argument': None}
+  assert plan.read(tmp_path, 'succeeds')['result'] == {'small': True, 'argument': None}
 
 
-def test_what_ended_well_is_not_run_again(tmp_path, monkeypatch):
-  stages = stage('ends_well', argument=1), stage('fails')
+def test_a_successful_stage_is_not_repeated(tmp_path, monkeypatch):
+  stages = stage('succeeds', argument=1), stage('fails')
 
   def status(*args, **more):
     return [o['status'] for o in run(tmp_path, *args, **more)[1].values()]
 
   assert status(*stages) == ['done', 'failed']
-  assert status(*stages) == ['reused', 'failed']  # what failed is tried again
-  assert status(stage('ends_well', argument=2)) == ['done']  # other arguments
-  assert status(stage('ends_well', argument=2), small=False) == ['done']
+  assert status(*stages) == ['reused', 'failed']  # a failed stage is repeated
+  assert status(stage('succeeds', argument=2)) == ['done']  # other arguments
+  assert status(stage('succeeds', argument=2), small=False) == ['done']
   monkeypatch.setattr(plan, 'code_version', lambda: 'another')
-  assert status(stage('ends_well', argument=2), small=False) == ['done']
-  assert status(stage('ends_well', argument=2), small=False) == ['reused']
-  (tmp_path / 'ends_well.json').write_text('{"status": "do')  # a file that is not whole
-  assert status(stage('ends_well', argument=2), small=False) == ['done']
+  assert status(stage('succeeds', argument=2), small=False) == ['done']
+  assert status(stage('succeeds', argument=2), small=False) == ['reused']
+  (tmp_path / 'succeeds.json').write_text('{"status": "do')  # an incomplete file
+  assert status(stage('succeeds', argument=2), small=False) == ['done']
 
 
-def test_what_would_not_fit_is_skipped_and_says_so(tmp_path):
-  code, outcomes = run(tmp_path, stage('fails', estimate=5000), stage('ends_well'))
-  assert code == 0 and outcomes['ends_well']['status'] == 'done'
+def test_a_stage_that_exceeds_the_time_budget_is_skipped_with_a_reason(tmp_path):
+  code, outcomes = run(tmp_path, stage('fails', estimate=5000), stage('succeeds'))
+  assert code == 0 and outcomes['succeeds']['status'] == 'done'
   assert outcomes['fails']['status'] == 'skipped'
   assert 'it takes about 5000 s, and ' in outcomes['fails']['reason']
   assert not (tmp_path / 'fails.json').exists()
 
 
-def test_what_it_needs_must_have_passed(tmp_path):
-  code, outcomes = run(tmp_path, stage('fails'), stage('ends_well', needs=['fails']))
-  assert code == 3 and outcomes['ends_well']['status'] == 'skipped'
-  assert outcomes['ends_well']['reason'] == 'it needs fails, which did not pass'
+def test_a_stage_is_skipped_if_a_stage_that_it_needs_has_failed(tmp_path):
+  code, outcomes = run(tmp_path, stage('fails'), stage('succeeds', needs=['fails']))
+  assert code == 3 and outcomes['succeeds']['status'] == 'skipped'
+  assert outcomes['succeeds']['reason'] == 'it needs fails, which did not pass'
 
 
 @pytest.mark.parametrize(('seconds', 'status'), [(600, 'failed'), (2.2, 'skipped')])
-def test_a_stage_that_takes_too_long_is_stopped(tmp_path, monkeypatch, seconds, status):
-  """With its children; it counts as failed, unless the whole time was up."""
+def test_a_stage_that_takes_too_long_is_stopped_with_its_children(
+  tmp_path, monkeypatch, seconds, status
+):
+  """It counts as failed, or as skipped if the time budget of all stages was used up."""
   monkeypatch.setattr(plan, '_SLACK', 4.0)
   monkeypatch.setattr(plan, '_SMALL_PATIENCE', 1.0)
   code, outcomes = run(tmp_path, stage('takes_long', estimate=1), seconds=seconds)
   assert outcomes['takes_long']['status'] == status and code == (3 if status == 'failed' else 0)
   assert 'it was stopped after' in outcomes['takes_long']['reason']
-  if (tmp_path / 'child').exists():  # a slow machine may not have come so far
+  if (tmp_path / 'child').exists():  # on a slow machine the stage may not have started the child
     child = pathlib.Path('/proc', (tmp_path / 'child').read_text())
     for _ in range(200):
       if not child.exists() or (child / 'stat').read_text().split()[2] == 'Z':
         break
       time.sleep(0.05)
     else:
-      pytest.fail('a process that the stage had started still runs')
+      pytest.fail('a child process of the stage is still running')
 
 
-def test_the_version_of_the_code_is_that_of_its_files(tmp_path, monkeypatch):
+def test_the_code_version_changes_with_the_files(tmp_path, monkeypatch):
   (tmp_path / 'configs').mkdir()
   (tmp_path / 'configs/a.py').write_text('1')
   monkeypatch.setattr(plan, 'ROOT', tmp_path)
@@ -143,7 +146,7 @@ def test_the_version_of_the_code_is_that_of_its_files(tmp_path, monkeypatch):
   assert plan.code_version() != before
 
 
-def test_stages_are_selected_by_letter_or_name_with_what_they_need():
+def test_stages_are_selected_by_letter_or_name_with_their_requirements():
   def names(*wanted):
     return [s.name for s in plan.select(command.STAGES, wanted)]
 
@@ -153,7 +156,7 @@ def test_stages_are_selected_by_letter_or_name_with_what_they_need():
     names('z')
 
 
-def test_the_stages_are_in_order_and_have_functions():
+def test_stages_come_after_their_requirements_and_have_functions():
   names = [s.name for s in command.STAGES]
   assert len(set(names)) == len(names)
   assert {s.letter for s in command.STAGES} == set('abcdefghij')
@@ -167,26 +170,26 @@ def test_the_stages_are_in_order_and_have_functions():
 
 
 @pytest.mark.parametrize(
-  ('args', 'told'),
+  ('args', 'message'),
   [
-    ([], '--output=DIR is needed'),
+    ([], '--output=DIR is required'),
     (['--output=x', '--minutes=0'], 'it must be positive'),
     (['--output=x', '--stages=a,z'], "there is no stage 'z'"),
     (['--output=x', '--cifar10=tfds:cifar10'], 'write folder:PATH or store:PATH'),
     (['--output=x', '--cifar10=folder:/does/not/exist'], 'write folder:PATH or store:PATH'),
   ],
 )
-def test_mistakes_get_a_line_that_names_them(args, told, capsys):
+def test_an_invalid_command_line_gets_a_message(args, message, capsys):
   with pytest.raises(SystemExit) as ended:
     command.parse(args)
-  assert ended.value.code == 2 and told in capsys.readouterr().err.splitlines()[-1]
+  assert ended.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
 
 
 # --- The stages
 
 
-def test_a_wrong_layer_fails_its_stage(tmp_path, monkeypatch):
-  """A gradient that is one per cent off is found; a right one passes."""
+def test_a_layer_with_a_wrong_gradient_fails_its_stage(tmp_path, monkeypatch):
+  """An error of one per cent is detected, and the correct gradient passes."""
   case = {'map_response_norm': correct.cases(True)['map_response_norm']}
   monkeypatch.setattr(correct, 'cases', lambda small: case)
   context = plan.Context(tmp_path, True, 60)
@@ -208,15 +211,15 @@ def test_a_wrong_layer_fails_its_stage(tmp_path, monkeypatch):
     correct.check_layers(context)
 
 
-def test_a_number_that_is_not_finite_is_an_infinite_error():
+def test_a_non_finite_number_is_an_infinite_error():
   assert correct.error([1.0, 2.0], [1.0, 2.0]) == 0
   assert correct.error([1.0, float('nan')], [1.0, 2.0]) == float('inf')
   assert correct.error([1.0], [1.0, 2.0]) == float('inf')
 
 
 @pytest.mark.parametrize('form', ['raw', 'jpeg'])
-def test_a_store_made_by_numpy_is_read_as_any_other(tmp_path, form):
-  """Of more bytes than a block of the file, so that images lie across its headers."""
+def test_a_store_written_with_numpy_can_be_read(tmp_path, form):
+  """The store is larger than one block of the file, so that some images extend over block headers."""
   rng = np.random.default_rng(0)
   images = [host.picture(rng, 72) for _ in range(6)]
   host.write_store(tmp_path / 'store', form, images)
@@ -224,13 +227,13 @@ def test_a_store_made_by_numpy_is_read_as_any_other(tmp_path, form):
   data.source, data.canvas.size = f'store:{tmp_path / "store"}', 72
   dataset = open_dataset(data, 0)
   (batch,) = dataset.eval_batches(6, split='train')
-  apart = np.abs(batch['image'].astype(int) - np.stack(images))
+  difference = np.abs(batch['image'].astype(int) - np.stack(images))
   assert batch['mask'].all() and batch['label'].tolist() == list(range(6))
-  assert apart.max() == 0 if form == 'raw' else 0 < apart.mean() < 8
+  assert difference.max() == 0 if form == 'raw' else 0 < difference.mean() < 8
 
 
-def test_the_program_of_two_devices_talks_as_the_paper_says(tmp_path):
-  """Lowered for CUDA: an all-gather into conv3, fc6 and fc7, and its reduce-scatter backward."""
+def test_the_two_device_program_has_the_collectives_of_the_paper(tmp_path):
+  """Lowered for CUDA, it has all-gathers before conv3, fc6 and fc7, and reduce-scatters for gradients."""
   result = two_devices.check(plan.Context(tmp_path, True, 60))
   tower = {'all_gather over tower': 3, 'reduce_scatter over tower': 3, 'all_reduce over tower': 1}
   assert {k: n for k, n in result['1,2'].items() if k != 'all_reduce over tower'} == {
@@ -240,7 +243,7 @@ def test_the_program_of_two_devices_talks_as_the_paper_says(tmp_path):
   assert 'all_reduce over data' not in result['1,2'] and result['2,2']['all_reduce over data'] > 1
 
 
-def test_a_program_that_talks_otherwise_is_found(tmp_path, monkeypatch):
+def test_a_program_with_other_collectives_is_detected(tmp_path, monkeypatch):
   monkeypatch.setattr(two_devices, 'collectives', lambda text, mesh: two_devices.Counter())
   with pytest.raises(RuntimeError, match='the collectives are'):
     two_devices.check(plan.Context(tmp_path, True, 60))
@@ -248,13 +251,13 @@ def test_a_program_that_talks_otherwise_is_found(tmp_path, monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.parametrize('form', [(True, True, 'slices'), (True, False, 'band')])
-def test_the_compiled_peer_is_one_graph_with_the_losses_of_the_eager_one(monkeypatch, form):
-  """PyTorch's compiler takes the whole network; a graph in pieces would be no fair peer."""
+def test_the_compiled_pytorch_network_is_one_graph_with_the_eager_losses(monkeypatch, form):
+  """torch.compile captures the whole network. The comparison would not be fair with a fragmented graph."""
   torch = pytest.importorskip('torch')
   config = racers.network(True, 'float32', 8, dropout=False, rate=0.01)
   inputs = sides.batches(config)
   params = sides.Ours(config).params()
-  real = torch.compile  # its machine code is left out: that takes minutes on a CPU
+  real = torch.compile  # no machine code is generated, because that takes minutes on a CPU
 
   def compile_graph(f, mode, **more):
     return real(f, backend='aot_eager', **more)
@@ -271,13 +274,13 @@ def test_the_compiled_peer_is_one_graph_with_the_losses_of_the_eager_one(monkeyp
 # --- The tables
 
 
-def test_tables_of_nothing_say_not_measured(tmp_path):
+def test_tables_without_results_say_not_measured(tmp_path):
   text = tables.render(tmp_path / 'nothing')
   assert text.count(tables.NOT_MEASURED) == len(tables.SECTIONS) and tables.SMALL not in text
   assert tables.render(tmp_path, 'training') == f'{tables.NOT_MEASURED}\n'
 
 
-def test_a_table_shows_what_the_files_say(tmp_path):
+def test_a_table_shows_the_numbers_of_the_result_files(tmp_path):
   spread = {'median': 51234.4, 'min': 5e4, 'max': 5.2e4, 'rounds': 7}
   result = {
     'dtype': 'bfloat16',
@@ -296,8 +299,8 @@ def test_a_table_shows_what_the_files_say(tmp_path):
 
 
 @pytest.mark.long
-def test_the_command_runs_to_its_end(tmp_path):
-  """Every kind of stage, small, on the CPU, without TensorFlow; then its tables, and nothing twice."""
+def test_the_command_runs_all_stages_and_reuses_them(tmp_path):
+  """It runs every kind of small stage on the CPU without TensorFlow. A second command repeats no stage."""
   photographs = tmp_path / 'photographs'
   rng = np.random.default_rng(0)
   for i in range(60):
@@ -315,10 +318,10 @@ def test_the_command_runs_to_its_end(tmp_path):
   line = [sys.executable, '-m', 'benchmarks.gpu', f'--output={output}', f'--stages={stages}']
   line.append(f'--cifar10=folder:{photographs}')
 
-  def started():
+  def run_benchmark():
     return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=1500)
 
-  done = started()
+  done = run_benchmark()
   assert done.returncode == 0, done.stderr[-3000:]
   outcomes = json.loads((output / 'summary.json').read_text())['stages']
   assert {outcome['status'] for outcome in outcomes.values()} == {'done'}, outcomes
@@ -327,7 +330,7 @@ def test_the_command_runs_to_its_end(tmp_path):
   assert text.startswith(tables.SMALL)
   for section in tables.SECTIONS:
     assert tables.render(output, section).strip().splitlines()[-1].startswith('|'), section
-  again = started()
+  again = run_benchmark()
   outcomes = json.loads((output / 'summary.json').read_text())['stages']
   assert again.returncode == 0
   assert {outcome['status'] for outcome in outcomes.values()} == {'reused'}

@@ -1,4 +1,4 @@
-"""Configs on disk: reading files by name, and what an earlier version wrote."""
+"""Configs on disk: config files, and config.json of the current and of earlier versions."""
 
 import json
 
@@ -11,7 +11,7 @@ from alexnet_jax.errors import UserError
 
 
 @pytest.mark.parametrize('variant', [*recipes.RECIPES, 'original+conv6+bfloat16'])
-def test_keys_that_were_added_later_take_the_values_of_the_recipe(variant, tmp_path):
+def test_keys_added_by_a_later_version_have_the_values_of_the_recipe(variant, tmp_path):
   """Runs of an earlier version can be resumed."""
   config = recipes.get(variant)
   old = json.loads(config_lib.to_json(config))
@@ -30,8 +30,8 @@ def test_an_unknown_recipe_is_completed_by_the_defaults(recipe):
 
 
 @pytest.mark.parametrize('text', ['[]', '7', '"x"', '{', '{"mesh": {}, "model": 3}'])
-def test_damaged_json(text, tmp_path):
-  """Reading it, or checking what was read, raises UserError."""
+def test_damaged_json_is_refused(text, tmp_path):
+  """Reading or validating it raises UserError."""
   (tmp_path / config_lib.FILE).write_text(text)
   try:
     config = config_lib.load_workdir(tmp_path)
@@ -42,7 +42,7 @@ def test_damaged_json(text, tmp_path):
       config_lib.validate(config)
 
 
-def test_a_workdir_without_a_config(tmp_path):
+def test_a_workdir_without_a_config_is_refused(tmp_path):
   with pytest.raises(UserError, match=r'holds no config\.json'):
     config_lib.load_workdir(tmp_path)
 
@@ -70,7 +70,7 @@ def test_an_unknown_config_gets_a_suggestion(spec, message):
     ('x = 1\n', 'AttributeError'),
   ],
 )
-def test_a_file_that_gives_no_config(source, message, tmp_path):
+def test_a_file_that_returns_no_config_is_refused(source, message, tmp_path):
   path = tmp_path / 'mine.py'
   path.write_text(source)
   with pytest.raises(UserError, match=message):

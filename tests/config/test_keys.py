@@ -1,4 +1,4 @@
-"""Every config key is declared once, with a meaning of its own in whole sentences."""
+"""Every config key is declared once, and its meaning is unique and in whole sentences."""
 
 import collections
 import re
@@ -18,7 +18,7 @@ def test_every_key_is_declared():
   assert set(DECLARED) == set(config_lib.flatten(PAPER))
 
 
-def test_defaults_are_recipe_paper():
+def test_defaults_are_those_of_the_recipe_paper():
   config = keys.defaults()
   config.note = PAPER.note
   assert config_lib.to_json(config) == config_lib.to_json(PAPER)
@@ -35,17 +35,17 @@ def test_meanings_are_whole_sentences():
     assert re.fullmatch(r'[A-Z].*\.', key.meaning), name
 
 
-def test_each_key_has_a_meaning_of_its_own():
+def test_no_two_keys_have_the_same_meaning():
   """Keys of layers are declared once for each kind of layer."""
   meanings = collections.Counter(key.meaning for _, key in schema.flatten(keys.KEYS))
   assert [meaning for meaning, number in meanings.items() if number > 1] == []
 
 
 @pytest.mark.parametrize('mesh', [(0, 0), (1, 2)])
-def test_meshes(mesh):
+def test_valid_meshes_are_accepted(mesh):
   assert DECLARED['mesh'].accepts(mesh)
 
 
 @pytest.mark.parametrize('mesh', [(1,), (1, 2, 3), ('2x1',), (-1, 1), (1.0, 2.0), (True, 1)])
-def test_bad_meshes(mesh):
+def test_invalid_meshes_are_refused(mesh):
   assert not DECLARED['mesh'].accepts(mesh)

@@ -1,4 +1,4 @@
-"""Values of `config.optim` that are not allowed are refused by name."""
+"""Invalid values of `config.optim` are refused, and the error names the key."""
 
 from helpers import get
 import pytest
@@ -34,13 +34,13 @@ from alexnet_jax.errors import UserError
     ('layer_rates', ('conv1',), r'\(layer, epoch, factor\) triples'),
   ],
 )
-def test_bad_values(key, value, allowed):
+def test_invalid_values_are_refused(key, value, allowed):
   config = get(**{f'optim__{key.replace(".", "__")}': value})
   with pytest.raises(UserError, match=rf'config\.optim\.{key}=.*: must be .*{allowed}'):
     config_lib.validate(config)
 
 
-def test_good_values():
+def test_valid_values_are_accepted():
   config = get(
     optim__layer_decay=(('conv1', 0.0),),
     optim__layer_rates=(('conv1', 0.0, 0.0), ('fc8', 3, 10.0)),

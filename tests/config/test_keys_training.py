@@ -1,4 +1,4 @@
-"""Values of the other groups that are not allowed are refused by name."""
+"""Invalid values of `augment`, `eval`, `train`, `report` and `serve` are refused by name."""
 
 from helpers import get
 import pytest
@@ -36,16 +36,16 @@ from alexnet_jax.steps import augment
     ('serve.max_mib', 0, 'at least 1'),
   ],
 )
-def test_bad_values(key, value, allowed):
+def test_invalid_values_are_refused(key, value, allowed):
   config = get(**{key.replace('.', '__'): value})
   with pytest.raises(UserError, match=rf'config\.{key}=.*: must be .*{allowed}'):
     config_lib.validate(config)
 
 
-def test_views_are_those_of_the_augmentation():
+def test_allowed_views_are_those_of_the_augmentation():
   assert keys_training.EVAL['views'].choices == tuple(augment.VIEWS)
 
 
 @pytest.mark.parametrize('window', [(0, 0), (1, 1), (101, 110)])
-def test_good_windows(window):
+def test_valid_profile_windows_are_accepted(window):
   config_lib.validate(get(train__profile=window))

@@ -1,4 +1,4 @@
-"""Every recipe builds, with every override, and holds its constants."""
+"""Every recipe with every override is valid, and every recipe has the constants of its source."""
 
 from helpers import get
 import pytest
@@ -15,7 +15,7 @@ CONVOLUTIONS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
 
 @pytest.mark.parametrize('override', [None, *OVERRIDES])
 @pytest.mark.parametrize('recipe', recipes.RECIPES)
-def test_builds(recipe, override):
+def test_every_override_is_valid_and_changes_the_recipe(recipe, override):
   variant = f'{recipe}+{override}' if override else recipe
   config = recipes.get(variant)
   assert config.recipe == variant
@@ -23,7 +23,7 @@ def test_builds(recipe, override):
   rows = models.layer_table(config.model)
   assert [row['layer'] for row in rows if row['macs']] == list(config.model.layers)
   assert rows[-1]['output'] == (1000,)
-  # Every override changes something, even of a recipe that has half of it already.
+  # Every override changes something, even in a recipe that already has some of its values.
   plain = config_lib.flatten(recipes.get(recipe))
   changed = {key for key, value in config_lib.flatten(config).items() if plain[key] != value}
   already = {
@@ -35,23 +35,23 @@ def test_builds(recipe, override):
   assert (changed > {'recipe'}) == (override is not None and (recipe, override) not in already)
 
 
-def test_recipes_do_not_leak():
-  """A config that was changed, or another recipe, leaves no trace in the next."""
+def test_recipes_are_independent_copies():
+  """Neither a changed config nor another recipe affects a config that is created later."""
   before = config_lib.to_json(recipes.get('paper'))
   recipes.apply(recipes.get('paper'), {'model.width': 0.5})
   recipes.get('torchvision+tanh')
   assert config_lib.to_json(recipes.get('paper')) == before
 
 
-def test_layer_rates_name_layers():
-  """No recipe freezes a layer that its network lacks."""
+def test_layer_rates_name_layers_of_the_network():
+  """No recipe sets the rate of a layer that its network lacks."""
   for recipe in recipes.RECIPES:
     config = recipes.get(recipe)
     params = {layer: {'kernel': 0, 'bias': 0} for layer in config.model.layers}
     optimizer.rate_tree(config.optim, params, 0.01, 0.01, epoch=1000.0)
 
 
-def test_unknown_recipe():
+def test_an_unknown_recipe_gets_a_suggestion():
   with pytest.raises(UserError, match="unknown recipe 'vgg': choose one of paper, original, caffe"):
     recipes.get('vgg')
   with pytest.raises(UserError, match=r"unknown recipe 'orignal': did you mean original\?"):
@@ -84,7 +84,7 @@ NETWORKS = {
   },
 }
 
-# Everything else.
+# All other constants.
 THE_REST = {
   'augment.crop': {
     'paper': 'random',
@@ -150,7 +150,7 @@ THE_REST = {
 
 
 @pytest.mark.parametrize('key', [*(f'model.{key}' for key in NETWORKS), *THE_REST])
-def test_values(key):
+def test_recipes_have_the_documented_values(key):
   expected = NETWORKS.get(key.removeprefix('model.')) or THE_REST[key]
   found = {recipe: config_lib.flatten(recipes.get(recipe))[key] for recipe in expected}
   assert found == expected

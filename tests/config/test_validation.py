@@ -1,4 +1,4 @@
-"""Keys that depend on each other, and a config against the run that it resumes."""
+"""Checks of keys that depend on each other, and of the config of a resumed run."""
 
 from helpers import get
 import pytest
@@ -11,14 +11,14 @@ from alexnet_jax.errors import UserError
 
 @pytest.mark.parametrize('key', ['conv1.size', 'conv2.stride', 'pool.window', 'lrn.size'])
 @pytest.mark.parametrize('value', [0, 10**6])
-def test_sides_in_pixels(key, value):
+def test_invalid_sizes_in_pixels_are_refused(key, value):
   config = get(**{f'model__{key.replace(".", "__")}': value})
   message = rf'config\.model\.{key}={value}: must be a whole number from 1 to 8192'
   with pytest.raises(UserError, match=message):
     config_lib.validate(config)
 
 
-def test_a_kernel_larger_than_its_input():
+def test_a_kernel_larger_than_its_input_is_refused():
   config = get(model__conv2__size=64)
   with pytest.raises(UserError, match='the maps at conv2 have no pixels'):
     models.layer_table(config.model)
@@ -35,7 +35,7 @@ def test_a_kernel_larger_than_its_input():
     ('paper', {'optim__layer_rates': (('fc9', 1.0, 0.0),)}, "layer_rates names 'fc9'"),
   ],
 )
-def test_keys_that_contradict_each_other(variant, overrides, message):
+def test_contradictory_keys_are_refused(variant, overrides, message):
   with pytest.raises(UserError, match=message):
     config_lib.validate(get(variant, **overrides))
 
@@ -44,7 +44,7 @@ def test_a_length_in_steps_needs_no_epochs():
   config_lib.validate(get(train__epochs=0.0, train__steps=1))
 
 
-def test_a_config_without_a_key():
+def test_a_config_with_a_missing_group_is_refused():
   config = get()
   del config.model
   with pytest.raises(UserError, match=r'the config lacks config\.model'):
@@ -59,7 +59,7 @@ def test_a_config_without_a_key():
     {'data__source': 'store:elsewhere'},
   ],
 )
-def test_a_resumed_run_may_differ(overrides):
+def test_keys_that_may_differ_in_a_resumed_run(overrides):
   base = {'data__source': 'store:here'}
   check_same_run(get(**base), get(**(base | overrides)), 'WORKDIR')
 
@@ -72,7 +72,7 @@ def test_a_resumed_run_may_differ(overrides):
     ({'model__conv1__std': 1.0}, r'model\.conv1\.std'),
   ],
 )
-def test_a_resumed_run_may_not_differ(overrides, message):
+def test_other_keys_must_be_equal_in_a_resumed_run(overrides, message):
   base = {'data__source': 'store:here'}
   with pytest.raises(UserError, match=message):
     check_same_run(get(**base), get(**(base | overrides)), 'WORKDIR')

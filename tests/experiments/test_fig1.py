@@ -1,4 +1,4 @@
-"""The sweep of Figure 1: where a curve crosses, what is run next, and what is written of it."""
+"""The sweep of Figure 1: when a curve reaches 25 %, which runs are next, and what the results contain."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ spec = importlib.util.spec_from_file_location('fig1', ROOT / 'experiments' / 'fi
 fig1 = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(fig1)
 runs_lib = fig1.runs_lib
-INSIDE = {'relu': 0.002, 'tanh': 0.004}  # rates in the middle of the grids
+INNER_RATES = {'relu': 0.002, 'tanh': 0.004}  # neither is the first or the last rate of its grid
 
 
 @pytest.mark.parametrize(
@@ -20,20 +20,21 @@ INSIDE = {'relu': 0.002, 'tanh': 0.004}  # rates in the middle of the grids
   [
     ([(1.0, 60.0), (2.0, 30.0), (3.0, 20.0)], 2.5),
     ([(1.0, 25.0)], 1.0),
-    ([(1.3, 20.0)], 1.3 * 65 / 70),  # from 90 % at the start
-    ([(1.0, 24.0), (2.0, 30.0), (3.0, 20.0)], 65 / 66),  # the first time counts
+    ([(1.3, 20.0)], 1.3 * 65 / 70),  # the curve starts at 90 %
+    ([(1.0, 24.0), (2.0, 30.0), (3.0, 20.0)], 65 / 66),  # the first crossing counts
     ([(1.0, 60.0), (2.0, 25.1)], None),
     ([], None),
   ],
 )
-def test_crossing(errors, epoch):
+def test_the_crossing_is_interpolated(errors, epoch):
   assert fig1.crossing(errors) == (epoch if epoch is None else pytest.approx(epoch))
 
 
 def sweep(epochs, stop_each=0):
-  """Runs the whole sweep on `epochs(curve, rate)` (None: never; inf: diverged); returns runs and order.
+  """Simulates the whole sweep and returns its runs and the order in which they were started.
 
-  With `stop_each`, every run is stopped as often before it ends.
+  `epochs(curve, rate)` gives the epochs that a run needs to reach 25 %. It returns None for a run that never
+  reaches 25 %, and inf for one that diverges. Each run is stopped `stop_each` times before it ends.
   """
   runs, order, stops = {}, [], {}
   while cells := fig1.next_cells(runs):
@@ -61,8 +62,8 @@ def sweep(epochs, stop_each=0):
 
 
 @pytest.mark.parametrize('stop_each', [0, 2])
-def test_the_best_rate_lies_inside(stop_each):
-  """The grid grows to where the best rate lies, then two more seeds run at it alone."""
+def test_the_grid_grows_until_the_best_rate_is_inside(stop_each):
+  """The grid grows until the best rate is not at its edge; two more seeds then run at that rate only."""
   best = {'relu': 0.002, 'tanh': 0.001}
 
   def epochs(curve, rate):
@@ -85,8 +86,8 @@ def test_the_best_rate_lies_inside(stop_each):
   assert found['best_is_interior'] and found['learning_rate'] == 0.001
 
 
-def test_low_rates_and_runs_that_diverge():
-  """Halved rates too; a run that diverges bounds the grid, and one that ends lower is better."""
+def test_the_grid_grows_downwards_past_diverged_runs():
+  """Rates are halved too. Diverged runs bound the grid, and of unfinished runs the lowest error is best."""
 
   def never(curve, rate):
     return float('inf') if rate > 0.0003 else None
@@ -100,57 +101,57 @@ def test_low_rates_and_runs_that_diverge():
 
 
 def written(runs, path):
-  """What `fig1.write` makes of `runs`."""
+  """Returns the content of the result file that `fig1.write` writes for `runs`."""
   fig1.write(runs, str(path))
   assert path.with_suffix('.png').stat().st_size > 1000
   return json.loads(path.read_text())
 
 
-def test_what_is_written(tmp_path):
-  """Before all runs are made there is no ratio, and the file says what is next; then there is one."""
+def test_the_result_file_has_a_ratio_when_all_runs_are_complete(tmp_path):
+  """Until then, the file names the next run and has no ratio."""
 
   def epochs(curve, rate):
-    return (5 if curve == 'relu' else 30) + 1000 * abs(rate - INSIDE[curve])
+    return (5 if curve == 'relu' else 30) + 1000 * abs(rate - INNER_RATES[curve])
 
   runs, order = sweep(epochs)
-  begun = written({cell: runs[cell] for cell in order[:4]}, tmp_path / 'fig1.json')
-  assert len(begun['runs']) == 4 and not begun['complete'] and 'ratio' not in begun
-  assert begun['unfinished'] == 'next: tanh, rate 0.004, seed 0'
+  partial = written({cell: runs[cell] for cell in order[:4]}, tmp_path / 'fig1.json')
+  assert len(partial['runs']) == 4 and not partial['complete'] and 'ratio' not in partial
+  assert partial['unfinished'] == 'next: tanh, rate 0.004, seed 0'
   whole = written(runs, tmp_path / 'fig1.json')
   assert whole['complete'] and 'unfinished' not in whole
   assert whole['ratio'] == pytest.approx(30.1 / 5.1) and whole['ratio_at_least'] is None
 
 
-def test_a_curve_that_does_not_get_there(tmp_path):
-  """More than 60 epochs is a result; and a mean of the seeds that did get there would flatter."""
+def test_a_curve_that_does_not_reach_25_percent(tmp_path):
+  """The result is more than 60 epochs, because a mean over the successful seeds would be biased."""
 
   def epochs(curve, rate):
     if curve == 'relu':
-      return 5 + 1000 * abs(rate - INSIDE['relu'])
+      return 5 + 1000 * abs(rate - INNER_RATES['relu'])
     return float('inf') if rate > 0.01 else None
 
   runs, _ = sweep(epochs)
   found = written(runs, tmp_path / 'fig1.json')
   assert found['tanh']['epochs_to_25_percent'] is None and found['tanh']['more_than'] == 60.0
   assert found['ratio'] is None and found['ratio_at_least'] == pytest.approx(60 / 5.1)
-  runs['relu', INSIDE['relu'], 2] |= {'status': fig1.NOT_REACHED, 'epochs_to_25_percent': None}
+  runs['relu', INNER_RATES['relu'], 2] |= {'status': fig1.NOT_REACHED, 'epochs_to_25_percent': None}
   one_slow = fig1.summary(runs, 'relu')
   assert one_slow['epochs_to_25_percent'] is None and one_slow['more_than'] == 60.0
   assert one_slow['max'] == pytest.approx(5.1) and one_slow['seeds'] == 3
 
 
-def test_what_can_run_side_by_side():
-  """At first every run of both grids; a curve's other seeds as soon as its own grid is done."""
+def test_runs_that_may_run_at_the_same_time():
+  """These are first all runs of both grids, and the other seeds of a curve when its own grid is complete."""
   first = fig1.next_cells({})
   assert first == [(curve, rate, 0) for curve in fig1.CURVES for rate in fig1.RATES[curve]]
-  runs, _ = sweep(lambda curve, rate: 10 + 1000 * abs(rate - INSIDE[curve]))
-  begun = {cell: run for cell, run in runs.items() if cell[0] == 'relu' and cell[2] == 0}
-  assert fig1.next_cells(begun)[-2:] == [('relu', INSIDE['relu'], seed) for seed in (1, 2)]
-  assert fig1.next_cells(begun)[:3] == [('tanh', rate, 0) for rate in fig1.RATES['tanh']]
+  runs, _ = sweep(lambda curve, rate: 10 + 1000 * abs(rate - INNER_RATES[curve]))
+  partial = {cell: run for cell, run in runs.items() if cell[0] == 'relu' and cell[2] == 0}
+  assert fig1.next_cells(partial)[-2:] == [('relu', INNER_RATES['relu'], seed) for seed in (1, 2)]
+  assert fig1.next_cells(partial)[:3] == [('tanh', rate, 0) for rate in fig1.RATES['tanh']]
 
 
 @pytest.mark.parametrize(
-  ('code', 'said', 'status'),
+  ('code', 'last_line', 'status'),
   [
     (0, '', 'not within the epochs allowed'),
     (75, 'stopped by SIGTERM', 'stopped'),
@@ -159,18 +160,18 @@ def test_what_can_run_side_by_side():
     (2, 'error: no such folder', 'stopped'),
   ],
 )
-def test_only_a_loss_that_is_not_finite_has_diverged(tmp_path, code, said, status):
-  """What failed otherwise is to be done again; a line that a kill tore is not read."""
+def test_only_a_non_finite_loss_counts_as_diverged(tmp_path, code, last_line, status):
+  """A run that failed for another reason is repeated. An incomplete line of metrics.jsonl is ignored."""
   row = '{"epoch": 1.0, "train_set/top1_error": 60.0}\n'
   (tmp_path / 'metrics.jsonl').write_text(row + row[:20])
-  ended = runs_lib.Ended(code, said, [], 2.0)
+  ended = runs_lib.Ended(code, last_line, [], 2.0)
   found = fig1.record(('relu', 0.001, 0), [f'--workdir={tmp_path}'], ended)
   assert found['status'] == status
   assert found['training_errors'] == [(1.0, 60.0)]
 
 
 def test_a_cell_is_one_command():
-  """Its own folder, and the rate of biases twice that of weights."""
+  """The command names a folder for this run, and the rate of biases is twice that of weights."""
   arguments = fig1.command(('tanh', 0.0005, 2), 'tfds:cifar10', 'runs/fig1', ['--config.x=1'])
   assert arguments == [
     '--config=configs/cifar10.py:tanh',

@@ -1,4 +1,4 @@
-"""What the programs that make many runs share: how runs are stopped, gone on with, and written down."""
+"""The code that the programs in experiments/ share: runs are started, stopped, resumed and recorded."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ import seeds
 
 
 def make(cells, after=lambda cell: (), jobs=1):
-  """Makes cells; returns the exit code and what the output then says."""
+  """Runs the cells, and returns the exit code and the content of the result file."""
   options = argparse.Namespace(output='out/all.json', jobs=jobs)
   code = seeds.make(cells, options, lambda runs: {'number': len(runs)}, after)
   path = runs_lib.ROOT / 'out' / 'all.json'
@@ -24,35 +24,35 @@ def make(cells, after=lambda cell: (), jobs=1):
 
 
 def cell(*more):
-  """Calls to train and to evaluate."""
+  """Returns the arguments of a training run and of its evaluation."""
   return [['--workdir=w/seed0', *more], ['--mode=eval', '--workdir=w/seed0']]
 
 
-def test_a_run_killed_as_it_ends_counts_as_stopped(place):
-  """Python's own end of a process no longer heeds main.py's handler: the signal kills, and is no failure."""
-  (place / 'main.py').write_text(
+def test_a_run_that_is_killed_while_stopping_counts_as_stopped(checkout):
+  """While the interpreter exits, main.py's handler is gone and SIGTERM kills the process."""
+  (checkout / 'main.py').write_text(
     'import pathlib, time\npathlib.Path("up").touch()\ntime.sleep(60)\n'
   )
   runner = runs_lib.Runner(1)
   runner.start('run', ['--workdir=x'])
-  while not (place / 'up').exists():
+  while not (checkout / 'up').exists():
     time.sleep(0.05)
   assert runner.free == 0
   runner.stop()
   ((key, ended),) = runner.wait()
   assert (key, ended.code, ended.answers) == ('run', 75, [])
-  assert runner.free == 0  # no other is started
+  assert runner.free == 0  # no other run is started
 
 
-def test_a_run_that_something_else_kills_has_failed(place):
-  """As shells tell it: 128 and the signal."""
-  (place / 'main.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n')
+def test_a_run_that_another_signal_kills_has_failed(checkout):
+  """The exit code is 128 plus the number of the signal, as in a shell."""
+  (checkout / 'main.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n')
   code, made = make({(None, 0): cell()})
   assert code == 137 and made['runs'][0]['eval'] is None
 
 
-def test_stopped_while_a_run_ends_well(place):
-  """What is left is not made, and the exit code says so; the same command makes it."""
+def test_a_signal_during_a_successful_run_stops_the_remaining_runs(checkout):
+  """The exit code is 75, and the same command starts the remaining runs."""
   left, done = [1, 2], []
 
   def keep(key, ended):
@@ -69,8 +69,8 @@ def test_stopped_while_a_run_ends_well(place):
 
 
 @pytest.mark.parametrize('jobs', [1, 3])
-def test_what_needs_others_comes_after_them(place, jobs):
-  """An average is made of two runs, once both are there; a run of three calls is trained by two."""
+def test_a_run_starts_after_the_runs_that_it_needs(checkout, jobs):
+  """An average is evaluated when both of its runs are complete. A chain has two training calls."""
   cells = {
     ('average', None): [['--mode=eval', '--checkpoints=w/seed0,w/seed1']],
     ('net', 0): cell(),
@@ -89,8 +89,8 @@ def test_what_needs_others_comes_after_them(place, jobs):
   assert one['evaluated_by'] == 'python main.py --mode=eval --workdir=w/seed0'
 
 
-def test_a_mistake_is_mended_by_the_right_command(place):
-  """A run that came to nothing binds no one; a result does, and says what differs."""
+def test_a_failed_run_is_repeated_and_a_result_is_kept(checkout):
+  """A failed run can be repeated with other flags. After a success, other flags are listed in an error."""
   failed, made = make({(None, 0): cell('--fail=2')})
   assert failed == 2 and made['runs'][0]['train'] is None
   code, made = make({(None, 0): cell('--config.rate=1')})
@@ -99,8 +99,8 @@ def test_a_mistake_is_mended_by_the_right_command(place):
     make({(None, 0): cell('--config.rate=2')})
 
 
-def test_a_chain_whose_sources_are_swapped_is_another(place):
-  """Its calls are compared one by one; the order of the flags of one does not matter."""
+def test_a_chain_with_swapped_sources_is_refused(checkout):
+  """The calls are compared one by one. The order of the flags within a call does not matter."""
 
   def chain(one, two):
     return [
@@ -116,8 +116,8 @@ def test_a_chain_whose_sources_are_swapped_is_another(place):
     make({('star', 0): chain('b', 'a')})
 
 
-def test_an_average_of_more_is_made_anew(place):
-  """Averages cost little: what was averaged of two is no obstacle to three."""
+def test_an_average_of_more_runs_is_computed_again(checkout):
+  """Averages are cheap, so a recorded average of two networks does not prevent an average of three."""
 
   def average(n):
     return [['--mode=eval', f'--checkpoints={",".join("abc"[:n])}']]
@@ -128,8 +128,7 @@ def test_an_average_of_more_is_made_anew(place):
   assert code == 0 and [run['variant'] for run in made['runs']] == ['net', 'net', 'net', '3 nets']
 
 
-def test_time_and_commits_add_up():
-  """Of a run that was stopped and gone on with."""
+def test_a_resumed_run_adds_up_its_time_and_commits():
   on = {'date': 'today', 'commits': ['b']}
   first = runs_lib.gone_on({}, 2.0, {'date': 'yesterday', 'commits': ['a']})
   assert runs_lib.gone_on(first, 3.4, on) == {'seconds': 5, 'date': 'today', 'commits': ['a', 'b']}
@@ -137,39 +136,39 @@ def test_time_and_commits_add_up():
 
 
 @pytest.mark.parametrize('text', ['{"runs": [', '[]', '{}'])
-def test_a_file_of_something_else_is_kept(place, text):
-  """It may be torn, or not ours: refused, and as it was."""
-  (place / 'out').mkdir()
-  (place / 'out' / 'all.json').write_text(text)
+def test_an_output_file_with_other_content_is_kept(checkout, text):
+  """A damaged file or one of another format is refused and not changed."""
+  (checkout / 'out').mkdir()
+  (checkout / 'out' / 'all.json').write_text(text)
   with pytest.raises(runs_lib.Refused, match='is not a file of results'):
     make({(None, 0): cell()})
-  assert (place / 'out' / 'all.json').read_text() == text
+  assert (checkout / 'out' / 'all.json').read_text() == text
 
 
-def test_the_results_of_another_program_are_kept(place):
-  """Those of Figure 1 are no runs of a config with several seeds."""
-  theirs = (ROOT / 'results' / 'fig1.json').read_text()
-  (place / 'out').mkdir()
-  (place / 'out' / 'all.json').write_text(theirs)
+def test_the_results_of_another_program_are_kept(checkout):
+  """The results of Figure 1 are refused by a program that trains one config with several seeds."""
+  content = (ROOT / 'results' / 'fig1.json').read_text()
+  (checkout / 'out').mkdir()
+  (checkout / 'out' / 'all.json').write_text(content)
   with pytest.raises(runs_lib.Refused, match='belongs to another program'):
     make({(None, 0): cell()})
-  assert (place / 'out' / 'all.json').read_text() == theirs
+  assert (checkout / 'out' / 'all.json').read_text() == content
 
 
 @pytest.mark.parametrize(
-  ('program', 'wrong'),
+  ('program', 'argument'),
   [('seeds', '--jobs=0'), ('seeds', '--seeds=0,a'), ('table2', '--nets=-1')],
 )
-def test_numbers(program, wrong, monkeypatch, capsys):
-  """What is no number, or too small, is named."""
-  monkeypatch.setattr(sys, 'argv', [program, wrong])
+def test_invalid_numbers_are_named(program, argument, monkeypatch, capsys):
+  """A value that is no number or too small is in the error."""
+  monkeypatch.setattr(sys, 'argv', [program, argument])
   with pytest.raises(SystemExit, match='2'):
     __import__(program).main()
-  assert repr(wrong.partition('=')[2]) in capsys.readouterr().err
+  assert repr(argument.partition('=')[2]) in capsys.readouterr().err
 
 
-def documented():
-  """Every call of a program of experiments/ that a reader is told to make: where, program, what follows."""
+def documented_commands():
+  """Yields (file, program, arguments) for each documented command that calls a program of experiments/."""
   for path in [*ROOT.glob('*.md'), *ROOT.glob('configs/*'), *ROOT.glob('experiments/*.py')]:
     if path.is_file():
       text = re.sub(r'\\+\n\s*', ' ', path.read_text())
@@ -178,9 +177,8 @@ def documented():
           yield path.name, *found.groups()
 
 
-@pytest.mark.parametrize(('where', 'program', 'rest'), list(documented()))
-def test_documented_commands_are_whole(where, program, rest):
-  """No flag is left out that the program cannot do without."""
+@pytest.mark.parametrize(('where', 'program', 'rest'), list(documented_commands()))
+def test_documented_commands_have_all_required_flags(where, program, rest):
   source = (ROOT / 'experiments' / f'{program}.py').read_text()
   names = re.findall(r"'(\w+)'", re.search(r'runs_lib\.parser\(([^)]*)\)', source)[1])
   assert [name for name in names if f'--{name}=' not in rest] == [], where

@@ -1,4 +1,4 @@
-"""Several seeds of one config, and the file of results they write."""
+"""Runs of one config with several seeds, and the result file that they write."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ import cats_dogs
 
 
 def call(output, workdir, *more):
-  """Runs experiments/seeds.py on two steps of LeNet-5."""
+  """Runs experiments/seeds.py with two training steps of LeNet-5."""
   arguments = [
     '--config=configs/lenet.py:cifar10',
     f'--workdir={workdir}',
@@ -33,15 +33,15 @@ def call(output, workdir, *more):
 
 
 @pytest.mark.long
-def test_seeds_are_trained_evaluated_and_kept(tmp_path):
-  """Every run with its command and its time; once made it is kept; other options are not mixed in."""
+def test_seeds_are_trained_evaluated_and_recorded(tmp_path):
+  """Each run is recorded with its command and its time, and is not repeated. Other flags are refused."""
   path, workdir = tmp_path / 'out' / 'lenet.json', tmp_path / 'runs'
   done = call(path, workdir)
   assert done.returncode == 0, done.stderr
   made = json.loads(path.read_text())
   (run,) = made['runs']
   assert run['train']['step'] == run['eval']['checkpoint'] == 2 and run['seconds'] > 0
-  assert 'checkpoint' not in run['train']  # a path of one machine
+  assert 'checkpoint' not in run['train']  # the path is specific to the machine
   assert f'--workdir={workdir}/seed0' in run['command'] and '--config.seed=0' in run['command']
   assert run['versions']['jax'] and 'cores; JAX on' in run['hardware']
   assert (
@@ -56,8 +56,8 @@ def test_seeds_are_trained_evaluated_and_kept(tmp_path):
   assert json.loads(path.read_text()) == made
 
 
-def test_a_run_that_fails_says_so(tmp_path):
-  """main.py's own message and exit code; the file says what there is: no numbers."""
+def test_a_failed_run_is_reported_and_recorded_without_numbers(tmp_path):
+  """The message and the exit code are those of main.py."""
   path = tmp_path / 'lenet.json'
   failed = call(path, tmp_path / 'runs', '--config.data.source=folder:nowhere')
   assert failed.returncode == 2 and 'nowhere' in failed.stderr
@@ -67,8 +67,8 @@ def test_a_run_that_fails_says_so(tmp_path):
   assert made['runs'][0]['commits'] and made['runs'][0]['evaluated_by']
 
 
-def test_cats_and_dogs_are_told_apart_by_variant():
-  """Each variant's own spread; the baselines stand once."""
+def test_cats_and_dogs_are_summarised_by_variant():
+  """Each variant has its own mean, minimum and maximum. The baselines are listed once."""
 
   def run(variant, error):
     return {

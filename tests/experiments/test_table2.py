@@ -1,4 +1,4 @@
-"""Table 2 by one command: which networks, in which order, and the table they make."""
+"""One command for Table 2: which networks it trains, in which order, and the table that results."""
 
 import argparse
 import json
@@ -11,13 +11,13 @@ from tiny import ROOT
 
 
 def options(**changes):
-  """Of the whole table, but for `changes`."""
+  """Returns the options for the whole table, with `changes`."""
   known = {'source': 'store:2012', 'fall_2009': 'store:2009', 'fall_2011': 'store:2011'}
   return argparse.Namespace(**known | {'workdir': 'T', 'nets': 5, 'chains': 2} | changes)
 
 
 def test_the_networks_of_each_row():
-  """Five of one kind, two of another, and averages of five and of seven; each chain from the first net."""
+  """The table has 5 CNNs, 2 CNNs* and averages of 5 and 7 networks. Each chain starts from the first CNN."""
   cells = table2.calls(options(), ['--config.x=1'])
   assert [len(members) for members in table2.rows(options()).values()] == [1, 5, 1, 7]
   assert len(cells) == 9
@@ -36,8 +36,8 @@ def test_the_networks_of_each_row():
   assert len(average[-1].partition('=')[2].split(',')) == 7
 
 
-def test_the_rows_of_the_paper():
-  """Its errors stand beside as many networks as it averaged, and no others."""
+def test_rows_show_the_numbers_of_the_paper_for_equal_averages():
+  """An average of another number of networks has no number of the paper beside it."""
   table = table2.summarise([], options())['table']
   assert [row['paper']['top1_error'] for row in table.values()] == [40.7, 38.1, 39.0, 36.7]
   assert {row['ours'] for row in table.values()} == {None}
@@ -46,22 +46,22 @@ def test_the_rows_of_the_paper():
   assert list(fewer) == ['1 CNN', '3 CNNs', '1 CNN*', '4 CNNs*']
 
 
-def test_what_comes_first():
-  """A chain takes layers of the first network; an average is made of its members."""
+def test_the_runs_that_a_run_needs():
+  """A chain copies layers of the first network, and an average needs its members."""
   assert table2.needed(options(), ('CNN', 3)) == []
   assert table2.needed(options(), ('CNN*', 1)) == [('CNN', 0)]
   assert len(table2.needed(options(), ('7 CNNs*', None))) == 7
 
 
-def test_without_the_releases():
-  """The rows of networks that saw no other images."""
+def test_the_table_without_the_fall_releases():
+  """It has only the rows of networks that were not trained on the fall releases of ImageNet."""
   alone = options(fall_2009='', fall_2011='')
   assert list(table2.rows(alone)) == ['1 CNN', '5 CNNs']
   assert {name for name, _ in table2.calls(alone, [])} == {'CNN', '5 CNNs'}
 
 
 def make(monkeypatch, *more):
-  """Makes the table in-process; returns the exit code and what the output then says."""
+  """Computes the table in this process, and returns the exit code and the content of the result file."""
   release = ['--fall_2009=store:2009', '--fall_2011=store:2011']
   monkeypatch.setattr(
     sys, 'argv', ['table2.py', '--source=a', '--workdir=T', '--output=t.json', *release, *more]
@@ -71,8 +71,8 @@ def make(monkeypatch, *more):
 
 
 @pytest.mark.parametrize('jobs', [1, 2])
-def test_the_table_is_made(place, monkeypatch, capsys, jobs):
-  """Once all runs are made nothing is left to do; with more networks only what is new is made."""
+def test_the_table_is_computed_and_extended(checkout, monkeypatch, capsys, jobs):
+  """The same command then runs nothing. A command for more networks runs only the new ones."""
   code, made = make(monkeypatch, '--nets=2', '--chains=1', f'--jobs={jobs}')
   assert code == 0 and list(made['table']) == ['1 CNN', '2 CNNs', '1 CNN*', '3 CNNs*']
   runs = {(run['variant'], run['seed']): run for run in made['runs']}
@@ -102,11 +102,11 @@ def test_the_table_is_made(place, monkeypatch, capsys, jobs):
   assert capsys.readouterr().err.count('python main.py --config=configs/ilsvrc2012.py:cnn') == 3
 
 
-def test_a_chain_that_fails_half_way(place, monkeypatch):
-  """What it took is not in the table; the right command makes it."""
-  quick = (place / 'main.py').read_text()
+def test_a_chain_that_fails_in_its_second_call(checkout, monkeypatch):
+  """The chain is missing in the table. A corrected command completes it."""
+  stand_in = (checkout / 'main.py').read_text()
   fails = 'import sys\nif "--config.data.source=store:2011" in sys.argv:\n  sys.exit(2)\n'
-  (place / 'main.py').write_text(fails + quick)
+  (checkout / 'main.py').write_text(fails + stand_in)
   code, made = make(monkeypatch, '--nets=1', '--chains=1')
   assert code == 2 and made['table']['1 CNN*']['ours'] is None
   assert made['runs'][-1]['train'] is None
@@ -115,15 +115,15 @@ def test_a_chain_that_fails_half_way(place, monkeypatch):
 
 
 @pytest.mark.parametrize('missing', ['--fall_2011=', '--fall_2009='])
-def test_what_cannot_be_made(place, monkeypatch, missing):
-  """Nothing is written."""
+def test_a_single_fall_release_is_refused(checkout, monkeypatch, missing):
+  """The command then writes nothing."""
   with pytest.raises(table2.runs_lib.Refused, match='both releases'):
     make(monkeypatch, missing)
-  assert [path.name for path in place.iterdir()] == ['main.py']
+  assert [path.name for path in checkout.iterdir()] == ['main.py']
 
 
 def test_a_refusal_is_one_line():
-  """On stderr, with the exit code of a mistake."""
+  """The line is on stderr, and the exit code is 2."""
   refused = subprocess.run(
     [
       sys.executable,
