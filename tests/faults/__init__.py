@@ -1,4 +1,4 @@
-"""Fault injection: real runs are interrupted or damaged, resumed, and compared with an undisturbed run.
+"""Fault injection interrupts or damages real runs, resumes them, and compares them with an undisturbed run.
 
 `python -m tests.faults --rounds=200 --seed=0` runs the campaign, and `--controls` verifies that the campaign
 detects defects. `python -m tests.faults.fuzz` feeds broken images, configs and other files to the code.
@@ -10,8 +10,10 @@ import pathlib
 import sys
 import tempfile
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for the modules tiny and helpers
-# Set before JAX is imported: CPU devices only, and one compilation cache for all runs.
+sys.path.insert(
+  0, str(pathlib.Path(__file__).parent.parent)
+)  # so that the modules tiny and helpers can be imported
+# These are set before JAX is imported. All runs use CPU devices and share one compilation cache.
 _CACHE = os.path.join(tempfile.gettempdir(), f'alexnet_jax_test_cache_{os.getuid()}')
 for _name, _value in {
   'JAX_PLATFORMS': 'cpu',

@@ -1,7 +1,7 @@
 """Runs the fault campaign: `python -m tests.faults --rounds=200 --seed=0`; `--controls` runs the controls.
 
-Rounds that --output already holds, from the same seed and kinds, are read and not repeated. --budget=SECONDS
-stops the campaign early; the same command continues it.
+If the file --output already contains rounds with the same seed and kinds, they are not repeated.
+--budget=SECONDS stops the campaign early, and the same command continues it.
 """
 
 import argparse
@@ -20,25 +20,27 @@ COLUMNS = ('fault', 'rounds', 'survived', 'reported', 'median s', 'longest s', '
 
 
 class UsageError(Exception):
-  """The options do not fit the output file; the message names both and the remedy."""
+  """The options do not fit the output file. The message names the difference and the remedy."""
 
 
-def table(found: list[dict]) -> str:
-  """Formats a line for each kind of fault and a closing line."""
+def table(outcomes: list[dict]) -> str:
+  """Returns a table with a line for each kind of fault and a line for the totals."""
   lines = [COLUMNS]
-  for kind in dict.fromkeys(one['kind'] for one in found):
-    of_kind = [one for one in found if one['kind'] == kind]
-    survived, reported = (sum(bool(one[key]) for one in of_kind) for key in ('survived', 'message'))
-    seconds = [one['seconds'] for one in of_kind]
-    processor = statistics.median(one['processor_seconds'] for one in of_kind)
+  for kind in dict.fromkeys(outcome['kind'] for outcome in outcomes):
+    of_kind = [outcome for outcome in outcomes if outcome['kind'] == kind]
+    survived, reported = (
+      sum(bool(outcome[key]) for outcome in of_kind) for key in ('survived', 'message')
+    )
+    seconds = [outcome['seconds'] for outcome in of_kind]
+    processor = statistics.median(outcome['processor_seconds'] for outcome in of_kind)
     times = statistics.median(seconds), max(seconds), processor
     lines.append((kind, len(of_kind), survived, reported, *(f'{time:.1f}' for time in times)))
   lines = [f'{kind:<12}' + ''.join(f'{cell:>13}' for cell in rest) for kind, *rest in lines]
-  hangs = sum(one['failure'].startswith('hang') for one in found)
-  survived = sum(one['survived'] for one in found)
+  hangs = sum(outcome['failure'].startswith('hang') for outcome in outcomes)
+  survived = sum(outcome['survived'] for outcome in outcomes)
   lines.append(
-    f'{len(found)} rounds: {survived} survived, {len(found) - survived - hangs} differed or lacked a '
-    f'message, {hangs} hung; {sum(one["seconds"] for one in found) / 60:.0f} minutes'
+    f'{len(outcomes)} rounds: {survived} survived, {len(outcomes) - survived - hangs} differed or lacked a '
+    f'message, {hangs} hung; {sum(outcome["seconds"] for outcome in outcomes) / 60:.0f} minutes'
   )
   return '\n'.join(lines)
 
@@ -57,10 +59,10 @@ def kinds_of(options: argparse.Namespace) -> list[str]:
 
 
 def recorded(path: pathlib.Path, seed: int, kinds: list[str]) -> list[dict]:
-  """Returns the rounds of an output file; none where there is no file.
+  """Returns the rounds of an output file, or no rounds if the file does not exist.
 
   Raises:
-    UsageError: the file is of another seed or of other kinds, or it is no output of this program.
+    UsageError: the file has another seed or other kinds, or it is not an output of this program.
   """
   if not path.exists():
     return []
@@ -68,7 +70,9 @@ def recorded(path: pathlib.Path, seed: int, kinds: list[str]) -> list[dict]:
   try:
     content = json.loads(path.read_text())
     rounds = content['rounds']
-    differs = [one for one in rounds if one['kind'] != kinds[one['number'] % len(kinds)]]
+    differs = [
+      outcome for outcome in rounds if outcome['kind'] != kinds[outcome['number'] % len(kinds)]
+    ]
     if content['seed'] != seed:
       raise UsageError(f'{path} holds rounds of --seed={content["seed"]}, not {seed}: {remedy}')
   except (ValueError, KeyError, TypeError):
@@ -85,46 +89,54 @@ def campaign(options: argparse.Namespace) -> tuple[list[dict], int]:
   """Runs the rounds that the output file lacks and adds each to the file.
 
   Returns:
-    The outcomes of the rounds that `options` ask for, and how many of them were run now.
+    The outcomes of the rounds that `options` select, and the number of rounds that were run now.
 
   Raises:
-    UsageError: as `recorded`.
+    UsageError: as in `recorded`.
   """
   kinds, path = kinds_of(options), pathlib.Path(options.output)
   run = controls.run_round if options.controls else scenarios.run_round
-  found, began, count = recorded(path, options.seed, kinds), time.monotonic(), 0
+  outcomes, began, count = recorded(path, options.seed, kinds), time.monotonic(), 0
   harness = harness_lib.Harness(pathlib.Path(options.folder))
-  asked = range(options.part, options.rounds, options.parts)
-  for number in asked:
-    if any(one['number'] == number for one in found):
+  numbers = range(options.part, options.rounds, options.parts)
+  for number in numbers:
+    if any(outcome['number'] == number for outcome in outcomes):
       continue
     if options.budget and time.monotonic() - began > options.budget:
       break
-    one = run(harness, number, options.seed, kinds[number % len(kinds)])._asdict()
+    outcome = run(harness, number, options.seed, kinds[number % len(kinds)])._asdict()
     count += 1
-    found = sorted([*found, one], key=lambda one: one['number'])
-    print(json.dumps(one), file=sys.stderr)
+    outcomes = sorted([*outcomes, outcome], key=lambda outcome: outcome['number'])
+    print(json.dumps(outcome), file=sys.stderr)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix('.tmp')
-    lines = ',\n'.join(json.dumps(one) for one in found)
+    lines = ',\n'.join(json.dumps(outcome) for outcome in outcomes)
     temporary.write_text(f'{{"seed": {options.seed}, "rounds": [\n{lines}\n]}}\n')
     temporary.replace(path)
-  return [one for one in found if one['number'] in asked], count
+  return [outcome for outcome in outcomes if outcome['number'] in numbers], count
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
   """Parses the command line and fills in the defaults that depend on other options."""
   parser = argparse.ArgumentParser(prog='python -m tests.faults', description=__doc__)
-  parser.add_argument('--rounds', type=int, help='number of rounds; 200, of the controls 40')
+  parser.add_argument(
+    '--rounds', type=int, help='number of rounds: 200 by default, or 40 with --controls'
+  )
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--kinds', default='', help=', '.join(scenarios.KINDS))
   parser.add_argument(
-    '--output', help='results/faults.json or results/controls.json for seed 0; else a file per seed'
+    '--output',
+    help='by default results/faults.json or results/controls.json, with the seed in the name unless it is 0',
   )
   parser.add_argument('--folder', default=os.path.join(tempfile.gettempdir(), 'alexnet_jax_faults'))
-  parser.add_argument('--budget', type=float, default=0, help='seconds after which to stop')
   parser.add_argument(
-    '--part', type=int, default=0, help='of --parts, each with its own --output and --folder'
+    '--budget', type=float, default=0, help='number of seconds after which the campaign stops'
+  )
+  parser.add_argument(
+    '--part',
+    type=int,
+    default=0,
+    help='which of --parts equal parts to run; each part needs its own --output and --folder',
   )
   parser.add_argument('--parts', type=int, default=1)
   parser.add_argument('--controls', action='store_true')
@@ -140,15 +152,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
   options = parse()
   try:
-    found, count = campaign(options)
+    outcomes, count = campaign(options)
   except UsageError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  print(controls.table(found) if options.controls else table(found))
-  print(f'{count} rounds were run now; {len(found) - count} were read from {options.output}')
+  print(controls.table(outcomes) if options.controls else table(outcomes))
+  print(f'{count} rounds were run now; {len(outcomes) - count} were read from {options.output}')
   if options.controls:
-    return 0 if min(controls.shares(found).values(), default=0) >= controls.NEEDED else 1
-  return 0 if all(one['survived'] for one in found) else 1
+    return 0 if min(controls.shares(outcomes).values(), default=0) >= controls.NEEDED else 1
+  return 0 if all(outcome['survived'] for outcome in outcomes) else 1
 
 
 if __name__ == '__main__':

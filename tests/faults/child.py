@@ -1,8 +1,8 @@
 """Runs main.py with an injected fault: `python child.py FAULT PATH/main.py ARGS`.
 
-`nan` turns one training image of one step to NaN on the device, as failing hardware would. The environment
-variables NAN_STEP and NAN_ROW name the step and the row. `power` records in the file SYNC_LOG which files
-were synced and how long they were at that time, so that `cut_power` can later remove the rest.
+The fault `nan` turns one training image of one step to NaN on the device, as failing hardware would. The
+environment variables NAN_STEP and NAN_ROW name the step and the row. The fault `power` records in the file
+SYNC_LOG which files were synced and their sizes at that time. `cut_power` can later remove all other data.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 
 
 def poison() -> None:
-  """Replaces `augment.train_images` with a function that turns one image to NaN."""
+  """Makes `augment.train_images` return NaN for one image of one step."""
   import jax.numpy as jnp
 
   from alexnet_jax.steps import augment
@@ -31,7 +31,7 @@ def poison() -> None:
   augment.train_images = poisoned
 
 
-def note_syncs() -> None:
+def record_syncs() -> None:
   """Makes `os.fsync` record the inode, size and time of every file that it syncs."""
   real, log = os.fsync, os.open(os.environ['SYNC_LOG'], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -44,7 +44,10 @@ def note_syncs() -> None:
 
 
 def cut_power(workdir: pathlib.Path, log: pathlib.Path) -> int:
-  """Truncates every file to the size that was synced, possibly 0; returns the number of truncated files."""
+  """Truncates every file to its synced size, and returns the number of truncated files.
+
+  A file that was never synced becomes empty.
+  """
   synced, sizes = set(), {}
   for line in log.read_text().splitlines() if log.exists() else ():
     inode, size, time = map(int, line.split())
@@ -62,6 +65,6 @@ def cut_power(workdir: pathlib.Path, log: pathlib.Path) -> int:
 if __name__ == '__main__':
   fault, program, *args = sys.argv[1:]
   sys.path.insert(0, str(pathlib.Path(program).parent))
-  {'nan': poison, 'power': note_syncs}[fault]()
+  {'nan': poison, 'power': record_syncs}[fault]()
   sys.argv = [program, *args]
   runpy.run_path(program, run_name='__main__')

@@ -1,4 +1,4 @@
-"""Controls: a patched copy of the program forgets one piece of state, and the scenarios must detect it."""
+"""Controls: a patched copy of the program loses one piece of state, and a scenario must detect it."""
 
 from collections import Counter
 import functools
@@ -13,8 +13,8 @@ from .harness import Harness
 
 ROUNDS, NEEDED = 10, 0.9
 
-# By what is left out: the scenario that should detect it, and (file or folder, text, replacement)
-# for the copy.
+# Maps the state that is left out to the scenario that should detect it and to the patches of the copy. A
+# patch is (file or folder, text, replacement).
 LEFT_OUT = {
   'random key': (
     'late kill',
@@ -65,61 +65,67 @@ LEFT_OUT = {
 
 
 def patched_copy(folder: pathlib.Path, changes: tuple) -> pathlib.Path:
-  """Copies the program with texts replaced; each text must occur exactly once."""
+  """Copies the program and replaces texts, each of which must occur exactly once."""
   shutil.rmtree(folder, ignore_errors=True)
   shutil.copytree(
     ROOT / 'alexnet_jax', folder / 'alexnet_jax', ignore=shutil.ignore_patterns('__pycache__')
   )
   shutil.copy(ROOT / 'main.py', folder)
   for name, before, after in changes:
-    place = folder / name
-    files = sorted(place.rglob('*.py')) if place.is_dir() else [place]
+    target = folder / name
+    files = sorted(target.rglob('*.py')) if target.is_dir() else [target]
     found = [path for path in files if before in path.read_text()]
-    assert len(found) == 1, f'{name} does not hold {before!r} in one file'
+    assert len(found) == 1, f'{name}: {before!r} is not in exactly one file'
     text = found[0].read_text()
-    assert text.count(before) == 1, f'{found[0]} does not hold {before!r} once'
+    assert text.count(before) == 1, f'{found[0]} does not contain {before!r} exactly once'
     found[0].write_text(text.replace(before, after))
   return folder
 
 
 @functools.cache
-def _harness(folder: pathlib.Path, what: str) -> Harness:
-  return Harness(folder, patched_copy(folder / 'code', LEFT_OUT[what][1]))
+def _harness(folder: pathlib.Path, state: str) -> Harness:
+  return Harness(folder, patched_copy(folder / 'code', LEFT_OUT[state][1]))
 
 
-def run_round(unpatched: Harness, number: int, seed: int, what: str) -> scenarios.Outcome:
-  """Runs a scenario on the copy without `what` and compares it with a run of the unpatched program."""
-  harness = _harness(unpatched.folder / f'without {what}'.replace(' ', '-'), what)
+def run_round(unpatched: Harness, number: int, seed: int, state: str) -> scenarios.Outcome:
+  """Runs a scenario on a copy without `state`, and compares it with a run of the unpatched program."""
+  harness = _harness(unpatched.folder / f'without {state}'.replace(' ', '-'), state)
   harness.undisturbed = {'folder': unpatched.reference('folder')}
-  return scenarios.run_round(harness, number, seed, LEFT_OUT[what][0])._replace(kind=what)
+  return scenarios.run_round(harness, number, seed, LEFT_OUT[state][0])._replace(kind=state)
 
 
-def noticed(one: dict) -> str:
-  """Returns the difference that a round reported; '' for none and for a copy that did not run at all."""
-  return '' if one['failure'].startswith('a traceback') else one['failure']
+def detected(outcome: dict) -> str:
+  """Returns the difference that a round reported.
+
+  It is '' if there was no difference, and if the copy did not run at all.
+  """
+  return '' if outcome['failure'].startswith('a traceback') else outcome['failure']
 
 
-def shares(found: list[dict]) -> dict[str, float]:
-  """Returns, for each piece of state left out, the share of rounds that reported a difference."""
-  kinds = dict.fromkeys(one['kind'] for one in found)
-  of = {what: [bool(noticed(one)) for one in found if one['kind'] == what] for what in kinds}
-  return {what: sum(reported) / len(reported) for what, reported in of.items()}
+def shares(outcomes: list[dict]) -> dict[str, float]:
+  """Returns the share of rounds that reported a difference for each piece of state that was left out."""
+  kinds = dict.fromkeys(outcome['kind'] for outcome in outcomes)
+  reports = {
+    kind: [bool(detected(outcome)) for outcome in outcomes if outcome['kind'] == kind]
+    for kind in kinds
+  }
+  return {kind: sum(reported) / len(reported) for kind, reported in reports.items()}
 
 
 def _short(text: str) -> str:
   return re.split(r'[:(]', text)[0].strip()
 
 
-def table(found: list[dict]) -> str:
-  """Formats a line for each piece of state and a closing line."""
-  lines = [f'{"left out":<18}{"rounds":>8}{"noticed":>9}   as']
-  for what in shares(found):
-    failures = [_short(noticed(one)) for one in found if one['kind'] == what]
-    as_what = Counter(filter(None, failures))
-    examples = ', '.join(f'{text} ({number})' for text, number in as_what.items())
-    lines.append(f'{what:<18}{len(failures):>8}{as_what.total():>9}   {examples}')
-  worst = min(shares(found).values(), default=0)
+def table(outcomes: list[dict]) -> str:
+  """Returns a table with a line for each piece of state and a summary line."""
+  lines = [f'{"left out":<18}{"rounds":>8}{"detected":>9}   as']
+  for kind in shares(outcomes):
+    failures = [_short(detected(outcome)) for outcome in outcomes if outcome['kind'] == kind]
+    counts = Counter(filter(None, failures))
+    examples = ', '.join(f'{text} ({number})' for text, number in counts.items())
+    lines.append(f'{kind:<18}{len(failures):>8}{counts.total():>9}   {examples}')
+  worst = min(shares(outcomes).values(), default=0)
   lines.append(
-    f'{len(shares(found))} controls: each was noticed in {worst:.0%} of its rounds or more'
+    f'{len(shares(outcomes))} controls: each was detected in at least {worst:.0%} of its rounds'
   )
   return '\n'.join(lines)

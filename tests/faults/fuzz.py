@@ -1,7 +1,7 @@
 """Feeds broken input to the code: `python -m tests.faults.fuzz --images=10000 --configs=2000 --files=2000`.
 
-The code must return the right answer or one clear error, without a crash, a hang or a traceback,
-and its memory must stay bounded. test_fuzz.py runs a few hundred of the same examples.
+The code must return the right answer or one clear error. It must not crash, hang or print a traceback, and
+its memory must stay bounded. test_fuzz.py runs a few hundred such examples.
 """
 
 import argparse
@@ -28,20 +28,19 @@ from alexnet_jax.data.decode import Canvas, decode_canvas
 
 from . import strategies, work
 
-SECONDS = 30  # of processor time that one example may take
-MEBIBYTES = 2048  # by which memory may grow
+SECONDS = 30  # the processor time that one example may take
+MEBIBYTES = 2048  # the memory that all examples together may add
 CANVAS = Canvas(strategies.SIDE, max_pixels=2_000_000)
-NO_LOSS = ('PNG', 'GIF', 'BMP', 'WEBP', 'TIFF')
 
 
 @contextlib.contextmanager
 def bounded():
-  """Raises TimeoutError in code that takes more than SECONDS of processor time."""
+  """Raises TimeoutError if the code inside takes more than SECONDS of processor time."""
 
-  def late(*_):
+  def time_out(*_):
     raise TimeoutError(f'not done in {SECONDS} s')
 
-  before = signal.signal(signal.SIGVTALRM, late)
+  before = signal.signal(signal.SIGVTALRM, time_out)
   signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
   try:
     yield
@@ -51,7 +50,7 @@ def bounded():
 
 
 def check_image(data: bytes, canvas: Canvas = CANVAS) -> str:
-  """Decodes a file and checks the result; returns `decoded`, or `refused` for a ValueError."""
+  """Decodes a file and checks the result. Returns `decoded`, or `refused` after a ValueError."""
   with bounded(), warnings.catch_warnings():
     warnings.simplefilter('ignore')  # Pillow warns about damage that it tolerates
     try:
@@ -64,7 +63,7 @@ def check_image(data: bytes, canvas: Canvas = CANVAS) -> str:
 
 
 def check_valid_image(form: str, mode: str, size: tuple[int, int], progressive: bool) -> None:
-  """Checks that a valid file decodes, and to its exact pixels if it has the size of the canvas."""
+  """Checks that a valid file can be decoded, with exact pixels if it has the size of the canvas."""
   data = strategies.encoded(form, mode, size, progressive)
   assert check_image(data) == 'decoded'
   if size != (strategies.SIDE, strategies.SIDE):
@@ -85,7 +84,7 @@ def check_valid_image(form: str, mode: str, size: tuple[int, int], progressive: 
 
 
 def images(count: dict):
-  """A property of one image file; one in ten is valid, and two in ten claim a wrong size."""
+  """Returns a property of image files: one in ten is valid, and two in ten state a wrong size."""
 
   @given(
     strategies.valid_images(),
@@ -94,12 +93,12 @@ def images(count: dict):
     st.integers(0, 2**31 - 1),
     st.integers(0, 2**31 - 1),
   )
-  def check(kind, changes, way, width, height):
-    if way == 0:
+  def check(kind, changes, choice, width, height):
+    if choice == 0:
       check_valid_image(*kind)
       outcome = 'valid'
-    elif way <= 2:
-      outcome = check_image(strategies.claimed(kind[0], strategies.encoded(*kind), width, height))
+    elif choice <= 2:
+      outcome = check_image(strategies.with_size(kind[0], strategies.encoded(*kind), width, height))
     else:
       outcome = check_image(strategies.edited(strategies.encoded(*kind), changes))
     count[outcome] = count.get(outcome, 0) + 1
@@ -108,19 +107,19 @@ def images(count: dict):
 
 
 def run_command(args: list[str]) -> int:
-  """Runs main.py up to the first training step, checks what a user would see, and returns the exit code."""
+  """Runs main.py up to the first training step, checks its messages, and returns the exit code."""
   out, err = io.StringIO(), io.StringIO()
   with bounded(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
     code = main_lib.main(args, work.prepare_to_train)
   assert code in (main_lib.DONE, main_lib.USER_ERROR, main_lib.RUN_FAILED), code
-  told = [line for line in err.getvalue().splitlines() if line.startswith('error: ')]
-  assert len(told) == (code != main_lib.DONE), err.getvalue()[-500:]
+  errors = [line for line in err.getvalue().splitlines() if line.startswith('error: ')]
+  assert len(errors) == (code != main_lib.DONE), err.getvalue()[-500:]
   assert 'Traceback' not in err.getvalue()
   return code
 
 
 def configs(count: dict, config_file: str):
-  """A property of one command line."""
+  """Returns a property of command lines."""
   keys = sorted(config_lib.flatten(tiny.tiny_config()))
 
   @given(strategies.config_lines(keys))
@@ -132,34 +131,33 @@ def configs(count: dict, config_file: str):
 
 
 def files(count: dict, folder: str):
-  """A property of one file from outside: weights, labels, stores, configs, checkpoints."""
+  """Returns a property of files that a user provides: weights, labels, stores, configs and checkpoints."""
   readers = work.readers(folder)
 
   @given(st.sampled_from(sorted(readers)), strategies.edits())
   def check(name, changes):
-    whole, read = readers[name]
+    intact, read = readers[name]
     with bounded():
-      outcome = 'refused' if read(strategies.edited(whole, changes)) else 'read'
+      outcome = 'refused' if read(strategies.edited(intact, changes)) else 'read'
     count[f'{name} {outcome}'] = count.get(f'{name} {outcome}', 0) + 1
 
   return check
 
 
 def run(check, number: int, chosen_seed: int) -> None:
-  """Checks a property `number` times."""
-  wanted = settings(
+  """Checks a property with `number` examples."""
+  options = settings(
     max_examples=number,
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.generate, Phase.shrink),
   )
-  seed(chosen_seed)(wanted(check))()
+  seed(chosen_seed)(options(check))()
 
 
 def write_config(folder: str) -> str:
-  """A config file of the tiny net."""
-
+  """Writes a config file for the tiny network and returns its path."""
   from tiny import write_config as write
 
   return str(write(pathlib.Path(folder), data__synthetic__train=12))
@@ -169,7 +167,9 @@ def main() -> int:
   parser = argparse.ArgumentParser(prog='python -m tests.faults.fuzz', description=__doc__)
   for name, number in (('images', 10_000), ('configs', 2_000), ('files', 2_000), ('seed', 0)):
     parser.add_argument(f'--{name}', type=int, default=number)
-  parser.add_argument('--output', default='', help='JSON file that the results are added to')
+  parser.add_argument(
+    '--output', default='', help='file to which the results are appended, as JSON lines'
+  )
   options = parser.parse_args()
   before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   with tempfile.TemporaryDirectory() as folder:

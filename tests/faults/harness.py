@@ -1,4 +1,4 @@
-"""What all scenarios share: data, undisturbed reference runs, and functions that start and compare runs."""
+"""Data, undisturbed reference runs, and functions that start and compare runs, for all scenarios."""
 
 from collections.abc import Callable
 import contextlib
@@ -21,15 +21,15 @@ from alexnet_jax import steps
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.workdir.checkpoint import FOLDER, Checkpoints
 
-BOUND = 150  # seconds after which a process counts as hung; generous, for a machine under load
-_START = 5.0  # approximate number of seconds that a run takes to its first step
-_POLL = 0.01  # seconds between two looks at a condition
-_STANDSTILL = 3  # seconds; where one such pause takes longer, the machine itself was suspended
-standstills: list[int] = []  # one entry for each suspension that was seen
+BOUND = 150  # seconds after which a process counts as hung, even on a machine under load
+_START = 5.0  # approximate number of seconds before the first step of a run
+_POLL = 0.01  # seconds between two checks of a condition
+_SUSPENSION = 3  # seconds; if one such pause takes longer, the machine itself was suspended
+suspensions: list[int] = []  # has an entry for each detected suspension
 STEPS = 18
 SIDE, CLASSES, TRAINING, VALIDATION = 72, 4, 10, 4  # images per class
-# Every kind of state matters in this run: dropout, momentum, and a rate that falls after every epoch. It has
-# only three layers because tracing them dominates the time of a start.
+# The run depends on every kind of state: dropout, momentum, and a learning rate that falls after every epoch.
+# It has only three layers, because tracing the layers dominates the start-up time.
 _OVERRIDES = {
   'model__layers': ('conv1', 'fc6', 'fc8'),
   'data__max_bad_share': 0.1,
@@ -53,8 +53,8 @@ class Harness:
   """A folder with data, configs and undisturbed reference runs.
 
   Attributes:
-    folder: holds everything that the scenarios write.
-    code: the checkout whose main.py is started; the controls use a patched copy.
+    folder: contains everything that the scenarios write.
+    code: the checkout whose main.py is started. The controls use a patched copy.
     undisturbed: metrics and digest of the final state for each kind of run: `folder`, `store`, `two`.
   """
 
@@ -68,11 +68,11 @@ class Harness:
     source = f'store:{data}' if kind == 'store' else f'folder:{data}'
     folder = self.folder / 'configs' / data.name / kind
     folder.mkdir(parents=True, exist_ok=True)
-    more = {'mesh': (1, 2)} if kind == 'two' else {}
-    return write_config(folder, data__source=source, **_OVERRIDES, **more)
+    overrides = {'mesh': (1, 2)} if kind == 'two' else {}
+    return write_config(folder, data__source=source, **_OVERRIDES, **overrides)
 
   def data(self, kind: str) -> pathlib.Path:
-    """Writes the data of a kind of run where they are missing, and returns their folder."""
+    """Writes the data for a kind of run if they are missing, and returns their folder."""
     images = self.folder / 'images'
     if not images.exists():
       write_images(images)
@@ -87,7 +87,7 @@ class Harness:
     return store
 
   def reference(self, kind: str) -> tuple[list[dict], str]:
-    """Returns the metrics and the digest of the undisturbed run; trains it at the first call."""
+    """Returns the metrics and the digest of the undisturbed run, which is trained at the first call."""
     if kind not in self.undisturbed:
       workdir = self.folder / f'undisturbed-{kind}'
       result = self.train(kind, self.data(kind), workdir)
@@ -96,7 +96,7 @@ class Harness:
     return self.undisturbed[kind]
 
   def arguments(self, kind: str, data: pathlib.Path, workdir: pathlib.Path) -> tuple[str, ...]:
-    """Returns the arguments of main.py that train."""
+    """Returns the arguments of main.py for training."""
     return f'--config={self.config(kind, data)}', f'--workdir={workdir}'
 
   def start(
@@ -126,32 +126,32 @@ class Harness:
     return subprocess.CompletedProcess(args, process.returncode, *texts)
 
   def train(self, kind: str, data: pathlib.Path, workdir: pathlib.Path):
-    """Trains or resumes to the end; of two processes, returns the result of process 0."""
+    """Trains or resumes to the end, and returns the result of the process, or of process 0 of two."""
     args = self.arguments(kind, data, workdir)
     if kind != 'two':
       return self.main(*args)
-    with self.together(*args) as run:
+    with self.start_two(*args) as run:
       for process in run.processes:
         wait_for(process)
       return run.wait()[0]
 
-  def together(self, *args: str) -> ProcessGroup:
+  def start_two(self, *args: str) -> ProcessGroup:
     """Starts two processes that train together."""
     return ProcessGroup(*args, '--peer_timeout=6')
 
 
 def until(done: Callable[[], bool], seconds: float = BOUND) -> bool:
-  """Waits until `done()` is true; returns False where that takes longer than `seconds`.
+  """Waits until `done()` is true, and returns False if that takes longer than `seconds`.
 
-  It counts its own pauses and not the clock, which advances while a machine or its processes are suspended.
+  It counts its own pauses, because the clock advances while the machine is suspended.
   """
   for _ in range(math.ceil(seconds / _POLL)):
     if done():
       return True
     before = time.monotonic()
     time.sleep(_POLL)
-    if time.monotonic() - before > _STANDSTILL:
-      standstills.append(1)
+    if time.monotonic() - before > _SUSPENSION:
+      suspensions.append(1)
   return done()
 
 
@@ -159,7 +159,7 @@ def wait_for(process: subprocess.Popen, seconds: float = BOUND) -> int:
   """Returns the exit code of a process that should end by itself within `seconds`.
 
   Raises:
-    Hang: the process did not end; it has been killed.
+    Hang: the process did not end and was killed.
   """
   if not until(lambda: process.poll() is not None, seconds):
     process.kill()
@@ -169,7 +169,7 @@ def wait_for(process: subprocess.Popen, seconds: float = BOUND) -> int:
 
 
 def write_images(root: pathlib.Path) -> None:
-  """Writes PNG files `root/{train,val}/CLASS/N.png` of noise; the pixels are the same in every call."""
+  """Writes PNG files of noise, `root/{train,val}/CLASS/N.png`. Every call writes the same pixels."""
   rng = np.random.default_rng(0)
   for split, number in (('train', TRAINING), ('val', VALIDATION)):
     for label in range(CLASSES):
@@ -182,7 +182,7 @@ def write_images(root: pathlib.Path) -> None:
 
 
 def digest(workdir: pathlib.Path) -> str:
-  """Returns the SHA-256 of the newest checkpoint's state: parameters, velocity, running sums and step."""
+  """Returns the SHA-256 of the newest state: parameters, velocity, running sums and step."""
   config = config_lib.load_workdir(workdir)
   config.mesh = (1, 1)
   config = FrozenConfigDict(config)
@@ -198,7 +198,7 @@ def digest(workdir: pathlib.Path) -> str:
 
 
 def sealed(workdir: pathlib.Path) -> list[int]:
-  """Returns the steps of the complete checkpoints, ascending."""
+  """Returns the steps of the complete checkpoints in ascending order."""
   folder = workdir / FOLDER
   names = [path.name for path in folder.iterdir()] if folder.exists() else []
   return sorted(int(name) for name in names if name.isdigit())
@@ -216,7 +216,7 @@ def wait_for_moment(
 ) -> str:
   """Waits for a random moment of a run or for its end, and returns a description of the moment.
 
-  A share `early` of the moments falls into the start; the others follow a random line of metrics.jsonl.
+  A share `early` of the moments is in the start-up time. The others follow a random line of metrics.jsonl.
   """
 
   def alive() -> bool:

@@ -1,7 +1,8 @@
 """One function per kind of fault: it breaks a real run, repeats the command, and checks the result.
 
-A run *survives* if it ends with the loss trace and the final state of the undisturbed run, bit for bit, if it
-stopped with one clear error where the fault requires one, and if it repeated no step that a checkpoint held.
+A run *survives* if three conditions hold. Its loss trace and its final state equal those of the undisturbed
+run, bit for bit. It stopped with one clear error if the fault requires one. It repeated no step that a
+checkpoint contained.
 """
 
 import contextlib
@@ -27,14 +28,14 @@ from .harness import (
   Harness,
   digest,
   sealed,
-  standstills,
+  suspensions,
   until,
   wait_for,
   wait_for_moment,
 )
 
-# (step, row of the batch) to turn to NaN; a short list, so that compiled steps can be reused.
-NAN_PLACES = ((0, 3), (6, 0), (9, 7), (14, 5))
+# The (step, row of the batch) that may become NaN. The list is short, so that compiled steps can be reused.
+NAN_ROWS = ((0, 3), (6, 0), (9, 7), (14, 5))
 _TRIES = 5
 SIGTERM_EARLY = -signal.SIGTERM  # the signal came before main.py had installed its handler
 
@@ -47,10 +48,10 @@ class Outcome(NamedTuple):
     kind: the kind of fault.
     moment: when the fault was injected.
     survived: whether the run survived, as the module defines it.
-    message: the error that the run stopped with; '' where the fault requires none.
-    failure: what went wrong; '' for nothing.
+    message: the error with which the run stopped, or '' if the fault requires none.
+    failure: how the run failed to survive, or '' if it survived.
     seconds: the duration of the round.
-    processor_seconds: the processor time of all its processes, which depends less on other load.
+    processor_seconds: the processor time of all its processes, which depends little on other load.
   """
 
   number: int
@@ -108,7 +109,7 @@ class Trial:
       raise ScenarioError(f'a traceback: {text[-600:]}')
 
   def expect_refusal(self, *texts: str) -> None:
-    """Repeats the command while something is missing and checks that it stops with one clear error."""
+    """Repeats the command before the fault is repaired, and checks that it stops with one clear error."""
     before = sealed(self.workdir)
     self.log.write_text('')
     self.expect(wait_for(self.start()), (2, 3), *texts)
@@ -116,9 +117,9 @@ class Trial:
       raise ScenarioError('a refused command changed the checkpoints')
 
   def resume(self, newest: int | None = None) -> None:
-    """Repeats the command; the run must resume at the newest checkpoint and end like the undisturbed run."""
-    there = sealed(self.workdir)
-    newest = newest if newest is not None else (there[-1] if there else 0)
+    """Repeats the command and checks that the run resumes at the newest checkpoint and ends as it should."""
+    complete = sealed(self.workdir)
+    newest = newest if newest is not None else (complete[-1] if complete else 0)
     result = self.harness.train(self.kind, self.data, self.workdir)
     self.check_text(result.stderr)
     if result.returncode != 0:
@@ -142,7 +143,7 @@ def kill(trial: Trial) -> None:
 
 
 def term(trial: Trial) -> None:
-  """Sends SIGTERM at a random moment: the run saves, exits with 75 and says how to resume."""
+  """Sends SIGTERM at a random moment. The run must save, exit with code 75 and say how to resume it."""
   process = trial.start()
   trial.wait_for_moment(process)
   process.terminate()
@@ -167,7 +168,7 @@ def disk(trial: Trial) -> None:
 
 
 def read_only(trial: Trial) -> None:
-  """Makes the workdir read-only: by a mount for root, else by its permissions."""
+  """Makes the workdir read-only, by a mount if the user is root and by permissions otherwise."""
   process = trial.start()
   trial.wait_for_moment(process)
   trial.workdir.mkdir(exist_ok=True)
@@ -220,17 +221,17 @@ def image(trial: Trial) -> None:
   trial.wait_for_moment(process, early=0)
   trial.kill(process)
   path = trial.rng.choice(sorted(trial.data.glob('train/*/*.png')))
-  whole = path.read_bytes()
+  intact = path.read_bytes()
   damage(path, trial.rng)
   if sealed(trial.workdir):
     trial.expect_refusal(re.escape(str(path)), 'restore')
-  path.write_bytes(whole)
+  path.write_bytes(intact)
   trial.resume()
 
 
 def nan(trial: Trial) -> None:
-  """Turns an image of one step to NaN on the device; the run must name the step and the image."""
-  step, row = trial.rng.choice(NAN_PLACES)
+  """Turns one image of one step to NaN on the device. The run must name the step and the image."""
+  step, row = trial.rng.choice(NAN_ROWS)
   trial.moment = f'step {step + 1}, row {row}'
   process = trial.start('nan', NAN_STEP=str(step), NAN_ROW=str(row))
   trial.expect(wait_for(process), (3,), f'at step {step + 1} in the input', r'class\d/\d\.png')
@@ -238,9 +239,9 @@ def nan(trial: Trial) -> None:
 
 
 def peer(trial: Trial) -> None:
-  """Kills one of two processes; the other one must name it."""
+  """Kills one of two processes. The other one must name it."""
   trial.kind = 'two'
-  with trial.harness.together(*trial.harness.arguments('two', trial.data, trial.workdir)) as run:
+  with trial.harness.start_two(*trial.harness.arguments('two', trial.data, trial.workdir)) as run:
     trial.moment = wait_for_moment(trial.rng, trial.workdir, run.processes)
     victim = trial.rng.randrange(2)
     run.processes[victim].kill()
@@ -255,7 +256,7 @@ def peer(trial: Trial) -> None:
 
 
 def power(trial: Trial) -> None:
-  """Simulates a power cut: data that were not synced are lost."""
+  """Simulates a power cut, which loses all data that were not synced."""
   log = trial.folder / 'synced'
   process = trial.start('power', SYNC_LOG=str(log))
   trial.wait_for_moment(process)
@@ -266,13 +267,13 @@ def power(trial: Trial) -> None:
 
 
 def late_kill(trial: Trial) -> None:
-  """Sends SIGKILL after two epochs, when the run has state to lose; used by the controls."""
+  """Sends SIGKILL after two epochs, when the run has state to lose. The controls use this scenario."""
   trial.kill(wait_for_epochs(trial, trial.start()))
   trial.resume()
 
 
 def late_power(trial: Trial) -> None:
-  """Simulates a power cut after two epochs; used by the controls."""
+  """Simulates a power cut after two epochs. The controls use this scenario."""
   log = trial.folder / 'synced'
   trial.kill(wait_for_epochs(trial, trial.start('power', SYNC_LOG=str(log))))
   child.cut_power(trial.workdir, log)
@@ -304,17 +305,20 @@ KINDS = {
 
 
 def run_round(harness: Harness, number: int, seed: int, kind: str) -> Outcome:
-  """Runs one round; repeats it where it failed while the machine was suspended, which breaks heartbeats."""
+  """Runs one round.
+
+  If a round fails while the machine is suspended, it is repeated, because a suspension breaks heartbeats.
+  """
   for _ in range(_TRIES):
-    before = len(standstills)
+    before = len(suspensions)
     found = _run_round(harness, number, seed, kind)
-    if found.survived or len(standstills) == before:
+    if found.survived or len(suspensions) == before:
       break
   return found
 
 
 def _run_round(harness: Harness, number: int, seed: int, kind: str) -> Outcome:
-  """Runs one round; removes its folder where the run survived."""
+  """Runs one round, and removes its folder if the run survived."""
   folder = harness.folder / f'round-{number}'
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir()
@@ -356,25 +360,24 @@ def is_root() -> bool:
 
 
 @contextlib.contextmanager
-def mounted(place: pathlib.Path, *how: str):
-  """Mounts a file system at `place` and unmounts it at the end."""
-  subprocess.run(['mount', *how, str(place)], check=True)
+def mounted(folder: pathlib.Path, *options: str):
+  """Mounts a file system at `folder` and unmounts it at the end."""
+  subprocess.run(['mount', *options, str(folder)], check=True)
   try:
     yield
   finally:
-    for _ in range(50):  # a killed process may keep it busy for a moment
-      if not subprocess.run(['umount', str(place)], capture_output=True, check=False).returncode:
+    for _ in range(50):  # a killed process may keep the file system busy for a moment
+      if not subprocess.run(['umount', str(folder)], capture_output=True, check=False).returncode:
         break
       time.sleep(0.1)
 
 
 @contextlib.contextmanager
 def unwritable(folder: pathlib.Path):
-  """Makes `folder` read-only for every file that is opened from now on."""
+  """Makes `folder` read-only for all files that are opened inside the context."""
   if is_root():
-    twin = folder.with_name(
-      'twin'
-    )  # made read-only before it is mounted, because the folder may be in use
+    # The twin is made read-only before it is mounted at the folder, because the folder may be in use.
+    twin = folder.with_name('twin')
     twin.mkdir(exist_ok=True)
     with mounted(twin, '--bind', str(folder)):
       subprocess.run(['mount', '-o', 'remount,bind,ro', str(twin)], check=True)

@@ -21,10 +21,10 @@ from tiny import ROOT, command, read_metrics
 
 from .harness import digest
 
-BOUND = 15.0  # seconds, to which one step is added
+BOUND = 15.0  # seconds; the run may take this time and one step to stop
 OVERRIDES = (
   '--config.data.source=synthetic',
-  '--config.data.synthetic.train=256',  # two steps an epoch
+  '--config.data.synthetic.train=256',  # two steps in an epoch
   '--config.data.synthetic.validation=512',
   '--config.train.log_every=1',
   '--config.train.checkpoint_every=1',
@@ -32,12 +32,12 @@ OVERRIDES = (
 )
 
 
-def start(workdir: pathlib.Path, compiled: str) -> subprocess.Popen:
-  """Starts the run; `compiled` is the folder of the compilation cache, '' for none."""
+def start(workdir: pathlib.Path, cache: str) -> subprocess.Popen:
+  """Starts the run. `cache` is the folder of the compilation cache, or '' for no cache."""
   line, env = command(
     f'--config={ROOT}/configs/alexnet.py:original', f'--workdir={workdir}', *OVERRIDES
   )
-  env['JAX_COMPILATION_CACHE_DIR'] = compiled
+  env['JAX_COMPILATION_CACHE_DIR'] = cache
   return subprocess.Popen(
     line, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
   )
@@ -72,25 +72,25 @@ MOMENTS = {
 }
 
 
-def finish(workdir: pathlib.Path, compiled: str) -> tuple[list[dict], str]:
+def finish(workdir: pathlib.Path, cache: str) -> tuple[list[dict], str]:
   """Trains to the end and returns the metrics and the digest of the last state."""
-  with start(workdir, compiled) as process:
+  with start(workdir, cache) as process:
     *_, last = process.stderr
   assert process.returncode == 0, last
   return read_metrics(workdir), digest(workdir)
 
 
 def step_seconds(workdir: pathlib.Path) -> float:
-  """Of the last step, with the same other work beside it as what is measured; 0 where there was none."""
+  """Returns the duration of the last step under the load of the measurement, or 0.0 if no step was logged."""
   path = workdir / 'metrics.jsonl'
   rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
   speeds = [row['images_per_s'] for row in rows if 'images_per_s' in row]
   return round(128 / speeds[-1], 1) if speeds else 0.0
 
 
-def stop(workdir: pathlib.Path, compiled: str, wait_for: Callable) -> dict:
-  """Starts, waits for a moment, sends SIGTERM; seconds and how it ended."""
-  with start(workdir, compiled) as process:
+def stop(workdir: pathlib.Path, cache: str, wait_for: Callable) -> dict:
+  """Starts a run, sends SIGTERM at the given moment, and returns the seconds to its end and its exit."""
+  with start(workdir, cache) as process:
     wait_for(process.stderr, workdir)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -106,19 +106,21 @@ def main() -> int:
   parser.add_argument(
     '--folder', default=os.path.join(tempfile.gettempdir(), 'alexnet_jax_sigterm')
   )
-  parser.add_argument('--output', default='', help='JSON lines that the results are added to')
+  parser.add_argument(
+    '--output', default='', help='file to which the results are appended, as JSON lines'
+  )
   options = parser.parse_args()
   folder, found = pathlib.Path(options.folder), []
-  compiled = str(folder / 'compiled')
-  undisturbed = finish(folder / 'undisturbed', compiled)
+  cache = str(folder / 'compiled')
+  undisturbed = finish(folder / 'undisturbed', cache)
   for moment in filter(None, options.moments.split(',')):
     workdir = folder / moment.replace(' ', '-')
     shutil.rmtree(workdir, ignore_errors=True)
     cold = moment == 'compiling'
-    one = {'moment': moment} | stop(workdir, '' if cold else compiled, MOMENTS[moment])
+    one = {'moment': moment} | stop(workdir, '' if cold else cache, MOMENTS[moment])
     one['step_seconds'] = step_seconds(workdir)
     if not cold:
-      one['resumed_exactly'] = finish(workdir, compiled) == undisturbed
+      one['resumed_exactly'] = finish(workdir, cache) == undisturbed
     found.append(one)
     print(json.dumps(one), flush=True)
     if options.output:

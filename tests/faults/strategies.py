@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import numpy as np
 from PIL import Image
 
-SIDE = 24  # of the canvases; images of this size are not scaled
+SIDE = 24  # the side of the canvases; images of this size are not scaled
 MODES = {
   'PNG': ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'I;16'),
   'JPEG': ('L', 'RGB', 'CMYK'),
@@ -23,7 +23,7 @@ SIZES = ((SIDE, SIDE), (1, 1), (1, 300), (300, 1), (40, 31))
 
 @functools.cache
 def encoded(form: str, mode: str, size: tuple[int, int], progressive: bool = False) -> bytes:
-  """Returns an image file; the same arguments give the same bytes."""
+  """Returns the bytes of an image file, which depend only on the arguments."""
   width, height = size
   rng = np.random.default_rng(width * 1000 + height)
   if mode == 'I;16':
@@ -37,7 +37,7 @@ def encoded(form: str, mode: str, size: tuple[int, int], progressive: bool = Fal
 
 
 def valid_images() -> st.SearchStrategy:
-  """(format, mode, size, whether progressive) of `encoded`."""
+  """Draws the arguments of `encoded`: (format, mode, size, whether the file is progressive)."""
   kinds = [(form, mode) for form, modes in MODES.items() for mode in modes]
   return st.tuples(st.sampled_from(kinds), st.sampled_from(SIZES), st.booleans()).map(
     lambda drawn: (*drawn[0], *drawn[1:])
@@ -45,12 +45,12 @@ def valid_images() -> st.SearchStrategy:
 
 
 def edits() -> st.SearchStrategy:
-  """Draws changes of a file: (kind, position as a share of its length, bytes)."""
+  """Draws changes to a file: (kind, position as a share of its length, bytes)."""
   kinds = ('cut', 'overwrite', 'insert', 'remove', 'repeat', 'swap')
   some = st.binary(min_size=1, max_size=8)
-  # Headers are where readers decide how much to allocate.
-  places = st.one_of(st.floats(0, 1), st.floats(0, 0.1))
-  return st.lists(st.tuples(st.sampled_from(kinds), places, some), min_size=1, max_size=4)
+  # Positions in headers are drawn more often, because readers allocate memory by their values.
+  positions = st.one_of(st.floats(0, 1), st.floats(0, 0.1))
+  return st.lists(st.tuples(st.sampled_from(kinds), positions, some), min_size=1, max_size=4)
 
 
 def edited(data: bytes, changes: list) -> bytes:
@@ -72,8 +72,8 @@ def edited(data: bytes, changes: list) -> bytes:
   return data
 
 
-def claimed(form: str, data: bytes, width: int, height: int) -> bytes:
-  """Writes another size into the header of an image file and corrects the checksums."""
+def with_size(form: str, data: bytes, width: int, height: int) -> bytes:
+  """Changes the size in the header of an image file, and corrects the checksum."""
   if form == 'PNG':
     chunk = b'IHDR' + struct.pack('>II', width, height) + data[24:29]
     return data[:12] + chunk + struct.pack('>I', zlib.crc32(chunk)) + data[33:]
@@ -91,7 +91,7 @@ def claimed(form: str, data: bytes, width: int, height: int) -> bytes:
 
 @functools.cache
 def bomb(side: int) -> bytes:
-  """Returns a PNG of side x side black pixels: kilobytes that decode to gigabytes."""
+  """Returns a small PNG file of side x side black pixels, which take far more memory when decoded."""
   row = zlib.compressobj(9)
   packed = b''.join(row.compress(bytes(1 + side * 3)) for _ in range(side)) + row.flush()
 
@@ -102,7 +102,7 @@ def bomb(side: int) -> bytes:
   return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', packed) + chunk(b'IEND', b'')
 
 
-# Values that a user may type, or a script may insert, for any key.
+# Values that a user or a script may give to any key.
 _TEXTS = (
   '',
   'x',
@@ -145,6 +145,6 @@ def values() -> st.SearchStrategy:
 
 
 def config_lines(keys: list[str]) -> st.SearchStrategy:
-  """Draws up to three `--config.KEY=VALUE`; some of the keys do not exist."""
+  """Draws one to three flags `--config.KEY=VALUE`, some of which have unknown keys."""
   key = st.one_of(st.sampled_from(keys), st.sampled_from(keys), st.text(max_size=8))
   return st.lists(st.builds('--config.{}={}'.format, key, values()), min_size=1, max_size=3)

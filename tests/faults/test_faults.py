@@ -1,6 +1,6 @@
-"""A short campaign: real runs are broken at seeded moments; a control must be detected.
+"""A short fault campaign: runs survive faults at seeded moments, and a control is detected.
 
-The full campaign is `python -m tests.faults --rounds=200 --seed=0`; RESULTS.md holds its result.
+The full campaign is `python -m tests.faults --rounds=200 --seed=0`; RESULTS.md has its result.
 """
 
 import json
@@ -11,7 +11,7 @@ from faults import controls, harness, scenarios
 from faults.__main__ import UsageError, campaign, parse, table
 from faults.child import cut_power
 
-SECRET = 'a secret of the environment'
+SECRET = 'the value of a secret variable'
 
 
 @pytest.fixture(scope='module')
@@ -23,31 +23,31 @@ def shared(tmp_path_factory):
 
 @pytest.mark.parametrize(('number', 'kind'), [(1, 'checkpoint'), (2, 'power'), (3, 'read-only')])
 @pytest.mark.long
-def test_a_round(shared, number, kind):
-  """Other kinds have tests of their own: test_loop.py, test_preemption.py and test_multihost.py."""
+def test_a_run_survives_a_fault(shared, number, kind):
+  """test_loop.py, test_preemption.py and test_multihost.py test other kinds of faults."""
   found = scenarios.run_round(shared, number, seed=7, kind=kind)
   assert found.survived, found
 
 
 @pytest.mark.long
-def test_a_run_that_forgets_its_momentum_is_noticed(shared):
+def test_a_run_that_loses_its_momentum_is_detected(shared):
   assert 'another' in controls.run_round(shared, 0, 7, 'momentum').failure
 
 
 @pytest.mark.long
-def test_nothing_of_the_environment_is_written_to_the_workdir(shared):
+def test_environment_variables_are_not_written_to_the_workdir(shared):
   shared.reference('folder')
   files = [path for path in (shared.folder / 'undisturbed-folder').rglob('*') if path.is_file()]
   assert len(files) > 10
   assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
-@pytest.mark.parametrize('what', controls.LEFT_OUT)
-def test_the_texts_that_controls_replace_exist(tmp_path, what):
-  controls.patched_copy(tmp_path / 'code', controls.LEFT_OUT[what][1])
+@pytest.mark.parametrize('state', controls.LEFT_OUT)
+def test_controls_patch_texts_that_exist(tmp_path, state):
+  controls.patched_copy(tmp_path / 'code', controls.LEFT_OUT[state][1])
 
 
-def test_a_power_cut_removes_what_was_not_synced(tmp_path):
+def test_a_power_cut_truncates_unsynced_files(tmp_path):
   (tmp_path / 'run').mkdir()
   lines = []
   for name, synced in (('whole', 5), ('grown', 3), ('lost', None)):
@@ -63,13 +63,12 @@ def test_a_power_cut_removes_what_was_not_synced(tmp_path):
 
 
 def outcome(number, kind):
-  """A recorded round, as the output file holds it."""
-  made = scenarios.Outcome(number, kind, 'after 1.00 s', True, '', '', 9.0, 3.0)
-  return made._asdict()
+  """Returns a round as the output file contains it."""
+  return scenarios.Outcome(number, kind, 'after 1.00 s', True, '', '', 9.0, 3.0)._asdict()
 
 
-def test_recorded_rounds_of_another_seed_are_neither_read_nor_overwritten(tmp_path):
-  """The committed file is of seed 0; by default another seed has a file of its own."""
+def test_recorded_rounds_of_another_seed_are_kept(tmp_path):
+  """The committed file has seed 0. By default, another seed writes to another file."""
   assert parse(['--seed=77']).output != parse([]).output
   path = tmp_path / 'faults.json'
   text = json.dumps({'seed': 0, 'rounds': [outcome(0, 'kill'), outcome(1, 'kill')]})

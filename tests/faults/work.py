@@ -1,4 +1,4 @@
-"""The code under test of the fuzzers: a run up to its first step, and every reader of files from outside."""
+"""The code that the fuzzers test: a run up to its first step, and every reader of user files."""
 
 from collections.abc import Callable
 import contextlib
@@ -23,7 +23,7 @@ Reader = Callable[[bytes], bool]
 
 
 def prepare_to_train(options: Options) -> dict:
-  """Does what training does before it compiles: checks, network, mesh, data, rates, shapes of a step."""
+  """Does all that training does before it compiles a step, from validation to the shapes of the step."""
   config = options.config
   config_lib.validate(config)
   models.layer_table(config.model)
@@ -49,15 +49,15 @@ def prepare_to_train(options: Options) -> dict:
 
 
 def readers(folder: str) -> dict[str, tuple[bytes, Reader]]:
-  """Returns, by name, an intact file and a function that reads it from bytes and says whether it refused."""
+  """Maps names to an intact file and a function that reads bytes and returns whether they were refused."""
   root = pathlib.Path(folder)
   array = np.arange(6, dtype=np.float32).reshape(2, 3)
-  whole, read = {}, {}
+  intact, read = {}, {}
 
   def add(name: str, make: Callable[[pathlib.Path], None], use: Callable[[str], object]) -> None:
     path = root / name
     make(path)
-    whole[name] = path.read_bytes()
+    intact[name] = path.read_bytes()
 
     def read_bytes(data: bytes) -> bool:
       path.write_bytes(data)
@@ -93,11 +93,11 @@ def readers(folder: str) -> dict[str, tuple[bytes, Reader]]:
     lambda path: None,
     lambda path: as_user_error(atomic_io.check, sealed),
   )
-  return {name: (whole[name], read[name]) for name in whole}
+  return {name: (intact[name], read[name]) for name in intact}
 
 
 def refuses(use: Callable[[], object]) -> bool:
-  """Returns whether a reader raises a UserError; checks that its message has one line."""
+  """Returns whether a reader raises a UserError, and checks that the message has one line."""
   try:
     use()
   except UserError as error:
@@ -107,7 +107,7 @@ def refuses(use: Callable[[], object]) -> bool:
 
 
 def as_user_error(check: Callable, *args) -> None:
-  """Converts the ValueError of a damaged checkpoint to a UserError, so that it counts as a refusal."""
+  """Converts the ValueError for a damaged checkpoint to a UserError, so that it counts as a refusal."""
   try:
     check(*args)
   except ValueError as error:
