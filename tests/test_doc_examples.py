@@ -65,7 +65,7 @@ def _weights(folder: pathlib.Path) -> None:
     return helpers.visible_params(model), model
 
   params, model = params_of('caffe')
-  planar = layout.to_planar(params)
+  planar = layout.to_planar(params, model.layers)
   layers = {name: [planar[name]['weight'], planar[name]['bias']] for name in planar}
   (folder / 'bvlc_alexnet.caffemodel').write_bytes(caffemodel.caffemodel(layers))
   mean = np.full((1, 3, 256, 256), 1.0, np.float32) * np.array([104, 117, 123])[:, None, None]
