@@ -25,7 +25,8 @@ BATCH = 8
 RATE, BIAS_RATE = 2.0**-14, 2.0**-13
 # Where a value lies within rounding of a ReLU's kink, or two within rounding of each other in a pooling
 # window, another order of summing may decide otherwise, and one of conv1's decisions is up to a hundredth of
-# its bias's gradient. Such states are rare; all others must agree to 1e-5.
+# its bias's gradient. Such states are rare; all others must agree to 2e-5.
+AGREE = 2e-5
 MOST_FLIPPED_STATES, FLIPPED = 2, 0.05
 MESHES = ((1, 2), (4, 2))
 NARROW = {
@@ -137,7 +138,7 @@ def test_one_step_from_twenty_states_and_the_first_losses(size):
     host = jax.device_get(state)
   assert step == STATES - 1
   for mesh, found in errors.items():
-    assert sum(error > 1e-5 for error in found) <= MOST_FLIPPED_STATES, (mesh, found)
+    assert sum(error > AGREE for error in found) <= MOST_FLIPPED_STATES, (mesh, found)
     assert max(found) < FLIPPED, (mesh, found)
   moved = jax.tree.map(relative_error, host.params, start.params)
   assert min(jax.tree.leaves(moved)) > 1e-6
