@@ -39,7 +39,7 @@ LONG = (
   'test_evaluate.py::test_the_padding_of_the_last_batch_changes_nothing?50]',
   'test_layer_stats.py::test_statistics_do_not_depend_on_the_mesh?paper*',
   'test_loop.py::test_a_resumed_run_equals_an_uninterrupted_one?10]',
-  'test_loop.py::test_resumed_from_a_checkpoint_between_log_lines?2]',
+  'test_loop.py::test_a_run_resumed_between_log_lines_writes_the_same_lines?2]',
   'test_augment.py::test_rows_keep_their_draws?torchvision]',
 )
 # The configs whose two training steps belong to the quick tier; those of all others are long.

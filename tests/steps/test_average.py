@@ -1,4 +1,4 @@
-"""The moving average (EMA) of the parameters: its arithmetic, meshes, resume, and the modes that use it."""
+"""The exponential moving average (EMA) of the parameters: formula, meshes, resuming, and its use."""
 
 import json
 
@@ -82,7 +82,7 @@ def test_eval_weights_selects_the_average(whole, tmp_path, capsys):
   chex.assert_trees_all_equal(jax.device_get(imported.model.params), state_of(whole, 5).ema)
 
 
-def test_a_run_without_an_average(tmp_path):
+def test_the_average_of_a_run_without_one_is_refused(tmp_path):
   train(tiny_config(train__steps=1), tmp_path)
   assert not (tmp_path / 'checkpoints' / '1' / 'ema').exists()
   config = config_lib.load_workdir(tmp_path)

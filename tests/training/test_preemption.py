@@ -17,10 +17,9 @@ from alexnet_jax.workdir.checkpoint import Checkpoints
 
 
 def test_sigterm_before_the_first_step_exits_at_once(tmp_path):
-  """The signal arrives while XLA compiles the first step and there is nothing to save."""
-  config = write_config(
-    tmp_path, model__width=0.5, train__batch_size=6
-  )  # no cache holds its compiled step
+  """The signal arrives while XLA compiles the first step, when there is nothing to save."""
+  # No compilation cache contains the step for this width and batch size.
+  config = write_config(tmp_path, model__width=0.5, train__batch_size=6)
   line, env = command(f'--config={config}', f'--workdir={tmp_path / "run"}')
   env['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path / 'cache')
   with subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True) as process:
@@ -54,7 +53,10 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize('evaluation', [1, 2])
 def test_an_interrupted_evaluation_is_repeated(tmp_path, whole, monkeypatch, evaluation):
-  """It ends between two batches, and the resumed run repeats it first. The second is at the last step."""
+  """The evaluation ends between two batches, and the resumed run first repeats it.
+
+  The run has two evaluations, of which the second is at the last step.
+  """
   make, calls = steps.make_predict_step, []
 
   def make_terminated(*args):
@@ -64,7 +66,7 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path, whole, monkeypatch, eva
       calls.append(None)
       if len(calls) == 3 * evaluation - 1:  # the second of three batches
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)  # until the watching thread has read the signal
+        time.sleep(1)  # gives the thread that waits for signals time to read this one
       return predict(*arguments)
 
     return terminated
@@ -82,7 +84,7 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path, whole, monkeypatch, eva
       checkpoints.latest() == 5 * evaluation and checkpoints.meta(5 * evaluation)['unevaluated']
     )
   assert sum('val/loss' in row for row in read_metrics(tmp_path)) == evaluation - 1
-  # Killed after it wrote the line of the evaluation and before it amended the checkpoint.
+  # The run is killed after it wrote the evaluation to metrics.jsonl and before it amended the checkpoint.
   with monkeypatch.context() as patch:
     patch.setattr(Checkpoints, 'amend', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
