@@ -50,12 +50,12 @@ def test_layers_are_copied_by_name(trained, layers, mesh):
   config = tiny_config(
     init_from=str(trained), init_layers=layers, data__synthetic__classes=7, mesh=mesh
   )
-  there = parameters(trained)
+  source = parameters(trained)
   params, drawn = fresh(config)
   copied = layers.split(',') if layers else [layer for layer in params if layer != 'fc8']
   for layer, leaves in params.items():
     for name, leaf in leaves.items():
-      np.testing.assert_array_equal(leaf, (there if layer in copied else drawn)[layer][name])
+      np.testing.assert_array_equal(leaf, (source if layer in copied else drawn)[layer][name])
   assert params['fc8']['bias'].shape == (7,)
 
 
@@ -64,23 +64,23 @@ def test_layers_are_copied_from_an_archive(trained, tmp_path):
   path = str(tmp_path / 'weights.safetensors')
   exporter.export_network(tiny_config(), str(trained), 'safetensors', path)
   config = tiny_config(init_from=path)
-  there = parameters(trained)
+  source = parameters(trained)
   params, _ = fresh(config)
-  np.testing.assert_array_equal(params['fc7']['kernel'], there['fc7']['kernel'])
+  np.testing.assert_array_equal(params['fc7']['kernel'], source['fc7']['kernel'])
 
 
 @pytest.mark.parametrize(('variant', 'moves'), [('features', False), ('fine_tune', True)])
 def test_shipped_configs_for_fine_tuning(trained, tmp_path, variant, moves):
-  """Layers with rate 0 do not change, those with a tenth of the rate change little, and the last one learns."""
+  """Layers with rate 0 do not change, those with a tenth of the rate change little, and the last learns."""
   config = shrink(config_lib.load_file(f'configs/cats_vs_dogs.py:{variant}'))
   recipes.apply(config, {'init_from': str(trained), 'train.steps': 2, 'eval.baseline': False})
   train(config, tmp_path)
-  there, here = parameters(trained), parameters(tmp_path)
+  source, tuned = parameters(trained), parameters(tmp_path)
   for layer in config.model.layers[:-1]:
-    found, copied = here[layer]['kernel'], there[layer]['kernel']
+    found, copied = tuned[layer]['kernel'], source[layer]['kernel']
     assert np.any(found != copied) == moves
     np.testing.assert_allclose(found, copied, atol=0.01)
-  assert np.any(here['fc8']['kernel'] != there['fc8']['kernel'])
+  assert np.any(tuned['fc8']['kernel'] != source['fc8']['kernel'])
   rows = (tmp_path / 'metrics.jsonl').read_text()
   train(config, tmp_path)  # a resumed run reads its own checkpoint, not the source
   assert (tmp_path / 'metrics.jsonl').read_text() == rows and read_metrics(tmp_path)
