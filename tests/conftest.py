@@ -26,14 +26,14 @@ jax.config.update('jax_num_cpu_devices', 8)
 # the quick tier. A test that is long for all its parameters carries @pytest.mark.long instead. In these
 # patterns `*` matches anything, and `?` stands for the bracket before the parameters.
 LONG = (
-  'test_sharding.py::test_micro_batches?*owt*',
-  'test_sharding.py::test_micro_batches?*mesh0*',
-  'test_sharding.py::test_one_weird_trick_is_the_same_step?owt]',
-  'test_sharding.py::test_one_weird_trick_is_the_same_step?paper]',
-  'test_sharding.py::test_two_towers_on_two_devices?original]',
-  'test_sharding.py::test_other_networks_communicate_more_or_less?*exchange_conv4*',
-  'test_sharding.py::test_other_networks_communicate_more_or_less?*no_communication*',
-  'test_sharding.py::test_other_networks_communicate_more_or_less?*no_exchange*',
+  'test_sharding.py::test_micro_batches_equal_the_whole_batch?*owt*',
+  'test_sharding.py::test_micro_batches_equal_the_whole_batch?*mesh0*',
+  'test_sharding.py::test_one_weird_trick_equals_one_device?owt]',
+  'test_sharding.py::test_one_weird_trick_equals_one_device?paper]',
+  'test_sharding.py::test_two_towers_on_two_devices_equal_one_device?original]',
+  'test_sharding.py::test_collectives_of_other_networks?*exchange_conv4*',
+  'test_sharding.py::test_collectives_of_other_networks?*no_communication*',
+  'test_sharding.py::test_collectives_of_other_networks?*no_exchange*',
   'test_evaluate.py::test_the_padding_of_the_last_batch_changes_nothing?1]',
   'test_evaluate.py::test_the_padding_of_the_last_batch_changes_nothing?18]',
   'test_evaluate.py::test_the_padding_of_the_last_batch_changes_nothing?50]',
