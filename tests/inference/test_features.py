@@ -1,4 +1,4 @@
-"""`--mode=features`: the features are the activations of the network."""
+"""`--mode=features` writes the activations of the network."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_features_of_files(workdir, pictures, tmp_path):
 
 
 def test_features_of_a_split(workdir, tmp_path, capsys):
-  """The default layer, fc7, for all validation images, with the labels of the source."""
+  """By default, these are the activations of fc7 for all validation images, with their labels."""
   path = tmp_path / 'out' / 'x.npz'
   args = ['--mode=features', f'--workdir={workdir}', f'--output={path}']
   assert main_lib.main(args) == 0
