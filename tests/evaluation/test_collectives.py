@@ -1,4 +1,7 @@
-"""Collectives are parsed from HLO text. tests/distributed counts those of whole training steps."""
+"""Collectives are parsed from HLO, the text form of compiled programs.
+
+tests/distributed counts the collectives of whole training steps.
+"""
 
 from helpers import get
 import jax

@@ -48,9 +48,8 @@ def reference_probabilities(workdirs, weights, views, batch_size=5):
         y, x = int(top * 8), int(left * 8)
         crop = image[y : y + 64, x : x + 64].astype(np.float32)
         crop = crop[:, ::-1] if mirrored else crop
-        views_of.append(
-          crop - mean[4:68, 4:68]
-        )  # the recipe `original` subtracts the centre of the mean image without a flip
+        # The recipe `original` subtracts the centre of the mean image without a flip.
+        views_of.append(crop - mean[4:68, 4:68])
       probabilities.append(np.mean(apply(params, np.stack(views_of)), 0))
     total = total + weight * np.stack(probabilities)
   return total, np.asarray(labels)
@@ -111,15 +110,8 @@ def test_the_score_counts_ties_as_errors_and_ignores_padding():
     [
       [0.4, 0.4, 0.1, 0.04, 0.03, 0.02, 0.01],  # a tie for the largest probability is an error
       [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.0],  # correct
-      [
-        0.2,
-        0.2,
-        0.2,
-        0.2,
-        0.2,
-        0.0,
-        0.0,
-      ],  # label 4 ties with four other classes and is in the top 5
+      # Label 4 ties with four other classes and is in the top 5.
+      [0.2, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0],
       [0.3, 0.2, 0.2, 0.1, 0.1, 0.1, 0.0],  # label 6 has rank 7
       [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # padding
     ],

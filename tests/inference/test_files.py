@@ -9,13 +9,13 @@ from alexnet_jax.inference import files
 
 
 def test_missing_images_are_an_error(tmp_path):
-  for place, message in (
+  for images, message in (
     (tmp_path, 'the folder has no images'),
     (tmp_path / '*.jpg', 'there is no such image'),
     ('', '--images is empty'),
   ):
     with pytest.raises(UserError, match=message):
-      files.find_images([str(place)])
+      files.find_images([str(images)])
 
 
 def test_files_folders_and_globs_without_duplicates(pictures):

@@ -55,7 +55,7 @@ def tensorflow_logits(planar: dict, images: np.ndarray, order: tuple[str, ...]) 
   """Computes Caffe's AlexNet or CaffeNet in TensorFlow from BGR images `[B, 3, S, S]` and planar weights.
 
   Local response normalisation (LRN) covers all maps, with k 1, n 5, alpha 1e-4 / 5 and beta 0.75. conv2,
-  conv4 and conv5 have two groups (FACTS section 1).
+  conv4 and conv5 have two groups (docs/FACTS.md section 1).
   """
   import tensorflow as tf
 
@@ -117,9 +117,8 @@ def torch_two_towers(planar: dict, recipe: str):
       for i, layer in enumerate(self.maps):
         x = f.relu(layer(x))
         x = self.norm(x) if i < 2 else x
-        x = (
-          f.max_pool2d(x, 3, 2) if i in (0, 1, 4) else x
-        )  # sides of 55, 27 and 13 leave no remainder
+        # Sides of 55, 27 and 13 leave no remainder.
+        x = f.max_pool2d(x, 3, 2) if i in (0, 1, 4) else x
       x = x.flatten(1)
       for layer in self.units[:-1]:
         x = f.relu(layer(x))

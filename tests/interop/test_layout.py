@@ -20,7 +20,7 @@ def test_planar_round_trip_is_exact(variant):
 
 
 def test_planar_shapes_are_those_of_caffe_and_torchvision():
-  """The blob of conv2 is [256, 48, 5, 5] in Caffe (FACTS section 8, item 6)."""
+  """The blob of conv2 is [256, 48, 5, 5] in Caffe (docs/FACTS.md section 8, item 6)."""
   caffes = layout.planar_shapes(helpers.get('caffe').model)
   assert [caffes[f'conv{i}']['weight'] for i in range(1, 6)] == [
     (96, 3, 11, 11),

@@ -253,9 +253,8 @@ def test_local_leaves_no_process_if_it_is_stopped_while_it_starts(stage):
 
 @pytest.mark.parametrize('code', [0, 3, 75])
 def test_slurm_requeues_a_preempted_run(stage, tmp_path, code):
-  spool = (
-    tmp_path / 'job00007' / 'slurm_script'
-  )  # SLURM runs a copy of the script with another name
+  # SLURM runs a copy of the script with another name.
+  spool = tmp_path / 'job00007' / 'slurm_script'
   spool.parent.mkdir()
   spool.write_text((LAUNCH / 'slurm.sbatch').read_text())
   stage.program('srun', f'printf "%s\\n" "$@" > "$NOTES/srun"\nexit {code}')

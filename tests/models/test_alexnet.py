@@ -90,11 +90,8 @@ def test_networks_agree_with_tensorflow(recipe):
   assert actual.dtype == jnp.float32
   assert relative_error(actual, reference(params, x, **settings)) < 1e-4
 
-  padding = {
-    (0, 3): (3, 0),
-    (0, 0): (1, 1),
-    (2, 2): (0, 3),
-  }  # other paddings that give 55x55 outputs
+  # The other paddings give outputs of 55x55 pixels too.
+  padding = {(0, 3): (3, 0), (0, 0): (1, 1), (2, 2): (0, 3)}
   others = {'padding': padding[settings['padding']], 'keep': 1.5 - settings['keep']}
   if settings['lrn']:
     k, alpha = settings['lrn']

@@ -1,4 +1,4 @@
-"""The CIFAR-10 networks of the paper have the sizes of FACTS section 5."""
+"""The CIFAR-10 networks of the paper have the sizes of docs/FACTS.md section 5."""
 
 import pytest
 

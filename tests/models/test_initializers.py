@@ -1,4 +1,4 @@
-"""The initial weights of every recipe have the distributions of FACTS section 1.5."""
+"""The initial weights of every recipe have the distributions of docs/FACTS.md section 1.5."""
 
 from helpers import (
   get,

@@ -57,9 +57,8 @@ def test_dropout_depends_only_on_seed_and_row():
   assert relative_error(train(params, x[some], some, 0), logits[some]) < 1e-5
   assert relative_error(train(params, x[some], some - 1, 0), logits[some]) > 1e-2
   assert relative_error(train(params, x, np.arange(6), 1), logits) > 1e-2
-  assert (
-    relative_error(train(params, x, None, 0), logits) < 1e-5
-  )  # without rows, the rows are 0 to B - 1 for a batch of B
+  # Without rows, the rows are 0 to B - 1 for a batch of B.
+  assert relative_error(train(params, x, None, 0), logits) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -67,10 +66,8 @@ def test_dropout_depends_only_on_seed_and_row():
   [
     ('paper', {'fc6/dropout': 'fc6/act', 'fc7/dropout': 'fc7/act'}),  # after fc6 and fc7
     ('caffe', {'fc6/dropout': 'fc6/act', 'fc7/dropout': 'fc7/act'}),
-    (
-      'torchvision',
-      {'conv5/dropout': 'conv5/pool', 'fc6/dropout': 'fc6/act'},
-    ),  # before fc6 and fc7
+    # Here dropout comes before fc6 and fc7.
+    ('torchvision', {'conv5/dropout': 'conv5/pool', 'fc6/dropout': 'fc6/act'}),
   ],
 )
 def test_dropout_follows_the_right_operations(variant, inputs):

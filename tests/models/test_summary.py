@@ -34,11 +34,8 @@ def total(variant, key, **overrides):
     ('original+one_gpu', 59_798_312, 391_514_384),
     ('original+conv6', 61_555_304, 745_640_480),
     ('paper+no_norm', 60_965_224, 724_406_816),
-    (
-      'paper+no_communication',
-      60_714_408,
-      724_323_872,
-    ),  # net 150, without communication (FACTS section 7)
+    # This is net 150 of docs/FACTS.md section 7.
+    ('paper+no_communication', 60_714_408, 724_323_872),
   ],
 )
 def test_totals_of_parameters_and_multiply_adds(variant, parameters, macs):
@@ -120,17 +117,11 @@ def test_parameters_have_a_tower_axis():
     ('paper+one_gpu', 'conv3', (1, 3, 3, 128, 192)),
     ('torchvision', 'conv2', (1, 5, 5, 64, 192)),
     ('paper+conv6', 'conv6', (2, 3, 3, 256, 128)),  # conv6 also reads both towers
-    (
-      'paper+no_conv3',
-      'conv4',
-      (2, 3, 3, 256, 192),
-    ),  # conv4 reads both towers, as conv3 does otherwise
+    # conv4 reads both towers, as conv3 does otherwise.
+    ('paper+no_conv3', 'conv4', (2, 3, 3, 256, 192)),
     ('paper+no_conv4', 'conv5', (2, 3, 3, 192, 128)),
-    (
-      'paper+no_conv5',
-      'fc6',
-      (2, 13_824, 2048),
-    ),  # fc6 reads 6 x 6 x 384 values, which are pooled after conv4
+    # fc6 reads 6 x 6 x 384 values, which are pooled after conv4.
+    ('paper+no_conv5', 'fc6', (2, 13_824, 2048)),
     ('paper+no_overlap', 'fc6', (2, 9216, 2048)),
   ],
 )

@@ -11,11 +11,11 @@ def test_nearest_vectors_are_exact():
   vectors = (100 + rng.normal(size=(500, 64))).astype(np.float32)
   queries = (100 + rng.normal(size=(7, 64))).astype(np.float32)
   queries[0] = vectors[123]
-  places, distances = neighbours.Index(vectors).nearest(queries, 5)
+  indices, distances = neighbours.Index(vectors).nearest(queries, 5)
   every = np.linalg.norm(queries[:, None].astype(float) - vectors.astype(float), axis=-1)
-  np.testing.assert_array_equal(places, np.argsort(every, axis=1)[:, :5])
+  np.testing.assert_array_equal(indices, np.argsort(every, axis=1)[:, :5])
   np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :5], rtol=1e-6)
-  assert places[0, 0] == 123 and distances[0, 0] == 0
+  assert indices[0, 0] == 123 and distances[0, 0] == 0
   assert neighbours.Index(vectors[:3]).nearest(queries, 5)[0].shape == (7, 3)
 
 

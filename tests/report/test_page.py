@@ -93,9 +93,8 @@ def test_the_page_shows_the_settings(page):
   assert 'Differences from recipe paper' in text  # its recipe is unknown
   assert 'optim.layer_rates' not in text and 'conv1.features' not in text  # equal to `paper`
   assert "model.conv5.then ('pool', 'act') ('act', 'pool')" in text
-  assert (
-    'checkpoint best, step 0' in text and 'chosen' not in text
-  )  # an imported network has no errors
+  # An imported network has no errors.
+  assert 'checkpoint best, step 0' in text and 'chosen' not in text
 
 
 def test_non_finite_probabilities_are_an_error(page, tmp_path, monkeypatch):
@@ -144,16 +143,16 @@ def test_the_page_is_displayed_in_a_browser(page, browser, width, scheme, script
     offline=True,
     java_script_enabled=scripts,
   )
-  tab, said = context.new_page(), []
-  tab.on('console', lambda message: said.append(message.text))
-  tab.on('pageerror', lambda error: said.append(str(error)))
+  tab, problems = context.new_page(), []
+  tab.on('console', lambda message: problems.append(message.text))
+  tab.on('pageerror', lambda error: problems.append(str(error)))
   tab.goto(pathlib.Path(page[1]['output']).as_uri())
   seen = tab.evaluate(
     '({wide: document.documentElement.scrollWidth, broken: [...document.images].filter('
     'i => !i.complete || !i.naturalWidth).length, ground: getComputedStyle(document.body).backgroundColor})'
   )
   context.close()
-  assert said == []
+  assert problems == []
   assert seen['wide'] <= width and seen['broken'] == 0
   assert seen['ground'] == {'light': 'rgb(255, 255, 255)', 'dark': 'rgb(20, 23, 26)'}[scheme]
 

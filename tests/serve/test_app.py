@@ -261,7 +261,7 @@ def test_the_page_classifies_an_image_in_a_browser(run, server, phone):
     page = browser.new_page(viewport=size, color_scheme='dark' if phone else 'light')
     problems = []
     page.on('pageerror', lambda error: problems.append(str(error)))
-    page.on('console', lambda said: problems.append(said.text) if said.type == 'error' else None)
+    page.on('console', lambda entry: problems.append(entry.text) if entry.type == 'error' else None)
     page.on('dialog', lambda dialog: (problems.append('an alert'), dialog.dismiss()))
     page.goto(server[1])
     data = (run / 'images' / MARKUP_NAME).read_bytes()

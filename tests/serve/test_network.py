@@ -24,9 +24,8 @@ def test_the_picture_of_kernels_shows_both_towers(run, network):
   with Image.open(io.BytesIO(network.kernels())) as picture:
     pixels = np.asarray(picture)
   params = helpers.visible_params(config_lib.load_workdir(run / 'run').model)
-  kernel = params['conv1']['kernel'][
-    1, :, :, :, 0
-  ]  # the first kernel of the second tower, which follows three of the first
+  # This is the first kernel of the second tower. In the picture, three kernels of the first tower precede it.
+  kernel = params['conv1']['kernel'][1, :, :, :, 0]
   grey = np.round(255 * (0.5 + 0.5 * kernel / np.abs(kernel).max()))
   tile = pixels[:55:5, 3 * 60 : 3 * 60 + 55 : 5]
   np.testing.assert_allclose(tile, grey, atol=1)

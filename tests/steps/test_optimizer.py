@@ -162,7 +162,7 @@ def test_a_rate_of_zero_freezes_weights_and_velocity():
   ('epoch', 'conv1', 'others'),
   [
     (0, (0.01, 0.02), (0.01, 0.02)),
-    (25, (1e-3, 0.02), (1e-3, 0.02)),  # the rate of biases did not drop in net 145
+    (25, (1e-3, 0.02), (1e-3, 0.02)),  # only the rate of weights drops
     (51, (1e-4, 0.02), (1e-4, 0.02)),
     (66.9, (1e-4, 0.02), (1e-4, 0.02)),
     (67, (1e-5, 0.002), (1e-4, 0.02)),
@@ -171,7 +171,7 @@ def test_a_rate_of_zero_freezes_weights_and_velocity():
   ],
 )
 def test_rates_by_layer_of_the_recipe_original(epoch, conv1, others):
-  """The rates are those of net 145, the network of the original code, in FACTS section 2."""
+  """The rates are those of net 145, the network of the paper in the original code (FACTS section 2)."""
   config = get('original').optim
   params = {layer: {'kernel': 0, 'bias': 0} for layer in ('conv1', 'conv2', 'fc8')}
   tree = optimizer.rate_tree(

@@ -46,7 +46,7 @@ def test_constant_schedule():
   [
     (0.0, 0.01, 0.02),
     (0.1, 0.01, 0.02),
-    (0.25, 0.01, 0.02),  # at a boundary the old rate still holds (FACTS section 2)
+    (0.25, 0.01, 0.02),  # at a boundary the old rate still holds (docs/FACTS.md section 2)
     (0.2501, 0.0015874, 0.02),
     (0.5, 0.0015874, 0.02),
     (0.5001, 0.00025198, 0.002),
@@ -102,18 +102,12 @@ def test_plateau_patience_and_limit(patience, most):
 @pytest.mark.parametrize(
   ('variant', 'overrides', 'factor'),
   [
-    (
-      'paper',
-      {'train__batch_size': 512},
-      1.0,
-    ),  # only `parallelism=owt` scales the rates by default
+    # Only `parallelism=owt` scales the rates by default.
+    ('paper', {'train__batch_size': 512}, 1.0),
     ('owt', {'train__batch_size': 512, 'parallelism': 'owt'}, 4.0),
     ('owt', {'train__batch_size': 128, 'parallelism': 'owt'}, 1.0),
-    (
-      'torchvision',
-      {'train__batch_size': 1024, 'parallelism': 'owt'},
-      4.0,
-    ),  # the rates of this recipe are for a batch of 256
+    # The rates of this recipe are for a batch of 256.
+    ('torchvision', {'train__batch_size': 1024, 'parallelism': 'owt'}, 4.0),
     ('owt', {'train__batch_size': 512, 'optim__scaling__rule': 'sqrt'}, 2.0),
     ('owt', {'train__batch_size': 64, 'optim__scaling__rule': 'linear'}, 0.5),
     ('owt', {'parallelism': 'owt', 'train__batch_size': 512, 'optim__scaling__rule': 'none'}, 1.0),

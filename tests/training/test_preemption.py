@@ -43,7 +43,7 @@ OVERRIDES = {
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
   """An uninterrupted run of two epochs."""
   workdir, before = tmp_path_factory.mktemp('whole'), signal.getsignal(signal.SIGTERM)
   train(tiny_config(train__steps=10, **OVERRIDES), workdir)
@@ -52,7 +52,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize('evaluation', [1, 2])
-def test_an_interrupted_evaluation_is_repeated(tmp_path, whole, monkeypatch, evaluation):
+def test_an_interrupted_evaluation_is_repeated(tmp_path, uninterrupted, monkeypatch, evaluation):
   """The evaluation ends between two batches, and the resumed run first repeats it.
 
   The run has two evaluations, of which the second is at the last step.
@@ -90,9 +90,12 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path, whole, monkeypatch, eva
     with pytest.raises(KeyboardInterrupt):
       train(config, tmp_path)
   summary = train(config, tmp_path)
-  assert read_metrics(tmp_path) == read_metrics(whole)
-  chex.assert_trees_all_equal(final_state(None, tmp_path), final_state(None, whole))
-  with Checkpoints(tmp_path, read_only=True) as ours, Checkpoints(whole, read_only=True) as theirs:
+  assert read_metrics(tmp_path) == read_metrics(uninterrupted)
+  chex.assert_trees_all_equal(final_state(None, tmp_path), final_state(None, uninterrupted))
+  with (
+    Checkpoints(tmp_path, read_only=True) as ours,
+    Checkpoints(uninterrupted, read_only=True) as theirs,
+  ):
     assert ours.best() == theirs.best()
     assert ours.meta(10) == theirs.meta(10)
-  assert summary['top1_error'] == read_metrics(whole)[-1]['val/top1_error']
+  assert summary['top1_error'] == read_metrics(uninterrupted)[-1]['val/top1_error']

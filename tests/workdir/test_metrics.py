@@ -73,9 +73,8 @@ def terminal_output(monkeypatch, **environment) -> str:
 def test_a_terminal_gets_colours(monkeypatch):
   text = terminal_output(monkeypatch, TERM='xterm')
   assert '\x1b[1mstep 2/10\x1b[0m' in text and '\x1b[1;31merror:\x1b[0m message' in text
-  assert (
-    text.count('\r\x1b[') == 2 and text.count('\n') == 2
-  )  # the progress line is overwritten; the error has its own line
+  # The progress line is overwritten; the error has its own line.
+  assert text.count('\r\x1b[') == 2 and text.count('\n') == 2
 
 
 @pytest.mark.parametrize('environment', [{'NO_COLOR': '1'}, {'TERM': 'dumb'}])

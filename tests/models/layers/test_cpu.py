@@ -40,14 +40,8 @@ def assert_alike(name, constants, *arrays):
   [
     (3, 31, 3, 11, 4, ((0, 3), (0, 3))),  # the paper's conv1, smaller
     (2, 35, 3, 11, 4, ((0, 0), (0, 0))),  # Caffe's conv1
-    (
-      2,
-      32,
-      3,
-      11,
-      4,
-      ((2, 2), (2, 2)),
-    ),  # torchvision's conv1, where no window covers the last rows
+    # In torchvision's conv1, no window covers the last rows.
+    (2, 32, 3, 11, 4, ((2, 2), (2, 2))),
     (4, 12, 3, 5, 1, ((2, 2), (2, 2))),  # conv1 of the CIFAR-10 network
     (2, 12, 1, 5, 1, ((2, 2), (2, 2))),  # conv1 of LeNet-5
     (2, 11, 3, 4, 1, ((1, 2), (2, 1))),  # an odd number of windows, and an even kernel

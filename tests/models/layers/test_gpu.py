@@ -165,9 +165,8 @@ def test_tower_conv_agrees_with_the_reference(dtype, method, shared):
 def test_the_gradient_of_a_bias_is_summed_in_float32(method):
   """It has the accuracy of float32 although the maps are bfloat16."""
   x, kernel, bias = normal(4, 32, 32, 3, dtype='bfloat16'), normal(3, 3, 3, 4), normal(4)
-  g = (
-    1 + normal(4, 32, 32, 4, dtype='bfloat16') ** 2
-  )  # all entries are positive, so that no sum is near zero
+  # All entries are positive, so that no sum is near zero.
+  g = 1 + normal(4, 32, 32, 4, dtype='bfloat16') ** 2
 
   def gradient(layer):
     layer = functools.partial(layer, x, kernel, stride=1, padding=((1, 1), (1, 1)))

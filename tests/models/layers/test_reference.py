@@ -86,7 +86,7 @@ def test_local_response_norm_agrees_with_tensorflow(scale, k, alpha, beta, maps)
 
 @pytest.mark.parametrize('size', [1, 2, 4, 5, 9])
 def test_the_window_of_local_response_norm(size):
-  """The window of map i starts at i - size//2, for even sizes too (FACTS section 1.3)."""
+  """The window of map i starts at i - size//2, for even sizes too (docs/FACTS.md section 1.3)."""
   x = normal(2, 8)
   expected = np.empty_like(x)
   for i in range(8):

@@ -122,12 +122,10 @@ def test_a_plan_exists_only_if_it_saves_multiplications():
     if p:
       assert p.products < (r * (side - r + 1)) ** 2
       assert all(count * p.m >= out for count, out in zip(p.tiles, p.out, strict=True))
-  assert (
-    winograd.plan((1, 20, 20, 8), 7, ((0, 0), (0, 0))) is None
-  )  # there are no tiles for 7x7 kernels
-  assert (
-    winograd.plan((1, 5, 5, 8), 5, ((0, 0), (0, 0))) is None
-  )  # a single output saves no multiplications
+  # There are no tiles for 7x7 kernels.
+  assert winograd.plan((1, 20, 20, 8), 7, ((0, 0), (0, 0))) is None
+  # A single output saves no multiplications.
+  assert winograd.plan((1, 5, 5, 8), 5, ((0, 0), (0, 0))) is None
 
 
 def test_towers_with_shared_maps_are_computed_as_one_layer():
