@@ -26,20 +26,20 @@ jax.config.update('jax_num_cpu_devices', 8)
 # the quick tier. A test that is long for all its parameters carries @pytest.mark.long instead. In these
 # patterns `*` matches anything, and `?` stands for the bracket before the parameters.
 LONG = (
-  'test_sharding.py::test_micro_batches?*owt*',
-  'test_sharding.py::test_micro_batches?*mesh0*',
-  'test_sharding.py::test_one_weird_trick_is_the_same_step?owt]',
-  'test_sharding.py::test_one_weird_trick_is_the_same_step?paper]',
-  'test_sharding.py::test_two_towers_on_two_devices?original]',
-  'test_sharding.py::test_other_networks_communicate_more_or_less?*exchange_conv4*',
-  'test_sharding.py::test_other_networks_communicate_more_or_less?*no_communication*',
-  'test_sharding.py::test_other_networks_communicate_more_or_less?*no_exchange*',
-  'test_evaluate.py::test_the_padding_of_the_last_batch_changes_nothing?1]',
-  'test_evaluate.py::test_the_padding_of_the_last_batch_changes_nothing?18]',
-  'test_evaluate.py::test_the_padding_of_the_last_batch_changes_nothing?50]',
+  'test_sharding.py::test_micro_batches_equal_the_whole_batch?*owt*',
+  'test_sharding.py::test_micro_batches_equal_the_whole_batch?*mesh0*',
+  'test_sharding.py::test_one_weird_trick_equals_one_device?owt]',
+  'test_sharding.py::test_one_weird_trick_equals_one_device?paper]',
+  'test_sharding.py::test_two_towers_on_two_devices_equal_one_device?original]',
+  'test_sharding.py::test_collectives_of_other_networks?*exchange_conv4*',
+  'test_sharding.py::test_collectives_of_other_networks?*no_communication*',
+  'test_sharding.py::test_collectives_of_other_networks?*no_exchange*',
+  'test_evaluate.py::test_padding_of_the_last_batch_has_no_effect?1]',
+  'test_evaluate.py::test_padding_of_the_last_batch_has_no_effect?18]',
+  'test_evaluate.py::test_padding_of_the_last_batch_has_no_effect?50]',
   'test_layer_stats.py::test_statistics_do_not_depend_on_the_mesh?paper*',
   'test_loop.py::test_a_resumed_run_equals_an_uninterrupted_one?10]',
-  'test_loop.py::test_resumed_from_a_checkpoint_between_log_lines?2]',
+  'test_loop.py::test_a_run_resumed_between_log_lines_writes_the_same_lines?2]',
   'test_augment.py::test_rows_keep_their_draws?torchvision]',
 )
 # The configs whose two training steps belong to the quick tier; those of all others are long.

@@ -21,8 +21,8 @@ from alexnet_jax.interop import archive, importer
 PIXEL_DEVIATION = 60.0
 # With these factors the activations of conv1 and conv2 reach some hundred grey levels, as in trained
 # networks. With the initial weights of a recipe, local response normalisation (LRN) over one tower and over
-# all maps would differ only by 2e-7 (FACTS section 9). The logits are a few units, so that the softmax does
-# not saturate.
+# all maps would differ only by 2e-7 (docs/FACTS.md section 9). The logits are a few units, so that the
+# softmax does not saturate.
 GAINS = {'conv1': 5.0, 'conv2': 6.0, 'fc8': 0.05}
 BIAS_DEVIATIONS = {'conv1': 40.0, 'conv2': 40.0, 'fc8': 0.2}
 

@@ -108,9 +108,9 @@ def manual(first, second, conv1_low, frozen, third):
   )
 
 
-# Maps a config to (rows, epoch in which colour noise ends, last epoch), as in FACTS sections 2 and 4. A row
-# has the epoch from which its rates hold, the rates of the weights of conv1, conv2, fc6 and the last layer,
-# and the rates of the biases of conv1 and fc6.
+# Maps a config to (rows, epoch in which colour noise ends, last epoch), as in docs/FACTS.md sections 2 and 4.
+# A row has the epoch from which its rates hold, the rates of the weights of conv1, conv2, fc6 and the last
+# layer, and the rates of the biases of conv1 and fc6.
 SCHEDULES = {
   'ilsvrc2010:cnn': (manual(23, 51, 68, 72, 78), 68, 93),
   'ilsvrc2010:one_gpu': (manual(20, 48, 66, 72, 79), 66, 96),

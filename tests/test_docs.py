@@ -75,10 +75,8 @@ def parse_main(argv: list[str]) -> None:
   pathlib.Path('alexnet-owt-7be5be79.pth').touch()
   pathlib.Path('bvlc_alexnet.caffemodel').write_bytes(b'')
   if mode == 'import' and '--format=caffe' in argv:
-    argv = [
-      *argv,
-      '--config=configs/alexnet.py:caffe',
-    ]  # a real file would decide between two recipes
+    # A real file would decide between two recipes.
+    argv = [*argv, '--config=configs/alexnet.py:caffe']
   options = flags.parse(argv)
   if mode == 'train':
     config_lib.validate(options.config)

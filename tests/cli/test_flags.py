@@ -1,4 +1,4 @@
-"""The command line is read into options: defaults, types, suggestions, and flags that exclude each other."""
+"""The command line is parsed into options; unknown and incompatible flags are refused."""
 
 import pytest
 from tiny import ROOT
@@ -10,7 +10,7 @@ PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
 RUN = '--workdir=w'
 
 
-def test_defaults():
+def test_flags_have_defaults():
   options = flags.parse([PAPER, RUN])
   assert (options.mode, options.workdir, options.checkpoint) == ('train', 'w', 'best')
   assert (options.layer, options.split, options.host, options.port) == (
@@ -30,7 +30,7 @@ def test_an_empty_value_is_the_default():
   assert options.images == () and options.sweep == ''
 
 
-def test_values_have_their_types():
+def test_values_are_converted_to_their_types():
   options = flags.parse(
     ['--mode=eval', '--checkpoints=a,b', '--weights=1,0.5', PAPER, '--port=0', '--search_weights']
   )
@@ -44,7 +44,7 @@ def test_weights_of_an_import_are_a_file():
   assert options.file == 'my,file.safetensors' and options.weights == ()
 
 
-def test_overrides_reach_the_config():
+def test_overrides_change_the_config():
   changes = ['--config.mesh=1,2', '--config.optim.boundaries=(1.0,)', '--config.seed=7']
   options = flags.parse([PAPER, '--workdir', 'w', *changes])
   assert options.workdir == 'w'
@@ -68,7 +68,7 @@ def test_overrides_reach_the_config():
     (['--mode=eval', RUN, PAPER, '--dry_run'], 'need --mode=train'),
   ],
 )
-def test_mistakes(args, message):
+def test_invalid_command_lines_are_refused(args, message):
   with pytest.raises(UserError, match=message):
     flags.parse(args)
 

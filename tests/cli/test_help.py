@@ -1,4 +1,4 @@
-"""--help, --helpfull and docs/CONFIG.md say what the declarations of flags and keys say."""
+"""--help, --helpfull and docs/CONFIG.md contain the declared meanings of flags and keys."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from alexnet_jax.cli import help as help_lib
 from alexnet_jax.config import recipes
 
 
-def test_help_has_every_flag_and_mode():
+def test_help_lists_every_flag_and_mode():
   text = help_lib.text()
   for name, flag in flags.FLAGS.items():
     assert f'  --{name}: {flag.meaning}' in text
@@ -35,11 +35,11 @@ def test_a_key_that_a_config_file_adds_is_shown_without_meaning():
 
 
 def test_the_page_is_current():
-  """After a change: python -m alexnet_jax.cli.help > docs/CONFIG.md"""
+  """To update it, run: python -m alexnet_jax.cli.help > docs/CONFIG.md"""
   assert (ROOT / 'docs' / 'CONFIG.md').read_text() == help_lib.page() + '\n'
 
 
-def test_the_page_has_every_key_once():
+def test_the_page_lists_every_key_once():
   page = help_lib.page()
   layers = [name for name in recipes.get('paper').model if re.fullmatch(r'(conv|fc)\d', name)]
   for key in config_lib.flatten(recipes.get('paper')):
@@ -51,20 +51,20 @@ def test_the_page_has_every_key_once():
     assert page.count(f'| {layer} |') == 1
 
 
-def test_helpfull_has_the_values_of_the_config():
+def test_helpfull_shows_the_values_of_the_config():
   result = main('--helpfull', '--config=configs/quickstart.py')
   assert result.returncode == 0, result.stderr
   assert '--config.model.width=0.125\n        A factor that multiplies' in result.stdout
   assert '--config.data.source=' not in main('--help').stdout
 
 
-def test_helpfull_of_an_unknown_config_is_a_mistake():
+def test_helpfull_for_an_unknown_config_is_an_error():
   result = main('--helpfull', '--config=quikstart')
   assert result.returncode == 2 and 'did you mean quickstart?' in result.stderr
 
 
-def test_help_into_a_reader_that_leaves():
-  """As `| head` does: no traceback, and exit code 0."""
+def test_help_can_be_cut_off_by_a_pipe():
+  """If the reader ends early, as in `| head`, there is no traceback and the exit code is 0."""
   line, env = command('--helpfull')
   with subprocess.Popen(
     line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: one line of JSON, exit codes, and one-line errors."""
+"""The command line prints one line of JSON, has documented exit codes, and reports errors in one line."""
 
 import json
 import subprocess
@@ -86,7 +86,7 @@ PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
     ([PAPER, '--workdir=w', '--config.data.source=store:/nonexistent'], 'there is no store'),
   ],
 )
-def test_mistakes_get_one_line_and_exit_code_2(args, message, capsys, tmp_path, monkeypatch):
+def test_user_errors_have_one_line_and_exit_code_2(args, message, capsys, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert main_lib.main(args) == 2
   out, err = capsys.readouterr()
@@ -97,16 +97,16 @@ def test_mistakes_get_one_line_and_exit_code_2(args, message, capsys, tmp_path, 
 
 
 @pytest.mark.parametrize(('error', 'code'), [(UserError, 2), (RunError, 3), (Preempted, 75)])
-def test_exit_codes(error, code, tmp_path):
+def test_errors_have_their_exit_codes(error, code, tmp_path):
   def work(options):
-    raise error('told in one line')
+    raise error('one line')
 
   assert main_lib.main([PAPER, f'--workdir={tmp_path}'], work) == code
 
 
 @pytest.mark.long
-def test_train_then_eval_in_fresh_processes(tmp_path):
-  """The public commands, one after the other; without tensorflow, as the images are synthetic."""
+def test_train_and_eval_in_separate_processes(tmp_path):
+  """The test runs the public commands on synthetic images."""
   config = write_config(tmp_path, train__steps=5)
   workdir = tmp_path / 'run'
   result = main(f'--config={config}', f'--workdir={workdir}')
@@ -119,7 +119,7 @@ def test_train_then_eval_in_fresh_processes(tmp_path):
 
 
 @pytest.mark.parametrize('form', ['jpeg', 'raw'])
-def test_prepare_then_train_on_the_store_without_tensorflow(tmp_path, form, capsys):
+def test_prepare_and_train_on_a_store_without_tensorflow(tmp_path, form, capsys):
   config, store = write_config(tmp_path, train__steps=3), tmp_path / 'store'
   args = ['--mode=prepare', f'--output={store}', f'--config.prepare.format={form}']
   assert main_lib.main([f'--config={config}', *args]) == 0
@@ -136,7 +136,7 @@ def test_prepare_then_train_on_the_store_without_tensorflow(tmp_path, form, caps
   assert json.loads(result.stdout)['step'] == 3
 
 
-def test_describe_without_config_is_the_papers_net(capsys):
+def test_describe_without_a_config_describes_the_network_of_the_paper(capsys):
   assert main_lib.main(['--mode=describe', '--config.mesh=1,1', '--config.train.batch_size=1']) == 0
   out, err = capsys.readouterr()
   described = json.loads(out)
@@ -175,7 +175,7 @@ def test_mode_config_checks_the_config(capsys):
   assert out == '' and 'config.optim.momentum=2.0: must be a number of at least 0' in err
 
 
-def test_help_explains_and_exits_0():
+def test_help_exits_with_0():
   result = main('--help')
   assert result.returncode == 0 and '--config.KEY=VALUE' in result.stdout
 

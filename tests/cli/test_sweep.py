@@ -1,4 +1,4 @@
-"""`--sweep` and `--dry_run`, the ways to train that are not one run."""
+"""`--sweep` trains several runs, and `--dry_run` trains nothing."""
 
 import json
 
@@ -18,7 +18,7 @@ def run(capsys, *args):
   return json.loads(out), err
 
 
-def test_combinations():
+def test_a_sweep_has_all_combinations_of_values():
   config = tiny_config()
   assert sweep.combinations('optim.rate=0.01,0.02 seed=0,1', config) == [
     {'optim.rate': '0.01', 'seed': '0'},
@@ -45,7 +45,7 @@ def test_combinations():
     ('seed=1 --dry_run', 'write it as in'),
   ],
 )
-def test_mistakes_are_told_before_any_run(tmp_path, capsys, text, message):
+def test_invalid_sweeps_are_refused_before_any_run(tmp_path, capsys, text, message):
   args = [f'--config={write_config(tmp_path)}', f'--workdir={tmp_path / "w"}', f'--sweep={text}']
   assert main_lib.main(args) == 2
   assert message in capsys.readouterr().err and not (tmp_path / 'w').exists()
@@ -59,14 +59,14 @@ def test_mistakes_are_told_before_any_run(tmp_path, capsys, text, message):
     (['--sweep=seed=1'], '--workdir is missing'),
   ],
 )
-def test_what_goes_not_together(args, message, tmp_path):
+def test_incompatible_flags_are_refused(args, message, tmp_path):
   with pytest.raises(UserError, match=message):
     flags.parse([f'--config={write_config(tmp_path)}', *args])
 
 
 @pytest.mark.long
-def test_runs_one_after_the_other_and_goes_on(tmp_path, capsys):
-  """One of them fails, and the sweep does not; the same command does nothing twice."""
+def test_a_sweep_continues_after_a_failed_run(tmp_path, capsys):
+  """The same command does not repeat finished runs."""
   config, workdir = write_config(tmp_path, train__steps=2), tmp_path / 'w'
   args = [f'--config={config}', f'--workdir={workdir}', '--config.train.log_every=1']
   result, err = run(capsys, *args, '--sweep=optim.rate=0.01,2e9')
@@ -89,7 +89,7 @@ def test_a_dry_run_trains_nothing(tmp_path, capsys):
   assert not workdir.exists()
   assert result['steps'] == 20 and result['epochs'] == 4  # 40 images, batches of 8
   assert (result['train_images'], result['validation_images'], result['classes']) == (40, 18, 4)
-  # Parameters and momentum, the batch, and more.
+  # The memory includes parameters, momentum and the batch.
   assert result['bytes_per_device'] > 8 * result['parameters'] + 8 * 72 * 72 * 3
   assert result['training_s'] == pytest.approx(20 * result['step_s'], abs=0.6)
   assert run(capsys, f'--config={config}', '--dry_run')[0]['parameters'] == result['parameters']

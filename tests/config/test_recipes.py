@@ -58,7 +58,7 @@ def test_an_unknown_recipe_gets_a_suggestion():
     recipes.get('orignal')
 
 
-# The network of each recipe (FACTS section 9).
+# The network of each recipe (docs/FACTS.md section 9).
 NETWORKS = {
   'input_size': {'paper': 224, 'original': 224, 'caffe': 227, 'owt': 224, 'torchvision': 224},
   'towers': {'paper': 2, 'original': 2, 'caffe': 2, 'owt': 1, 'torchvision': 1},

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def make_folder(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
-  """A function that writes {'train/cat': 3, ...} images into a new folder."""
+  """A function that takes numbers of images, such as {'train/cat': 3}, and writes them into a new folder."""
 
   def make(counts: dict[str, int], root: str = 'set') -> pathlib.Path:
     for k, (folder, number) in enumerate(counts.items()):

@@ -1,4 +1,4 @@
-"""A data configuration and small images for the tests of alexnet_jax.data."""
+"""Data configs and small images for the tests of alexnet_jax.data."""
 
 from collections.abc import Iterator
 import io
@@ -12,14 +12,14 @@ from PIL import Image
 
 
 def photo(seed: int, width: int = 40, height: int = 32) -> np.ndarray:
-  """A smooth random image, uint8 [height, width, 3]."""
+  """Returns a smooth random image, uint8 [height, width, 3]."""
   rng = np.random.default_rng(seed)
   small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8))
   return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
 def encode(pixels: np.ndarray | Image.Image, form: str = 'JPEG', **options: Any) -> bytes:
-  """The bytes of an image file."""
+  """Returns the bytes of an image file."""
   image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
   file = io.BytesIO()
   image.save(file, form, **options)
@@ -27,14 +27,14 @@ def encode(pixels: np.ndarray | Image.Image, form: str = 'JPEG', **options: Any)
 
 
 def rotated(pixels: np.ndarray, **options: Any) -> bytes:
-  """A JPEG as a phone writes it: stored on its side, with an EXIF orientation that turns it upright."""
+  """Returns a JPEG that is stored on its side, with an EXIF orientation that turns it upright."""
   exif = Image.Exif()
-  exif[0x0112] = 6  # the viewer turns it clockwise by 90 degrees
+  exif[0x0112] = 6  # orientation 6: turn the image clockwise by 90 degrees
   return encode(np.rot90(pixels), exif=exif, **options)
 
 
 def make_config(source: str = 'synthetic', **changes: Any) -> ml_collections.ConfigDict:
-  """`config.data` with a canvas of 24 pixels."""
+  """Returns `config.data` with a canvas of 24 pixels."""
   config = ml_collections.ConfigDict(
     {
       'source': source,
@@ -66,7 +66,7 @@ def make_config(source: str = 'synthetic', **changes: Any) -> ml_collections.Con
 
 
 def make_store_config(source: str = 'synthetic', **changes: Any) -> ml_collections.ConfigDict:
-  """The parts of a config that `prepare` uses: `data`, and `prepare` with shards of 5 images."""
+  """Returns the groups of a config that `prepare` uses: `data`, and `prepare` with shards of 5 images."""
   settings = {
     'format': 'jpeg',
     'quality': 95,
@@ -81,12 +81,12 @@ def make_store_config(source: str = 'synthetic', **changes: Any) -> ml_collectio
 
 
 def take(iterator: Iterator, number: int) -> list:
-  """The first items of a generator, which is then closed."""
+  """Returns the first items of a generator, and closes it."""
   items = list(itertools.islice(iterator, number))
   iterator.close()
   return items
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-  """The bytes of every file in a folder."""
+  """Returns the bytes of every file in a folder."""
   return {path.name: path.read_bytes() for path in folder.iterdir()}

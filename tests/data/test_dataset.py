@@ -1,4 +1,4 @@
-"""Batches: their contents, their dependence on (seed, step) alone, and bad images."""
+"""Batches: their contents, which depend only on seed and step, and the treatment of bad images."""
 
 import itertools
 import json
@@ -60,7 +60,7 @@ def test_training_batches_are_a_function_of_the_step(cache_mib):
   data.close()
 
 
-SHARE = """
+ONE_OF_TWO_PROCESSES = """
 import json, sys, zlib
 sys.path[:0] = {path!r}
 import jax
@@ -79,14 +79,14 @@ for _ in range(21):
 """
 
 
-def test_processes_share_every_epoch_without_overlap_or_loss(tmp_path):
-  """Two processes, each with its own device of a mesh, over eight epochs of 21 images."""
+def test_processes_together_see_every_image_once_per_epoch(tmp_path):
+  """The test runs two processes with one device each for eight epochs of 21 images."""
   prepare(make_store_config(format='raw'), str(tmp_path / 'store'))
   source = f'store:{tmp_path / "store"}'
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
-  processes = [start(SHARE, port=port, process=i, source=source) for i in range(2)]
+  processes = [start(ONE_OF_TWO_PROCESSES, port=port, process=i, source=source) for i in range(2)]
   shares = []
   for process in processes:
     output, errors = process.communicate(timeout=120)
@@ -95,8 +95,8 @@ def test_processes_share_every_epoch_without_overlap_or_loss(tmp_path):
   index = []
   alone = open_dataset(make_config(source), 3).train_batches(0, 8)
   for batch, *parts in zip(take(alone, 21), *shares, strict=True):
-    place, index_of, seen = zip(*sorted(itertools.chain(*parts)), strict=True)
-    assert place == tuple(range(8)) and all(len(part) == 4 for part in parts)
+    rows, index_of, seen = zip(*sorted(itertools.chain(*parts)), strict=True)
+    assert rows == tuple(range(8)) and all(len(part) == 4 for part in parts)
     assert index_of == tuple(batch['index'])
     assert seen == tuple(map(zlib.crc32, batch['image']))
     index += index_of
@@ -105,7 +105,7 @@ def test_processes_share_every_epoch_without_overlap_or_loss(tmp_path):
 
 
 @pytest.mark.parametrize('loader', ['threads', 'tf.data'])
-def test_streamed_batches_are_the_cached_ones(make_folder, loader):
+def test_streamed_batches_equal_cached_ones(make_folder, loader):
   root = make_folder({'train/a': 9, 'train/b': 7, 'val/a': 3, 'val/b': 2})
   (root / 'train/a/003.jpg').write_bytes(b'no image')
   config = make_config(f'folder:{root}')
@@ -126,7 +126,7 @@ def test_streamed_batches_are_the_cached_ones(make_folder, loader):
 
 @CACHED_OR_STREAMED
 @pytest.mark.parametrize('batch_size', [2, 4, 14])
-def test_evaluation_sees_every_image_once(cache_mib, batch_size):
+def test_evaluation_uses_every_image_once(cache_mib, batch_size):
   data = open_dataset(make_config(cache_mib=cache_mib), 0)
   shares = np.split(np.random.default_rng(0).permutation(batch_size), 2)
   shards = [list(data.eval_batches(batch_size, rows)) for rows in shares]
@@ -143,7 +143,7 @@ def test_evaluation_sees_every_image_once(cache_mib, batch_size):
   assert sorted(seen) == list(range(7))
 
 
-def test_counts(make_folder):
+def test_a_dataset_knows_its_numbers_of_images(make_folder):
   data = open_dataset(make_config(f'folder:{make_folder({"a": 1, "b": 1})}'), 0)
   assert (data.num_train, data.num_validation, data.validation_labels) == (2, 0, None)
   chex.assert_trees_all_equal(data.train_counts, np.array([1, 1]))
@@ -152,7 +152,7 @@ def test_counts(make_folder):
 
 
 @CACHED_OR_STREAMED
-def test_one_bad_image_is_skipped_and_named(make_folder, cache_mib):
+def test_a_bad_training_image_is_skipped_and_named(make_folder, cache_mib):
   root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 2})
   (root / 'train/a/001.jpg').write_bytes(b'no image')
   data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
@@ -168,10 +168,10 @@ def test_one_bad_image_is_skipped_and_named(make_folder, cache_mib):
 
 @CACHED_OR_STREAMED
 def test_a_bad_validation_image_is_an_error(make_folder, cache_mib):
-  """Errors over fewer images could not be compared."""
+  """Error rates over different sets of images could not be compared."""
   root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 2})
   (root / 'val/a/000.jpg').unlink()
-  (root / 'val/a/000.jpg').symlink_to(root / 'gone')  # unreadable counts as undecodable
+  (root / 'val/a/000.jpg').symlink_to(root / 'gone')  # an unreadable file counts as undecodable
   data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
   with pytest.raises(UserError, match=r'val/a/000\.jpg cannot be decoded .*: repair or remove it'):
     list(data.eval_batches(2))
@@ -191,7 +191,7 @@ def test_too_many_bad_images_stop_the_run(make_folder, cache_mib):
   assert take(open_dataset(config, 0).train_batches(0, 20), 1)[0]['mask'].sum() == 16
 
 
-def test_all_images_bad(make_folder):
+def test_a_data_set_of_bad_images_is_an_error(make_folder):
   root = make_folder({'a': 1})
   (root / 'a/000.jpg').write_bytes(b'')
   with pytest.raises(RunError, match='1 of 1'):
@@ -199,7 +199,7 @@ def test_all_images_bad(make_folder):
 
 
 @CACHED_OR_STREAMED
-def test_a_bug_in_reading_reaches_the_consumer(cache_mib, capfd):
+def test_an_unexpected_error_while_reading_is_raised(cache_mib, capfd):
   data = open_dataset(make_config(cache_mib=cache_mib), 0)
 
   def fail(_):
@@ -222,12 +222,12 @@ def test_a_bug_in_reading_reaches_the_consumer(cache_mib, capfd):
     {'buffer': 0},
   ],
 )
-def test_bad_settings(change):
+def test_invalid_settings_are_refused(change):
   with pytest.raises(UserError, match=f'config.data.{next(iter(change))}'):
     open_dataset(make_config(**change), 0)
 
 
-def test_close_stops_forgotten_iterators():
+def test_close_stops_unfinished_iterators():
   data = open_dataset(make_config(), 0)
   iterator = data.train_batches(0, 4)
   next(iterator)
@@ -237,7 +237,7 @@ def test_close_stops_forgotten_iterators():
   assert isinstance(data, Dataset) and next(iterator, None) is None
 
 
-ALONE = """
+WITHOUT_OTHER_PACKAGES = """
 import importlib.util, sys, types
 sys.path[:0] = {path!r}
 for name in ('tensorflow', 'tensorflow_datasets', 'array_record', 'jax'):
@@ -255,14 +255,14 @@ for source in {sources!r}:
     data.statistics()
 """
 
-STREAM_AND_LEAVE = """
+EXIT_DURING_STREAM = """
 import sys
 sys.path[:0] = {path!r}
 from data_helpers import make_config
 from alexnet_jax.data import open_dataset
 batches = open_dataset(make_config(cache_mib=0), 0).train_batches(0, 4)
 next(batches)
-print('left')
+print('end')
 """
 
 
@@ -272,17 +272,17 @@ def test_reading_needs_neither_tensorflow_nor_jax(make_folder, tmp_path):
   for store in stores:
     form = store.rpartition('/')[2]
     prepare(make_store_config(folder, format=form), store.partition(':')[2])
-  code, _, errors = run(ALONE, sources=['synthetic', folder, *stores])
+  code, _, errors = run(WITHOUT_OTHER_PACKAGES, sources=['synthetic', folder, *stores])
   assert code == 0, errors
 
 
-def test_leaving_in_the_middle_of_a_stream():
-  code, output, errors = run(STREAM_AND_LEAVE)
-  assert (code, output) == (0, 'left'), errors
+def test_a_program_can_exit_with_an_unfinished_stream():
+  code, output, errors = run(EXIT_DURING_STREAM)
+  assert (code, output) == (0, 'end'), errors
 
 
 @CACHED_OR_STREAMED
-def test_photographs_of_a_folder_are_upright(make_folder, cache_mib):
+def test_photographs_in_a_folder_are_turned_upright(make_folder, cache_mib):
   root = make_folder({'train/a': 1, 'train/b': 1, 'val/a': 1})
   (root / 'train/a/000.jpg').write_bytes(rotated(photo(5), quality=95))
   config = make_config(f'folder:{root}', cache_mib=cache_mib)

@@ -1,4 +1,4 @@
-"""Canvases, compared with pixels by Pillow, and bad files."""
+"""Canvases equal those that Pillow computes; bad files are refused."""
 
 import contextlib
 import glob
@@ -21,11 +21,11 @@ SMALL = Canvas(size=32)
 
 
 def reference(image: Image.Image, size: int, resample: int = Image.Resampling.BICUBIC):
-  """Scales the short side to `size` and crops the centre, by Pillow; uint8 [size, size, 3]."""
+  """Scales the short side to `size` and crops the centre with Pillow; returns uint8 [size, size, 3]."""
   width, height = image.size
   short = min(width, height)
   width, height = (int(side * size / short + 0.5) for side in (width, height))
-  # Two calls, because Pillow chooses the order of its passes by the shape of the image.
+  # There are two calls, because in one call Pillow would choose the order of the axes by the shape.
   rows = image.convert('RGB').resize((width, image.height), resample)
   left, top = (width - size) // 2, (height - size) // 2
   scaled = rows.resize((width, height), resample)
@@ -33,7 +33,7 @@ def reference(image: Image.Image, size: int, resample: int = Image.Resampling.BI
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-  """Pillow rounds in other places, so one pixel in a thousand differs by two or three levels."""
+  """Compares images; because of rounding, one pixel in a thousand may differ by two or three levels."""
   difference = np.abs(found.astype(int) - expected.astype(int))
   assert found.shape == expected.shape and found.dtype == expected.dtype == np.uint8
   assert difference.max() <= 3 and difference.mean() <= 0.3
@@ -48,7 +48,7 @@ def test_crop_equals_scaling_then_cropping(shape, filter_name):
   assert_close(found, expected)
 
 
-def test_warp_and_pad():
+def test_warping_and_padding():
   pixels = photo(2, 64, 40)
   warped = Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)
   assert_close(decode_canvas(pixels, Canvas(32, fit='warp')), np.asarray(warped))
@@ -60,7 +60,7 @@ def test_warp_and_pad():
 
 @pytest.mark.parametrize('shape', [(1, 4000), (4000, 1), (4000, 3)])
 @pytest.mark.parametrize('fit', keys.CANVAS['fit'].choices)
-def test_strips(shape, fit):
+def test_images_of_one_pixel_width_or_height(shape, fit):
   image = decode_canvas(np.full((*shape, 3), 77, np.uint8), Canvas(32, fit=fit))
   chex.assert_shape(image, (32, 32, 3))
   middle = image[15:17, 15:17]  # in a padded strip, one of the two rows or columns is the image
@@ -81,8 +81,8 @@ def test_jpeg_pixels_equal_those_of_pillow(monkeypatch, mode, subsampling, simpl
 
 @pytest.mark.parametrize('fit', keys.CANVAS['fit'].choices)
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK'])
-def test_a_large_jpeg_is_reduced(monkeypatch, mode, fit):
-  """All reductions from 1 to 1/8, for sides that are not divisible, with both decoders."""
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(monkeypatch, mode, fit):
+  """The reductions are 1 to 1/8, with sides that are not divisible by the factor, and with both decoders."""
   for k, (width, height) in enumerate([(123, 95), (131, 97), (301, 203), (395, 777), (1003, 799)]):
     pixels = photo(k, width, height)
     data = encode(Image.fromarray(pixels).convert(mode), progressive=bool(k % 2), subsampling=k % 3)
@@ -91,14 +91,16 @@ def test_a_large_jpeg_is_reduced(monkeypatch, mode, fit):
     found = decode_canvas(data, Canvas(32, fit))
     difference = np.abs(found.astype(int) - whole.astype(int))
     assert difference.mean() <= 1 and difference.max() <= 6
-    assert (difference.max() > 0) == (min(width, height) >= 96), 'reduced'
+    assert (difference.max() > 0) == (min(width, height) >= 96), (
+      'the image was not reduced as expected'
+    )
     with monkeypatch.context() as patch:
       patch.setattr(canvas_lib, 'simplejpeg', None)
       chex.assert_trees_all_equal(decode_canvas(data, Canvas(32, fit)), found)
 
 
 @pytest.mark.parametrize('form', ['PNG', 'BMP', 'GIF', 'TIFF', 'WEBP'])
-def test_other_formats(form):
+def test_other_file_formats(form):
   pixels = photo(4, 32, 32)
   options = {'lossless': True} if form == 'WEBP' else {}
   found = decode_canvas(encode(pixels, form, **options), SMALL)
@@ -120,7 +122,7 @@ def test_16_bit_gray_is_scaled_to_8():
   chex.assert_trees_all_close(found[:, :, 1].astype(float), levels / 257, atol=0.51)
 
 
-def test_palette_and_transparency():
+def test_palettes_and_transparency():
   pixels = photo(6, 32, 32)
   palette = Image.fromarray(pixels).quantize(16)
   expected = np.asarray(palette.convert('RGB'))
@@ -139,8 +141,8 @@ def with_orientation(orientation: int) -> Image.Exif:
 
 @pytest.mark.parametrize('simplejpeg', [True, False])
 @pytest.mark.parametrize('form', ['JPEG', 'PNG', 'WEBP'])
-def test_exif_orientation(monkeypatch, form, simplejpeg):
-  """With `exif_orientation`, which is the default, a photograph is turned upright."""
+def test_a_photograph_is_turned_upright(monkeypatch, form, simplejpeg):
+  """By default (`exif_orientation`) a photograph is turned upright."""
   if not simplejpeg:
     monkeypatch.setattr(canvas_lib, 'simplejpeg', None)
   for fit, orientation in itertools.product(keys.CANVAS['fit'].choices, range(1, 9)):
@@ -157,7 +159,7 @@ def test_exif_orientation(monkeypatch, form, simplejpeg):
 
 @pytest.mark.parametrize('simplejpeg', [True, False])
 def test_a_large_rotated_jpeg_is_reduced(monkeypatch, simplejpeg):
-  """Also where a factor does not divide its sides; otherwise the result is shifted."""
+  """If the factor does not divide a side, an error in the order of operations would shift the result."""
   if not simplejpeg:
     monkeypatch.setattr(canvas_lib, 'simplejpeg', None)
   canvas = Canvas(32, exif_orientation=True)
@@ -187,8 +189,8 @@ def test_invalid_exif_data_are_ignored(value):
   chex.assert_trees_all_equal(decode_canvas(data, canvas), decode_canvas(encode(photo(7)), canvas))
 
 
-def test_the_libraries_that_recipes_reproduce_ignore_the_orientation():
-  """Pillow, which torchvision's folders use, and TensorFlow, which decodes for TFDS."""
+def test_pillow_and_tensorflow_ignore_the_orientation():
+  """The recipes reproduce programs that decode with these libraries: torchvision and TFDS."""
   tf = pytest.importorskip('tensorflow')
   data = encode(photo(7, 50, 41), exif=with_orientation(6))
   with Image.open(io.BytesIO(data)) as image:
@@ -197,12 +199,14 @@ def test_the_libraries_that_recipes_reproduce_ignore_the_orientation():
 
 
 @pytest.mark.parametrize('form', ['JPEG', 'PNG'])
-def test_the_limit_is_checked_on_the_header(form):
+def test_the_limit_of_pixels_is_checked_before_decoding(form):
   data = encode(np.zeros((300, 300), np.uint8), form)
   with pytest.raises(ValueError, match='300x300 pixels'):
     decode_canvas(data[:-20], SMALL._replace(max_pixels=300 * 300 - 1))  # truncated
   decode_canvas(data, SMALL._replace(max_pixels=300 * 300))
-  with pytest.raises(ValueError, match='32x9999 pixels'):  # between the two passes of a warp
+  with pytest.raises(
+    ValueError, match='32x9999 pixels'
+  ):  # the image between the two passes of a warp is too large
     decode_canvas(np.zeros((9999, 1), np.uint8), Canvas(32, 'warp', max_pixels=10**5))
 
 
@@ -223,14 +227,14 @@ def bad_files():
 
 
 @pytest.mark.parametrize('name', bad_files())
-def test_bad_files_are_value_errors(name):
+def test_bad_files_raise_value_error(name):
   with pytest.raises(ValueError) as raised:
     decode_canvas(bad_files()[name], SMALL)
   assert str(raised.value)
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_fuzzed_bytes_raise_nothing_but_value_errors():
+def test_damaged_bytes_raise_only_value_error():
   rng = np.random.default_rng(0)
   files = [encode(photo(9), form) for form in ('JPEG', 'PNG', 'GIF', 'TIFF', 'BMP', 'WEBP')]
   for k in range(600):
@@ -244,7 +248,7 @@ def test_fuzzed_bytes_raise_nothing_but_value_errors():
 @pytest.mark.parametrize(
   'bad', [{'fit': 'squeeze'}, {'size': 0}, {'filter': 'x'}, {'width': 3}, {'exif_orientation': 2}]
 )
-def test_invalid_settings(bad):
+def test_invalid_settings_are_refused(bad):
   with pytest.raises(UserError, match=f'{next(iter(bad))}'):
     Canvas.from_config(bad)
 

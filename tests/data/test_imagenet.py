@@ -1,4 +1,4 @@
-"""Tiny archives and folders in the layouts of ImageNet, made from real photographs."""
+"""ImageNet is read from its archives and folders, here tiny ones with real photographs."""
 
 import io
 import pathlib
@@ -17,7 +17,7 @@ from alexnet_jax.data.prepare import prepare
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
 
-# The classes of the first three validation images of 2012, and one more. DEVKIT has another order.
+# The classes of the first three validation images of 2012, and another class. DEVKIT has a different order.
 FIRST = ('n01751748', 'n09193705', 'n02105855')
 WNIDS = tuple(sorted((*FIRST, 'n01440764')))
 DEVKIT = ('n02105855', 'n01440764', 'n09193705', 'n01751748')
@@ -25,13 +25,13 @@ WORDS = {'n01440764': 'tench, Tinca tinca', 'n09193705': 'alp'}
 
 
 def photographs() -> list[Image.Image]:
-  """Twelve gray photographs of 300x300 pixels: solar cells of elpv."""
+  """Returns twelve gray photographs of solar cells (data set elpv), 300x300 pixels each."""
   split = open_source(make_config('elpv')).train
   return [Image.open(io.BytesIO(split.read(i))).convert('L') for i in range(12)]
 
 
 def files() -> list[bytes]:
-  """The photographs in the formats of ImageNet: RGB, gray and CMYK JPEG, and one PNG."""
+  """Returns the photographs in the formats of ImageNet: RGB, gray and CMYK JPEG files, and one PNG file."""
   images = photographs()
   encoded = [encode(image.convert('RGB'), quality=90) for image in images]
   encoded[1] = encode(images[1], quality=90)
@@ -120,7 +120,7 @@ ALL = {'train': WNIDS * 2, 'validation': FIRST}
 
 
 @pytest.mark.parametrize(('year', 'flat'), [(2012, True), (2012, False), (2010, True)])
-def test_extracted_folders(tmp_path, year, flat):
+def test_extracted_folders_are_read(tmp_path, year, flat):
   root = write_folders(tmp_path / 'imagenet', year, flat)
   if flat:
     write_devkit(root, year)
@@ -129,12 +129,12 @@ def test_extracted_folders(tmp_path, year, flat):
   check(source, ALL)
 
 
-def test_the_labels_of_2012_come_with_tfds_where_there_is_no_devkit(tmp_path):
+def test_without_a_devkit_the_labels_of_2012_are_those_of_tfds(tmp_path):
   pytest.importorskip('tensorflow_datasets')
   check(open_source(make_config(f'folder:{write_folders(tmp_path / "imagenet")}')), ALL)
 
 
-def test_official_archives_through_tfds_and_into_a_store(tmp_path):
+def test_official_archives_are_read_by_tfds_and_stored(tmp_path):
   pytest.importorskip('tensorflow_datasets')
   manual = write_archives(tmp_path / 'manual')
   places = {'data_dir': str(tmp_path / 'tfds'), 'manual_dir': str(manual)}
@@ -148,7 +148,7 @@ def test_official_archives_through_tfds_and_into_a_store(tmp_path):
   check(store, ALL)
 
 
-def test_an_archive_that_tfds_would_label_wrong(tmp_path):
+def test_an_archive_that_tfds_would_mislabel_is_refused(tmp_path):
   pytest.importorskip('tensorflow_datasets')
   manual = write_archives(tmp_path / 'manual', 'val/')
   config = make_config('tfds:imagenet2012', data_dir=str(tmp_path / 't'), manual_dir=str(manual))
@@ -156,7 +156,7 @@ def test_an_archive_that_tfds_would_label_wrong(tmp_path):
     open_source(config)
 
 
-def test_label_orders_are_convertible(tmp_path):
+def test_label_orders_can_be_converted(tmp_path):
   root = write_folders(tmp_path / 'imagenet')
   devkit = write_devkit(tmp_path / 'elsewhere')
   original = open_source(make_config(f'folder:{root}', label_order='devkit', devkit=str(devkit)))
@@ -171,12 +171,12 @@ def test_label_orders_are_convertible(tmp_path):
   assert back.class_names == WNIDS
   check(back, ALL)
   labels = np.arange(4, dtype=np.int32)
-  there = imagenet.convert(labels, WNIDS, DEVKIT)
-  chex.assert_trees_all_equal(imagenet.convert(there, DEVKIT, WNIDS), labels)
-  chex.assert_trees_all_equal(there, np.int32([DEVKIT.index(wnid) for wnid in WNIDS]))
+  converted = imagenet.convert(labels, WNIDS, DEVKIT)
+  chex.assert_trees_all_equal(imagenet.convert(converted, DEVKIT, WNIDS), labels)
+  chex.assert_trees_all_equal(converted, np.int32([DEVKIT.index(wnid) for wnid in WNIDS]))
 
 
-def test_names_of_classes(tmp_path):
+def test_classes_have_readable_names(tmp_path):
   devkit = str(write_devkit(tmp_path))
   assert imagenet.titles(WNIDS, tmp_path, devkit)[0] == 'tench, Tinca tinca'
   nowhere = tmp_path / 'nowhere'
@@ -185,7 +185,7 @@ def test_names_of_classes(tmp_path):
   assert imagenet.titles(('cat', 'dog'), nowhere, '') is None
 
 
-def test_mistakes(tmp_path):
+def test_invalid_folders_and_settings_are_refused(tmp_path):
   root = write_folders(tmp_path / 'imagenet', 2010)
 
   def message(**changes):

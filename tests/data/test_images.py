@@ -1,4 +1,4 @@
-"""The canvases of one split: on demand and in memory, masks, and checksums."""
+"""The canvases of a split, on demand and in memory, with masks and checksums."""
 
 import zlib
 
@@ -33,7 +33,7 @@ def test_images_are_the_same_on_demand_and_in_memory():
     assert (found == one).all()
   assert not images.checksums.any()
   images.keep_in_memory(2)
-  images.keep_in_memory(2)  # does nothing
+  images.keep_in_memory(2)  # a second call does nothing
   assert [i for i, _ in errors] == [2, 2]
   chex.assert_trees_all_equal(images.take(indices), (canvases, mask))
   assert len(errors) == 2
@@ -41,10 +41,10 @@ def test_images_are_the_same_on_demand_and_in_memory():
   assert images.checksums.tolist() == sums
   images.free_memory()
   chex.assert_trees_all_equal(images.take(indices), (canvases, mask))
-  assert len(errors) == 3  # decoded again
+  assert len(errors) == 3  # the images are decoded again
 
 
-def test_undecodable_images_are_found_at_once():
+def test_undecodable_images_are_reported_at_once():
   split, _ = make_split(bad=(1, 4))
   found = find_undecodable(split, CANVAS, 2)
   assert sorted(found) == [1, 4] and all(found.values())

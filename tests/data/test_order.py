@@ -1,4 +1,4 @@
-"""Orders: every image once per epoch, and random access to batches."""
+"""Every epoch has every image once, and the order gives random access to batches."""
 
 import chex
 import numpy as np
@@ -11,7 +11,7 @@ from alexnet_jax.data.order import BLOCK, buffered_permutation
 @pytest.mark.parametrize(
   ('batch_size', 'n'), [(4, 12), (5, 12), (12, 12), (50, 12), (3, 1), (7, 2)]
 )
-def test_every_epoch_holds_every_image_once(batch_size, n):
+def test_every_epoch_has_every_image_once(batch_size, n):
   steps = 3 * n  # a whole number of epochs
   order = np.concatenate([batch_indices(7, s, batch_size, n) for s in range(steps)])
   assert order.dtype == np.int64
@@ -24,7 +24,7 @@ def test_every_epoch_holds_every_image_once(batch_size, n):
 
 @pytest.mark.parametrize('n', [1, 127, 128, 1000])
 @pytest.mark.parametrize('buffer', [1, 256, 5000])
-def test_a_buffered_order_is_a_permutation_that_needs_few_images_at_a_time(n, buffer):
+def test_a_buffered_order_is_a_local_permutation(n, buffer):
   for epoch in (0, 1):
     order = buffered_permutation(3, epoch, n, buffer)
     chex.assert_trees_all_equal(np.sort(order), np.arange(n))

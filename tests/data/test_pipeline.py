@@ -1,4 +1,4 @@
-"""The threads and tf.data: the same batches, in the same order."""
+"""The two loaders, threads and tf.data, give the same batches in the same order."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from alexnet_jax.data.prepare import prepare
 
 
 @pytest.mark.parametrize('form', ['jpeg', 'raw'])
-def test_a_store_gives_the_same_batches_however_it_is_read(tmp_path, form):
+def test_a_store_gives_the_same_batches_with_every_loader(tmp_path, form):
   prepare(make_store_config(format=form), str(tmp_path / 'store'))
   config = make_config(f'store:{tmp_path / "store"}')
   cached = open_dataset(config, 3)
@@ -27,8 +27,8 @@ def test_a_store_gives_the_same_batches_however_it_is_read(tmp_path, form):
     chex.assert_trees_all_equal(list(streamed.eval_batches(3)), list(cached.eval_batches(3)))
 
 
-def numbered(start, stop, batch_size=20, threads=2):
-  """A plan whose images hold their own index; multiples of 7 cannot be decoded."""
+def numbered_plan(start, stop, batch_size=20, threads=2):
+  """Returns a plan whose images contain their own index. Multiples of 7 cannot be decoded."""
 
   def fill(indices, out):
     out[...] = indices[:, None, None, None]
@@ -50,7 +50,7 @@ def load(loader, plan):
 @pytest.mark.parametrize('batch_size', [1, 16, 17, 40])
 def test_batches_are_in_order(loader, batch_size):
   for threads in (0, 1, 3):
-    plan = numbered(2, 6, batch_size, threads)
+    plan = numbered_plan(2, 6, batch_size, threads)
     batches = list(load(loader, plan))
     assert len(batches) == 4
     for step, (images, mask, indices) in enumerate(batches, 2):
@@ -62,10 +62,10 @@ def test_batches_are_in_order(loader, batch_size):
 
 @pytest.mark.parametrize('loader', ['threads', 'tf.data'])
 def test_endless_and_empty_plans(loader):
-  batches = load(loader, numbered(3, None))
+  batches = load(loader, numbered_plan(3, None))
   assert [next(batches)[2][0] for _ in range(4)] == [60, 80, 100, 120]
   batches.close()
-  assert list(load(loader, numbered(3, 3))) == []
+  assert list(load(loader, numbered_plan(3, 3))) == []
 
 
 @pytest.mark.parametrize('loader', ['threads', 'tf.data'])
@@ -74,4 +74,4 @@ def test_an_error_keeps_its_type(loader):
     raise KeyError(int(indices[0]))
 
   with pytest.raises(KeyError):
-    next(load(loader, numbered(0, None)._replace(fill=fill)))
+    next(load(loader, numbered_plan(0, None)._replace(fill=fill)))

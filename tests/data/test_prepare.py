@@ -1,4 +1,4 @@
-"""`--mode=prepare`: parts of the work, and mistakes."""
+"""`--mode=prepare` can divide its work, and refuses invalid arguments."""
 
 import json
 
@@ -13,7 +13,7 @@ from alexnet_jax.data.store import writer
 from alexnet_jax.errors import UserError
 
 
-def test_parts_of_a_job_array_make_the_same_store(tmp_path):
+def test_a_job_array_writes_the_same_store(tmp_path):
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
   expected = prepare(make_store_config(), str(whole))
   for k, shard in enumerate(('2/3', '3/3')):
@@ -26,13 +26,13 @@ def test_parts_of_a_job_array_make_the_same_store(tmp_path):
   assert contents(parts) == contents(whole)
 
 
-def test_shards_are_as_even_as_can_be():
+def test_shards_have_nearly_equal_sizes():
   assert writer.part_of('0/4') == writer.part_of('4/4') == (0, 4)
   assert writer.part_of('') == (0, 1)
 
 
 @pytest.mark.parametrize('shard', ['1', '4/3', '0/0', 'a/b', '-1/2'])
-def test_invalid_shards(tmp_path, shard):
+def test_invalid_shards_are_refused(tmp_path, shard):
   with pytest.raises(UserError, match=f'--shard={shard}: write i/n'):
     prepare(make_store_config(), str(tmp_path / 'new'), shard)
 

@@ -1,4 +1,4 @@
-"""The images that each source finds, and its messages for bad input."""
+"""Each data source finds its images and reports invalid input."""
 
 import chex
 from data_helpers import encode, make_config, photo
@@ -30,7 +30,7 @@ def test_folder_with_validation(make_folder, validation):
 
 
 @pytest.mark.parametrize('prefix', ['', 'train/'])
-def test_folder_without_validation_holds_some_out(make_folder, prefix):
+def test_folder_without_validation_splits_off_images(make_folder, prefix):
   root = make_folder({f'{prefix}{c}': n for c, n in (('a', 20), ('b', 10), ('c', 1))})
   source = open_source(make_config(f'folder:{root}', split_seed=3))
   assert len(source.train) + len(source.validation) == 31
@@ -42,14 +42,14 @@ def test_folder_without_validation_holds_some_out(make_folder, prefix):
   assert names(other.validation) != names(source.validation)
 
 
-def test_nothing_to_hold_out(make_folder):
+def test_too_few_images_to_split_off(make_folder):
   root = make_folder({'a': 1, 'b': 1})
   assert open_source(make_config(f'folder:{root}')).validation is None
   root = make_folder({'a': 9}, 'other')
   assert open_source(make_config(f'folder:{root}', holdout=0.0)).validation is None
 
 
-def test_bad_folders(make_folder, tmp_path):
+def test_invalid_folders_are_refused(make_folder, tmp_path):
   def message(root):
     with pytest.raises(UserError) as raised:
       open_source(make_config(f'folder:{root}'))
@@ -69,18 +69,18 @@ def test_bad_folders(make_folder, tmp_path):
 
 
 @pytest.mark.parametrize('form', ['', 'folder', 'folder:', 'tfds:', 'store', 'imagenet', 'elpv:x'])
-def test_unknown_forms(form):
+def test_unknown_sources_are_refused(form):
   with pytest.raises(UserError, match='folder:PATH, tfds:NAME, store:PATH, elpv, synthetic'):
     open_source(make_config(form))
 
 
 @pytest.mark.parametrize('share', [-0.1, 1.0])
-def test_bad_holdout(share):
+def test_an_invalid_holdout_is_refused(share):
   with pytest.raises(UserError, match=r'config\.data\.holdout'):
     open_source(make_config(holdout=share))
 
 
-def test_elpv():
+def test_the_source_elpv():
   kind, defect = (open_source(make_config('elpv', task=task)) for task in ('type', 'defect'))
   assert kind.class_names == ('mono', 'poly')
   assert defect.class_names == ('functional', 'defective')
@@ -98,13 +98,13 @@ def test_elpv():
     open_source(make_config('elpv', task='age'))
 
 
-def test_missing_package_names_the_remedy(monkeypatch):
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'elpv_dataset', None)
   with pytest.raises(UserError, match='pip install elpv-dataset'):
     open_source(make_config('elpv'))
 
 
-def test_synthetic():
+def test_the_synthetic_source():
   first, second = (open_source(make_config()) for _ in range(2))
   assert (len(first.train), len(first.validation), len(first.class_names)) == (21, 7, 3)
   chex.assert_trees_all_equal(first.train.read(5), second.train.read(5))
@@ -112,7 +112,7 @@ def test_synthetic():
   assert (first.train.read(0) != open_source(make_config(split_seed=1)).train.read(0)).any()
   chex.assert_shape(first.train.read(0), (24, 24, 3))
   assert first.train.read(0).dtype == np.uint8
-  # A network can learn the set: the mean colour of an image identifies its class.
+  # A network can learn these data, because the mean colour of an image identifies its class.
   colour = np.array([first.train.read(i).mean((0, 1)) for i in range(21)])
   means = np.array([colour[first.train.labels == c].mean(0) for c in range(3)])
   nearest = np.argmin(((colour[:, None] - means) ** 2).sum(-1), axis=1)

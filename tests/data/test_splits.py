@@ -1,4 +1,4 @@
-"""Splits, and how images are held out."""
+"""Splits of the images, and images that are held out for validation."""
 
 import chex
 import numpy as np
@@ -6,7 +6,7 @@ import numpy as np
 from alexnet_jax.data.splits import Split, cores, generator, hold_out, split_off
 
 
-def test_hold_out_properties():
+def test_hold_out_takes_a_share_of_every_class():
   rng = np.random.default_rng(0)
   for seed in range(30):
     strata = rng.integers(0, rng.integers(1, 20), rng.integers(1, 200))
@@ -15,9 +15,9 @@ def test_hold_out_properties():
     counts, kept = np.bincount(strata), np.bincount(strata[~held], minlength=strata.max() + 1)
     assert ((kept >= 1) == (counts >= 1)).all()
     assert (np.abs(counts - kept - share * counts) <= 1 + 1e-9).all()
-    room = (np.maximum(counts, 1) - 1).sum()
+    available = (np.maximum(counts, 1) - 1).sum()
     assert held.sum() <= max(1, int(share * len(strata) + 0.5))
-    assert held.any() == (room > 0)
+    assert held.any() == (available > 0)
 
 
 def make_split(n: int) -> Split:
@@ -48,14 +48,14 @@ def test_split_off_divides_the_images():
   assert len(train) == 18 and len(validation) == 2
   found = [*train.labels, *validation.labels]
   assert sorted(found) == list(range(20)) and sorted(validation.labels % 2) == [0, 1]
-  assert split_off(images, images.labels, 0.1, seed=0)[1] is None  # strata of one image each
+  assert split_off(images, images.labels, 0.1, seed=0)[1] is None  # each class has only one image
 
 
-def test_generators_differ_by_every_argument():
+def test_random_generators_differ_by_every_argument():
   draws = [generator(*key).integers(2**62) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
   assert len(set(draws)) == 4 and draws[0] == generator(0, 0, 0).integers(2**62)
   assert generator(-1, 0, 0).integers(2**62) == generator(2**64 - 1, 0, 0).integers(2**62)
 
 
-def test_cores_are_those_of_the_process():
+def test_cores_are_those_the_process_may_use():
   assert cores() >= 1

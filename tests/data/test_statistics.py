@@ -1,4 +1,4 @@
-"""Statistics, compared with float64 NumPy, and their cache file."""
+"""Statistics of the training images agree with NumPy in float64, and are cached in a file."""
 
 import hashlib
 
@@ -14,21 +14,21 @@ from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import RunError
 
 
-def direct(images: np.ndarray) -> Statistics:
-  """The statistics by definition, of images uint8 [N, S, S, 3]."""
+def statistics_by_definition(images: np.ndarray) -> Statistics:
+  """Computes the statistics by their definition from images uint8 [N, S, S, 3]."""
   pixels = images.reshape(-1, 3).astype(np.float64)
   variances, vectors = np.linalg.eigh(np.cov(pixels.T, bias=True))
   vectors *= [np.sign(v[np.argmax(np.abs(v))]) for v in vectors.T]
   return Statistics(images.mean(0), vectors, np.sqrt(variances))
 
 
-def test_against_the_definition():
+def test_statistics_agree_with_their_definition():
   images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
   images[..., 1] = images[..., 0] // 2 + images[..., 1] // 3
   images[..., 2] //= 4
   found = stats.from_sums(stats.add(iter(images), 8))
-  chex.assert_trees_all_close(found, direct(images), rtol=1e-5, atol=1e-4)
-  chex.assert_trees_all_equal_shapes(found, direct(images))
+  chex.assert_trees_all_close(found, statistics_by_definition(images), rtol=1e-5, atol=1e-4)
+  chex.assert_trees_all_equal_shapes(found, statistics_by_definition(images))
   assert all(x.dtype == np.float32 for x in found)
   assert (np.diff(found.deviations) > 0).all()
 
@@ -42,7 +42,7 @@ def test_gray_and_constant_images():
   chex.assert_tree_all_finite(stats.from_sums(stats.add(white, 4)))
 
 
-def test_no_images():
+def test_statistics_need_an_image():
   with pytest.raises(RunError, match='no training image'):
     stats.from_sums(stats.add([], 8))
 
@@ -55,13 +55,15 @@ def test_bad_files_are_left_out(make_folder, tmp_path, cache_mib):
   data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
   batch = next(data.eval_batches(8, split='train'))
   found = data.statistics(tmp_path / 'cache')
-  chex.assert_trees_all_close(found, direct(batch['image'][batch['mask']]), rtol=1e-5, atol=1e-4)
+  chex.assert_trees_all_close(
+    found, statistics_by_definition(batch['image'][batch['mask']]), rtol=1e-5, atol=1e-4
+  )
   assert batch['mask'].sum() == 6
 
 
 @pytest.mark.parametrize('processes', [2, 3])
 def test_the_number_of_processes_has_no_effect(make_folder, processes):
-  """Each process reads its share; the sums are exact, so the number of processes has no effect."""
+  """Each process reads its share of the images, and the sums are exact."""
   data = open_dataset(make_config(f'folder:{make_folder({"a": 9, "b": 5})}'), 0)
   parts = []
 
@@ -76,13 +78,13 @@ def test_the_number_of_processes_has_no_effect(make_folder, processes):
   chex.assert_trees_all_equal(found, data.statistics())
 
 
-def test_cache_file(make_folder, tmp_path, monkeypatch):
+def test_statistics_are_read_from_their_cache_file(make_folder, tmp_path, monkeypatch):
   root, cache = make_folder({'a': 4, 'b': 4}), tmp_path / 'cache'
   config = make_config(f'folder:{root}')
   first = open_dataset(config, 0).statistics(cache)
   (path,) = cache.iterdir()
   with monkeypatch.context() as patch:
-    patch.setattr(stats, 'add', None)  # it must not be called
+    patch.setattr(stats, 'add', None)  # statistics must not be computed again
     chex.assert_trees_all_equal(open_dataset(config, 0).statistics(cache), first)
   path.write_bytes(path.read_bytes()[:300])
   chex.assert_trees_all_equal(open_dataset(config, 0).statistics(cache), first)
@@ -93,7 +95,7 @@ def test_cache_file(make_folder, tmp_path, monkeypatch):
 
 
 def test_the_fingerprint_of_earlier_versions_remains_valid(make_folder):
-  """A cache that was written before `exif_orientation` existed is found while that is off."""
+  """A cache from before `exif_orientation` existed is still used if this key is False."""
   train = open_source(make_config(f'folder:{make_folder({"a": 2, "b": 1})}', holdout=0.0)).train
   digest = hashlib.sha256(repr(('name', (24, 'crop', 'bicubic', 10**6), 3)).encode())
   digest.update(np.int32([0, 0, 1]).tobytes())
@@ -106,7 +108,7 @@ def test_the_fingerprint_of_earlier_versions_remains_valid(make_folder):
 
 
 def test_directions_without_variance_have_a_fixed_form():
-  """Gray images vary along one colour; the other two directions are the same on every machine."""
+  """Gray images vary along one direction of colour. The other two are the same on every machine."""
   rng = np.random.default_rng(0)
   gray = np.repeat(rng.integers(0, 256, (4, 8, 8, 1), np.uint8), 3, axis=-1)
   found = stats.from_sums(stats.add(gray, 8))

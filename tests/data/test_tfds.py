@@ -1,4 +1,4 @@
-"""TFDS sets in ArrayRecord and TFRecord, written by TFDS itself."""
+"""Data sets of TensorFlow Datasets (TFDS) in ArrayRecord and TFRecord files are read."""
 
 import itertools
 
@@ -15,7 +15,7 @@ from alexnet_jax.errors import UserError
 
 @pytest.fixture(scope='module')
 def tfds_dir(tmp_path_factory):
-  """A folder with the TFDS sets `records_array` (three splits) and `records_tf` (train only)."""
+  """A folder with the data sets `records_array` (three splits) and `records_tf` (only training images)."""
   tfds = pytest.importorskip('tensorflow_datasets')
   folder = tmp_path_factory.mktemp('tfds')
   features = tfds.features.FeaturesDict(
@@ -41,8 +41,8 @@ def tfds_dir(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', ['records_array', 'records_array:1.0.0', 'records_tf'])
-def test_tfds(tfds_dir, name):
-  for _ in range(2):  # the second time, the labels come from the cache file
+def test_images_and_labels_of_tfds_are_read(tfds_dir, name):
+  for _ in range(2):  # in the second round, labels are read from the cache file
     source = open_source(make_config(f'tfds:{name}', data_dir=str(tfds_dir)))
     assert source.class_names == ('ant', 'bee')
     held_out = 1 if name == 'records_tf' else 0
@@ -54,7 +54,7 @@ def test_tfds(tfds_dir, name):
     assert all(known[data] == label for data, label in found.items())
 
 
-def test_bad_tfds(tfds_dir):
+def test_unavailable_tfds_data_sets_are_refused(tfds_dir):
   with pytest.raises(UserError, match='TFDS has no such data set'):
     open_source(make_config('tfds:no_such_set', data_dir=str(tfds_dir)))
   with pytest.raises(UserError, match=r'could not be prepared.*config\.data\.data_dir') as raised:

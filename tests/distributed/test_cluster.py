@@ -1,4 +1,4 @@
-"""A process finds its place among others from flags, SLURM or a JobSet; incomplete settings are errors."""
+"""A process gets its rank from flags, SLURM or a Kubernetes JobSet; incomplete settings are errors."""
 
 import pytest
 from tiny import main, write_config
@@ -23,7 +23,7 @@ SLURM_PORT = 8476 + 70001 % 4096
   ('nodes', 'host'),
   [('n1', 'n1'), ('n1,n2', 'n1'), ('gpu[007-009],o', 'gpu007'), ('gpu[3,7-9]', 'gpu3')],
 )
-def test_slurm_hosts(nodes, host):
+def test_slurm_gives_the_coordinator(nodes, host):
   found = cluster.find(environment=SLURM | {'SLURM_STEP_NODELIST': nodes})
   assert found == Cluster(f'{host}:{SLURM_PORT}', 4, 2, None)
 
@@ -31,7 +31,7 @@ def test_slurm_hosts(nodes, host):
 @pytest.mark.parametrize(
   ('changes', 'devices'),
   [
-    ({}, None),  # one task on each node gets all its accelerators
+    ({}, None),  # with one task per node, the task gets all accelerators of the node
     ({'SLURM_GPUS_PER_TASK': '8', 'CUDA_VISIBLE_DEVICES': '0,1,2,3,4,5,6,7'}, None),
     ({'SLURM_STEP_TASKS_PER_NODE': '2(x2)', 'SLURM_LOCALID': '1'}, (1,)),
     ({'SLURM_STEP_TASKS_PER_NODE': '3,1', 'SLURM_LOCALID': '2'}, (2,)),
@@ -39,11 +39,11 @@ def test_slurm_hosts(nodes, host):
     ({'SLURM_STEP_TASKS_PER_NODE': '2', 'SLURM_LOCALID': '1', 'CUDA_VISIBLE_DEVICES': '0,1'}, (1,)),
   ],
 )
-def test_slurm_devices(changes, devices):
+def test_slurm_gives_the_local_devices(changes, devices):
   assert cluster.find(environment=SLURM | changes).local_devices == devices
 
 
-def test_job_set_and_flags():
+def test_a_jobset_and_flags_give_the_rank():
   assert cluster.find(environment=JOBSET) == Cluster('a-0-0.a:8476', 3, 1)
   assert cluster.find('h', 2, 1, environment=SLURM | JOBSET) == Cluster('h:8476', 2, 1)
   assert cluster.find('h:99', 1, 0, environment={}) == Cluster('h:99', 1, 0)
@@ -78,7 +78,7 @@ def without(environment, *names):
     ((), JOBSET | {'JOB_COMPLETION_INDEX': '3'}, 'process 3 of 3'),
   ],
 )
-def test_incomplete_and_invalid_settings(flags, environment, message):
+def test_incomplete_and_invalid_settings_are_refused(flags, environment, message):
   with pytest.raises(UserError, match=message):
     cluster.find(*flags, environment=environment)
 
@@ -92,7 +92,7 @@ def test_incomplete_and_invalid_settings(flags, environment, message):
     (('--distributed',), 'launch/local.sh'),
   ],
 )
-def test_bad_flags(tmp_path, args, message):
+def test_invalid_flags_are_refused(tmp_path, args, message):
   result = main(f'--config={write_config(tmp_path)}', f'--workdir={tmp_path / "run"}', *args)
   assert result.returncode == 2 and result.stdout == ''
   assert message in result.stderr.strip() and len(result.stderr.splitlines()) == 1

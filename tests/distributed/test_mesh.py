@@ -19,13 +19,13 @@ from alexnet_jax.errors import UserError
   ],
 )
 def test_default_mesh(variant, batch, expected):
-  """The tests have eight devices; the default is (n/2, 2) for two towers and (n, 1) for one."""
+  """With n devices, here 8, the default is (n/2, 2) for two towers and (n, 1) for one."""
   mesh = mesh_lib.make_mesh(get(variant, train__batch_size=batch))
   assert tuple(mesh.shape.items()) == (('data', expected[0]), ('tower', expected[1]))
 
 
 def test_default_mesh_of_one_weird_trick():
-  """The data axis divides the batch and the 2 x 2048 units; the tower axis is always 1."""
+  """For `parallelism=owt`, the data axis divides the batch and the 2 x 2048 units. The tower axis is 1."""
   assert mesh_lib.make_mesh(get('paper', parallelism='owt')).shape == {'data': 8, 'tower': 1}
   odd = get('paper', parallelism='owt', model__fc7__features=2 * 12)
   assert mesh_lib.make_mesh(odd).shape == {'data': 4, 'tower': 1}
@@ -45,7 +45,7 @@ def test_a_smaller_mesh_uses_the_first_devices():
     ({'model__layers': ('conv1', 'fc8')}, 'this network has none'),
   ],
 )
-def test_bad_one_weird_tricks(overrides, message):
+def test_invalid_meshes_for_one_weird_trick_are_refused(overrides, message):
   with pytest.raises(UserError, match=message):
     mesh_lib.make_mesh(get('paper', **({'parallelism': 'owt'} | overrides)))
 
@@ -61,7 +61,7 @@ def test_bad_one_weird_tricks(overrides, message):
     ('paper', (0, 2), 128, 'at least 1'),
   ],
 )
-def test_bad_meshes(variant, mesh, batch, message):
+def test_invalid_meshes_are_refused(variant, mesh, batch, message):
   config = get(variant, train__batch_size=batch, mesh=mesh)
   with pytest.raises(UserError, match=message):
     mesh_lib.make_mesh(config)

@@ -1,4 +1,4 @@
-"""Several real processes train as one, and the survivors name a process that is lost."""
+"""Several processes train one run, and the remaining processes name a process that is lost."""
 
 import json
 import re
@@ -14,28 +14,28 @@ from alexnet_jax.data.statistics import Sums
 from alexnet_jax.distributed import multihost
 
 
-def test_one_process_adds_up_to_itself():
+def test_the_sum_over_one_process_is_its_own_value():
   sums = Sums(np.ones(()), np.arange(4.0), np.eye(3))
   assert multihost.add_up(sums) is sums
   assert multihost.share() == (0, 1) and multihost.is_primary()
 
 
 # The runs below have 150 steps, 25 in each epoch.
-CHOICES = {
+OVERRIDES = {
   'mesh': (1, 2),
   'data__synthetic__train': 200,
   'train__epochs': 6.0,
   'train__checkpoint_every': 15,
 }
-LINES = 20  # of metrics.jsonl before a process is killed, which is after two checkpoints
+LINES = 20  # lines of metrics.jsonl before a process is killed; the run then has two checkpoints
 PEER_TIMEOUT = '--peer_timeout=8'
 
 
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory):
-  """Returns metrics.jsonl of an uninterrupted run, in one process with two devices."""
+  """The rows of metrics.jsonl of an uninterrupted run in one process with two devices."""
   folder = tmp_path_factory.mktemp('undisturbed')
-  config = write_config(folder, **CHOICES)
+  config = write_config(folder, **OVERRIDES)
   result = main(f'--config={config}', f'--workdir={folder / "run"}', devices=2)
   assert result.returncode == 0, result.stderr
   return read_metrics(folder / 'run')
@@ -51,7 +51,7 @@ def wait_for_lines(workdir, lines, run):
 @pytest.mark.long
 def test_a_lost_process_is_named_and_the_same_command_resumes(tmp_path, undisturbed):
   workdir = tmp_path / 'run'
-  args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={workdir}', PEER_TIMEOUT
+  args = f'--config={write_config(tmp_path, **OVERRIDES)}', f'--workdir={workdir}', PEER_TIMEOUT
   with ProcessGroup(*args) as run:
     wait_for_lines(workdir, LINES, run)
     run.processes[1].kill()
@@ -70,10 +70,12 @@ def test_a_lost_process_is_named_and_the_same_command_resumes(tmp_path, undistur
 
 
 @pytest.mark.long
-def test_the_loss_of_the_coordinator_and_a_new_number_of_processes(tmp_path, undisturbed, caplog):
-  """Process 0 is killed; then one process with one device resumes the run."""
+def test_a_run_without_its_coordinator_resumes_with_another_number_of_processes(
+  tmp_path, undisturbed, caplog
+):
+  """Process 0 is killed. One process with one device then resumes the run."""
   workdir = tmp_path / 'run'
-  config = write_config(tmp_path, **CHOICES)
+  config = write_config(tmp_path, **OVERRIDES)
   with ProcessGroup(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
     wait_for_lines(workdir, LINES, run)
     run.processes[0].kill()
@@ -89,10 +91,10 @@ def test_the_loss_of_the_coordinator_and_a_new_number_of_processes(tmp_path, und
 
 
 @pytest.mark.long
-def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path, capsys):
-  """Two processes train and evaluate with half of the batch each, with the numbers of one process."""
+def test_sigterm_to_one_process_stops_all_at_the_same_step(tmp_path, capsys):
+  """Two processes with half of the batch each give the numbers of one process in training and evaluation."""
   workdir = tmp_path / 'run'
-  config = write_config(tmp_path, **(CHOICES | {'mesh': (2, 1), 'train__epochs': 4000.0}))
+  config = write_config(tmp_path, **(OVERRIDES | {'mesh': (2, 1), 'train__epochs': 4000.0}))
   with ProcessGroup(f'--config={config}', f'--workdir={workdir}', PEER_TIMEOUT) as run:
     wait_for_lines(workdir, 4, run)
     run.processes[1].terminate()
@@ -117,9 +119,9 @@ def test_sigterm_to_one_stops_all_at_the_same_step(tmp_path, capsys):
 
 
 @pytest.mark.long
-def test_what_fails_in_one_process_only_is_found(tmp_path):
-  """If the workdir is not shared, process 1 waits for a file that never appears, and fails."""
-  args = f'--config={write_config(tmp_path, **CHOICES)}', PEER_TIMEOUT
+def test_a_failure_in_one_process_stops_the_other(tmp_path):
+  """If the workdir is not shared, process 1 fails, because a file that it waits for never appears."""
+  args = f'--config={write_config(tmp_path, **OVERRIDES)}', PEER_TIMEOUT
   own = {i: (f'--workdir={tmp_path / str(i)}',) for i in (0, 1)}
   with ProcessGroup(*args, own=own) as run:
     survivor, failed = run.wait()
@@ -134,8 +136,8 @@ def test_what_fails_in_one_process_only_is_found(tmp_path):
     ((), ('--config.seed=5',), 'the config differs between processes'),
   ],
 )
-def test_what_fails_in_all_is_said_by_all(tmp_path, both, second, message):
-  args = f'--config={write_config(tmp_path, **CHOICES)}', f'--workdir={tmp_path}', *both
+def test_a_failure_in_all_processes_is_reported_by_all(tmp_path, both, second, message):
+  args = f'--config={write_config(tmp_path, **OVERRIDES)}', f'--workdir={tmp_path}', *both
   with ProcessGroup(*args, own={1: second}) as run:
     results = run.wait()
   assert [one.returncode for one in results] == [2, 2]
@@ -143,8 +145,8 @@ def test_what_fails_in_all_is_said_by_all(tmp_path, both, second, message):
 
 
 @pytest.mark.long
-def test_describe_counts_the_same_messages(tmp_path, capsys):
-  args = '--mode=describe', f'--config={write_config(tmp_path, **(CHOICES | {"mesh": (2, 1)}))}'
+def test_describe_counts_the_same_collectives_with_two_processes(tmp_path, capsys):
+  args = '--mode=describe', f'--config={write_config(tmp_path, **(OVERRIDES | {"mesh": (2, 1)}))}'
   with ProcessGroup(*args) as run:
     first, second = run.wait()
   assert main_lib.main([*args]) == 0

@@ -1,4 +1,4 @@
-"""A training step computes the same numbers on every mesh, with only the paper's communication."""
+"""A training step computes the same numbers on every mesh, with the communication of the paper only."""
 
 import collections
 import functools
@@ -19,12 +19,12 @@ from alexnet_jax.evaluation import describe
 from alexnet_jax.evaluation.collectives import collectives
 from alexnet_jax.steps import optimizer
 
-# From 99 pixels the maps have sides of 23, 11, 11, 5, 5, 5, 5 and 2: they are small, but none is 1.
+# For an input of 99 pixels the maps have sides of 23, 11, 11, 5, 5, 5, 5 and 2, which are small but above 1.
 
 
 @functools.cache
 def step_on(variant, mesh_shape, parallelism='towers', micro_batches=1):
-  """Runs one compiled step as `train` does; returns (loss, velocity, running sums, HLO, mesh)."""
+  """Runs one compiled step as in training, and returns (loss, velocity, running sums, HLO, mesh)."""
   config = configure(variant, mesh_shape, parallelism=parallelism, micro_batches=micro_batches)
   mesh = mesh_lib.make_mesh(config)
   state = visible_state(config, mesh)
@@ -49,21 +49,21 @@ def step_on(variant, mesh_shape, parallelism='towers', micro_batches=1):
 
 
 VARIANTS = ('paper', 'original')
-# Relative to the largest entry of a gradient. Towers that see the same maps are one layer on one device and
-# two on two devices, and Winograd's convolutions round otherwise where the batch is divided otherwise.
-TOWERS_APART, BATCH_APART = 1e-5, 5e-5
+# Tolerances relative to the largest entry of a gradient. On one device, towers with shared maps are computed
+# as one layer, and on two devices as two. Winograd's convolutions round differently if the batch is divided.
+TOWERS_TOLERANCE, BATCH_TOLERANCE = 1e-5, 5e-5
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_two_towers_on_two_devices(variant):
-  """Every gradient of the two-device step is that of the one-device step, but for the order of sums."""
+def test_two_towers_on_two_devices_equal_one_device(variant):
+  """Every gradient on two devices equals that on one device, up to the order of sums."""
   loss, velocity, *_ = step_on(variant, (1, 1))
   split_loss, split_velocity, *_ = step_on(variant, (1, 2))
   assert split_loss == pytest.approx(loss, rel=1e-6)
   assert len(velocity) == 16
   for name, value in velocity.items():
     assert np.abs(value).max() > 0, name
-    assert relative_error(split_velocity[name], value) < TOWERS_APART, name
+    assert relative_error(split_velocity[name], value) < TOWERS_TOLERANCE, name
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_two_towers_on_two_devices(variant):
     ('original', (4, 2)),
   ],
 )
-def test_any_mesh(variant, mesh):
-  """Crops, colours and masks are the same on any mesh, so results differ only by the order of sums."""
+def test_any_mesh_equals_one_device(variant, mesh):
+  """Crops, colour noise and dropout masks do not depend on the mesh, so only the order of sums differs."""
   loss, velocity, sums, *_ = step_on(variant, (1, 1))
   other_loss, other_velocity, other_sums, *_ = step_on(variant, mesh)
   assert other_loss == pytest.approx(loss, rel=1e-6)
   for name, value in velocity.items():
-    assert relative_error(other_velocity[name], value) < BATCH_APART, name
+    assert relative_error(other_velocity[name], value) < BATCH_TOLERANCE, name
   assert sums['examples'] == BATCH - 1 and sums['steps'] == 1
   assert other_sums == pytest.approx(sums, rel=1e-6)
 
@@ -119,7 +119,9 @@ def test_collectives_of_a_step(variant, mesh):
   assert len(over_data) + len(over_tower) == len(found)
   assert over_tower == (PAPER_COLLECTIVES if mesh[1] == 2 else {})
   assert set(over_data) == ({('all-reduce', 'data')} if mesh[0] == 2 else set())
-  if mesh[0] == 2:  # the gradients of the device's parameters, the loss, and two counts of rows
+  if (
+    mesh[0] == 2
+  ):  # for the gradients of the parameters on the device, the loss, and two counts of rows
     config = configure(variant, mesh)
     state = visible_state(config, devices)
     gradients, _ = sharding.bytes_per_device(state.params)
@@ -128,16 +130,14 @@ def test_collectives_of_a_step(variant, mesh):
 
 
 def test_bytes_of_collectives():
-  """The towers send the activations of pool2, pool5 and fc6 (float32, all rows of the device)."""
+  """The towers send pool2, pool5 and the output of fc6 for all rows of the device, in float32."""
   *_, hlo, mesh = step_on('paper', (1, 2))
   found = collectives(hlo, mesh)
   gathered = sorted(item['bytes'] for item in found if item['kind'] == 'all-gather')
   # at width 1/8 conv3 reads 5x5x32 values, fc6 2x2x32 and fc7 512
   assert gathered == sorted(4 * BATCH * n for n in (5 * 5 * 32, 2 * 2 * 32, 512))
   scattered = sorted(item['bytes'] for item in found if item['kind'] == 'reduce-scatter')
-  assert scattered == [
-    n // 2 for n in gathered
-  ]  # each device keeps the half that belongs to its tower
+  assert scattered == [n // 2 for n in gathered]  # each device keeps the half for its own tower
   assert [item['bytes'] for item in found if item['kind'] == 'all-reduce'] == [4 * BATCH * 10]
 
 
@@ -147,13 +147,14 @@ def test_bytes_of_collectives():
     ('paper', {'model__lrn__scope': 'all'}, 5),  # both normalisations read the other tower
     ('paper', {'model__conv4__exchange': True}, 4),
     ('paper+conv6', {}, 4),
+    # The numbers are those of the networks of the original code in FACTS.
     ('paper+no_exchange', {}, 2),  # net 127a
     ('paper+exchange_conv4', {}, 3),  # net 132
     ('paper+no_communication', {}, 0),  # net 150
   ],
 )
-def test_other_networks_communicate_more_or_less(variant, overrides, gathers):
-  """Other networks have other counts, so the test above would find an additional exchange."""
+def test_collectives_of_other_networks(variant, overrides, gathers):
+  """Their counts differ, which shows that the test above would detect an additional exchange."""
   config = configure(variant, (1, 2), **overrides)
   mesh = mesh_lib.make_mesh(config)
   state = visible_state(config, mesh)
@@ -164,23 +165,29 @@ def test_other_networks_communicate_more_or_less(variant, overrides, gathers):
 
 
 @pytest.mark.parametrize('variant', ['owt', 'torchvision', 'paper'])
-def test_one_weird_trick_is_the_same_step(variant):
-  """Units are split over devices and the batch is gathered before fc6, with the numbers of one device."""
+def test_one_weird_trick_equals_one_device(variant):
+  """`parallelism=owt` splits the units over devices and gathers the batch before fc6.
+
+  The name comes from "One weird trick for parallelizing convolutional neural networks" (Krizhevsky 2014).
+  """
   loss, velocity, *_ = step_on(variant, (1, 1))
   for devices in (1, 4):
     other_loss, other_velocity, *_ = step_on(variant, (devices, 1), 'owt')
     assert other_loss == pytest.approx(loss, rel=1e-6)
     for name, value in velocity.items():
-      assert relative_error(other_velocity[name], value) < BATCH_APART, name
+      assert relative_error(other_velocity[name], value) < BATCH_TOLERANCE, name
 
 
 def test_collectives_of_one_weird_trick():
-  """Rows and row numbers are gathered at fc6 and units at fc7; each device gets the logits of its rows."""
+  """Images and row numbers are gathered before fc6, and units before fc7.
+
+  Each device gets the logits of its rows.
+  """
   *_, hlo, mesh = step_on('owt', (4, 1), 'owt')
   found = counts(hlo, mesh)
   assert found['all-gather', 'data'] == 4  # the fourth gathers the gradient of the logits
   assert found['reduce-scatter', 'data'] == 3
-  # Data parallelism sums the gradients of the fully connected layers; here only small ones are summed.
+  # Data parallelism sums the gradients of the fully connected layers. Here only small gradients are summed.
   *_, whole_hlo, whole_mesh = step_on('owt', (4, 1))
 
   def summed(hlo, mesh):
@@ -204,8 +211,8 @@ def test_bytes_of_one_weird_trick():
   assert shapes['fc8'] == (1, whole['fc8'][1] // 4, 10)
 
 
-def test_fresh_state_is_the_same_on_every_mesh():
-  """Initial weights do not depend on the mesh, and each device holds only its own towers."""
+def test_the_initial_state_is_the_same_on_every_mesh():
+  """Each device has only the weights of its own towers."""
   config = configure('original', (1, 1))
   whole = steps.init_state(config, mesh_lib.make_mesh(config))
   config = configure('original', (2, 2))
@@ -224,8 +231,8 @@ def test_fresh_state_is_the_same_on_every_mesh():
 
 
 @pytest.mark.parametrize(('mesh', 'most'), [((1, 1), 1.0), ((1, 2), 0.51), ((4, 2), 0.51)])
-def test_bytes_a_device_holds(mesh, most):
-  """On two devices each holds half of the network, as on the paper's two GPUs of 3 GB."""
+def test_bytes_of_the_state_on_a_device(mesh, most):
+  """Each of two devices has half of the network, as each of the two GPUs of the paper with 3 GB."""
   config = configure('paper', mesh)
   devices = mesh_lib.make_mesh(config)
   state = visible_state(config, devices)
@@ -236,7 +243,7 @@ def test_bytes_a_device_holds(mesh, most):
   assert mesh != (1, 1) or held == total
 
 
-def test_bytes_of_the_full_net():
+def test_bytes_of_the_full_network():
   """All 60,965,224 parameters are split, except for the 1000 biases of the last layer."""
   config = FrozenConfigDict(get('paper', mesh=(1, 2), model__num_classes=1000))
   state = steps.abstract_state(config, mesh_lib.make_mesh(config))
@@ -246,7 +253,7 @@ def test_bytes_of_the_full_net():
 
 
 @pytest.mark.parametrize('mesh', [(1, 1), (2, 2), (4, 1)])
-def test_rows_of_one_process_are_all_rows(mesh):
+def test_a_single_process_has_all_rows(mesh):
   mesh = mesh_lib.make_mesh(get(mesh=mesh))
   rows = sharding.local_rows(mesh, 12)
   np.testing.assert_array_equal(rows, np.arange(12))
@@ -260,23 +267,23 @@ def test_rows_of_one_process_are_all_rows(mesh):
   ('mesh', 'count', 'parallelism'),
   [((1, 1), 2, 'towers'), ((2, 2), 2, 'towers'), ((2, 1), 2, 'owt')],
 )
-def test_micro_batches(mesh, count, parallelism):
-  """Micro-batches give the masks and the update of the whole batch, up to the order of sums."""
+def test_micro_batches_equal_the_whole_batch(mesh, count, parallelism):
+  """They have the same dropout masks and the same update, up to the order of sums."""
   loss, velocity, sums, *_ = step_on('paper', (1, 1))
   ours, parts, part_sums, *_ = step_on('paper', mesh, parallelism, count)
   assert ours == pytest.approx(loss, rel=1e-6)
   for name, value in velocity.items():
-    assert relative_error(parts[name], value) < BATCH_APART, name
+    assert relative_error(parts[name], value) < BATCH_TOLERANCE, name
   assert part_sums == pytest.approx(sums, rel=1e-6)
 
 
-def test_micro_batches_that_do_not_fit():
+def test_micro_batches_must_divide_the_batch():
   config = configure('paper', (2, 1), micro_batches=3)
   with pytest.raises(UserError, match='multiple of 6'):
     steps.make_train_step(config, mesh_lib.make_mesh(config))
 
 
-def test_micro_batches_and_batch_norm():
+def test_micro_batches_are_refused_with_batch_norm():
   config = get('paper+batch_norm', micro_batches=2)
   with pytest.raises(UserError, match='whole batch'):
     config_lib.validate(config)

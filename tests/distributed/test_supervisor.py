@@ -20,12 +20,12 @@ UNHEALTHY = 'UNAVAILABLE: The following tasks are unhealthy (stopped sending hea
     (1, -9, '', 'process 1 of 3 (on b) was ended by SIGKILL, often for want of memory'),
   ],
 )
-def test_last_line(process, code, verdict, message):
+def test_the_last_line_names_the_lost_process(process, code, verdict, message):
   cluster = Cluster('a:1', 3, process)
   line = supervisor._what_happened(cluster, code, verdict, ['a', 'b', 'c'])
   assert line.startswith(message) and 'run the same command again' in line
 
 
-def test_last_line_where_the_processes_never_met():
+def test_the_last_line_if_the_processes_never_met():
   line = supervisor._what_happened(Cluster('a:1', 3, 2), -6, 'DEADLINE_EXCEEDED', [])
   assert line.startswith('process 2 of 3 did not meet the others at a:1')

@@ -11,7 +11,7 @@ from alexnet_jax.evaluation import baseline
 
 
 @pytest.mark.long
-def test_baselines():
+def test_errors_of_ridge_regression_and_of_the_most_frequent_class():
   config = tiny_config(data__synthetic__train=80)
   with contextlib.closing(open_dataset(config.data, 0)) as dataset:
     error = baseline.ridge_error(dataset, 64)
@@ -20,7 +20,7 @@ def test_baselines():
   assert baseline.majority_error([3, 9, 1], labels) == 50
 
 
-def test_ridge_is_the_textbook_solution():
+def test_ridge_regression_equals_its_closed_form():
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(30, 8)), rng.normal(size=(30, 3))
   (weights,) = baseline._fit(x, y, np.array([0.1]))

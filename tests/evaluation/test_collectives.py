@@ -1,4 +1,7 @@
-"""Collectives are read from the text of HLO; tests/distributed counts those of whole steps."""
+"""Collectives are parsed from HLO, the text form of compiled programs.
+
+tests/distributed counts the collectives of whole training steps.
+"""
 
 from helpers import get
 import jax
@@ -20,19 +23,19 @@ def mesh():
 @pytest.mark.parametrize(
   ('groups', 'axis'),
   [
-    # JAX 0.10.2 lists device numbers.
+    # These are lists of device numbers, as JAX 0.10.2 prints them.
     ('replica_groups={{0,1},{2,3}}, use', 'tower'),
     ('replica_groups={{0,2},{1,3}}, use', 'data'),
     ('replica_groups={{0,1,2,3}}, use', 'data+tower'),
     ('replica_groups={}, to_apply=%x', 'data+tower'),
     ('source_target_pairs={{0,2},{2,0},{1,3},{3,1}}', 'data'),
-    # JAX 0.12 names mesh axes.
+    # These are names of mesh axes, as JAX 0.12 prints them.
     ("replica_groups=mesh['data'=2,'tower'=2] {'tower'}, use", 'tower'),
     ("replica_groups=mesh['data'=2,'tower'=2] {'data'}, use", 'data'),
     ("replica_groups=mesh['data'=2,'tower'=2] {'data','tower'}, use", 'data+tower'),
   ],
 )
-def test_groups_of_devices(mesh, groups, axis):
+def test_device_groups_are_parsed(mesh, groups, axis):
   line = f'  %x = f32[4]{{0}} all-reduce(%y), channel_id=1, {groups}'
   assert collectives(line, mesh) == [{'kind': 'all-reduce', 'axis': axis, 'bytes': 16}]
 
@@ -55,7 +58,7 @@ def test_groups_of_one_device_are_left_out(groups):
     ('f32[] all-reduce(%y)', 'all-reduce', 4),
   ],
 )
-def test_bytes_of_tuples_and_asynchronous_forms(mesh, operation, kind, size):
+def test_bytes_of_tuples_and_asynchronous_collectives(mesh, operation, kind, size):
   """The done form of an asynchronous collective is not counted again."""
   hlo = f'%x = {operation}, replica_groups={{{{0,1}}}}\n%w = f32[8]{{0}} all-gather-done(%x)'
   assert collectives(hlo, mesh) == [{'kind': kind, 'axis': 'tower', 'bytes': size}]
@@ -66,8 +69,8 @@ def test_unknown_groups_are_an_error(mesh):
     collectives('%x = f32[4]{0} all-reduce(%y), replica_groups=new[2]', mesh)
 
 
-def test_a_program_compiled_by_the_installed_jax(mesh):
-  """The kinds of collectives in our steps are read as this version of XLA prints them."""
+def test_collectives_of_the_installed_jax_are_parsed(mesh):
+  """The test compiles a program with all kinds of collectives that occur in training steps."""
 
   def communicate(x):
     gathered = lax.all_gather(x, 'tower', axis=1, tiled=True)

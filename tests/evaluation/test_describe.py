@@ -1,4 +1,4 @@
-"""`--mode=describe` returns numbers and prints tables; tests/distributed counts collectives on every mesh."""
+"""`--mode=describe` returns numbers and prints tables. tests/distributed counts collectives on all meshes."""
 
 from tiny import tiny_config
 
@@ -7,15 +7,15 @@ from alexnet_jax.config import recipes
 from alexnet_jax.evaluation import describe
 
 
-def test_neurons():
-  """Only the outputs of layers with weights count, not those of pooling and normalisation."""
+def test_neurons_are_outputs_of_layers_with_weights():
+  """Outputs of pooling and normalisation are not counted."""
   model = recipes.get('paper+batch_norm+conv6').model
   layers = 290_400 + 186_624 + 64_896 + 64_896 + 43_264 + 4096 + 4096 + 1000
   assert layers == 659_272
   assert describe.neurons(model, models.layer_table(model)) == layers + 6 * 6 * 256
 
 
-def test_two_devices(capsys):
+def test_tables_of_two_devices(capsys):
   """The tables on stderr agree with the result."""
   result = describe.describe(tiny_config(mesh=(1, 2)))
   assert result['mesh'] == [1, 2] and result['parameters'] > 0

@@ -1,4 +1,4 @@
-"""Evaluation is exact on every image; views and ensembles average probabilities; ties count as errors."""
+"""Evaluation is exact for every image, averages views and networks, and counts ties as errors."""
 
 import contextlib
 
@@ -27,8 +27,8 @@ def runs(tmp_path_factory):
   return folders
 
 
-def by_hand(workdirs, weights, views, batch_size=5):
-  """Returns averaged probabilities `[N, classes]` and labels, from `module.apply` on one image at a time."""
+def reference_probabilities(workdirs, weights, views, batch_size=5):
+  """Returns mean probabilities `[N, classes]` and labels, computed by `module.apply` image by image."""
   total, images, labels = 0, [], []
   for workdir, weight in zip(workdirs, weights, strict=True):
     trained = evaluate.load(workdir, 'best', config_lib.load_workdir(workdir))
@@ -48,9 +48,8 @@ def by_hand(workdirs, weights, views, batch_size=5):
         y, x = int(top * 8), int(left * 8)
         crop = image[y : y + 64, x : x + 64].astype(np.float32)
         crop = crop[:, ::-1] if mirrored else crop
-        views_of.append(
-          crop - mean[4:68, 4:68]
-        )  # recipe `original` subtracts the central mean, without mirroring it
+        # The recipe `original` subtracts the centre of the mean image without a flip.
+        views_of.append(crop - mean[4:68, 4:68])
       probabilities.append(np.mean(apply(params, np.stack(views_of)), 0))
     total = total + weight * np.stack(probabilities)
   return total, np.asarray(labels)
@@ -64,7 +63,7 @@ def test_eval_equals_one_image_at_a_time(runs, views, weights):
   config.eval.views, config.eval.batch_size = views, 7
   result = evaluate.evaluate(config, workdirs, 'best', weights)
   shares = np.asarray(weights) / sum(weights)
-  probabilities, labels = by_hand(workdirs, shares, views)
+  probabilities, labels = reference_probabilities(workdirs, shares, views)
   wrong = 100 * np.mean(probabilities.argmax(1) != labels)
   assert result['examples'] == len(labels) == 18
   assert result['top1_error'] == pytest.approx(wrong)
@@ -75,8 +74,8 @@ def test_eval_equals_one_image_at_a_time(runs, views, weights):
 
 
 @pytest.mark.long
-def test_searched_weights_are_those_of_the_errors(runs):
-  """With few classes the top-1 error decides; passing the weights found gives the same numbers."""
+def test_errors_are_those_of_the_searched_weights(runs):
+  """With few classes the search minimises the top-1 error. The weights found give the same numbers."""
   config = config_lib.load_workdir(runs[0])
   found = evaluate.evaluate(config, runs, search=True)
   again = evaluate.evaluate(config, runs, weights=found.pop('weights'))
@@ -87,7 +86,7 @@ def test_searched_weights_are_those_of_the_errors(runs):
 
 
 @pytest.mark.parametrize('batch_size', [1, 4, 18, 50])
-def test_the_padding_of_the_last_batch_changes_nothing(runs, batch_size):
+def test_padding_of_the_last_batch_has_no_effect(runs, batch_size):
   config = config_lib.load_workdir(runs[0])
   config.eval.batch_size = batch_size
   result = evaluate.evaluate(config, runs[:1])
@@ -98,21 +97,22 @@ def test_the_padding_of_the_last_batch_changes_nothing(runs, batch_size):
   assert result['loss'] == pytest.approx(expected['loss'], rel=1e-5)
 
 
-def test_networks_of_one_and_two_towers_share_a_mesh(runs, tmp_path):
-  """The networks share a mesh although their default meshes in training differ."""
+def test_networks_with_one_and_two_towers_share_a_mesh(runs, tmp_path):
+  """Their default meshes in training would differ."""
   train(tiny_config('owt', train__steps=2), tmp_path / 'one')
   config = config_lib.load_workdir(runs[0])
   config.mesh, config.eval.batch_size = (0, 0), 7
   assert evaluate.evaluate(config, [runs[0], tmp_path / 'one'])['examples'] == 18
 
 
-def test_score_counts_ties_and_padding():
+def test_the_score_counts_ties_as_errors_and_ignores_padding():
   probabilities = np.array(
     [
-      [0.4, 0.4, 0.1, 0.04, 0.03, 0.02, 0.01],  # a tie for the first place is an error
-      [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.0],  # right
-      [0.2, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0],  # label 4 ties with four others and is among the top 5
-      [0.3, 0.2, 0.2, 0.1, 0.1, 0.1, 0.0],  # label 6 is the seventh
+      [0.4, 0.4, 0.1, 0.04, 0.03, 0.02, 0.01],  # a tie for the largest probability is an error
+      [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.0],  # correct
+      # Label 4 ties with four other classes and is in the top 5.
+      [0.2, 0.2, 0.2, 0.2, 0.2, 0.0, 0.0],
+      [0.3, 0.2, 0.2, 0.1, 0.1, 0.1, 0.0],  # label 6 has rank 7
       [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # padding
     ],
     np.float32,
@@ -127,7 +127,7 @@ def test_score_counts_ties_and_padding():
   assert (sums['top1'], sums['top5']) == (2, 2)
 
 
-def test_bad_input(runs, tmp_path):
+def test_invalid_input_is_refused(runs, tmp_path):
   config = config_lib.load_workdir(runs[0])
   with pytest.raises(UserError, match='checkpoint=7: choose best, latest or one of'):
     evaluate.evaluate(config, runs[:1], '7')

@@ -10,9 +10,8 @@ import pathlib
 import sys
 import tempfile
 
-sys.path.insert(
-  0, str(pathlib.Path(__file__).parent.parent)
-)  # so that the modules tiny and helpers can be imported
+# The modules tiny and helpers can then be imported.
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 # These are set before JAX is imported. All runs use CPU devices and share one compilation cache.
 _CACHE = os.path.join(tempfile.gettempdir(), f'alexnet_jax_test_cache_{os.getuid()}')
 for _name, _value in {

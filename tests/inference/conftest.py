@@ -1,4 +1,4 @@
-"""A run of seven classes and a folder of images, for the tests of alexnet_jax.inference."""
+"""A run with seven classes and a folder of images for the tests of alexnet_jax.inference."""
 
 import helpers
 from inference_helpers import SIZES
@@ -10,7 +10,7 @@ from tiny import tiny_config
 
 @pytest.fixture(scope='session')
 def workdir(tmp_path_factory):
-  """A run of seven classes."""
+  """A run with seven classes."""
   folder = tmp_path_factory.mktemp('run')
   helpers.untrained_run(tiny_config(data__synthetic__classes=7), folder)
   return folder

@@ -1,4 +1,4 @@
-"""`--mode=features`: the features are the activations of the network."""
+"""`--mode=features` writes the activations of the network."""
 
 import json
 
@@ -31,9 +31,8 @@ def test_features_of_files(workdir, pictures, tmp_path):
   # The network of tiny_config has 6 + 6 maps in conv1 and takes crops of 64 pixels.
   assert out['conv3'].shape == (3, 3, 3, 24) and out['pool1'].shape == (3, 7, 7, 6)
   assert out['fc7'].shape == (3, 256) and out['fc7'].min() >= 0
-  np.testing.assert_allclose(
-    out['dropout7'], 0.5 * out['fc7']
-  )  # dropout multiplies by 0.5 at test time
+  # Dropout multiplies by 0.5 at test time.
+  np.testing.assert_allclose(out['dropout7'], 0.5 * out['fc7'])
   _, expected = reference_probabilities(workdir, [pictures / name for name in SIZES], 1)
   np.testing.assert_allclose(jax.nn.softmax(out['fc8']), expected, rtol=1e-4, atol=1e-7)
   config.mesh = (1, 1)
@@ -43,7 +42,7 @@ def test_features_of_files(workdir, pictures, tmp_path):
 
 
 def test_features_of_a_split(workdir, tmp_path, capsys):
-  """The default layer, fc7, for all validation images, with the labels of the source."""
+  """By default, these are the activations of fc7 for all validation images, with their labels."""
   path = tmp_path / 'out' / 'x.npz'
   args = ['--mode=features', f'--workdir={workdir}', f'--output={path}']
   assert main_lib.main(args) == 0

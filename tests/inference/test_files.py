@@ -1,4 +1,4 @@
-"""Image files: which files are found, and how they are read in batches."""
+"""Image files are found by name, folder or glob, and are read in batches."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,14 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.inference import files
 
 
-def test_a_glob_with_nothing_and_a_folder_without_images(tmp_path):
-  for place, message in (
+def test_missing_images_are_an_error(tmp_path):
+  for images, message in (
     (tmp_path, 'the folder has no images'),
     (tmp_path / '*.jpg', 'there is no such image'),
     ('', '--images is empty'),
   ):
     with pytest.raises(UserError, match=message):
-      files.find_images([str(place)])
+      files.find_images([str(images)])
 
 
 def test_files_folders_and_globs_without_duplicates(pictures):
@@ -27,7 +27,7 @@ def test_files_folders_and_globs_without_duplicates(pictures):
 
 
 @pytest.mark.parametrize('batch_size', [1, 2, 8])
-def test_batches_hold_the_readable_files_in_order(pictures, batch_size):
+def test_batches_contain_the_readable_files_in_order(pictures, batch_size):
   canvas = Canvas(24)
   paths = files.find_images([str(pictures)])
   reader = files.Reader(paths, canvas, batch_size)

@@ -1,4 +1,4 @@
-"""Figure 4 (left): images, true labels and bars."""
+"""A picture as Figure 4 (left) of the paper shows images, true labels and bars."""
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,7 @@ from alexnet_jax.inference import picture, predict
 
 @pytest.mark.parametrize('suffix', ['.png', '.svg'])
 def test_the_picture_shows_images_labels_and_bars(workdir, tmp_path, suffix):
-  """The true label is the name of the folder."""
+  """The true label of an image is the name of its folder."""
   (tmp_path / 'class3').mkdir()
   for i in range(5):
     Image.new('RGB', (80, 80), (200, 40 * i, 0)).save(tmp_path / 'class3' / f'{i}.png')
@@ -29,7 +29,7 @@ def test_the_picture_shows_images_labels_and_bars(workdir, tmp_path, suffix):
     assert {(200, 0, 0), (200, 160, 0)} <= {tuple(map(int, p)) for p in np.unique(pixels, axis=0)}
 
 
-def test_unknown_formats(tmp_path):
+def test_unknown_formats_are_refused(tmp_path):
   with pytest.raises(UserError, match=r'--picture=x\.gif: use a name that ends in one of \.png'):
     picture.check('x.gif')
   picture.check('x.PNG')

@@ -1,4 +1,4 @@
-"""`--mode=predict`: the predictions are those of the network; and mistakes of both inference modes."""
+"""`--mode=predict` predicts as the network does; both inference modes refuse invalid arguments."""
 
 import json
 import pathlib
@@ -42,7 +42,7 @@ def test_predictions_are_those_of_the_network(workdir, pictures, capsys, views):
 
 
 @pytest.mark.long
-def test_the_batch_size_has_no_effect(workdir, pictures):
+def test_the_batch_size_does_not_affect_predictions(workdir, pictures):
   config = config_lib.load_workdir(workdir)
   results = []
   for size in (1, 2, 8):
@@ -60,7 +60,7 @@ def test_the_batch_size_has_no_effect(workdir, pictures):
 
 
 @pytest.mark.long
-def test_predict_in_a_fresh_process_from_another_folder(workdir, pictures):
+def test_predict_runs_in_a_new_process_in_another_folder(workdir, pictures):
   result = main('--mode=predict', f'--workdir={workdir}', f'--images={pictures}')
   assert result.returncode == 0, result.stderr
   assert len(json.loads(result.stdout)['images']) == 3
@@ -105,7 +105,7 @@ def test_predict_in_a_fresh_process_from_another_folder(workdir, pictures):
     (['--mode=features', '--workdir=WORKDIR', '--output=x', '--images=empty.png'], 'none of the 1'),
   ],
 )
-def test_mistakes(workdir, pictures, args, message, capsys, monkeypatch):
+def test_invalid_arguments_are_refused(workdir, pictures, args, message, capsys, monkeypatch):
   monkeypatch.chdir(pictures)
   before = sorted(pictures.iterdir())
   assert main_lib.main([arg.replace('WORKDIR', str(workdir)) for arg in args]) == 2
@@ -114,8 +114,8 @@ def test_mistakes(workdir, pictures, args, message, capsys, monkeypatch):
   assert message in line and not out and sorted(pictures.iterdir()) == before
 
 
-def test_a_rotated_photograph_is_seen_upright(tmp_path):
-  """Predictions, features and the page follow the setting of the run; a run without it ignores EXIF."""
+def test_a_rotated_photograph_is_turned_upright(tmp_path):
+  """Predictions, features and the server use the setting of the run. Without it they ignore EXIF data."""
   pixels = np.random.default_rng(1).integers(0, 256, (9, 12, 3), np.uint8).repeat(9, 0).repeat(9, 1)
   exif = Image.Exif()
   exif[0x0112] = 6

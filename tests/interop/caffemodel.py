@@ -1,6 +1,6 @@
 """Writes files in Caffe's formats byte by byte, from the public field numbers of caffe.proto.
 
-It is independent of the reader and imports nothing from `alexnet_jax.interop.caffe`.
+The writer is independent of the reader: it imports nothing from `alexnet_jax.interop.caffe`.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def varint(value: int) -> bytes:
 
 
 def field(number: int, payload: bytes | str | int) -> bytes:
-  """Encodes one field: a number as a varint, anything else after its length."""
+  """Encodes one field: a number as a varint, and any other payload with its length before it."""
   if isinstance(payload, int):
     return varint(number << 3) + varint(payload)
   payload = payload.encode() if isinstance(payload, str) else payload

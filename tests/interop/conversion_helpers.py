@@ -1,4 +1,4 @@
-"""Functions that the tests of conversions share."""
+"""Functions for the tests of conversions."""
 
 import json
 import os
@@ -13,9 +13,9 @@ from alexnet_jax.evaluation import evaluate
 
 
 def photographs(count: int, size: int) -> np.ndarray:
-  """Returns canvases of the images in the folder `ALEXNET_JAX_DATA` or, if it is not set, of coloured waves.
+  """Returns canvases of the photographs in `$ALEXNET_JAX_DATA`, or of coloured waves if it is not set.
 
-  They are float32 RGB in grey levels less 110, `[N, size, size, 3]`.
+  They are `[N, size, size, 3]`, float32 RGB in grey levels minus 110.
   """
   folder = os.environ.get('ALEXNET_JAX_DATA')
   if folder:
@@ -41,7 +41,7 @@ def assert_same(a, b):
 
 
 def run(capsys, *args: str) -> dict:
-  """Runs a command and returns its JSON."""
+  """Runs a command and returns its JSON output."""
   code = main_lib.main(args)
   out, err = capsys.readouterr()
   assert code == 0, err
@@ -49,7 +49,7 @@ def run(capsys, *args: str) -> dict:
 
 
 def fail(capsys, *args: str) -> str:
-  """Runs a command that must fail by a user's mistake, and returns its one line."""
+  """Runs a command that must fail with a user error, and returns the line of the error."""
   assert main_lib.main(args) == 2
   out, err = capsys.readouterr()
   (line,) = [line for line in err.splitlines() if line.startswith('error: ')]

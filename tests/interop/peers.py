@@ -1,4 +1,4 @@
-"""The same networks in TensorFlow and PyTorch, with weights for which every choice changes the logits."""
+"""The same networks in TensorFlow and PyTorch, and weights for which every setting changes the logits."""
 
 import functools
 
@@ -14,7 +14,7 @@ ORDERS = {
 
 
 def in_order(planar: dict, pooled_first: bool = False) -> dict[str, list[np.ndarray]]:
-  """Returns the layers of a .caffemodel in the order of the network, with those without parameters."""
+  """Returns all layers of a .caffemodel, also those without parameters, in the order of the network."""
   layers = {'data': []}
   for name, arrays in planar.items():
     layers[name] = [np.asarray(arrays['weight']), np.asarray(arrays['bias'])]
@@ -26,7 +26,10 @@ def in_order(planar: dict, pooled_first: bool = False) -> dict[str, list[np.ndar
 
 
 def planar_weights(shapes: dict, seed: int = 0) -> dict:
-  """Draws planar weights of given shapes, with maps of some hundred grey levels and different biases."""
+  """Draws planar weights of the given shapes, which give maps of some hundred grey levels.
+
+  Planar is the layout of Caffe and PyTorch: (outputs, inputs, height, width).
+  """
   rng = np.random.default_rng(seed)
   gains = {'conv1': 5.0, 'conv2': 6.0, 'fc8': 0.05}
   biases = {'conv1': 40.0, 'conv2': 40.0, 'fc8': 0.2}
@@ -51,7 +54,8 @@ def ours(model):
 def tensorflow_logits(planar: dict, images: np.ndarray, order: tuple[str, ...]) -> np.ndarray:
   """Computes Caffe's AlexNet or CaffeNet in TensorFlow from BGR images `[B, 3, S, S]` and planar weights.
 
-  LRN: k 1, n 5, 1e-4 / 5, 0.75 over all maps; groups of 2 in conv2, conv4 and conv5 (FACTS section 1).
+  Local response normalisation (LRN) covers all maps, with k 1, n 5, alpha 1e-4 / 5 and beta 0.75. conv2,
+  conv4 and conv5 have two groups (docs/FACTS.md section 1).
   """
   import tensorflow as tf
 
@@ -69,7 +73,7 @@ def tensorflow_logits(planar: dict, images: np.ndarray, order: tuple[str, ...]) 
       elif operation == 'norm':
         x = tf.nn.lrn(x, depth_radius=2, bias=1.0, alpha=1e-4 / 5, beta=0.75)
       else:
-        x = tf.nn.max_pool2d(x, 3, 2, 'VALID')  # 55, 27 and 13 leave no remainder
+        x = tf.nn.max_pool2d(x, 3, 2, 'VALID')  # sides of 55, 27 and 13 leave no remainder
   x = tf.reshape(tf.transpose(x, (0, 3, 1, 2)), (len(images), -1))
   for layer in ('fc6', 'fc7', 'fc8'):
     x = x @ planar[layer]['weight'].T + planar[layer]['bias']
@@ -78,10 +82,10 @@ def tensorflow_logits(planar: dict, images: np.ndarray, order: tuple[str, ...]) 
 
 
 def torch_two_towers(planar: dict, recipe: str):
-  """Returns recipe `caffe` or `paper` as a PyTorch module with planar weights, LRN and towers as groups.
+  """Returns the recipe `caffe` or `paper` as a PyTorch module with planar weights and towers as groups.
 
-  Caffe's norm is over all maps, k 1 and 1e-4 / 5; the paper's within a tower, k 2 and 1e-4, which PyTorch's
-  layer divides by 5 too (FACTS section 1.3).
+  LRN covers all maps with k 1 and alpha 1e-4 / 5 in Caffe, and the maps of a tower with k 2 and alpha 1e-4 in
+  the paper. The layer of PyTorch divides alpha by 5 in both cases (FACTS section 1.3).
   """
   import torch
   from torch import nn
@@ -113,7 +117,8 @@ def torch_two_towers(planar: dict, recipe: str):
       for i, layer in enumerate(self.maps):
         x = f.relu(layer(x))
         x = self.norm(x) if i < 2 else x
-        x = f.max_pool2d(x, 3, 2) if i in (0, 1, 4) else x  # 55, 27 and 13 leave no remainder
+        # Sides of 55, 27 and 13 leave no remainder.
+        x = f.max_pool2d(x, 3, 2) if i in (0, 1, 4) else x
       x = x.flatten(1)
       for layer in self.units[:-1]:
         x = f.relu(layer(x))
@@ -127,7 +132,7 @@ def torch_two_towers(planar: dict, recipe: str):
 
 
 def torch_alexnet(width: float = 1.0, classes: int = 1000):
-  """Returns torchvision's AlexNet, written out; `width` below 1 makes it narrower."""
+  """Returns the AlexNet of torchvision. A `width` below 1 makes it narrower."""
   from torch import nn
 
   def n(features):

@@ -1,4 +1,4 @@
-"""Our archive holds everything that eval and export need of a run."""
+"""An archive contains everything of a run that evaluation and export need."""
 
 from conversion_helpers import run
 import numpy as np
@@ -9,7 +9,7 @@ from alexnet_jax.interop import archive
 
 
 @pytest.mark.parametrize('variant', ['original', 'original+batch_norm'])
-def test_the_archive_holds_all_of_a_run(runs, tmp_path, capsys, variant):
+def test_an_archive_contains_a_whole_run(runs, tmp_path, capsys, variant):
   out, again = tmp_path / 'net.safetensors', tmp_path / 'again.safetensors'
   source, workdir = runs / variant, tmp_path / 'run'
   run(capsys, '--mode=export', '--format=safetensors', f'--workdir={source}', f'--output={out}')
@@ -24,7 +24,7 @@ def test_the_archive_holds_all_of_a_run(runs, tmp_path, capsys, variant):
   assert after == before and before['top1_error'] > 0
 
 
-def test_flatten_and_back():
+def test_flatten_and_unflatten_are_inverse():
   tree = {'params': {'conv1': {'kernel': 1, 'bias': 2}}, 'statistics': 3}
   flat = archive.flatten(tree)
   assert flat == {'params/conv1/kernel': 1, 'params/conv1/bias': 2, 'statistics': 3}

@@ -1,4 +1,4 @@
-"""Files of Caffe give the function that TensorFlow computes from them; damaged files are errors."""
+"""Networks from Caffe files agree with TensorFlow; damaged files are refused."""
 
 import caffemodel
 from conversion_helpers import assert_same, photographs
@@ -16,7 +16,7 @@ from alexnet_jax.interop import caffe, layout
   ('variant', 'generation', 'double'),
   [('caffe', 'V2', False), ('caffe', 'V1', True), ('caffe+caffenet', 'V0', False)],
 )
-def test_caffemodel_computes_what_tensorflow_ops_compute(tmp_path, variant, generation, double):
+def test_a_caffemodel_agrees_with_tensorflow(tmp_path, variant, generation, double):
   model = helpers.narrow(variant)
   planar = peers.planar_weights(layout.planar_shapes(model))
   layers = peers.in_order(planar, pooled_first='caffenet' in variant)
@@ -28,7 +28,7 @@ def test_caffemodel_computes_what_tensorflow_ops_compute(tmp_path, variant, gene
   bgr = np.ascontiguousarray(images.transpose(0, 3, 1, 2)[:, ::-1])
   expected = peers.tensorflow_logits(planar, bgr, peers.ORDERS[variant])
   assert helpers.relative_error(logits, expected) < 1e-4
-  # Another order of channels or of operations would change the logits.
+  # A different order of channels or operations would change the logits.
   other = peers.tensorflow_logits(planar, bgr[:, ::-1], peers.ORDERS[variant])
   assert helpers.relative_error(logits, other) > 1e-2
   (order,) = set(peers.ORDERS.values()) - {peers.ORDERS[variant]}
@@ -63,7 +63,7 @@ def test_mean_image_of_caffe(tmp_path, old):
     caffe.read_mean(str(tmp_path / 'gray'))
 
 
-def test_damaged_and_other_caffemodels(tmp_path):
+def test_damaged_and_incompatible_caffemodels_are_refused(tmp_path):
   model = helpers.narrow('caffe', width=1 / 16)
   layers = peers.in_order(peers.planar_weights(layout.planar_shapes(model)))
   whole = caffemodel.caffemodel(layers)

@@ -1,4 +1,4 @@
-"""The matrices of the original network convert exactly in both directions."""
+"""The matrices of the original code, cuda-convnet, are converted exactly in both directions."""
 
 import pickle
 
@@ -13,8 +13,8 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.interop import cuda_convnet
 
 
-def test_cuda_convnet_layout_is_that_of_its_matrices():
-  """Rows are (channel, y, x) of one source; columns are filters (FACTS section 1.2)."""
+def test_the_layout_of_cuda_convnet_matrices():
+  """Rows are (channel, y, x) of one input layer, and columns are filters (docs/FACTS.md section 1.2)."""
   model = helpers.narrow('original', width=1 / 16)
   params = helpers.visible_params(model)
   matrices = interop.to_cuda_convnet(params)
@@ -36,9 +36,8 @@ def test_cuda_convnet_layout_is_that_of_its_matrices():
   kernel, matrix = params['fc8']['kernel'], matrices['fc1000/weights/1']
   assert matrix[11, 4] == kernel[1, 11, 4]
   assert_same(interop.from_cuda_convnet(matrices, model), params)
-  column = matrices | {
-    'conv1a/biases': matrices['conv1a/biases'][:, None]
-  }  # as cuda-convnet has them
+  # These are the names that cuda-convnet uses.
+  column = matrices | {'conv1a/biases': matrices['conv1a/biases'][:, None]}
   assert_same(
     interop.from_cuda_convnet(column, helpers.narrow('original', 1 / 16, num_classes=0)), params
   )

@@ -1,9 +1,9 @@
-"""`--mode=export` refuses bad input; the other tests of tests/interop read what it writes."""
+"""`--mode=export` refuses invalid input. The other tests in tests/interop read the exported files."""
 
 from conversion_helpers import fail, run
 
 
-def test_mistakes(runs, tmp_path, capsys):
+def test_invalid_arguments_are_refused(runs, tmp_path, capsys):
   source = f'--workdir={runs / "original"}'
   out = ('--mode=export', source, f'--output={tmp_path / "out"}')
   assert 'needs --output' in fail(capsys, '--mode=export', source, '--format=stablehlo')

@@ -1,4 +1,4 @@
-"""`--mode=import` makes complete workdirs, and refuses bad input."""
+"""`--mode=import` writes complete workdirs, and refuses invalid input."""
 
 import caffemodel
 from conversion_helpers import assert_same, fail, params_of, photographs, run, trained
@@ -18,7 +18,7 @@ from alexnet_jax.interop import layout
 NARROW = '--config.model.width=0.0625'
 
 
-def test_torchvision_there_and_back(tmp_path, capsys):
+def test_torchvision_weights_are_imported_and_exported(tmp_path, capsys):
   model = helpers.narrow('torchvision', width=1 / 16, num_classes=1000)
   params = helpers.visible_params(model)
   interop.pytorch.write(str(tmp_path / 'net.safetensors'), interop.to_torchvision(params))
@@ -48,7 +48,7 @@ def test_torchvision_there_and_back(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('pooled_first', [False, True])
-def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_first):
+def test_a_caffe_import_selects_its_recipe_and_reads_a_mean_image(tmp_path, capsys, pooled_first):
   variant = 'caffe+caffenet' if pooled_first else 'caffe'
   model = helpers.narrow(variant, width=1 / 16, num_classes=12)
   planar = peers.planar_weights(layout.planar_shapes(model))
@@ -72,7 +72,7 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
   network = evaluate.load(workdir, 'best', config)
   assert network.config.model.conv1.then == model.conv1.then
   np.testing.assert_array_equal(network.model.mean_image, mean[0, ::-1].transpose(1, 2, 0))
-  # We pass RGB canvases; Caffe's network reads BGR images less the mean.
+  # Our network gets RGB canvases, and the network in Caffe gets BGR images minus the mean.
   canvases = np.clip(photographs(2, 256) + 110, 0, 255).astype(np.uint8)
   found = network.model.predict(
     network.model.params, network.model.batch_stats, canvases, network.model.mean_image
@@ -84,8 +84,8 @@ def test_caffe_finds_its_recipe_and_takes_a_mean_image(tmp_path, capsys, pooled_
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_a_caffemodel_that_takes_rgb(tmp_path, capsys):
-  """A doubtful order of channels is an error, which --channels resolves."""
+def test_a_caffemodel_for_rgb_images(tmp_path, capsys):
+  """If the order of channels is not clear, the import is refused until --channels is given."""
   planar = peers.planar_weights(layout.planar_shapes(helpers.narrow('caffe', width=1 / 16)))
   (tmp_path / 'net').write_bytes(caffemodel.caffemodel(peers.in_order(planar)))
   mean = np.full((1, 3, 256, 256), 1, np.float32) * np.reshape((123, 117, 104), (3, 1, 1))
@@ -98,8 +98,8 @@ def test_a_caffemodel_that_takes_rgb(tmp_path, capsys):
   assert_same(layout.to_planar(params_of(tmp_path / 'run'), list(planar)), planar)
 
 
-def test_two_towers_for_pytorch_there_and_back(tmp_path, capsys):
-  """The weights take RGB, while the mean image of Caffe is BGR."""
+def test_pytorch_weights_of_two_towers_are_imported_and_exported(tmp_path, capsys):
+  """The weights are for RGB images, while the mean image from Caffe is BGR."""
   model = helpers.narrow('caffe', width=1 / 16)
   params = helpers.visible_params(model)
   interop.pytorch.write(str(tmp_path / 'net.safetensors'), interop.to_pytorch(params, model))
@@ -122,7 +122,7 @@ def test_two_towers_for_pytorch_there_and_back(tmp_path, capsys):
   assert (tmp_path / 'back.safetensors').read_bytes() == (tmp_path / 'net.safetensors').read_bytes()
 
 
-def test_cuda_convnet_there_and_back(tmp_path, capsys):
+def test_cuda_convnet_weights_are_imported_and_exported(tmp_path, capsys):
   model = helpers.narrow('original', width=1 / 16, num_classes=5)
   matrices = interop.to_cuda_convnet(helpers.visible_params(model))
   np.savez(tmp_path / 'net.npz', **matrices)
@@ -148,7 +148,7 @@ def test_cuda_convnet_there_and_back(tmp_path, capsys):
   assert all(np.array_equal(back[name], matrices[name]) for name in matrices)
 
 
-def test_mistakes(runs, tmp_path, capsys):
+def test_invalid_arguments_are_refused(runs, tmp_path, capsys):
   narrow = interop.to_torchvision(
     helpers.visible_params(helpers.narrow('torchvision', width=1 / 16))
   )

@@ -1,4 +1,4 @@
-"""Planar parameters, the layout of Caffe and PyTorch, convert exactly in both directions."""
+"""Planar parameters, the layout of Caffe and PyTorch, are converted exactly in both directions."""
 
 from conversion_helpers import assert_same
 import helpers
@@ -20,7 +20,7 @@ def test_planar_round_trip_is_exact(variant):
 
 
 def test_planar_shapes_are_those_of_caffe_and_torchvision():
-  """The blob of conv2 is [256, 48, 5, 5] in Caffe (FACTS section 8, item 6)."""
+  """The blob of conv2 is [256, 48, 5, 5] in Caffe (docs/FACTS.md section 8, item 6)."""
   caffes = layout.planar_shapes(helpers.get('caffe').model)
   assert [caffes[f'conv{i}']['weight'] for i in range(1, 6)] == [
     (96, 3, 11, 11),
@@ -38,8 +38,8 @@ def test_planar_shapes_are_those_of_caffe_and_torchvision():
 
 
 @pytest.mark.parametrize('towers', [1, 2])
-def test_a_last_layer_that_reads_maps(towers):
-  """Planar inputs are flattened as (C, H, W), ours as (H, W, C) of each tower."""
+def test_a_last_layer_that_follows_a_convolution(towers):
+  """Planar inputs are flattened as (channel, row, column), ours as (row, column, channel) of each tower."""
   model = helpers.narrow(
     'paper',
     width=1 / 16,

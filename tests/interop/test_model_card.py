@@ -1,4 +1,4 @@
-"""The model card beside an export describes the run, and its head is valid metadata for the Hub."""
+"""The model card of an export describes the run and has valid metadata for the Hugging Face Hub."""
 
 import json
 
@@ -24,7 +24,7 @@ def export(workdir, output, form, capsys):
   return json.loads(capsys.readouterr().out)['model_card']
 
 
-def test_it_tells_recipe_data_errors_and_terms(workdir, tmp_path, capsys):
+def test_the_card_has_recipe_data_errors_and_terms_of_use(workdir, tmp_path, capsys):
   card = export(workdir, tmp_path / 'net.safetensors', 'safetensors', capsys)
   assert card == str(tmp_path / 'README.md')
   _, head, text = (tmp_path / 'README.md').read_text().split('---\n', 2)
@@ -49,7 +49,7 @@ def test_it_tells_recipe_data_errors_and_terms(workdir, tmp_path, capsys):
   assert '$' not in text
 
 
-def test_of_weights_alone_it_tells_the_images(workdir, tmp_path, capsys):
+def test_the_card_of_bare_weights_describes_the_images(workdir, tmp_path, capsys):
   export(workdir, tmp_path / 'net.safetensors', 'pytorch', capsys)
   text = (tmp_path / 'README.md').read_text()
   with np.load(next(workdir.glob('statistics*.npz'))) as file:
@@ -60,7 +60,7 @@ def test_of_weights_alone_it_tells_the_images(workdir, tmp_path, capsys):
   )
 
 
-def test_a_page_that_is_there_stays(workdir, tmp_path, capsys):
+def test_an_existing_readme_is_kept(workdir, tmp_path, capsys):
   (tmp_path / 'README.md').write_text('mine')
   card = export(workdir, tmp_path / 'net.stablehlo', 'stablehlo', capsys)
   assert card == str(tmp_path / 'net.stablehlo.README.md')
@@ -68,7 +68,7 @@ def test_a_page_that_is_there_stays(workdir, tmp_path, capsys):
   assert 'jax.export.deserialize(open("net.stablehlo"' in (tmp_path / card).read_text()
 
 
-def test_of_imported_weights_it_claims_nothing(workdir, tmp_path, capsys):
+def test_the_card_of_imported_weights_makes_no_claims(workdir, tmp_path, capsys):
   export(workdir, tmp_path / 'net.safetensors', 'safetensors', capsys)
   args = [f'--weights={tmp_path / "net.safetensors"}', f'--workdir={tmp_path / "run"}']
   assert main_lib.main(['--mode=import', '--format=safetensors', *args]) == 0

@@ -1,7 +1,7 @@
-"""Exported programs give the probabilities of the network that they were made from.
+"""Exported programs give the same probabilities as the network.
 
-If `ALEXNET_JAX_DATA` and `ALEXNET_JAX_WIDTH` are set, the tests use a hundred photographs and networks of
-that width.
+If `ALEXNET_JAX_DATA` and `ALEXNET_JAX_WIDTH` are set, the tests use a hundred photographs from this folder
+and networks of this width.
 """
 
 import json
@@ -35,7 +35,7 @@ def canvases():
 
 
 def make_run(variant, folder):
-  """Makes a run of a recipe in `folder`, tiny or with the width `ALEXNET_JAX_WIDTH`."""
+  """Writes a run of a recipe to `folder`, with a tiny network or one of the width `ALEXNET_JAX_WIDTH`."""
   config = tiny_config(variant, data__synthetic__classes=CLASSES)
   if WIDTH:
     values = {'data.source': 'synthetic', 'data.synthetic': config.data.synthetic, 'mesh': (1, 1)}
@@ -51,8 +51,8 @@ def network(request, tmp_path_factory):
   return folder, VIEWS[request.param]
 
 
-def live(workdir, canvases, views):
-  """Returns the probabilities `[B, classes]` of the step that eval and predict run."""
+def network_probabilities(workdir, canvases, views):
+  """Returns the probabilities `[B, classes]` from the compiled step of evaluation and prediction."""
   config = config_lib.load_workdir(workdir)
   config.mesh, config.eval.views = (1, 1), views
   model = evaluate.load(workdir, 'best', config).model
@@ -70,19 +70,19 @@ def export(workdir, form, output, views):
 
 
 def assert_same(found, expected):
-  """Checks for equality within 1e-5, or 1e-5 (1 + p) for full-size networks, and prints the difference."""
+  """Checks that probabilities p agree within 1e-5, or 1e-5 (1 + p) at full size; prints the difference."""
   print(
     f'{len(found)} images: probabilities differ by at most {np.abs(found - expected).max():.1e}'
   )
   np.testing.assert_allclose(found, expected, rtol=1e-5 if WIDTH else 0, atol=1e-5)
 
 
-def test_stablehlo(network, canvases, tmp_path):
+def test_stablehlo_programs_agree_with_the_network(network, canvases, tmp_path):
   workdir, views = network
   export(workdir, 'stablehlo', tmp_path / 'net.stablehlo', views)
   program = jax.export.deserialize((tmp_path / 'net.stablehlo').read_bytes())
   assert set(program.platforms) == {'cpu', 'cuda', 'tpu'}
-  expected = live(workdir, canvases, views)
+  expected = network_probabilities(workdir, canvases, views)
   assert np.ptp(expected) > 0.1  # the probabilities are not constant
   for n in (1, len(canvases)):
     assert_same(program.call(canvases[:n]), expected[:n])
@@ -105,7 +105,7 @@ def test_savedmodel_runs_without_jax(canvases, tmp_path):
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
-  expected = live(workdir, canvases, views)
+  expected = network_probabilities(workdir, canvases, views)
   with np.load(tmp_path / 'out.npz') as found:
     assert_same(found['all'], expected)
     assert_same(found['one'], expected[:1])

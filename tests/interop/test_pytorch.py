@@ -1,4 +1,4 @@
-"""State_dicts convert exactly in both directions, under several kinds of names, without PyTorch."""
+"""A state_dict is converted exactly in both directions, with several kinds of names and without PyTorch."""
 
 import os
 import stat
@@ -30,7 +30,7 @@ def test_torchvision_round_trip_is_exact():
 
 @pytest.mark.parametrize('variant', ['caffe', 'paper+conv6', 'torchvision', 'original+one_gpu'])
 def test_pytorch_round_trip_is_exact(variant):
-  """The names may be those of our layers, or any others in their order."""
+  """The names may be those of our layers, or any other names in the order of the layers."""
   model = helpers.narrow(variant, width=1 / 16)
   params = helpers.visible_params(model)
   state_dict = interop.to_pytorch(params, model)
@@ -45,8 +45,8 @@ def test_pytorch_round_trip_is_exact(variant):
   assert_same(interop.from_pytorch(renamed, model), params)
 
 
-def test_dropout_that_halves_is_part_of_the_function():
-  """The paper's dropout halves activations outside of training; that of PyTorch has no effect there."""
+def test_dropout_that_scales_at_test_time_is_part_of_the_network():
+  """The dropout of the paper halves activations at test time, when that of PyTorch has no effect."""
   model = helpers.get('torchvision', model__dropout__inverted=False).model
   with pytest.raises(
     UserError, match=r"config.model.fc6.then is \('act', 'dropout'\), there \('act',\)"
@@ -58,15 +58,15 @@ def test_dropout_that_halves_is_part_of_the_function():
 
 
 @pytest.mark.parametrize(
-  ('variant', 'said'),
+  ('variant', 'feature'),
   [('paper+no_communication', 'fc6, fc7'), ('paper+batch_norm', 'batch normalisation')],
 )
-def test_networks_that_pytorch_files_have_no_room_for(variant, said):
-  with pytest.raises(UserError, match=f'cannot hold {said}'):
+def test_networks_that_a_state_dict_cannot_represent_are_refused(variant, feature):
+  with pytest.raises(UserError, match=f'cannot hold {feature}'):
     interop.from_pytorch({}, helpers.narrow(variant))
 
 
-def test_state_dicts_of_other_networks_as_pytorch():
+def test_state_dicts_of_other_networks_are_refused_as_pytorch():
   model = helpers.narrow('caffe', width=1 / 16)
   state_dict = interop.to_pytorch(helpers.visible_params(model), model)
   renamed = {f'x{name}': x for name, x in state_dict.items()}
@@ -79,8 +79,8 @@ def test_state_dicts_of_other_networks_as_pytorch():
     interop.from_pytorch(state_dict, helpers.narrow('caffe', width=1 / 16, towers=1))
 
 
-def test_tensors_of_other_types(tmp_path):
-  """Half precision is read; an integer tensor of batch normalisation is listed as unexpected."""
+def test_half_precision_is_read_and_integers_are_listed(tmp_path):
+  """The integer tensor of batch normalisation in PyTorch is listed as unexpected."""
   model = helpers.narrow('torchvision', width=1 / 16)
   halves = {
     name: x.astype(ml_dtypes.bfloat16)
@@ -96,7 +96,7 @@ def test_tensors_of_other_types(tmp_path):
     interop.from_torchvision(resnet)
 
 
-def test_state_dicts_of_other_networks():
+def test_state_dicts_of_other_networks_are_refused_as_torchvision():
   model = helpers.narrow('torchvision', width=1 / 16)
   state_dict = interop.to_torchvision(helpers.visible_params(model))
   with pytest.raises(
@@ -143,7 +143,7 @@ def test_state_dict_as_safetensors_needs_no_torch(tmp_path):
     pytorch.read(str(tmp_path / 'none.pth'))
 
 
-def test_importing_it_needs_neither_torch_nor_tensorflow():
+def test_inference_and_conversion_import_neither_torch_nor_tensorflow():
   code = (
     'import sys\nsys.modules["torch"] = sys.modules["tensorflow"] = None\n'
     'import alexnet_jax.inference.predict, alexnet_jax.interop.importer, alexnet_jax.interop.exporter'
@@ -161,12 +161,12 @@ def test_importing_it_needs_neither_torch_nor_tensorflow():
     ('features.module.0.weight', 'features.0.weight'),  # DataParallel around the convolutions
   ],
 )
-def test_names_of_data_parallel(name, kept):
+def test_prefixes_of_data_parallel_are_removed(name, kept):
   assert list(pytorch._arrays({name: np.zeros(1, np.float32)})) == [kept]
 
 
 def test_a_submodule_keeps_its_name():
-  """An error names tensors as the file does."""
+  """An error names the tensors with their names in the file."""
   model = helpers.narrow('torchvision', width=1 / 16)
   state_dict = interop.to_torchvision(helpers.visible_params(model))
   state_dict['submodule.0.weight'] = np.zeros(2, np.float32)

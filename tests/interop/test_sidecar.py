@@ -1,4 +1,4 @@
-"""The JSON file beside exported weights makes an import of them complete."""
+"""The JSON file beside exported weights makes their import complete."""
 
 import json
 
@@ -15,7 +15,7 @@ def export(capsys, workdir, form, output):
 @pytest.mark.parametrize(
   ('form', 'name'), [('pytorch', 'net.safetensors'), ('cuda_convnet', 'net.npz')]
 )
-def test_an_import_needs_neither_mean_nor_classes_nor_config(runs, tmp_path, capsys, form, name):
+def test_an_import_with_a_sidecar_needs_no_other_arguments(runs, tmp_path, capsys, form, name):
   source, weights, workdir = runs / 'original', tmp_path / name, tmp_path / 'run'
   export(capsys, source, form, weights)
   made = run(
@@ -32,7 +32,7 @@ def test_an_import_needs_neither_mean_nor_classes_nor_config(runs, tmp_path, cap
   assert evaluated == run(capsys, '--mode=eval', f'--workdir={source}', '--checkpoint=latest')
 
 
-def test_what_it_says_to_others(runs, tmp_path, capsys):
+def test_the_sidecar_describes_input_and_classes(runs, tmp_path, capsys):
   weights = tmp_path / 'net.safetensors'
   export(capsys, runs / 'original', 'pytorch', weights)
   content = json.loads((tmp_path / 'net.safetensors.json').read_text())
@@ -44,7 +44,7 @@ def test_what_it_says_to_others(runs, tmp_path, capsys):
 
 
 def test_weights_without_counts_have_no_majority_error(runs, tmp_path, capsys):
-  """The training images are unknown, and so is their most frequent class."""
+  """The most frequent class is unknown, because the training images are."""
   source, weights, workdir = runs / 'original', tmp_path / 'net.safetensors', tmp_path / 'run'
   export(capsys, source, 'pytorch', weights)
   (tmp_path / 'net.safetensors.json').unlink()
@@ -66,7 +66,7 @@ def test_weights_without_counts_have_no_majority_error(runs, tmp_path, capsys):
   )
 
 
-def test_bad_sidecars(runs, tmp_path, capsys):
+def test_invalid_sidecars_are_refused(runs, tmp_path, capsys):
   weights, sidecar = tmp_path / 'net.safetensors', tmp_path / 'net.safetensors.json'
   export(capsys, runs / 'original', 'pytorch', weights)
   whole = sidecar.read_text()

@@ -1,4 +1,4 @@
-"""PyTorch computes the same logits, and reads back the same bits; it is needed for these tests."""
+"""PyTorch computes the same logits and reads the same bits. These tests need PyTorch."""
 
 import os
 
@@ -26,7 +26,7 @@ WIDTH = float(os.environ.get('ALEXNET_JAX_WIDTH', '0.125'))
 
 
 def agree(ours, theirs):
-  """Checks that logits agree within 1e-4 and rank the same five classes first; prints the difference."""
+  """Checks that logits agree within 1e-4 and have the same top five classes, and prints the difference."""
   errors = [helpers.relative_error(a, b) for a, b in zip(np.asarray(ours), theirs, strict=True)]
   print(f'{len(errors)} images: logits differ by at most {max(errors):.1e} of the largest')
   assert max(errors) < 1e-4
@@ -37,7 +37,7 @@ def agree(ours, theirs):
 
 @pytest.fixture(scope='module')
 def peer():
-  """torchvision's network with weights that give logits of a few units."""
+  """The network of torchvision, with weights that give logits of a few units."""
   torch.manual_seed(0)
   network = peers.torch_alexnet(WIDTH, classes=50)
   with torch.no_grad():
@@ -62,7 +62,7 @@ def imported(workdir) -> tuple[FrozenConfigDict, dict]:
 
 
 @pytest.mark.long
-def test_torchvision_through_the_commands(peer, tmp_path):
+def test_torchvision_weights_are_imported_and_exported_by_commands(peer, tmp_path):
   weights, workdir, back = (str(tmp_path / name) for name in ('net.pth', 'run', 'back.pth'))
   torch.save(peer.state_dict(), weights)
   command('--mode=import', '--format=torchvision', f'--weights={weights}', f'--workdir={workdir}')
@@ -78,7 +78,7 @@ def test_torchvision_through_the_commands(peer, tmp_path):
   peer.load_state_dict(back)
 
 
-def test_a_training_scripts_checkpoint(peer, tmp_path):
+def test_the_checkpoint_of_a_training_script_is_imported(peer, tmp_path):
   model = helpers.narrow('torchvision', width=WIDTH, num_classes=50)
   wrapped = {'module.' + name: tensor for name, tensor in peer.state_dict().items()}
   torch.save({'epoch': 3, 'state_dict': wrapped}, tmp_path / 'checkpoint.pth.tar')
@@ -96,7 +96,7 @@ def two_towers(recipe):
 
 
 def logits(network, images, channels='rgb'):
-  """Returns the logits of a PyTorch module, given RGB images `[B, S, S, 3]` and its order of channels."""
+  """Returns the logits of a PyTorch module, whose order of channels is `channels`, for RGB images."""
   x = images if channels == 'rgb' else images[..., ::-1]
   with torch.no_grad():
     theirs = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
@@ -104,8 +104,8 @@ def logits(network, images, channels='rgb'):
   return theirs
 
 
-def test_caffemodel_through_the_command(tmp_path):
-  """Caffe's AlexNet has grouped convolutions, LRN over all maps, and BGR images."""
+def test_a_caffemodel_is_imported_by_the_command(tmp_path):
+  """The AlexNet of Caffe has grouped convolutions, normalisation over all maps, and BGR images."""
   weights, workdir = str(tmp_path / 'net.caffemodel'), str(tmp_path / 'run')
   planar, network = two_towers('caffe')
   with open(weights, 'wb') as file:
@@ -120,8 +120,8 @@ def test_caffemodel_through_the_command(tmp_path):
 
 
 @pytest.mark.parametrize(('recipe', 'channels'), [('caffe', 'bgr'), ('paper', 'rgb')])
-def test_two_towers_with_lrn_through_the_commands(tmp_path, recipe, channels):
-  """A PyTorch module with grouped convolutions converts to our network and back."""
+def test_two_towers_with_lrn_are_imported_and_exported_by_commands(tmp_path, recipe, channels):
+  """The modules have grouped convolutions and local response normalisation (LRN)."""
   weights, workdir, back = (str(tmp_path / name) for name in ('net.pth', 'run', 'back.pth'))
   _, network = two_towers(recipe)
   torch.save(network.state_dict(), weights)
@@ -134,22 +134,22 @@ def test_two_towers_with_lrn_through_the_commands(tmp_path, recipe, channels):
   command('--mode=export', '--format=pytorch', f'--workdir={workdir}', f'--output={back}')
   back = torch.load(back, weights_only=True)
   assert list(back)[:2] == ['conv1.weight', 'conv1.bias']
-  if channels == 'bgr':  # the exported network takes RGB
+  if channels == 'bgr':  # the exported network is for RGB images
     back['conv1.weight'] = back['conv1.weight'].flip(1)
   named = zip(network.state_dict().values(), back.values(), strict=True)
   assert all(torch.equal(a, b) for a, b in named)
 
 
-class Evil:
-  """Makes a folder when it is unpickled."""
+class CodeInPickle:
+  """Creates a folder when it is unpickled."""
 
   def __reduce__(self):
     return os.mkdir, ('evil',)
 
 
-def test_arbitrary_objects_are_refused(tmp_path, monkeypatch):
+def test_pickled_code_is_refused(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  torch.save({'features.0.weight': Evil()}, 'evil.pth')
+  torch.save({'features.0.weight': CodeInPickle()}, 'evil.pth')
   with pytest.raises(UserError, match='holds other objects than tensors'):
     pytorch.read('evil.pth')
   torch.save(torch.nn.Linear(2, 3), 'whole.pth')

@@ -1,4 +1,4 @@
-"""The Kubernetes JobSet and the container image: valid by their schemas, and consistent with each other."""
+"""The Kubernetes JobSet is valid by its schema and consistent with the container image."""
 
 import json
 from pathlib import Path
@@ -37,8 +37,8 @@ def test_jobset_is_valid():
   validate(JOBSET)
 
 
-def test_the_parts_of_the_jobset_fit_together():
-  """No schema checks that numbers and names that occur in several places are equal."""
+def test_repeated_names_and_numbers_are_equal():
+  """The schema cannot check that names and numbers in different parts of the JobSet agree."""
   spec, job, pod, container = JOBSET['spec'], job_of(JOBSET), pod_of(JOBSET), container_of(JOBSET)
   environment = {variable['name']: variable for variable in container['env']}
   processes = job['parallelism']
@@ -54,13 +54,13 @@ def test_the_parts_of_the_jobset_fit_together():
   assert [mount['name'] for mount in container['volumeMounts']] == [pod['volumes'][0]['name']]
 
 
-def test_the_image_runs_as_the_user_of_the_jobset():
+def test_the_image_has_the_user_of_the_jobset():
   assert (
     f'USER {pod_of(JOBSET)["securityContext"]["runAsUser"]}\n'
     in (LAUNCH / 'Dockerfile').read_text()
   )
 
 
-def test_runs_and_history_stay_out_of_the_image():
+def test_the_image_contains_neither_runs_nor_git_history():
   ignored = (ROOT / '.dockerignore').read_text().splitlines()
   assert {'.git', '.venv', 'runs'} <= set(ignored)

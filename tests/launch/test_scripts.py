@@ -1,4 +1,4 @@
-"""Runs the launch scripts in bash; small programs stand in for main.py, nvidia-smi, gcloud and SLURM."""
+"""The launch scripts run in bash, with small stand-ins for main.py, nvidia-smi, gcloud and SLURM."""
 
 import json
 import os
@@ -17,9 +17,10 @@ LAUNCH = ROOT / 'launch'
 TIMEOUT = 60  # seconds after which a script that hangs fails its test
 LAST_LINE = 'the last line of process 0\n'
 
-# Stands in for main.py --distributed: it records how it was started and ends as ACTIONS says for its process.
-# The action 'run' waits for a signal. It consists of a parent and a child, as main.py does: the parent
-# forwards SIGTERM and leaves Ctrl-C to the child. Without a signal it ends after 30 seconds.
+# This program stands in for main.py --distributed. It records how it was started, and ends as the variable
+# ACTIONS determines for its process. The action 'run' waits for a signal, and ends after 30 seconds without
+# one. Like main.py it then has a parent and a child: the parent forwards SIGTERM and leaves Ctrl-C to the
+# child.
 MAIN = """
   import json, os, sys, time
   from signal import SIG_BLOCK, SIGCHLD, SIGINT, SIGKILL, SIGTERM
@@ -66,7 +67,7 @@ MAIN = """
 
 
 class Stage:
-  """A virtual environment in which everything is installed, and stand-in programs first in PATH."""
+  """A virtual environment with all packages, and stand-in programs that come first in PATH."""
 
   def __init__(self, folder: Path):
     self.bin, self.notes, self.home = folder / 'venv' / 'bin', folder / 'notes', folder / 'home'
@@ -104,7 +105,7 @@ class Stage:
     path.chmod(0o755)
 
   def start(self, script: Path, *args: str, **environment: str) -> subprocess.Popen:
-    # bash cannot trap a signal that its parent ignores, so the default handlers are restored.
+    # The default signal handlers are restored, because bash cannot trap a signal that its parent ignores.
     reset = ['env', '--default-signal=INT,HUP']
     return subprocess.Popen(
       [*reset, 'bash', str(script), *args],
@@ -125,7 +126,7 @@ class Stage:
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
   def note(self, name: str):
-    """Waits for the record of a program and returns it."""
+    """Waits for the record that a stand-in writes, and returns it."""
     path, deadline = self.notes / name, time.monotonic() + TIMEOUT
     while not path.exists():
       assert time.monotonic() < deadline, f'{name} was never written'
@@ -174,7 +175,7 @@ def test_local_numbers_the_processes(stage):
   [
     (2, None, ['0', '1'], None),
     (3, '2,GPU-5a', ['2', 'GPU-5a'], None),
-    (4, '7', ['7', '7'], 'cpu'),  # too few GPUs: the variable stays as it is
+    (4, '7', ['7', '7'], 'cpu'),  # with too few GPUs the variable is not changed
     (4, '', ['', ''], 'cpu'),
     (1, None, [None, None], 'cpu'),
     (0, None, [None, None], 'cpu'),
@@ -204,8 +205,8 @@ def test_local_exits_with_the_code_of_process_0(stage, each, expected):
   assert result.stderr == LAST_LINE + (killed if each[0] == 'killed' else '')
 
 
-def test_local_adds_nothing_after_the_last_line_of_process_0(stage):
-  """Without care bash would write "Killed" below the line in which main.py names the lost process."""
+def test_local_prints_nothing_after_the_last_line_of_process_0(stage):
+  """Otherwise bash would print "Killed" below the line in which main.py names the lost process."""
   result = stage.run(LAUNCH / 'local.sh', '2', **actions(3, 'killed'))
   assert [result.returncode, result.stderr] == [3, LAST_LINE]
 
@@ -219,10 +220,10 @@ def test_local_waits_for_every_process(stage):
   ('sent', 'received', 'code'),
   [('SIGTERM', 'SIGTERM', 75), ('SIGHUP', 'SIGTERM', 75), ('SIGINT', 'SIGINT', 130)],
 )
-def test_local_forwards_signals_and_leaves_no_orphan(stage, sent, received, code):
+def test_local_forwards_signals_and_leaves_no_process(stage, sent, received, code):
   with stage.start(LAUNCH / 'local.sh', '2', **actions('run', 'run')) as script:
     pids = [pid for i in range(2) for pid in stage.note(f'process{i}')['pids']]
-    for _ in range(3):  # repeated signals while the checkpoints are written
+    for _ in range(3):  # signals may be repeated while the checkpoints are written
       script.send_signal(signal.Signals[sent])
       assert [stage.note(f'signal{i}') for i in range(2)] == [received] * 2
       time.sleep(0.1)
@@ -232,7 +233,7 @@ def test_local_forwards_signals_and_leaves_no_orphan(stage, sent, received, code
       os.kill(pid, 0)
 
 
-def test_local_leaves_no_orphan_when_stopped_while_it_starts(stage):
+def test_local_leaves_no_process_if_it_is_stopped_while_it_starts(stage):
   stage.program(
     'python',
     """
@@ -252,7 +253,8 @@ def test_local_leaves_no_orphan_when_stopped_while_it_starts(stage):
 
 @pytest.mark.parametrize('code', [0, 3, 75])
 def test_slurm_requeues_a_preempted_run(stage, tmp_path, code):
-  spool = tmp_path / 'job00007' / 'slurm_script'  # SLURM runs a copy under another name
+  # SLURM runs a copy of the script with another name.
+  spool = tmp_path / 'job00007' / 'slurm_script'
   spool.parent.mkdir()
   spool.write_text((LAUNCH / 'slurm.sbatch').read_text())
   stage.program('srun', f'printf "%s\\n" "$@" > "$NOTES/srun"\nexit {code}')
@@ -279,7 +281,7 @@ def test_slurm_must_be_submitted_from_the_checkout(stage, tmp_path):
   assert 'is not the checkout' in result.stderr
 
 
-# Stand in for git and for gcloud with one worker, which is this machine in another folder.
+# These programs stand in for git and for gcloud. The only worker is a folder on this machine.
 GIT = f"""
   [ "$1" != status ] || exit 0
   tar -czf "$4" -C {shlex.quote(str(ROOT))} launch main.py requirements.txt constraints.txt
@@ -294,7 +296,7 @@ GCLOUD = """
 """
 
 
-def test_tpu_vm_runs_main_on_the_worker_as_asked(stage):
+def test_tpu_vm_runs_main_on_the_worker_with_all_arguments(stage):
   stage.program('git', GIT)
   stage.program('gcloud', GCLOUD)
   stage.installed('requirements-tpu.txt', 'jax[tpu]\n')
@@ -317,7 +319,7 @@ def test_tpu_vm_runs_main_on_the_worker_as_asked(stage):
     (['my-tpu', 'us-central2-b', '--workdir=gs://bucket/run'], 'gs:// is not supported'),
   ],
 )
-def test_tpu_vm_refuses_before_it_touches_the_cloud(stage, arguments, words):
+def test_tpu_vm_refuses_invalid_arguments_before_it_uses_the_cloud(stage, arguments, words):
   stage.program('gcloud', 'exit 97')
   result = stage.run(LAUNCH / 'tpu_vm.sh', *arguments)
   assert result.returncode == 2

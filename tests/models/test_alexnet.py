@@ -1,4 +1,4 @@
-"""Whole networks equal the same networks in TensorFlow operations; the public interface."""
+"""Whole networks equal the same networks in TensorFlow; the public interface checks its input."""
 
 import functools
 
@@ -24,8 +24,9 @@ from alexnet_jax.models.alexnet import intermediate_key
 RECIPES = ('paper', 'original', 'caffe', 'owt', 'torchvision')
 
 
-# The values are: the padding of conv1; k of LRN and the factor of its sum; whether LRN reads both towers;
-# whether the first LRN precedes ReLU; whether maps are normalised; the factor of dropout outside of training.
+# The values are: the padding of conv1; k and the factor of the sum in local response normalisation (LRN);
+# whether LRN reads both towers; whether the first LRN precedes ReLU; whether maps are normalised; and the
+# factor of dropout outside of training.
 KEYS = ('padding', 'lrn', 'across', 'linear_norm1', 'map_norm', 'keep')
 
 
@@ -39,7 +40,7 @@ REFERENCES = {
 
 
 def reference(params, x, *, padding, lrn, across, linear_norm1, map_norm, keep):
-  """Computes the logits, with a list entry for each tower."""
+  """Computes the logits with TensorFlow. Lists have an entry for each tower."""
   towers = len(params['conv1']['kernel'])
 
   def conv(xs, name, pads, stride=1):
@@ -80,8 +81,8 @@ def reference(params, x, *, padding, lrn, across, linear_norm1, map_norm, keep):
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
-def test_network_against_tensorflow(recipe):
-  """The logits are equal up to rounding, and change with any single setting."""
+def test_networks_agree_with_tensorflow(recipe):
+  """The logits are equal up to rounding, and any other value of a setting changes them."""
   model = narrow(recipe)
   params, x = visible_params(model), images(model)
   settings = dict(zip(KEYS, REFERENCES[recipe], strict=True))
@@ -89,11 +90,8 @@ def test_network_against_tensorflow(recipe):
   assert actual.dtype == jnp.float32
   assert relative_error(actual, reference(params, x, **settings)) < 1e-4
 
-  padding = {
-    (0, 3): (3, 0),
-    (0, 0): (1, 1),
-    (2, 2): (0, 3),
-  }  # other paddings that give 55x55 outputs
+  # The other paddings give outputs of 55x55 pixels too.
+  padding = {(0, 3): (3, 0), (0, 0): (1, 1), (2, 2): (0, 3)}
   others = {'padding': padding[settings['padding']], 'keep': 1.5 - settings['keep']}
   if settings['lrn']:
     k, alpha = settings['lrn']
@@ -105,7 +103,7 @@ def test_network_against_tensorflow(recipe):
     assert relative_error(actual, reference(params, x, **settings | {key: value})) > 1e-2, key
 
 
-def test_create_of_a_plain_config():
+def test_create_accepts_a_config_dict():
   """The public interface takes a ConfigDict and returns logits `[B, classes]`, without a mesh."""
   config = get('torchvision', model__width=1 / 16)
   module = create(config.model)
@@ -115,7 +113,7 @@ def test_create_of_a_plain_config():
   assert logits.shape == (3, 1000)  # num_classes 0 means 1000 here
 
 
-def test_bfloat16_network():
+def test_a_bfloat16_network_is_close_to_float32():
   model = narrow('original', width=1 / 16)
   half = narrow('original+bfloat16', width=1 / 16)
   params, x = visible_params(model), images(model)
@@ -149,22 +147,22 @@ def test_bfloat16_network():
     ('fc6.then', ('act', 'pool'), 'config.model.fc6.then'),
   ],
 )
-def test_bad_values(key, value, named):
+def test_invalid_values_are_refused(key, value, named):
   config = get(**{f'model__{key.replace(".", "__")}': value})
   with pytest.raises(UserError, match=named):
     create(config.model)
 
 
 @pytest.mark.parametrize('shape', [(2, 227, 227, 3), (2, 3, 224, 224), (224, 224, 3)])
-def test_bad_images(shape):
+def test_images_of_the_wrong_shape_are_refused(shape):
   model = narrow('paper', width=1 / 16)
   module = models.create(model)
   with pytest.raises(UserError, match='224, 224, 3'):
     module.apply({'params': visible_params(model)}, jnp.zeros(shape))
 
 
-def test_keys_of_intermediates():
-  """Each operation has the key of its layer, also where two layers have the same number."""
+def test_every_operation_has_its_own_intermediate_key():
+  """The key contains the name of the layer, because two layers can have the same number."""
   model = narrow('paper+conv6', width=1 / 16)
   outputs = layer_outputs(model, visible_params(model), images(model))
   for layer in model.layers[:-1]:

@@ -1,4 +1,4 @@
-"""The CIFAR-10 networks of the paper have the sizes of FACTS section 5."""
+"""The CIFAR-10 networks of the paper have the sizes of docs/FACTS.md section 5."""
 
 import pytest
 
@@ -28,21 +28,21 @@ def model(name):
     ('cifar10:conv_local_11pct', 1_116_490, (24, 12, 12, 6, 6, 6)),
   ],
 )
-def test_sizes(name, parameters, sides):
+def test_parameters_and_map_sizes(name, parameters, sides):
   """Pooling rounds up (FACTS section 5)."""
   rows = models.layer_table(model(name))
   assert sum(row['parameters'] for row in rows) == parameters
   assert tuple(row['output'][0] for row in rows if len(row['output']) == 3) == sides
 
 
-def test_multiply_adds_of_a_locally_connected_layer():
+def test_a_locally_connected_layer_has_one_multiply_add_per_weight():
   """Each weight of a locally connected layer is used once for each image."""
   rows = {row['layer']: row for row in models.layer_table(model('cifar10:conv_local_13pct'))}
   assert rows['local3']['macs'] == 6 * 6 * (3 * 3 * 64) * 32
   assert rows['conv2']['macs'] == 12 * 12 * (5 * 5 * 64) * 64
 
 
-def test_a_small_network_reads_back_and_compares(tmp_path):
+def test_unused_layers_do_not_matter_when_configs_are_compared(tmp_path):
   """Only the layers of the network count when two configs are compared."""
   config = config_lib.load_file('configs/cifar10.py:relu')
   back = config_lib.from_json(config_lib.to_json(config))

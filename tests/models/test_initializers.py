@@ -1,4 +1,4 @@
-"""The initial weights of every recipe have the distributions of FACTS section 1.5."""
+"""The initial weights of every recipe have the distributions of docs/FACTS.md section 1.5."""
 
 from helpers import (
   get,
@@ -12,7 +12,7 @@ import pytest
 from alexnet_jax import models
 
 NORMAL_INIT = {
-  # standard deviations and biases of conv1 ... conv5, fc6, fc7, fc8
+  # Each recipe has the standard deviations and the biases of conv1 to conv5, fc6, fc7 and fc8.
   'paper': ((0.01,) * 8, (0, 1, 0, 1, 1, 1, 1, 0)),
   'original': ((0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01), (0, 1, 0, 1, 1, 1, 1, 0)),
   'caffe': ((0.01,) * 5 + (0.005, 0.005, 0.01), (0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0)),
@@ -27,14 +27,14 @@ def initial_params(model, seed=0):
 
 
 @pytest.mark.parametrize('recipe', NORMAL_INIT)
-def test_normal_init(recipe):
+def test_weights_of_the_normal_initializer(recipe):
   params = initial_params(narrow(recipe, width=1 / 4, num_classes=1000))
   layers = get(recipe).model.layers
   assert set(params) == set(layers)
   deviations, biases = NORMAL_INIT[recipe]
   for layer, deviation, bias in zip(layers, deviations, biases, strict=True):
     kernel = params[layer]['kernel']
-    error = 4 / np.sqrt(2 * kernel.size)  # four standard deviations of a sample's deviation
+    error = 4 / np.sqrt(2 * kernel.size)  # four standard errors of the sample deviation
     np.testing.assert_allclose(kernel.std(), deviation, rtol=error, err_msg=layer)
     assert abs(kernel.mean()) < 4 * deviation / np.sqrt(kernel.size)
     # The distribution is not truncated: some draws lie beyond 3 standard deviations.
@@ -45,7 +45,7 @@ def test_normal_init(recipe):
 
 
 @pytest.mark.parametrize('towers', [1, 2])
-def test_torch_init(towers):
+def test_weights_of_the_torch_initializer(towers):
   """The distribution is U(-1/sqrt(fan_in), 1/sqrt(fan_in)); the fan-in does not count the tower axis."""
   model = narrow('torchvision', width=1 / 4, num_classes=1000, towers=towers)
   params = initial_params(model)

@@ -9,7 +9,7 @@ from alexnet_jax.models import keys, operations, spec
 from alexnet_jax.utils import schema
 
 
-def test_choices_are_those_of_the_network():
+def test_declared_values_are_those_of_the_network():
   assert keys.MODEL['activation'].choices == tuple(operations.ACTIVATIONS)
 
 
@@ -50,7 +50,7 @@ def test_every_key_of_a_recipe_is_declared(recipe):
     ('conv1', spec.conv(8, 3, ((1, 1), 1)), r'must be \(\(top, bottom\), \(left, right\)\)'),
   ],
 )
-def test_bad_layers(key, value, message):
+def test_invalid_layers_are_refused(key, value, message):
   model = get().model
   with model.ignore_type(), model.unlocked():
     model[key] = value

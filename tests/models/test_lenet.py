@@ -1,4 +1,4 @@
-"""LeNet-5 has the size of the paper of 1998 and one input channel."""
+"""LeNet-5 has the size that the paper of 1998 (LeCun et al.) states, and one input channel."""
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,19 @@ def model(name):
 @pytest.mark.parametrize(
   ('name', 'parameters', 'sides'),
   [
-    # The sum of C1 156, C3 2,416, C5 48,120, F6 10,164 and the output layer 850.
+    # The layers have 156 (C1), 2,416 (C3), 48,120 (C5), 10,164 (F6) and 850 (output) parameters. In the paper
+    # C stands for a convolution, S for subsampling and F for a fully connected layer.
     ('lenet:mnist', 61_706, (28, 14, 10, 5, 1)),
   ],
 )
-def test_sizes(name, parameters, sides):
-  """The sides are those of C1, S2, C3, S4 and C5."""
+def test_parameters_and_map_sizes(name, parameters, sides):
+  """The sides are those of the maps of C1, S2, C3, S4 and C5."""
   rows = models.layer_table(model(name))
   assert sum(row['parameters'] for row in rows) == parameters
   assert tuple(row['output'][0] for row in rows if len(row['output']) == 3) == sides
 
 
-def test_gray_networks_see_the_mean_of_the_channels():
+def test_gray_networks_use_the_mean_of_the_channels():
   """Exchanging the colour channels does not change the logits."""
   module = models.create(model('lenet:mnist'))
   x = np.random.default_rng(2).normal(size=(3, 28, 28, 3)).astype(np.float32)

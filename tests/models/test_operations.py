@@ -1,4 +1,4 @@
-"""The operations that follow the weights of a layer; tests/models/test_towers.py tests normalisations."""
+"""The activation and dropout operations of a layer. test_towers.py tests the normalisations."""
 
 import functools
 
@@ -20,8 +20,8 @@ from alexnet_jax.models import operations
 from alexnet_jax.models.operations import ACTIVATIONS
 
 
-def test_tanh():
-  """Every activation is tanh."""
+def test_tanh_replaces_every_activation():
+  """The value of every activation is the tanh of its input."""
   model = narrow('paper+tanh', width=1 / 16)
   params, x = visible_params(model), images(model)
   outputs = layer_outputs(model, params, x)
@@ -31,14 +31,14 @@ def test_tanh():
       np.testing.assert_allclose(after, np.tanh(before), atol=1e-5)
 
 
-def test_scaled_tanh():
+def test_scaled_tanh_keeps_one_and_minus_one():
   """The function is 1 at 1 and -1 at -1 (LeCun et al. 1998, appendix A)."""
   y = ACTIVATIONS['scaled_tanh'](jnp.asarray([-1.0, 0.0, 1.0, 100.0]))
   np.testing.assert_allclose(y, [-1, 0, 1, 1.7159], atol=1e-4)
 
 
 def train_function(model):
-  """Returns compiled `f(params, x, rows, seed) -> logits` with dropout."""
+  """Returns a compiled function `f(params, x, rows, seed)` that returns the logits with dropout."""
   module = models.create(model)
   return jax.jit(
     lambda params, x, rows, seed: module.apply(
@@ -47,7 +47,7 @@ def train_function(model):
   )
 
 
-def test_training_is_repeatable_row_by_row():
+def test_dropout_depends_only_on_seed_and_row():
   model = narrow('paper', width=1 / 16)
   params, x = visible_params(model), images(model, batch=6)
   train = train_function(model)
@@ -57,7 +57,8 @@ def test_training_is_repeatable_row_by_row():
   assert relative_error(train(params, x[some], some, 0), logits[some]) < 1e-5
   assert relative_error(train(params, x[some], some - 1, 0), logits[some]) > 1e-2
   assert relative_error(train(params, x, np.arange(6), 1), logits) > 1e-2
-  assert relative_error(train(params, x, None, 0), logits) < 1e-5  # rows 0 ... B-1
+  # Without rows, the rows are 0 to B - 1 for a batch of B.
+  assert relative_error(train(params, x, None, 0), logits) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -65,11 +66,12 @@ def test_training_is_repeatable_row_by_row():
   [
     ('paper', {'fc6/dropout': 'fc6/act', 'fc7/dropout': 'fc7/act'}),  # after fc6 and fc7
     ('caffe', {'fc6/dropout': 'fc6/act', 'fc7/dropout': 'fc7/act'}),
-    ('torchvision', {'conv5/dropout': 'conv5/pool', 'fc6/dropout': 'fc6/act'}),  # before them
+    # Here dropout comes before fc6 and fc7.
+    ('torchvision', {'conv5/dropout': 'conv5/pool', 'fc6/dropout': 'fc6/act'}),
   ],
 )
-def test_where_dropout_acts(variant, inputs):
-  """Dropout follows the right operations, scales as it should, and has a mask for each layer and tower."""
+def test_dropout_follows_the_right_operations(variant, inputs):
+  """It scales as the recipe requires, and has a separate mask for each layer and tower."""
   model = narrow(variant, width=1 / 4)
   params, x = visible_params(model), images(model, batch=2)
   module = models.create(model)
@@ -80,7 +82,7 @@ def test_where_dropout_acts(variant, inputs):
   outputs = {name: out[0] for name, out in state['intermediates'].items()}
   assert {name for name in outputs if name.endswith('/dropout')} == inputs.keys()
   scale = 2.0 if model.dropout.inverted else 1.0
-  masks = []  # of each layer, tower and row
+  masks = []  # (active units, mask) of each layer, tower and row
   for after, before in inputs.items():
     for x, y in zip(outputs[before], outputs[after], strict=True):
       live = np.asarray(x) > 0
@@ -105,8 +107,8 @@ def test_no_dropout():
 
 
 @pytest.mark.parametrize(('first_tower', 'local'), [(0, 2), (1, 1)])
-def test_dropout_keys(first_tower, local):
-  """The keys follow the formula that makes runs repeatable, with five places for each layer."""
+def test_dropout_keys_follow_their_formula(first_tower, local):
+  """The formula, with five numbers reserved for each layer, keeps the masks of earlier runs."""
   seed, rows = jax.random.key(3), jnp.asarray([0, 7])
   keys = operations.dropout_keys(
     operations.row_keys(seed, rows),

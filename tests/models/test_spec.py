@@ -1,4 +1,4 @@
-"""The descriptions of layers, and the functions of their names."""
+"""The descriptions of layers, and the functions that interpret layer names."""
 
 from helpers import get
 import pytest
@@ -15,7 +15,7 @@ def test_padding():
   ('name', 'number', 'is_dense', 'is_local'),
   [('conv1', '1', False, False), ('local3', '3', False, True), ('fc10', '10', True, False)],
 )
-def test_names(name, number, is_dense, is_local):
+def test_layer_names_are_interpreted(name, number, is_dense, is_local):
   assert spec.number(name) == number
   assert spec.is_dense(name) == is_dense and spec.is_local(name) == is_local
 
@@ -32,8 +32,8 @@ def test_features_per_tower(features, width, towers, expected):
   assert spec.features_per_tower(features, width, towers) == expected
 
 
-def test_replace_layers():
-  """All keys that describe no layer keep their values."""
+def test_replace_layers_keeps_other_keys():
+  """Keys that do not describe a layer keep their values."""
   model = get('paper', model__dropout__rate=0.25).model
   spec.replace_layers(model, cifar.four_layers())
   assert model.layers == ('conv1', 'conv2', 'conv3', 'fc4')

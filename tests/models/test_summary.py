@@ -1,4 +1,4 @@
-"""The table of layers has the published shapes, parameters and multiply-adds; kernels have their shapes."""
+"""The table of layers has the published shapes, parameters and multiply-adds."""
 
 from helpers import get, shapes
 import jax
@@ -14,7 +14,7 @@ TWO_TOWERS = ('paper', 'original', 'caffe')
 
 
 def table(variant, **overrides):
-  """Returns the rows of `layer_table` by the name of their layer."""
+  """Returns the rows of `layer_table`, keyed by the name of the layer."""
   return {row['layer']: row for row in models.layer_table(get(variant, **overrides).model)}
 
 
@@ -34,16 +34,17 @@ def total(variant, key, **overrides):
     ('original+one_gpu', 59_798_312, 391_514_384),
     ('original+conv6', 61_555_304, 745_640_480),
     ('paper+no_norm', 60_965_224, 724_406_816),
-    ('paper+no_communication', 60_714_408, 724_323_872),  # net 150 (FACTS section 7)
+    # This is net 150 of docs/FACTS.md section 7.
+    ('paper+no_communication', 60_714_408, 724_323_872),
   ],
 )
-def test_totals(variant, parameters, macs):
+def test_totals_of_parameters_and_multiply_adds(variant, parameters, macs):
   assert total(variant, 'parameters') == parameters
   assert total(variant, 'macs') == macs
 
 
-def test_totals_of_the_2009_net():
-  """The network of 2009 has 10,184 classes and six convolutions."""
+def test_totals_of_the_network_of_2009():
+  """It has 10,184 classes and six convolutions."""
   assert total('original+conv6', 'parameters', model__num_classes=10_184) == 99_182_152
   assert total('original+conv6', 'macs', model__num_classes=10_184) == 783_258_144
 
@@ -61,7 +62,7 @@ PAPER_LAYERS = {
 
 
 @pytest.mark.parametrize('variant', TWO_TOWERS)
-def test_layers(variant):
+def test_layers_of_two_towers(variant):
   rows = table(variant)
   found = {name: (rows[name]['parameters'], rows[name]['macs']) for name in PAPER_LAYERS}
   assert found == PAPER_LAYERS
@@ -87,14 +88,14 @@ def test_layers_of_one_tower(variant):
   assert sides == [55, 27, 27, 13, 13, 13, 13, 6]
 
 
-def test_one_gpu_layers():
+def test_layers_of_the_one_gpu_network():
   """Only conv1 to conv4 are halved, which keeps the number of parameters similar (paper, footnote 2)."""
   expected = (17_472, 153_728, 221_376, 331_968, 442_624, 37_752_832, 16_781_312, 4_097_000)
   rows = table('paper+one_gpu')
   assert tuple(rows[name]['parameters'] for name in PAPER_LAYERS) == expected
 
 
-def test_parameter_shapes():
+def test_parameters_have_a_tower_axis():
   """All parameters but the last bias have a leading tower axis."""
   params = shapes(FrozenConfigDict(get().model))['params']
   assert jax.tree.map(lambda leaf: leaf.shape, params) == {
@@ -115,14 +116,16 @@ def test_parameter_shapes():
   [
     ('paper+one_gpu', 'conv3', (1, 3, 3, 128, 192)),
     ('torchvision', 'conv2', (1, 5, 5, 64, 192)),
-    ('paper+conv6', 'conv6', (2, 3, 3, 256, 128)),  # the second layer that reads both towers
-    ('paper+no_conv3', 'conv4', (2, 3, 3, 256, 192)),  # reads both towers in place of conv3
+    ('paper+conv6', 'conv6', (2, 3, 3, 256, 128)),  # conv6 also reads both towers
+    # conv4 reads both towers, as conv3 does otherwise.
+    ('paper+no_conv3', 'conv4', (2, 3, 3, 256, 192)),
     ('paper+no_conv4', 'conv5', (2, 3, 3, 192, 128)),
-    ('paper+no_conv5', 'fc6', (2, 13_824, 2048)),  # 6 x 6 x 384, pooled after conv4
+    # fc6 reads 6 x 6 x 384 values, which are pooled after conv4.
+    ('paper+no_conv5', 'fc6', (2, 13_824, 2048)),
     ('paper+no_overlap', 'fc6', (2, 9216, 2048)),
   ],
 )
-def test_kernel_shapes_of_choices(variant, layer, kernel):
+def test_kernel_shapes_with_overrides(variant, layer, kernel):
   params = shapes(FrozenConfigDict(get(variant).model))['params']
   assert params[layer]['kernel'].shape == kernel
   assert ('conv6' in params) == ('conv6' in variant)
@@ -130,8 +133,8 @@ def test_kernel_shapes_of_choices(variant, layer, kernel):
   assert not removed & params.keys()
 
 
-def test_no_overlap_geometry():
-  """With 2x2 pooling, other paddings keep fc6 at 6x6 pixels, as in net 147 (FACTS section 1.2)."""
+def test_the_geometry_without_overlapping_pooling():
+  """With 2x2 pooling, other paddings keep the input of fc6 at 6x6 pixels (net 147, FACTS section 1.2)."""
   sides = [
     row['output'][0] for row in table('paper+no_overlap').values() if len(row['output']) == 3
   ]
@@ -148,13 +151,13 @@ def test_no_overlap_geometry():
   }
 
 
-def test_width():
-  """A width of 0.5 halves the features of every layer but the last."""
+def test_width_scales_all_layers_but_the_last():
+  """A width of 0.5 halves their features."""
   outputs = {name: row['output'][-1] for name, row in table('paper', model__width=0.5).items()}
   assert [outputs[name] for name in PAPER_LAYERS] == [48, 128, 192, 192, 128, 2048, 2048, 1000]
 
 
-def test_too_small_an_input():
+def test_a_too_small_input_is_refused():
   with pytest.raises(
     UserError, match='input_size=30 is too small: the maps at conv5 have no pixels'
   ):

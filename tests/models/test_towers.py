@@ -38,7 +38,7 @@ def changed_maps(variant, layer, tower, **overrides):
 
 @pytest.mark.parametrize('variant', ['paper', 'original'])
 @pytest.mark.parametrize('tower', [0, 1])
-def test_towers_are_apart_before_conv3(variant, tower):
+def test_towers_are_independent_before_conv3(variant, tower):
   changed = changed_maps(variant, 'conv1', tower)
   operations = ('norm', 'act', 'pool')
   before = {'conv1', 'conv2', *(f'{layer}/{x}' for layer in ('conv1', 'conv2') for x in operations)}
@@ -65,13 +65,13 @@ def test_conv4_and_conv5_stay_in_their_tower():
   ('variant', 'perturbed', 'meeting'),
   [('paper+no_conv3', 'conv2', 'conv4'), ('paper+conv6', 'conv5', 'conv6')],
 )
-def test_other_meeting_places(variant, perturbed, meeting):
+def test_other_networks_exchange_outputs_in_other_layers(variant, perturbed, meeting):
   changed = changed_maps(variant, perturbed, 0)
   assert not changed[perturbed][1].any() and changed[meeting][1].any()
 
 
-def test_norm_over_all_maps_crosses_the_border():
-  """Caffe's window of five maps covers two maps of the other tower, and no more."""
+def test_normalisation_over_all_maps_reads_the_other_tower():
+  """Caffe's window of five maps covers exactly two maps of the other tower."""
   changed = changed_maps('caffe', 'conv1', 0)
   assert not changed['conv1/act'][1].any()
   assert changed['conv1/norm'][1].tolist() == [True, True, False, False, False, False]
@@ -79,7 +79,7 @@ def test_norm_over_all_maps_crosses_the_border():
   assert changed['conv1/norm'][0].tolist() == [False, False, False, False, True, True]
 
 
-def test_batch_norm():
+def test_batch_norm_updates_and_uses_running_moments():
   """Training uses the moments of the batch and updates the running moments, which evaluation uses."""
   model = narrow('paper+batch_norm+no_dropout', width=1 / 16)
   x = images(model, batch=4)

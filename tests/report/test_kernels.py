@@ -1,4 +1,4 @@
-"""The kernels of the first layer and their colour share, against values computed by hand."""
+"""The kernels of the first layer and their colour share agree with values computed by hand."""
 
 import numpy as np
 import pytest

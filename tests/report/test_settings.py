@@ -1,4 +1,4 @@
-"""The settings that a report shows."""
+"""The settings in a report, and their differences from the recipe."""
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.config import recipes
@@ -6,22 +6,22 @@ from alexnet_jax.evaluation.evaluate import Trained
 from alexnet_jax.report import settings
 
 
-def test_differences():
+def test_differences_from_the_recipe():
   """A changed key is a difference; an unknown recipe is compared with `paper`."""
   config = config_lib.load_file('cifar10:relu')
   assert settings.differences(config) == ('cifar10:relu', [])
   config.optim.rate = 0.5
   assert settings.differences(config) == ('cifar10:relu', [('optim.rate', '0.5', '0.001')])
   config = recipes.get('original+no_norm')
-  config.model.conv6.features = 3  # a layer that this network does not have
+  config.model.conv6.features = 3  # this network has no conv6
   assert settings.differences(config) == ('original+no_norm', [])
   config.recipe = 'mine'
   name, rows = settings.differences(config)
   assert name == 'paper' and ('model.norm', 'none', 'lrn') in rows
 
 
-def test_chosen_by_the_images_of_the_report():
-  """This holds only for the best checkpoint of a run that was evaluated on the same images."""
+def test_whether_the_checkpoint_was_selected_on_the_images_of_the_report():
+  """It is true only for the best checkpoint of a run that was evaluated on the same images."""
   config = config_lib.load_file('quickstart')
 
   def chosen(which='best', source='elpv', **errors):

@@ -1,4 +1,4 @@
-"""A run, a folder of images and their features, for the tests of alexnet_jax.serve."""
+"""A run, images and their features for the tests of alexnet_jax.serve."""
 
 import helpers
 import numpy as np
@@ -13,7 +13,7 @@ from alexnet_jax.inference import features as features_lib
 
 @pytest.fixture(scope='session')
 def run(tmp_path_factory):
-  """A workdir, a folder of eight images, and their features."""
+  """A folder with a workdir, eight images, and the features of the images."""
   folder = tmp_path_factory.mktemp('serve')
   helpers.untrained_run(tiny_config(data__synthetic__classes=7), folder / 'run')
   rng = np.random.default_rng(0)

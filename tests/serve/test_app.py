@@ -1,4 +1,4 @@
-"""The page over HTTP and in a browser: what it answers, and what it refuses."""
+"""The server answers and refuses requests over HTTP, and its page works in a browser."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +40,7 @@ def client(run):
   return TestClient(app.create_app(network, MIB << 20, ['localhost']), 'http://localhost')
 
 
-def test_it_says_what_predict_says(run, client):
+def test_predictions_are_those_of_mode_predict(run, client):
   path = run / 'images' / '2.png'
   answer = client.post('/predict', content=path.read_bytes()).json()
   expected = predict.predict(config_lib.load_workdir(run / 'run'), run / 'run', [str(path)])
@@ -71,7 +71,7 @@ def test_neighbours_are_the_nearest_by_distance(run, client):
   assert np.abs(difference).mean() < 20  # two different images differ by 85; JPEG blurs colours
 
 
-def test_it_refuses_what_it_should(client):
+def test_invalid_requests_are_refused(client):
   big = io.BytesIO()
   Image.new('RGB', (300, 200)).save(big, 'PNG')
   for data, status, words in (
@@ -89,7 +89,7 @@ def test_it_refuses_what_it_should(client):
   assert client.get('/', headers={'host': 'evil.example'}).status_code == 400
 
 
-def test_pages_let_nothing_in_from_elsewhere(client):
+def test_pages_have_a_content_security_policy(client):
   for path in ('/', '/page.css', '/page.js', '/about', '/kernels.png'):
     answer = client.get(path)
     assert answer.status_code == 200
@@ -99,8 +99,8 @@ def test_pages_let_nothing_in_from_elsewhere(client):
   assert 'innerHTML' not in client.get('/page.js').text
 
 
-def test_an_upload_without_end_is_cut_off(client):
-  """The server reads no further than the limit."""
+def test_an_endless_upload_is_cut_off(client):
+  """The server stops reading at its limit."""
   sent = 0
 
   async def receive():
@@ -136,7 +136,7 @@ def test_an_upload_without_end_is_cut_off(client):
     (['--workdir=RUN', '--port=70000'], '--port=70000 cannot be listened on'),
   ],
 )
-def test_mistakes(run, tmp_path, monkeypatch, capsys, args, message):
+def test_invalid_arguments_are_refused(run, tmp_path, monkeypatch, capsys, args, message):
   monkeypatch.chdir(tmp_path)
   with np.load(run / 'x.npz') as file:
     arrays = dict(file)
@@ -152,7 +152,7 @@ def test_mistakes(run, tmp_path, monkeypatch, capsys, args, message):
 
 @contextlib.contextmanager
 def start_server(run):
-  """Starts the real command; yields the process and its address."""
+  """Starts the server with its command, and yields the process and its address."""
   args = [f'--workdir={run / "run"}', f'--features={run / "x.npz"}', '--port=0']
   line, env = command('--mode=serve', *args)
   process = subprocess.Popen(
@@ -170,19 +170,19 @@ def start_server(run):
 
 @pytest.fixture(scope='module')
 def server(run):
-  """The process of the real command, and its address."""
+  """The process of the server, and its address."""
   with start_server(run) as started:
     yield started
 
 
 def memory(process, field):
-  """A memory size of a process in bytes: `VmRSS` now, or `VmHWM` at its peak."""
+  """Returns the memory of a process in bytes: the current size (`VmRSS`) or the peak (`VmHWM`)."""
   with open(f'/proc/{process.pid}/status') as file:
     return 1024 * int(re.search(rf'{field}:\s+(\d+) kB', file.read())[1])
 
 
 def post(address, data, **headers):
-  """Posts an image; returns the status, the headers and the JSON of the answer."""
+  """Posts an image, and returns the status, the headers and the JSON of the answer."""
   request = urllib.request.Request(f'{address}predict', data, headers)
   try:
     with urllib.request.urlopen(request, timeout=120) as answer:
@@ -191,8 +191,8 @@ def post(address, data, **headers):
     return error.code, error.headers, json.loads(error.read())
 
 
-def post_patiently(address, data):
-  """Posts an image again as long as the server is busy, as the page does."""
+def post_until_accepted(address, data):
+  """Posts an image, and repeats the request while the server is busy, as the page does."""
   while True:
     status, headers, answer = post(address, data)
     if status != 503:
@@ -201,7 +201,7 @@ def post_patiently(address, data):
 
 
 def open_upload(address):
-  """A connection that has sent a part of an upload."""
+  """Returns a connection over which a part of an upload has been sent."""
   url = urllib.parse.urlsplit(address)
   connection = socket.create_connection((url.hostname, url.port))
   head = f'POST /predict HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 100000\r\n\r\n'
@@ -211,16 +211,16 @@ def open_upload(address):
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='needs /proc')
 def test_thirty_large_images_at_once_take_less_than_a_gigabyte(run, server):
-  """Each is a PNG of 160 KB and 7000x7000 pixels; another visitor gets the same answers as before."""
+  """Each is a PNG file of 160 KB with 7000x7000 pixels. Another visitor gets the same answers as before."""
   process, address = server
   file = io.BytesIO()
   Image.new('RGB', (7000, 7000), (9, 9, 9)).save(file, 'PNG')
-  honest = (run / 'images' / '2.png').read_bytes()
-  before = post(address, honest)[2]
+  ordinary = (run / 'images' / '2.png').read_bytes()
+  before = post(address, ordinary)[2]
   idle = memory(process, 'VmRSS')
   with ThreadPoolExecutor(31) as pool:
     attack = [pool.submit(post, address, file.getvalue()) for _ in range(30)]
-    visitor = pool.submit(post_patiently, address, honest)
+    visitor = pool.submit(post_until_accepted, address, ordinary)
     answers = [one.result() for one in attack]
     assert visitor.result() == (200, before)
   assert memory(process, 'VmHWM') - idle < 1e9
@@ -228,24 +228,24 @@ def test_thirty_large_images_at_once_take_less_than_a_gigabyte(run, server):
   assert statuses == {200, 503}
   assert all(int(headers['Retry-After']) > 0 for status, headers, _ in answers if status == 503)
   assert len({json.dumps(answer) for status, _, answer in answers if status == 200}) == 1
-  assert post(address, honest)[2] == before
+  assert post(address, ordinary)[2] == before
 
 
 def test_a_page_of_another_site_may_not_post(run, server):
-  honest = (run / 'images' / '2.png').read_bytes()
-  status, _, answer = post(server[1], honest, Origin='http://evil.example')
+  ordinary = (run / 'images' / '2.png').read_bytes()
+  status, _, answer = post(server[1], ordinary, Origin='http://evil.example')
   assert status == 403 and 'another site' in answer['error']
-  assert post(server[1], honest, Origin=server[1].rstrip('/'))[0] == 200
+  assert post(server[1], ordinary, Origin=server[1].rstrip('/'))[0] == 200
 
 
-def test_an_aborted_upload_leaves_the_server_alone(run, server):
-  """`test_sigterm_ends_the_server` checks that it printed no traceback."""
+def test_the_server_survives_an_aborted_upload(run, server):
+  """`test_sigterm_ends_the_server` checks that the server printed no traceback."""
   for _ in range(3):
     open_upload(server[1]).close()
   assert post(server[1], (run / 'images' / '2.png').read_bytes())[0] == 200
 
 
-def test_sigterm_ends_a_server_with_an_upload_under_way(run):
+def test_sigterm_ends_a_server_during_an_upload(run):
   with start_server(run) as (process, address), open_upload(address):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
@@ -254,15 +254,15 @@ def test_sigterm_ends_a_server_with_an_upload_under_way(run):
 
 
 @pytest.mark.parametrize('phone', [False, True])
-def test_in_a_browser(run, server, phone):
-  """An image is dropped and classified; markup in a name stays text; nothing is wider than the screen."""
+def test_the_page_classifies_an_image_in_a_browser(run, server, phone):
+  """Markup in a file name is shown as text, and nothing is wider than the screen."""
   with open_chromium() as browser:
     size = {'width': 360, 'height': 740} if phone else {'width': 1100, 'height': 800}
     page = browser.new_page(viewport=size, color_scheme='dark' if phone else 'light')
-    wrong = []
-    page.on('pageerror', lambda error: wrong.append(str(error)))
-    page.on('console', lambda said: wrong.append(said.text) if said.type == 'error' else None)
-    page.on('dialog', lambda dialog: (wrong.append('an alert'), dialog.dismiss()))
+    problems = []
+    page.on('pageerror', lambda error: problems.append(str(error)))
+    page.on('console', lambda entry: problems.append(entry.text) if entry.type == 'error' else None)
+    page.on('dialog', lambda dialog: (problems.append('an alert'), dialog.dismiss()))
     page.goto(server[1])
     data = (run / 'images' / MARKUP_NAME).read_bytes()
     if phone:
@@ -297,12 +297,12 @@ def test_in_a_browser(run, server, phone):
     page.wait_for_selector('#message.wrong')
     assert 'not a readable image' in page.locator('#message').inner_text()
     assert page.locator('#bars li').count() == 0
-    # Browsers write the status 422 to their console.
-    assert [text for text in wrong if '422' not in text] == []
+    # A browser reports the status 422 in its console.
+    assert [text for text in problems if '422' not in text] == []
 
 
 def test_sigterm_ends_the_server(server):
-  """SIGTERM ends the server like Ctrl-C, with its line of JSON. This test runs after those in a browser."""
+  """SIGTERM has the effect of Ctrl-C: the server prints its JSON. This test runs after those in a browser."""
   process, address = server
   process.send_signal(signal.SIGTERM)
   out, err = process.communicate(timeout=60)
@@ -310,6 +310,6 @@ def test_sigterm_ends_the_server(server):
   assert json.loads(out) == {'address': address} and 'Traceback' not in err
 
 
-def test_other_pages_may_not_ask_where_anybody_can_listen():
+def test_loopback_addresses_are_recognised():
   assert app._is_loopback('127.0.0.9') and app._is_loopback('::1') and app._is_loopback('localhost')
   assert not app._is_loopback('0.0.0.0') and not app._is_loopback('example.org')

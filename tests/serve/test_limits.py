@@ -1,4 +1,4 @@
-"""The limits of the server: origin, size, time and number of uploads."""
+"""The server limits the origin, the size, the duration and the number of uploads."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from alexnet_jax.serve import limits
 
 
 class Request:
-  """A request whose body comes in parts, after a pause before each."""
+  """A request whose body arrives in parts, with a pause before each."""
 
   def __init__(self, parts, seconds=0.0):
     self._parts, self._seconds = parts, seconds
@@ -30,7 +30,7 @@ class Request:
     {'sec-fetch-site': 'none'},
   ],
 )
-def test_own_pages_and_programs_are_allowed(headers):
+def test_requests_of_own_pages_and_programs_are_allowed(headers):
   limits.check_origin({'host': 'localhost:8000'} | headers)
 
 
@@ -45,13 +45,13 @@ def test_own_pages_and_programs_are_allowed(headers):
     {'sec-fetch-site': 'same-site', 'origin': 'http://localhost:8000'},
   ],
 )
-def test_pages_of_other_sites_are_refused(headers):
+def test_requests_of_other_sites_are_refused(headers):
   with pytest.raises(limits.Refused, match='another site') as refused:
     limits.check_origin({'host': 'localhost:8000'} | headers)
   assert refused.value.status == 403
 
 
-def test_only_a_few_uploads_at_a_time():
+def test_the_number_of_simultaneous_uploads_is_limited():
   bound = limits.Limits(10)
   entered = [bound.upload() for _ in range(limits.MAX_UPLOADS)]
   for one in entered:
@@ -62,7 +62,7 @@ def test_only_a_few_uploads_at_a_time():
   entered[0].__exit__(None, None, None)
   with bound.upload(), pytest.raises(limits.Refused), bound.upload():
     pass
-  with bound.upload():  # a refused upload took nothing
+  with bound.upload():  # a refused upload does not count
     pass
 
 
@@ -82,7 +82,7 @@ def test_a_slow_upload_is_cut_off(monkeypatch):
   assert refused.value.status == 408
 
 
-def test_the_body_of_a_refused_request_is_dropped_up_to_the_limit(monkeypatch):
+def test_the_body_of_a_refused_request_is_read_up_to_the_limit(monkeypatch):
   request = Request([b'12345'] * 9)
   asyncio.run(limits.discard(request, 12))
   assert request.received == 3

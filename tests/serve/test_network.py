@@ -1,4 +1,4 @@
-"""The network of the page: kernels, features, and one image at a time."""
+"""The network of the server: its kernels, its features, and its answers for single images."""
 
 import concurrent.futures
 import io
@@ -20,11 +20,12 @@ def network(run):
   return Network(config, run / 'run', features=str(run / 'x.npz'))
 
 
-def test_kernels_are_those_of_both_towers(run, network):
+def test_the_picture_of_kernels_shows_both_towers(run, network):
   with Image.open(io.BytesIO(network.kernels())) as picture:
     pixels = np.asarray(picture)
   params = helpers.visible_params(config_lib.load_workdir(run / 'run').model)
-  kernel = params['conv1']['kernel'][1, :, :, :, 0]  # the second tower's first follows three
+  # This is the first kernel of the second tower. In the picture, three kernels of the first tower precede it.
+  kernel = params['conv1']['kernel'][1, :, :, :, 0]
   grey = np.round(255 * (0.5 + 0.5 * kernel / np.abs(kernel).max()))
   tile = pixels[:55:5, 3 * 60 : 3 * 60 + 55 : 5]
   np.testing.assert_allclose(tile, grey, atol=1)
@@ -50,7 +51,7 @@ def test_a_network_without_features(run):
     network.neighbour(0)
 
 
-def test_damaged_features(tmp_path):
-  (tmp_path / 'x.npz').write_bytes(b'PK\x03\x04 torn')
+def test_damaged_features_are_refused(tmp_path):
+  (tmp_path / 'x.npz').write_bytes(b'PK\x03\x04 damaged')
   with pytest.raises(UserError, match='cannot be read'):
     Features(str(tmp_path / 'x.npz'), 0)

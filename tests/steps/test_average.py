@@ -1,4 +1,4 @@
-"""The moving average (EMA) of the parameters: its arithmetic, meshes, resume, and the modes that use it."""
+"""The exponential moving average (EMA) of the parameters: formula, meshes, resuming, and its use."""
 
 import json
 
@@ -35,15 +35,15 @@ def state_of(workdir, step):
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
   folder = tmp_path_factory.mktemp('whole')
   train(averaging_config(train__steps=5, eval__weights='ema'), folder)
   return folder
 
 
-def test_the_average_follows_its_formula(whole):
+def test_the_average_follows_its_formula(uninterrupted):
   for step in range(2, 6):
-    before, after = state_of(whole, step - 1), state_of(whole, step)
+    before, after = state_of(uninterrupted, step - 1), state_of(uninterrupted, step)
     share = np.float32(1 - min(DECAY, step / (step + 9)))
     expected = jax.tree.map(lambda a, p, share=share: a + share * (p - a), before.ema, after.params)
     chex.assert_trees_all_close(after.ema, expected, rtol=1e-6, atol=1e-8)
@@ -51,10 +51,10 @@ def test_the_average_follows_its_formula(whole):
 
 
 @pytest.mark.parametrize('mesh', [(1, 1), (2, 2)])
-def test_a_resumed_run_continues_the_average(whole, tmp_path, mesh):
+def test_a_resumed_run_continues_the_average(uninterrupted, tmp_path, mesh):
   train(averaging_config(train__steps=2), tmp_path)
   train(averaging_config(train__steps=5, mesh=mesh), tmp_path)
-  found, expected = state_of(tmp_path, 5).ema, state_of(whole, 5).ema
+  found, expected = state_of(tmp_path, 5).ema, state_of(uninterrupted, 5).ema
   if mesh == (1, 1):
     chex.assert_trees_all_equal(found, expected)
   else:
@@ -62,27 +62,32 @@ def test_a_resumed_run_continues_the_average(whole, tmp_path, mesh):
 
 
 @pytest.mark.long
-def test_eval_weights_selects_the_average(whole, tmp_path, capsys):
+def test_eval_weights_selects_the_average(uninterrupted, tmp_path, capsys):
   """`eval.weights` decides for evaluation during training, `--mode=eval` and exports."""
-  rows = [json.loads(line) for line in (whole / 'metrics.jsonl').read_text().splitlines()]
+  rows = [json.loads(line) for line in (uninterrupted / 'metrics.jsonl').read_text().splitlines()]
   logged = [row['val/loss'] for row in rows if 'val/loss' in row][-1]
   losses = {}
   for weights in ('ema', 'last'):
-    args = ['--mode=eval', f'--workdir={whole}', f'--config.eval.weights={weights}']
+    args = ['--mode=eval', f'--workdir={uninterrupted}', f'--config.eval.weights={weights}']
     assert main_lib.main([*args, '--checkpoint=latest']) == 0
     losses[weights] = json.loads(capsys.readouterr().out)['loss']
   assert losses['ema'] == pytest.approx(logged, rel=1e-5)
   assert losses['last'] != losses['ema']
   out = tmp_path / 'net.safetensors'
-  args = [f'--workdir={whole}', '--checkpoint=latest', '--format=safetensors', f'--output={out}']
+  args = [
+    f'--workdir={uninterrupted}',
+    '--checkpoint=latest',
+    '--format=safetensors',
+    f'--output={out}',
+  ]
   assert main_lib.main(['--mode=export', *args]) == 0
   args = [f'--workdir={tmp_path / "run"}', '--format=safetensors', f'--weights={out}']
   assert main_lib.main(['--mode=import', *args]) == 0
   imported = evaluate.load(tmp_path / 'run', 'best', config_lib.load_workdir(tmp_path / 'run'))
-  chex.assert_trees_all_equal(jax.device_get(imported.model.params), state_of(whole, 5).ema)
+  chex.assert_trees_all_equal(jax.device_get(imported.model.params), state_of(uninterrupted, 5).ema)
 
 
-def test_a_run_without_an_average(tmp_path):
+def test_the_average_of_a_run_without_one_is_refused(tmp_path):
   train(tiny_config(train__steps=1), tmp_path)
   assert not (tmp_path / 'checkpoints' / '1' / 'ema').exists()
   config = config_lib.load_workdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Statistics of layers: correct, equal on every mesh, and without effect on the run."""
+"""Statistics of layers are correct, are equal on every mesh, and do not change the run."""
 
 import functools
 
@@ -31,10 +31,10 @@ def diagnose(variant, mesh_shape, layers=LAYERS, **overrides):
   return config, jax.device_get(state), jax.device_get(found)
 
 
-def test_against_numpy():
-  """Without dropout and augmentation, the statistics equal those of the plain network.
+def test_statistics_agree_with_numpy():
+  """Without dropout and augmentation, the statistics equal those of the network at test time.
 
-  The network has conv6 and fc6, whose operations share a number.
+  The network has the layers conv6 and fc6, which have the same number.
   """
   layers = ('conv1', 'conv3', 'conv6', 'fc6', 'fc8')
   plain = {'augment__crop': 'centre', 'augment__flip': False, 'augment__colour': 0.0}
@@ -76,7 +76,7 @@ def test_statistics_do_not_depend_on_the_mesh(variant, mesh, parallelism):
 
 
 def test_norms_of_gradient_and_update():
-  """After a first step without momentum the update is the rate times the gradient before it."""
+  """The update of the first step is the rate times the gradient."""
   config, state, before = diagnose('paper', (1, 1))
   mesh = mesh_lib.make_mesh(config)
   batch, statistics = inputs()

@@ -1,4 +1,4 @@
-"""The optimizer: the update rule of the paper computed by hand, decay, frozen layers and rates by layer."""
+"""The optimizer: the update rule of the paper in NumPy, weight decay, frozen layers and rates by layer."""
 
 import chex
 from helpers import get
@@ -14,7 +14,7 @@ STEPS, DROP = 30, 12
 
 
 def problem(seed=0):
-  """Parameters of three layers with a tower axis, and a gradient for each step."""
+  """Returns parameters of three layers with a tower axis, and a gradient for each step."""
   rng = np.random.default_rng(seed)
   shapes = {
     'conv1': {'kernel': (2, 3, 3, 3, 4), 'bias': (2, 4)},  # biases are two-dimensional
@@ -32,7 +32,7 @@ def problem(seed=0):
 
 
 def run(config, params, gradients, rates_at):
-  """Parameters and velocity after every step of `paper_sgd`."""
+  """Returns parameters and velocity after every step of `paper_sgd`."""
   transform = optimizer.paper_sgd(config)
   state = transform.init(params)
 
@@ -50,7 +50,7 @@ def run(config, params, gradients, rates_at):
 
 
 def paper_by_hand(params, gradients, rates_at, decay, bias_decay, momentum=0.9):
-  """The update of paper section 5, one array at a time, in float64."""
+  """Computes the update of section 5 of the paper for one array at a time, in float64."""
   history = []
   w = jax.tree.map(np.float64, params)
   v = jax.tree.map(np.zeros_like, w)
@@ -69,14 +69,14 @@ def paper_by_hand(params, gradients, rates_at, decay, bias_decay, momentum=0.9):
 
 
 def rates_with_drop(step):
-  """0.1 for weights and twice that for biases, a tenth from step `DROP` on."""
+  """Returns 0.1 for weights and 0.2 for biases, divided by ten from step `DROP` on."""
   factor = 0.1 if step >= DROP else 1.0
   return 0.1 * factor, 0.2 * factor
 
 
 @pytest.mark.parametrize(('decay', 'bias_decay'), [(0.05, 0.0), (0.02, 0.03), (0.0, 0.0)])
-def test_paper_sgd_by_hand(decay, bias_decay):
-  """The decay is so large that its place in the formula matters."""
+def test_paper_sgd_agrees_with_numpy(decay, bias_decay):
+  """The decay is so large that its position in the formula matters."""
   config = get(optim__decay=decay, optim__bias_decay=bias_decay).optim
   params, gradients = problem()
   history = run(config, params, gradients, rates_with_drop)
@@ -86,8 +86,8 @@ def test_paper_sgd_by_hand(decay, bias_decay):
     chex.assert_trees_all_close(velocity, jax.tree.map(np.float32, v), rtol=1e-4, atol=1e-5)
 
 
-def test_decay_is_chosen_by_name():
-  """Without gradients only kernels move; scales and biases do not, whatever their dimensions."""
+def test_only_kernels_decay():
+  """Without gradients, kernels change; scales and biases do not, even if they have two dimensions."""
   config = get(optim__decay=0.5).optim
   params, gradients = problem()
   zeros = [jax.tree.map(np.zeros_like, gradient) for gradient in gradients[:2]]
@@ -101,8 +101,8 @@ def test_decay_is_chosen_by_name():
         np.testing.assert_array_equal(after[layer][name], before)
 
 
-def test_a_layer_s_own_decay():
-  """It replaces the common decay for the weights of the layer (FACTS section 5: 3 on the last layer)."""
+def test_layer_decay_replaces_the_common_decay():
+  """It applies to the weights of one layer, as the decay of 3 for the last layer in FACTS section 5."""
   config = get(optim__layer_decay=(('fc8', 3.0),), optim__decay=0.5).optim
   params = {
     layer: {'kernel': np.full((2, 2), 2.0), 'bias': np.full((2,), 2.0)} for layer in ('fc7', 'fc8')
@@ -119,8 +119,8 @@ def test_a_layer_s_own_decay():
   assert not np.any(updates['fc7']['bias']) and not np.any(updates['fc8']['bias'])
 
 
-def test_rate_stands_inside_the_velocity():
-  """Equal to optax.sgd while the rate is constant, not after it drops (FACTS section 2)."""
+def test_the_velocity_contains_the_rate():
+  """The update equals that of optax.sgd only while the rate is constant (FACTS section 2)."""
   config = get(optim__decay=0.0).optim
   params, gradients = problem()
   ours = run(config, params, gradients, lambda step: (rates_with_drop(step)[0],) * 2)
@@ -136,14 +136,14 @@ def test_rate_stands_inside_the_velocity():
     moved.append(theirs)
   for step in range(DROP):
     chex.assert_trees_all_close(ours[step][0], moved[step], rtol=1e-4, atol=1e-5)
-  # At the drop optax's step shrinks at once; ours still carries 0.9 of the last one.
+  # When the rate drops, the step of optax shrinks at once. Ours still contains 0.9 of the previous step.
   last_velocity = ours[DROP - 1][1]['conv1']['kernel']
   gap = ours[DROP][0]['conv1']['kernel'] - moved[DROP]['conv1']['kernel']
   np.testing.assert_allclose(gap, 0.9 * 0.9 * last_velocity, rtol=1e-3, atol=1e-4)
 
 
-def test_rate_zero_freezes_everything():
-  """Weights and velocity of a frozen layer do not change, as in the original code (weights.cu)."""
+def test_a_rate_of_zero_freezes_weights_and_velocity():
+  """This is the behaviour of the original code (weights.cu)."""
   config = get(optim__decay=0.1, optim__layer_rates=(('conv1', 5.0, 0.5), ('conv1', 10.0, 0.0)))
   params, gradients = problem()
   history = run(config.optim, params, gradients, lambda step: (0.1, 0.2))
@@ -162,7 +162,7 @@ def test_rate_zero_freezes_everything():
   ('epoch', 'conv1', 'others'),
   [
     (0, (0.01, 0.02), (0.01, 0.02)),
-    (25, (1e-3, 0.02), (1e-3, 0.02)),  # net 145's biases kept their rate
+    (25, (1e-3, 0.02), (1e-3, 0.02)),  # only the rate of weights drops
     (51, (1e-4, 0.02), (1e-4, 0.02)),
     (66.9, (1e-4, 0.02), (1e-4, 0.02)),
     (67, (1e-5, 0.002), (1e-4, 0.02)),
@@ -170,8 +170,8 @@ def test_rate_zero_freezes_everything():
     (79, (0, 0), (1e-5, 0.02)),
   ],
 )
-def test_original_rates_by_layer(epoch, conv1, others):
-  """The column of net 145 in FACTS section 2."""
+def test_rates_by_layer_of_the_recipe_original(epoch, conv1, others):
+  """The rates are those of net 145, the network of the paper in the original code (FACTS section 2)."""
   config = get('original').optim
   params = {layer: {'kernel': 0, 'bias': 0} for layer in ('conv1', 'conv2', 'fc8')}
   tree = optimizer.rate_tree(
@@ -182,7 +182,7 @@ def test_original_rates_by_layer(epoch, conv1, others):
   assert found['conv2'] == found['fc8'] == pytest.approx(others)
 
 
-def test_unknown_layer():
+def test_a_rate_for_an_unknown_layer_is_refused():
   config = get(optim__layer_rates=(('conv9', 1.0, 0.5),)).optim
   with pytest.raises(UserError, match=r'conv9.*conv1'):
     optimizer.rate_tree(config, {'conv1': {'kernel': 0}}, 0.01, 0.01, 0.0)

@@ -1,4 +1,4 @@
-"""Random keys: different for each seed, step, purpose and row, and independent of the batch."""
+"""Random keys differ for each seed, step, purpose and row, and do not depend on the batch."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def test_a_row_has_the_same_key_in_every_batch():
   np.testing.assert_array_equal(some, keys[jnp.array([6, 1])])
 
 
-def test_keys_are_threefry_whatever_the_default():
+def test_keys_use_threefry_for_any_default():
   with jax.default_prng_impl('rbg'):
     key = rng.seed_key(3)
   assert str(jax.random.key_impl(key)) == 'threefry2x32'

@@ -12,8 +12,8 @@ def rates(config, step=0, epoch=0.0, progress=0.0, state=START):
   return schedules.rates(config, step, epoch, progress, state)
 
 
-def test_steps_in_epochs():
-  """The boundary itself has the new rate already."""
+def test_steps_schedule_in_epochs():
+  """The new rate already holds at the boundary itself."""
   config = get('paper').optim
   expected = {
     0: 1e-2,
@@ -26,17 +26,17 @@ def test_steps_in_epochs():
     90: 1e-5,
   }
   for epoch, rate in expected.items():
-    # Were epochs taken for steps, 10**6 steps would give the last rate at once.
+    # If the boundaries were steps, step 10**6 would have the last rate.
     assert rates(config, step=10**6, epoch=epoch) == pytest.approx((rate, rate)), epoch
 
 
-def test_steps_in_steps():
+def test_steps_schedule_in_steps():
   config = get('caffe').optim
   for step, rate in {99_999: 1e-2, 100_000: 1e-3, 200_000: 1e-4, 449_999: 1e-6}.items():
     assert rates(config, step=step, epoch=1e9) == pytest.approx((rate, 2 * rate)), step
 
 
-def test_constant():
+def test_constant_schedule():
   config = get('original', optim__schedule='constant').optim
   assert rates(config, 10**6, 80.0, 0.9) == (0.01, 0.02)
 
@@ -46,7 +46,7 @@ def test_constant():
   [
     (0.0, 0.01, 0.02),
     (0.1, 0.01, 0.02),
-    (0.25, 0.01, 0.02),  # at a boundary the old rate still holds (FACTS section 2)
+    (0.25, 0.01, 0.02),  # at a boundary the old rate still holds (docs/FACTS.md section 2)
     (0.2501, 0.0015874, 0.02),
     (0.5, 0.0015874, 0.02),
     (0.5001, 0.00025198, 0.002),
@@ -55,14 +55,17 @@ def test_constant():
     (1.0, 0.00004, 0.002),
   ],
 )
-def test_dexp(progress, weight_rate, bias_rate):
-  """Net 170's schedule: 250 in 4 levels for weights, 10 in 2 for biases."""
+def test_dexp_schedule(progress, weight_rate, bias_rate):
+  """The discrete exponential schedule of net 170, which the recipe `owt` follows.
+
+  It divides the rate of weights by 250 in 4 levels, and that of biases by 10 in 2 levels.
+  """
   found = rates(get('owt').optim, progress=progress)
   assert found == pytest.approx((weight_rate, bias_rate), rel=2e-5)
 
 
 def after(errors, config):
-  """The schedule state after evaluations with these errors, and how often it had dropped at each."""
+  """Returns the schedule state after evaluations with these errors, and the number of drops after each."""
   state, drops = START, []
   for error in errors:
     state = schedules.after_evaluation(config, state, error)
@@ -70,10 +73,10 @@ def after(errors, config):
   return state, drops
 
 
-def test_plateau():
+def test_plateau_schedule():
   """Three evaluations in a row without a gain of more than 0.1 points divide the rate by ten."""
   config = get('paper+plateau').optim
-  # 79.95 and 79.91 are no improvement on 80; after 79 the count starts anew.
+  # 79.95 and 79.91 do not improve on 80 by enough; 79 does, and resets the count.
   state, drops = after([80, 79.95, 79.91, 79, 79.5, 78.95, 78.92], config)
   assert drops == [0, 0, 0, 0, 0, 0, 1]
   assert state == schedules.ScheduleState(best_error=79, bad_epochs=0, drops=1)
@@ -81,8 +84,8 @@ def test_plateau():
   assert rates(config, epoch=80.0) == pytest.approx((1e-2, 1e-2))
 
 
-def test_plateau_slow_gains_add_up():
-  """The best error moves only by a real gain, so many small ones do count together."""
+def test_small_gains_add_up_in_the_plateau_rule():
+  """The best error changes only with a sufficient gain, so several small gains count together."""
   config = get('paper+plateau').optim
   state, _ = after([50, 49.95, 49.89], config)
   assert state == schedules.ScheduleState(best_error=49.89, bad_epochs=0, drops=0)
@@ -99,32 +102,30 @@ def test_plateau_patience_and_limit(patience, most):
 @pytest.mark.parametrize(
   ('variant', 'overrides', 'factor'),
   [
-    ('paper', {'train__batch_size': 512}, 1.0),  # only parallelism owt scales by itself
+    # Only `parallelism=owt` scales the rates by default.
+    ('paper', {'train__batch_size': 512}, 1.0),
     ('owt', {'train__batch_size': 512, 'parallelism': 'owt'}, 4.0),
     ('owt', {'train__batch_size': 128, 'parallelism': 'owt'}, 1.0),
-    (
-      'torchvision',
-      {'train__batch_size': 1024, 'parallelism': 'owt'},
-      4.0,
-    ),  # its rates are for 256
+    # The rates of this recipe are for a batch of 256.
+    ('torchvision', {'train__batch_size': 1024, 'parallelism': 'owt'}, 4.0),
     ('owt', {'train__batch_size': 512, 'optim__scaling__rule': 'sqrt'}, 2.0),
     ('owt', {'train__batch_size': 64, 'optim__scaling__rule': 'linear'}, 0.5),
     ('owt', {'parallelism': 'owt', 'train__batch_size': 512, 'optim__scaling__rule': 'none'}, 1.0),
   ],
 )
-def test_rates_grow_with_the_batch(variant, overrides, factor):
+def test_rates_are_scaled_with_the_batch_size(variant, overrides, factor):
   assert schedules.batch_factor(get(variant, **overrides)) == pytest.approx(factor)
 
 
-def test_warm_up():
-  """From the rates for 128 images to those for 1024, in a straight line over five epochs."""
+def test_warm_up_is_linear():
+  """It leads from the rates for 128 images to those for 1024 images in five epochs."""
   config = get('paper+large_batch')
   factors = [schedules.batch_factor(config, epoch) for epoch in (0.0, 2.5, 5.0, 60.0)]
   assert factors == pytest.approx([1.0, 4.5, 8.0, 8.0])
   assert schedules.batch_factor(config) == 8.0
 
 
-def test_total_steps():
+def test_total_steps_of_a_run():
   """`train.steps` has priority; otherwise the steps cover all epochs, and at least one step."""
   config = get(train__steps=7, train__epochs=90.0)
   assert schedules.total_steps(config, 1000) == 7

@@ -1,4 +1,4 @@
-"""The train state: equal initial numbers on every mesh, abstract shapes, and the check for finite numbers."""
+"""The initial train state, which is equal on every mesh, and the check for non-finite numbers."""
 
 import chex
 import jax
@@ -25,7 +25,7 @@ def test_initial_numbers_do_not_depend_on_the_mesh(mesh_shape):
   )
 
 
-def test_sums_and_step_start_at_zero():
+def test_running_sums_and_step_start_at_zero():
   config = configure('paper', (1, 1))
   state = steps.init_state(config, mesh_lib.make_mesh(config))
   assert int(state.step) == 0 and state.ema == {}
@@ -34,7 +34,7 @@ def test_sums_and_step_start_at_zero():
   }  # fmt: skip
 
 
-def test_all_finite():
+def test_all_finite_detects_nan_and_infinity():
   tree = {'a': jnp.ones(3), 'b': [jnp.zeros((2, 2))]}
   assert steps.all_finite(tree)
   for bad in (jnp.nan, jnp.inf):

@@ -1,4 +1,4 @@
-"""The training step and the scores, against formulas in NumPy. tests/distributed compares meshes."""
+"""The training step and the scores agree with formulas in NumPy. tests/distributed compares meshes."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ PLAIN = {'augment__crop': 'centre', 'augment__flip': False, 'augment__colour': 0
 
 
 def arguments(config, mesh):
-  """A state with visible weights and the other arguments of a step with a rate of 0.01."""
+  """Returns a state with large weights, and the other arguments of a step with a rate of 0.01."""
   batch, statistics = inputs()
   state = visible_state(config, mesh)
   rates = jax.tree.map(lambda _: np.float32(0.01), state.params)
@@ -25,8 +25,8 @@ def arguments(config, mesh):
   return state, sharding.shard_batch(mesh, batch), *rest
 
 
-def test_loss_and_sums_of_a_step():
-  """The mean cross-entropy over the rows whose mask is set, and the counts that the log needs."""
+def test_loss_and_sums_of_a_step_agree_with_numpy():
+  """The loss is the mean cross-entropy over the rows whose mask is set. The sums are counts for the log."""
   config = configure('paper+no_dropout+no_colour', (1, 1), **PLAIN)
   mesh = mesh_lib.make_mesh(config)
   state, batch, *rest = arguments(config, mesh)
@@ -37,7 +37,7 @@ def test_loss_and_sums_of_a_step():
   logits = np.asarray(
     models.create(config.model).apply({'params': state.params}, images, train=False), np.float64
   )
-  # At test time `paper` multiplies the outputs of fc6 and fc7 by 0.5 only if there is dropout.
+  # At test time, the recipe `paper` multiplies the outputs of fc6 and fc7 by 0.5 only if it has dropout.
   log_sums = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
   losses = log_sums - logits[np.arange(BATCH), host['label']]
   state, loss = steps.make_train_step(config, mesh)(state, batch, *rest)

@@ -1,4 +1,4 @@
-"""`--dry_run`: its figures agree with those of the run that it predicts."""
+"""`--dry_run` predicts the numbers of a run without training."""
 
 import jax
 from ml_collections import FrozenConfigDict
@@ -13,7 +13,7 @@ from alexnet_jax.training.dry_run import dry_run
 
 
 @pytest.mark.parametrize('mesh', [(1, 1), (2, 2)])
-def test_figures_of_a_dry_run(mesh):
+def test_a_dry_run_predicts_the_numbers_of_the_run(mesh):
   few = {'model__layers': ('conv1', 'fc6', 'fc8')}
   config = tiny_config(train__epochs=3.0, mesh=mesh, **few)
   found = dry_run(config)

@@ -1,4 +1,4 @@
-"""Copying of layers from a run or an archive, and the error that lists layers that do not fit."""
+"""Layers are copied from a run or an archive; layers that do not fit are listed in an error."""
 
 import jax
 from ml_collections import FrozenConfigDict
@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
 
 
 def parameters(workdir, step=None):
-  """Parameters of a checkpoint, the newest by default, on the host."""
+  """Returns the parameters of a checkpoint on the host; the newest checkpoint is the default."""
   with Checkpoints(workdir, read_only=True) as checkpoints:
     step = checkpoints.latest() if step is None else step
     config = checkpoints.meta(step)['config']
@@ -35,7 +35,7 @@ def parameters(workdir, step=None):
 
 
 def fresh(config):
-  """The parameters of a new train state with and without the layers that `config` copies."""
+  """Returns the parameters of a new train state with and without the layers that `config` copies."""
   config.model.num_classes = config.data.synthetic.classes
   config = FrozenConfigDict(config)
   mesh = mesh_lib.make_mesh(config)
@@ -46,41 +46,41 @@ def fresh(config):
 @pytest.mark.parametrize('mesh', [(1, 1), (2, 2)])
 @pytest.mark.parametrize('layers', ['', 'conv1,conv4'])
 def test_layers_are_copied_by_name(trained, layers, mesh):
-  """On any mesh, and all but the last layer if none is named; the others keep their initial values."""
+  """By default, all layers but the last are copied, on any mesh. Others keep their initial values."""
   config = tiny_config(
     init_from=str(trained), init_layers=layers, data__synthetic__classes=7, mesh=mesh
   )
-  there = parameters(trained)
+  source = parameters(trained)
   params, drawn = fresh(config)
   copied = layers.split(',') if layers else [layer for layer in params if layer != 'fc8']
   for layer, leaves in params.items():
     for name, leaf in leaves.items():
-      np.testing.assert_array_equal(leaf, (there if layer in copied else drawn)[layer][name])
+      np.testing.assert_array_equal(leaf, (source if layer in copied else drawn)[layer][name])
   assert params['fc8']['bias'].shape == (7,)
 
 
-def test_from_an_archive(trained, tmp_path):
-  """The same numbers as from the workdir itself."""
+def test_layers_are_copied_from_an_archive(trained, tmp_path):
+  """The numbers equal those that are copied from the workdir."""
   path = str(tmp_path / 'weights.safetensors')
   exporter.export_network(tiny_config(), str(trained), 'safetensors', path)
   config = tiny_config(init_from=path)
-  there = parameters(trained)
+  source = parameters(trained)
   params, _ = fresh(config)
-  np.testing.assert_array_equal(params['fc7']['kernel'], there['fc7']['kernel'])
+  np.testing.assert_array_equal(params['fc7']['kernel'], source['fc7']['kernel'])
 
 
 @pytest.mark.parametrize(('variant', 'moves'), [('features', False), ('fine_tune', True)])
-def test_configs_that_transfer(trained, tmp_path, variant, moves):
-  """Layers of rate 0 do not change, those of a tenth of the rate change little, and the head learns."""
+def test_shipped_configs_for_fine_tuning(trained, tmp_path, variant, moves):
+  """Layers with rate 0 do not change, those with a tenth of the rate change little, and the last learns."""
   config = shrink(config_lib.load_file(f'configs/cats_vs_dogs.py:{variant}'))
   recipes.apply(config, {'init_from': str(trained), 'train.steps': 2, 'eval.baseline': False})
   train(config, tmp_path)
-  there, here = parameters(trained), parameters(tmp_path)
+  source, tuned = parameters(trained), parameters(tmp_path)
   for layer in config.model.layers[:-1]:
-    found, copied = here[layer]['kernel'], there[layer]['kernel']
+    found, copied = tuned[layer]['kernel'], source[layer]['kernel']
     assert np.any(found != copied) == moves
     np.testing.assert_allclose(found, copied, atol=0.01)
-  assert np.any(here['fc8']['kernel'] != there['fc8']['kernel'])
+  assert np.any(tuned['fc8']['kernel'] != source['fc8']['kernel'])
   rows = (tmp_path / 'metrics.jsonl').read_text()
   train(config, tmp_path)  # a resumed run reads its own checkpoint, not the source
   assert (tmp_path / 'metrics.jsonl').read_text() == rows and read_metrics(tmp_path)
@@ -88,7 +88,7 @@ def test_configs_that_transfer(trained, tmp_path, variant, moves):
 
 @pytest.mark.parametrize('spec', ['cats_vs_dogs.py:features', 'cnn_star.py:2012'])
 def test_layers_without_a_source_are_refused(spec, tmp_path):
-  """The error comes before anything is read or written."""
+  """The error is raised before anything is read or written."""
   config = shrink(config_lib.load_file(f'configs/{spec}'))
   with pytest.raises(UserError, match=r'init_layers=conv1,.*name the run with --config.init_from'):
     train(config, tmp_path / 'run')
@@ -111,6 +111,6 @@ def test_layers_that_differ_are_listed(trained, tmp_path, variant, overrides, me
 
 
 @pytest.mark.parametrize('source', ['nowhere', 'nowhere.safetensors', '.'])
-def test_a_source_that_cannot_be_read(source, tmp_path):
+def test_a_source_that_cannot_be_read_is_refused(source, tmp_path):
   with pytest.raises(UserError, match=r'no such f|holds no'):
     train(tiny_config(init_from=source), tmp_path)

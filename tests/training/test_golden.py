@@ -1,6 +1,6 @@
-"""The numbers of two training steps, recorded once: a change of the training code must not change them.
+"""The metrics of two training steps equal recorded ones, unless the training code is changed on purpose.
 
-`golden_metrics.jsonl` holds the lines of metrics.jsonl. To record it anew after an intended change, run
+`golden_metrics.jsonl` holds the lines of metrics.jsonl. To record them again after an intended change, run
 `python tests/training/test_golden.py`.
 """
 
@@ -22,12 +22,12 @@ from alexnet_jax.training import hooks  # noqa: E402
 from alexnet_jax.training.loop import train  # noqa: E402
 
 FILE = pathlib.Path(__file__).with_name('golden_metrics.jsonl')
-# Other processors add in another order: after two steps that changes the sixth digit.
+# Other processors add in another order, which changes the sixth digit after two steps.
 RELATIVE, ABSOLUTE = 1e-3, 1e-6
 
 
 def metrics(workdir: pathlib.Path) -> list[dict]:
-  """The metrics of two steps of the recipe `original`, with statistics of layers and an evaluation."""
+  """Returns the metrics of two steps of the recipe `original`, with layer statistics and an evaluation."""
   config = tiny_config(train__steps=2, train__log_every=1, train__diagnose_every=2)
   train(config, workdir)
   return read_metrics(workdir)
@@ -42,7 +42,7 @@ def test_two_steps_give_the_recorded_metrics(tmp_path):
 
 
 def test_nothing_is_compiled_after_the_first_epoch(tmp_path, monkeypatch):
-  """Log lines, statistics of layers, evaluations, checkpoints and a new rate reuse the compiled functions."""
+  """Log lines, layer statistics, evaluations, checkpoints and a new rate reuse the compiled functions."""
   compiled, after_epoch = [], []
 
   def count(event, _, **__):

@@ -1,4 +1,4 @@
-"""The hooks of the loop: when each is due, and what it writes and records."""
+"""The hooks of the training loop: when each is due, and what it writes and records."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def due(hook, last):
 
 
 def test_when_hooks_are_due(begin):
-  """12 steps of 5 to an epoch: the last epoch is incomplete."""
+  """The run has 12 steps and an epoch has 5, so that the last epoch is incomplete."""
   run, _, statistics, record, outputs = begin(
     train__steps=12, train__log_every=5, train__diagnose_every=6, train__checkpoint_every=4
   )
@@ -47,7 +47,7 @@ def test_when_hooks_are_due(begin):
   assert due(hooks.Save(run, statistics, record, outputs), 12) == [4, 8, 12]
 
 
-def test_hooks_that_are_switched_off(begin):
+def test_hooks_can_be_switched_off(begin):
   run, _, statistics, record, outputs = begin(
     train__steps=12, train__diagnose_every=0, train__evaluate=False
   )
@@ -65,7 +65,7 @@ def test_log_writes_means_and_resets_the_sums(begin, tmp_path):
   assert record.loss == 2.0
 
 
-def test_log_refuses_a_loss_that_is_not_finite(begin, tmp_path):
+def test_log_refuses_a_non_finite_loss(begin, tmp_path):
   run, state, _, record, outputs = begin()
   sums = {name: jnp.float32(value) for name, value in (SUMS | {'loss': np.nan}).items()}
   with pytest.raises(NonFiniteError) as error:
@@ -78,7 +78,7 @@ def test_evaluate_counts_complete_epochs_in_the_plateau_rule(begin, tmp_path):
   evaluate = hooks.Evaluate(run, statistics, record, outputs)
   errors = evaluate(7, state)
   assert record.schedule == Record().schedule and record.validation == errors
-  assert errors == evaluate(10, state)  # the state is the same
+  assert errors == evaluate(10, state)  # the state has not changed
   assert record.schedule.best_error == errors['val/top1_error']
   assert (errors['val/examples'], errors['train_set/examples']) == (18, 40)
   assert [row['step'] for row in read_metrics(tmp_path)] == [7, 10]
@@ -99,7 +99,7 @@ def test_save_stores_the_record_and_amend_replaces_it(begin):
   assert manifest['facts']['metrics'] == {'val/top1_error': 3.0}
 
 
-def test_save_refuses_numbers_that_are_not_finite(begin):
+def test_save_refuses_non_finite_numbers(begin):
   run, state, statistics, record, outputs = begin()
   broken = jax.tree.map(lambda leaf: leaf * jnp.nan, state.params)
   with pytest.raises(NonFiniteError):

@@ -1,4 +1,4 @@
-"""Training runs: learning, exact resume, non-finite losses and protection of the workdir."""
+"""Training runs learn, resume exactly, stop at a non-finite loss and protect the workdir."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from alexnet_jax.workdir.checkpoint import Checkpoints
 
 
 @pytest.mark.long
-def test_a_real_run_learns(tmp_path):
+def test_a_run_learns(tmp_path):
   config = tiny_config(
     'original+no_dropout+no_colour', train__epochs=24.0, train__checkpoint_every=1000
   )
@@ -30,13 +30,13 @@ def test_a_real_run_learns(tmp_path):
   rows = read_metrics(tmp_path)
   last = [row for row in rows if 'train/top1_error' in row][-3:]
   assert np.mean([row['train/top1_error'] for row in last]) < 10
-  assert summary['top1_error'] < 25  # of 75 % by guessing
+  assert summary['top1_error'] < 25  # guessing has 75 %
   assert summary['step'] == 120 and summary['epoch'] == 24
 
 
 @pytest.mark.parametrize('stop', [3, 10])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop):
-  """A run stopped at a checkpoint or at the end of an epoch gives the same bits after its resume."""
+  """A run that is stopped at a checkpoint or at the end of an epoch and resumed gives the same bits."""
   config = tiny_config(optim__schedule='plateau', optim__plateau__patience=1)
   train(config, tmp_path / 'whole')
   shorter = tiny_config(optim__schedule='plateau', optim__plateau__patience=1, train__steps=stop)
@@ -73,7 +73,7 @@ def test_training_twice_gives_the_same_bits(tmp_path):
 )
 @pytest.mark.long
 def test_resume_on_another_mesh(tmp_path, before, after, parallelism):
-  """A checkpoint holds the whole network, whichever devices wrote it."""
+  """A checkpoint contains the whole network and does not depend on the mesh that wrote it."""
   overrides = {'parallelism': parallelism, 'train__checkpoint_every': 100, 'train__log_every': 1}
   train(tiny_config(mesh=before, train__steps=4, **overrides), tmp_path)
   saved = final_state(None, tmp_path)
@@ -126,7 +126,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_75(tmp_path):
     assert checkpoints.latest() > 0
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
   train(tiny_config(train__steps=3), tmp_path)
   config = config_lib.load_workdir(tmp_path)
   config.train.steps, config.optim.rate = 40, 2e9
@@ -148,7 +148,7 @@ def test_latest_and_best_checkpoints_are_kept(tmp_path):
   assert kept == {28, 30, best['step']}
 
 
-def test_a_checkpoint_holds_what_evaluation_needs(tmp_path):
+def test_a_checkpoint_contains_everything_for_evaluation(tmp_path):
   train(tiny_config(train__steps=2), tmp_path)
   with Checkpoints(tmp_path, read_only=True) as checkpoints:
     meta = checkpoints.meta(2)
@@ -170,8 +170,8 @@ def test_another_config_is_refused_with_a_list_of_keys(tmp_path):
 
 
 @pytest.mark.parametrize('stop', [2, 4])
-def test_resumed_from_a_checkpoint_between_log_lines(tmp_path, monkeypatch, stop):
-  """The running sums are part of the state, so the next log line equals that of the whole run."""
+def test_a_run_resumed_between_log_lines_writes_the_same_lines(tmp_path, monkeypatch, stop):
+  """The running sums are part of the state, so the next log line equals that of an uninterrupted run."""
   config = tiny_config(train__steps=9, train__log_every=6, train__checkpoint_every=2)
   train(config, tmp_path / 'whole')
   save = hooks.Save.__call__
@@ -188,7 +188,7 @@ def test_resumed_from_a_checkpoint_between_log_lines(tmp_path, monkeypatch, stop
   assert read_metrics(tmp_path / 'whole') == read_metrics(tmp_path / 'parts')
 
 
-def test_other_images_are_refused(tmp_path):
+def test_a_resumed_run_refuses_other_images(tmp_path):
   config = tiny_config(train__steps=1)
   train(config, tmp_path)
   config = config_lib.load_workdir(tmp_path)
@@ -198,13 +198,13 @@ def test_other_images_are_refused(tmp_path):
     train(config, tmp_path)
 
 
-def test_without_validation_images_training_goes_on(tmp_path):
+def test_training_works_without_validation_images(tmp_path):
   summary = train(tiny_config(train__steps=6, data__synthetic__validation=0), tmp_path)
   assert summary['top1_error'] is None and summary['step'] == 6
 
 
 def test_a_run_ends_when_the_training_error_reaches_its_target(tmp_path):
-  """Figure 1 needs the error over all training images after each epoch; an ended run stays ended."""
+  """Figure 1 needs the error over all training images after each epoch. A finished run trains no further."""
   config = tiny_config(
     'original+no_dropout+no_colour',
     train__epochs=40.0,
@@ -229,7 +229,7 @@ def test_a_stalled_loss_gives_a_warning_with_remedies(tmp_path, caplog):
   assert 'remedies' in caplog.text
 
 
-def test_a_workdir_without_a_checkpoint_holds_no_run(tmp_path):
+def test_a_workdir_without_a_checkpoint_can_be_used_again(tmp_path):
   (tmp_path / 'config.json').write_text(config_lib.to_json(tiny_config(optim__rate=0.5)))
   assert train(tiny_config(train__steps=1), tmp_path)['step'] == 1
   assert config_lib.load_workdir(tmp_path).optim.rate == 0.01
@@ -244,8 +244,8 @@ def test_a_finished_run_has_nothing_to_do(tmp_path):
   assert log.read_text() == before
 
 
-def test_images_that_cannot_be_decoded(tmp_path):
-  """A bad training image is skipped and counted; a bad validation image stops the run at once."""
+def test_undecodable_training_images_are_skipped_but_validation_images_are_not(tmp_path):
+  """A bad training image is skipped and counted. A bad validation image stops the run at once."""
   rng = np.random.default_rng(0)
   for split, number in (('train', 6), ('val', 2)):
     for name in ('a', 'b'):
@@ -266,7 +266,7 @@ def test_images_that_cannot_be_decoded(tmp_path):
   assert not list((tmp_path / 'run2' / 'checkpoints').iterdir())
 
 
-def test_one_class_is_refused(tmp_path):
+def test_data_with_a_single_class_are_refused(tmp_path):
   folder = tmp_path / 'images' / 'only'
   folder.mkdir(parents=True)
   Image.new('RGB', (80, 80)).save(folder / '0.png')

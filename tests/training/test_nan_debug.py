@@ -19,14 +19,14 @@ from alexnet_jax.training.pending_losses import PendingLosses
 FEW = {'model__layers': ('conv1', 'fc6', 'fc8'), 'train__steps': 8}
 
 
-def test_a_rate_that_is_too_high(tmp_path):
+def test_a_too_high_rate_is_reported(tmp_path):
   with pytest.raises(
     RunError, match=r'the loss is not finite .*\): it began at step \d in the .*lower the rate'
   ):
     train(tiny_config(**FEW, optim__rate=2e9, optim__bias_rate=2e9), tmp_path)
 
 
-def test_a_failure_that_does_not_repeat_is_blamed_on_the_hardware(tmp_path, monkeypatch):
+def test_a_failure_that_does_not_repeat_is_attributed_to_the_hardware(tmp_path, monkeypatch):
   add = PendingLosses.add
 
   def flip(self, step, loss):
@@ -46,7 +46,7 @@ def test_a_long_search_is_skipped(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def watched():
-  """A compiled watch step on four devices, a state, and the other arguments."""
+  """A compiled step on four devices that watches all activations, a state, and the other arguments."""
   config = configure('original', (2, 2))
   mesh = mesh_lib.make_mesh(config)
   batch, statistics = inputs()
@@ -58,7 +58,7 @@ def watched():
 
 @pytest.mark.parametrize('layer', ['conv1', 'conv3', 'fc7', 'fc8'])
 def test_the_first_layer_is_named(watched, layer):
-  """NaN weights in one layer make all later layers NaN; the message names the first."""
+  """NaN in the weights of one layer makes all later layers NaN. The message names the first layer."""
   watch, state, rest = watched
   kernel = state.params[layer]['kernel']
   poisoned = state.params[layer] | {'kernel': kernel.at[0, ..., 0].set(jnp.nan)}
@@ -68,7 +68,7 @@ def test_the_first_layer_is_named(watched, layer):
   assert re.search(f'in {expected}( for [^;]*)?; lower the rate', text)
 
 
-def test_images_that_are_not_finite_are_named(watched):
+def test_non_finite_images_are_named(watched):
   watch, state, (batch, colour, statistics) = watched
   poisoned = statistics._replace(mean_image=statistics.mean_image.at[36, 36].set(jnp.inf))
   found = jax.device_get(watch(state, batch, colour, poisoned))

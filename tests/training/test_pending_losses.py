@@ -1,4 +1,4 @@
-"""The queue of losses: its bound, its order and the check for numbers that are not finite."""
+"""The queue of losses has a bound, keeps the order and detects non-finite numbers."""
 
 import jax.numpy as jnp
 import pytest

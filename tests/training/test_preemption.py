@@ -17,10 +17,9 @@ from alexnet_jax.workdir.checkpoint import Checkpoints
 
 
 def test_sigterm_before_the_first_step_exits_at_once(tmp_path):
-  """The signal arrives while XLA compiles the first step and there is nothing to save."""
-  config = write_config(
-    tmp_path, model__width=0.5, train__batch_size=6
-  )  # no cache holds its compiled step
+  """The signal arrives while XLA compiles the first step, when there is nothing to save."""
+  # No compilation cache contains the step for this width and batch size.
+  config = write_config(tmp_path, model__width=0.5, train__batch_size=6)
   line, env = command(f'--config={config}', f'--workdir={tmp_path / "run"}')
   env['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path / 'cache')
   with subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True) as process:
@@ -44,7 +43,7 @@ OVERRIDES = {
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
   """An uninterrupted run of two epochs."""
   workdir, before = tmp_path_factory.mktemp('whole'), signal.getsignal(signal.SIGTERM)
   train(tiny_config(train__steps=10, **OVERRIDES), workdir)
@@ -53,8 +52,11 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize('evaluation', [1, 2])
-def test_an_interrupted_evaluation_is_repeated(tmp_path, whole, monkeypatch, evaluation):
-  """It ends between two batches, and the resumed run repeats it first. The second is at the last step."""
+def test_an_interrupted_evaluation_is_repeated(tmp_path, uninterrupted, monkeypatch, evaluation):
+  """The evaluation ends between two batches, and the resumed run first repeats it.
+
+  The run has two evaluations, of which the second is at the last step.
+  """
   make, calls = steps.make_predict_step, []
 
   def make_terminated(*args):
@@ -64,7 +66,7 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path, whole, monkeypatch, eva
       calls.append(None)
       if len(calls) == 3 * evaluation - 1:  # the second of three batches
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)  # until the watching thread has read the signal
+        time.sleep(1)  # gives the thread that waits for signals time to read this one
       return predict(*arguments)
 
     return terminated
@@ -82,15 +84,18 @@ def test_an_interrupted_evaluation_is_repeated(tmp_path, whole, monkeypatch, eva
       checkpoints.latest() == 5 * evaluation and checkpoints.meta(5 * evaluation)['unevaluated']
     )
   assert sum('val/loss' in row for row in read_metrics(tmp_path)) == evaluation - 1
-  # Killed after it wrote the line of the evaluation and before it amended the checkpoint.
+  # The run is killed after it wrote the evaluation to metrics.jsonl and before it amended the checkpoint.
   with monkeypatch.context() as patch:
     patch.setattr(Checkpoints, 'amend', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
       train(config, tmp_path)
   summary = train(config, tmp_path)
-  assert read_metrics(tmp_path) == read_metrics(whole)
-  chex.assert_trees_all_equal(final_state(None, tmp_path), final_state(None, whole))
-  with Checkpoints(tmp_path, read_only=True) as ours, Checkpoints(whole, read_only=True) as theirs:
+  assert read_metrics(tmp_path) == read_metrics(uninterrupted)
+  chex.assert_trees_all_equal(final_state(None, tmp_path), final_state(None, uninterrupted))
+  with (
+    Checkpoints(tmp_path, read_only=True) as ours,
+    Checkpoints(uninterrupted, read_only=True) as theirs,
+  ):
     assert ours.best() == theirs.best()
     assert ours.meta(10) == theirs.meta(10)
-  assert summary['top1_error'] == read_metrics(whole)[-1]['val/top1_error']
+  assert summary['top1_error'] == read_metrics(uninterrupted)[-1]['val/top1_error']

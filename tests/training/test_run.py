@@ -1,4 +1,4 @@
-"""The fixed settings of a run, what the data set decides, and the start from a checkpoint or from nothing."""
+"""The settings of a run, those that depend on the data, and the start with and without a checkpoint."""
 
 import chex
 import jax
@@ -39,12 +39,12 @@ def test_batches_start_at_any_step(tmp_path):
     ({'eval__weights': 'ema'}, 'config.optim.ema is 0: set'),
   ],
 )
-def test_configs_that_do_not_fit_the_data(tmp_path, overrides, message):
+def test_configs_that_do_not_fit_the_data_are_refused(tmp_path, overrides, message):
   with pytest.raises(UserError, match=message), open_run(tiny_config(**overrides), tmp_path):
     pass
 
 
-def test_a_new_run_and_a_resumed_one(tmp_path):
+def test_a_run_starts_new_or_from_its_checkpoint(tmp_path):
   config = tiny_config(train__steps=5, optim__schedule='plateau', **FEW)
   with open_run(config, tmp_path / 'new') as run:
     state, _, record = start(run)
@@ -63,9 +63,9 @@ def test_a_new_run_and_a_resumed_one(tmp_path):
   [
     ({'train_set/top1_error': 5.0}, 5.0, True),
     ({'train_set/top1_error': 5.1}, 5.0, False),
-    ({'train_set/top1_error': 0.0}, 0.0, False),  # a target of 0 means none
+    ({'train_set/top1_error': 0.0}, 0.0, False),  # 0 means that there is no target
     ({'val/top1_error': 1.0}, 5.0, False),
   ],
 )
-def test_target_error(validation, target, reached):
+def test_when_the_target_error_is_reached(validation, target, reached):
   assert Record(validation=validation).has_reached(target) == reached

@@ -1,4 +1,4 @@
-"""The inputs of a step: rates by layer, colour noise, and copies to the devices only when they change."""
+"""The inputs of a step are rates by layer and colour noise, which are copied to devices if they change."""
 
 import pytest
 from tiny import tiny_config

@@ -1,7 +1,8 @@
-"""Along a trajectory of training: from every state, one step on any mesh is the step on one device.
+"""From every state of a training run, one step on any mesh equals the step on one device.
 
-Longer float32 traces diverge by the order of sums, so single steps are compared, from many states, and only
-the first losses of whole runs. `ALEXNET_JAX_FULL_SIZE=1` does the same with the paper's full network.
+Float32 runs on different meshes diverge, because they add in different orders. The test therefore compares
+single steps from twenty states, and only the first losses of whole runs. `ALEXNET_JAX_FULL_SIZE=1` tests the
+full network of the paper too.
 """
 
 import os
@@ -20,12 +21,14 @@ from alexnet_jax.steps import optimizer
 
 STATES = 20
 BATCH = 8
-# Powers of two, so that the velocity, rate x gradient, has every bit of the gradient. At the recipe's own
-# rates and so small a batch training is chaotic: within 15 steps the last bit of a loss grows to a tenth.
+# The rates are powers of two, so that the velocity, rate x gradient, has every bit of the gradient. With the
+# rates of the recipe and such a small batch, training is chaotic: within 15 steps a difference in the last
+# bit of a loss grows to a tenth.
 RATE, BIAS_RATE = 2.0**-14, 2.0**-13
-# Where a value lies within rounding of a ReLU's kink, or two within rounding of each other in a pooling
-# window, another order of summing may decide otherwise, and one of conv1's decisions is up to a hundredth of
-# its bias's gradient. Such states are rare; all others must agree to 2e-5.
+# If the input of a ReLU is within rounding of 0, or if two values of a pooling window are within rounding of
+# each other, another order of sums may flip the ReLU or the maximum. In conv1, one flip changes the gradient
+# of a bias by up to a hundredth. Flips may occur in a few states; in all others, gradients must agree to
+# 2e-5.
 AGREE = 2e-5
 MOST_FLIPPED_STATES, FLIPPED = 2, 0.05
 MESHES = ((1, 2), (4, 2))
@@ -48,12 +51,14 @@ SIZES = [
 
 
 class Runner:
-  """The training step of the recipe `paper`, dropout and augmentation on, on one mesh."""
+  """The training step of the recipe `paper` on one mesh, with dropout and augmentation."""
 
   def __init__(self, mesh, size, parallelism='towers'):
-    # With the paper's own small weights under biases of 1, maps are 1 give or take so little that they tie.
+    # With the small initial weights and the biases of 1 of the paper, values would be so close to 1 that they
+    # tie.
     overrides = {'model__num_classes': 10, 'model__init': 'torch'}
-    # No decay: from a velocity of zero, the next one is the gradient times minus the rate.
+    # Without weight decay and with a velocity of zero, the next velocity is the gradient times minus the
+    # rate.
     overrides |= {'optim__decay': 0.0, 'train__batch_size': BATCH, 'optim__scaling__rule': 'none'}
     overrides |= {'parallelism': parallelism}
     self.config = FrozenConfigDict(get('paper', mesh=mesh, **overrides, **size))
@@ -73,27 +78,27 @@ class Runner:
     )
 
   def put(self, state):
-    """A state of the host on this mesh."""
+    """Copies a state from the host to this mesh."""
     return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), state, self.abstract)
 
   def take(self, state, batch):
-    """(state, loss) after a step."""
+    """Returns (state, loss) after a step."""
     batch = sharding.shard_batch(self.mesh, batch)
     state, loss = self.step(state, batch, self.rates, self.colour, self.statistics)
     return state, float(loss)
 
   def gradients(self, host_state, batch):
-    """(gradients times minus the rate, loss) of one step from a state of the host."""
-    still = jax.tree.map(np.zeros_like, host_state.opt_state)
-    state, loss = self.take(self.put(host_state.replace(opt_state=still)), batch)
+    """Returns (gradients times minus the rate, loss) for one step from a state on the host."""
+    zeros = jax.tree.map(np.zeros_like, host_state.opt_state)
+    state, loss = self.take(self.put(host_state.replace(opt_state=zeros)), batch)
     return jax.device_get(state.opt_state), loss
 
 
 def batches(config):
-  """Batches of images of four classes, a row masked out of each.
+  """Yields batches of images of four classes; one row of each batch is masked out.
 
-  No part of an image is flat: where neighbours tie, rounding decides which of them the gradient of a
-  pooling window goes to, and no two orders of summing need agree.
+  The images contain noise everywhere. If pixels of a pooling window tied, rounding would decide which of them
+  receives the gradient, and meshes would differ.
   """
   rng = np.random.default_rng(0)
   side = config.data.canvas.size
@@ -110,7 +115,7 @@ def batches(config):
 
 
 def largest_error(found, expected):
-  """Over all gradients, as a share of the largest entry of each."""
+  """Returns the largest relative error over all gradients, relative to the largest entry of each."""
   leaves = jax.tree.leaves(expected)
   assert all(np.abs(leaf).max() > 0 for leaf in leaves)
   return max(map(relative_error, jax.tree.leaves(found), leaves))
@@ -118,7 +123,7 @@ def largest_error(found, expected):
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.long
-def test_one_step_from_twenty_states_and_the_first_losses(size):
+def test_single_steps_and_first_losses_agree_on_all_meshes(size):
   one = Runner((1, 1), size)
   others = {mesh: Runner(mesh, size) for mesh in MESHES}
   others['owt'] = Runner((4, 1), size, 'owt')

@@ -1,4 +1,4 @@
-"""Sealed folders and atomic writes: damage is found and named."""
+"""Files are written atomically, and damage to sealed folders is detected and named."""
 
 import json
 
@@ -16,7 +16,7 @@ def folder(tmp_path):
   return tmp_path
 
 
-def test_a_sealed_folder_is_whole_and_its_facts_can_be_replaced(folder):
+def test_a_sealed_folder_is_intact_and_its_facts_can_be_replaced(folder):
   atomic_io.check(folder)
   assert atomic_io.facts(folder) == {'step': 3}
   atomic_io.reseal(folder, {'step': 4})
@@ -49,8 +49,8 @@ def test_damage_is_named(folder, damage, message):
     atomic_io.check(folder)
 
 
-def test_the_manifest_is_protected_too(folder):
-  """A changed fact is found, although the files are unchanged."""
+def test_changes_to_the_manifest_are_detected(folder):
+  """A changed fact is detected although the files are unchanged."""
   manifest = json.loads((folder / atomic_io.MANIFEST).read_text())
   manifest['facts']['step'] = 4
   (folder / atomic_io.MANIFEST).write_text(json.dumps(manifest))

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept."""
+"""The folder in which compiled programs are stored."""
 
 import platform
 
@@ -10,13 +10,13 @@ from alexnet_jax.utils.compilation_cache import keep_programs
 
 @pytest.fixture
 def cache_dir():
-  """The cache folder of JAX, which is restored afterwards."""
+  """The compilation cache folder of JAX, which is restored at the end."""
   before = jax.config.jax_compilation_cache_dir
   yield lambda: jax.config.jax_compilation_cache_dir
   jax.config.update('jax_compilation_cache_dir', before)
 
 
-def test_programs_are_kept_in_a_folder_of_the_machine(cache_dir, tmp_path, monkeypatch):
+def test_programs_are_stored_in_a_folder_for_this_machine(cache_dir, tmp_path, monkeypatch):
   monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR', raising=False)
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   keep_programs()

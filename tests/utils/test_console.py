@@ -1,4 +1,4 @@
-"""Log messages and colours, in a process of their own."""
+"""Log messages are plain lines, and colours need a terminal."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The allocator settings: a large block that was freed causes no page faults when it is reused."""
+"""With the settings of the allocator, a large freed block causes no page faults when it is reused."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Imports of optional packages: the message names the package and the need."""
+"""If an optional package is missing, the message names the package and what needs it."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ def test_an_installed_module_is_returned():
   assert import_module('json', 'json', 'the test') is json
 
 
-def test_a_missing_module_names_the_package_and_the_need(monkeypatch):
+def test_a_missing_module_is_named_with_its_package_and_purpose(monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorflow', None)
   with pytest.raises(
     UserError, match=r'^the test needs tensorflow .*: pip install tensorflow-cpu$'

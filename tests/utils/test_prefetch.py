@@ -1,4 +1,4 @@
-"""Threads that work ahead: order, errors, and the end of the threads."""
+"""Threads that work ahead keep the order, pass errors on, and end."""
 
 from concurrent.futures import ThreadPoolExecutor
 import itertools
@@ -42,7 +42,7 @@ def test_map_ahead_keeps_the_order_and_a_bounded_lead():
     assert list(map_ahead(pool, work, range(3), 4)) == [0, 10, 20]
 
 
-def test_map_ahead_raises_in_its_place():
+def test_map_ahead_raises_an_error_at_its_position():
   with ThreadPoolExecutor(2) as pool:
     results = map_ahead(pool, lambda x: 1 // (2 - x), range(9), 3)
     assert [next(results), next(results)] == [0, 1]

@@ -1,4 +1,4 @@
-"""The profiler window: which steps are traced."""
+"""The profiler traces the steps of its window."""
 
 import jax.numpy as jnp
 
@@ -24,7 +24,7 @@ def test_a_window_is_closed_with_the_run(tmp_path):
   assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
 
 
-def test_nothing_is_traced_where_it_is_quiet(tmp_path):
+def test_a_quiet_process_traces_nothing(tmp_path):
   window = profiler.Window(tmp_path, (1, 2), quiet=True)
   window.at(0, jnp.ones(3))
   window.close()

@@ -1,4 +1,4 @@
-"""A declared key accepts exactly its allowed values, and a message says what they are."""
+"""A declared key accepts exactly its allowed values, and the error names them."""
 
 import math
 
@@ -31,7 +31,7 @@ SCHEMA = {
     (Key(0, '', valid=lambda value: value != 1), (0, 2), (1, LARGEST + 1)),
   ],
 )
-def test_accepts(key, good, bad):
+def test_a_key_accepts_only_allowed_values(key, good, bad):
   assert [value for value in good if not key.accepts(value)] == []
   assert [value for value in bad if key.accepts(value)] == []
 
@@ -49,7 +49,7 @@ def test_accepts(key, good, bad):
     (Key((), '', expected='a pair'), 'a pair'),
   ],
 )
-def test_allowed_values_in_words(key, words):
+def test_allowed_values_are_described_in_words(key, words):
   assert key.allowed == words
 
 
@@ -69,7 +69,7 @@ def test_defaults_and_names():
     ({'rate': None}, 'config.rate=None: must be a number'),
   ],
 )
-def test_check(values, message):
+def test_an_error_names_the_key_and_its_allowed_values(values, message):
   whole = schema.defaults(SCHEMA)
   for key, value in values.items():
     whole[key] = whole[key] | value if isinstance(value, dict) else value
@@ -78,6 +78,6 @@ def test_check(values, message):
   assert str(raised.value).startswith(message)
 
 
-def test_a_missing_key():
+def test_a_missing_key_is_an_error():
   with pytest.raises(UserError, match=r'lacks the key config\.layer\.kind: start from a recipe'):
     schema.check({'rate': 0.0, 'layer': {'size': 1}}, SCHEMA, 'config')

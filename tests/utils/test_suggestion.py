@@ -1,4 +1,4 @@
-"""An unknown name gets the nearest known one, or the list of known ones."""
+"""The suggestion for an unknown name is the most similar known name, or the list of known names."""
 
 import pytest
 
@@ -16,5 +16,5 @@ MANY = [f'key{i}' for i in range(100)]
     ('kye7', MANY, 'did you mean key7?'),
   ],
 )
-def test_suggest(name, known, expected):
+def test_suggestions(name, known, expected):
   assert suggest(name, known, 'see --helpfull') == expected

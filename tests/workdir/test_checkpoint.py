@@ -1,4 +1,4 @@
-"""Checkpoints: written during the next steps, verified when loaded, kept when a newer one fails."""
+"""Checkpoints are written during the next steps, verified when loaded, and kept if a newer one fails."""
 
 import errno
 import os
@@ -65,7 +65,7 @@ def test_read_only_access_changes_nothing(workdir):
   assert names(workdir) == before
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_again(workdir):
+def test_a_run_with_only_damaged_checkpoints_does_not_start_again(workdir):
   for step in (3, 5, 6):
     damage(workdir, step)
   for _ in range(2):
@@ -88,12 +88,14 @@ def test_partial_checkpoints_are_removed(workdir):
 
 @pytest.mark.long
 def test_older_checkpoints_are_removed_after_the_newer_one_is_sealed(tmp_path, monkeypatch):
-  seal, there = atomic_io.seal, []
+  seal, complete_at_seal = atomic_io.seal, []
   monkeypatch.setattr(
-    atomic_io, 'seal', lambda folder, facts: (there.append(names(tmp_path)), seal(folder, facts))[1]
+    atomic_io,
+    'seal',
+    lambda folder, facts: (complete_at_seal.append(names(tmp_path)), seal(folder, facts))[1],
   )
   train(tiny_config(train__steps=9, train__keep=1, train__evaluate=False), tmp_path)
-  assert [sum(name.isdigit() for name in step) for step in there] == [0, 1, 1]
+  assert [sum(name.isdigit() for name in step) for step in complete_at_seal] == [0, 1, 1]
   assert names(tmp_path) == ['9']
 
 
@@ -114,8 +116,8 @@ def meta_of(config):
 
 
 @pytest.mark.long
-def test_steps_go_on_while_a_checkpoint_is_written(begun, tmp_path, monkeypatch):
-  """The checkpoint holds the state at the call, although the next steps take the state over."""
+def test_training_continues_while_a_checkpoint_is_written(begun, tmp_path, monkeypatch):
+  """The checkpoint has the state at the time of the call, although the next steps reuse its buffers."""
   config, mesh, step, arguments = begun
   seal, go = atomic_io.seal, threading.Event()
   monkeypatch.setattr(atomic_io, 'seal', lambda *args: (go.wait(60), seal(*args))[1])

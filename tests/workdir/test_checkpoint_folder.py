@@ -1,4 +1,4 @@
-"""Checkpoints as files: publishing, ranking, removal and damage."""
+"""Checkpoints as folders: they are published, ranked, removed, and renamed if damaged."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def names(folder):
 def test_the_newest_and_the_best_are_kept(folder):
   for step, error in ((1, 9.0), (2, 4.0), (3, 4.0), (4, 5.0), (5, None), (6, 8.0)):
     assert publish(folder, step, error) == 10
-  assert folder.steps() == [3, 5, 6]  # of equal errors, the later step is the best
+  assert folder.steps() == [3, 5, 6]  # among equal errors, the later step is the best
   assert folder.ranked(folder.steps()) == [3, 6]
   assert names(folder) == ['3', '5', '6']
 

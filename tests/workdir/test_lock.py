@@ -1,4 +1,4 @@
-"""The lock of a workdir."""
+"""Only one run at a time can lock a workdir."""
 
 import fcntl
 import json
@@ -23,7 +23,7 @@ HOLDER = (
 
 @pytest.fixture
 def other(tmp_path):
-  """Another process, which holds the lock."""
+  """Another process that holds the lock."""
   process = subprocess.Popen(
     [sys.executable, '-c', HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
   )
@@ -33,7 +33,7 @@ def other(tmp_path):
   process.communicate()
 
 
-def test_the_second_run_is_refused_and_a_killed_one_blocks_nobody(other, tmp_path):
+def test_a_second_run_is_refused_until_the_first_has_ended(other, tmp_path):
   name = f'in use by another run .host {socket.gethostname()}, process {other.pid}, since 20'
   with pytest.raises(UserError, match=name):
     train(tiny_config(train__steps=1), tmp_path)

@@ -1,4 +1,4 @@
-"""Metrics: metrics.jsonl, Weights & Biases, profiles of some steps, the timer and the progress line."""
+"""Metrics are written to Weights & Biases and to the progress line, and windows of steps are profiled."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from alexnet_jax.workdir.metrics import Progress
 
 @pytest.mark.long
 def test_a_window_of_steps_is_traced(tmp_path):
-  """A resumed run traces the steps in the window; a run that ends before the window traces nothing."""
+  """A resumed run traces the steps in the window. A run that ends before the window traces nothing."""
   train(tiny_config(train__steps=2, train__profile=(3, 4)), tmp_path)
   assert not (tmp_path / 'profile').exists()
   train(tiny_config(train__steps=5, train__profile=(3, 4)), tmp_path)
@@ -25,7 +25,7 @@ def test_a_window_of_steps_is_traced(tmp_path):
 
 
 @pytest.mark.parametrize('steps', [(3,), (4, 3), (0, 2), (1.0, 2.0)])
-def test_invalid_profile_windows(tmp_path, steps):
+def test_invalid_profile_windows_are_refused(tmp_path, steps):
   with pytest.raises(
     UserError, match=r'config\.train\.profile=.*must be the first and the last step'
   ):
@@ -33,22 +33,22 @@ def test_invalid_profile_windows(tmp_path, steps):
 
 
 def test_weights_and_biases_offline(tmp_path, monkeypatch):
-  pytest.importorskip('wandb', reason='an extra: pip install wandb')
+  pytest.importorskip('wandb', reason='Weights & Biases is an extra: pip install wandb')
   monkeypatch.setenv('WANDB_MODE', 'offline')
-  for steps in (2, 4):  # the second resumes the first
+  for steps in (2, 4):  # the second run resumes the first
     train(tiny_config(train__steps=steps, log__wandb='alexnet'), tmp_path)
   files = sorted(tmp_path.glob('wandb/*/*.wandb'))
-  written = b''.join(path.read_bytes() for path in files)  # numbers are JSON in there
+  written = b''.join(path.read_bytes() for path in files)  # the file contains numbers as JSON
   rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
   for row in rows:
     for name in set(row) - {'step'}:
       assert name.encode() in written and json.dumps(row[name]).encode() in written
   assert [row['step'] for row in rows if 'loss' in row] == [2, 4]
-  assert len({path.name.removeprefix('run-') for path in files}) == 1  # one run, continued
+  assert len({path.name.removeprefix('run-') for path in files}) == 1  # both wrote to one run
 
 
-def shown(monkeypatch, **environment) -> str:
-  """The text that a terminal receives for two lines of progress and an error."""
+def terminal_output(monkeypatch, **environment) -> str:
+  """Returns the text that a terminal receives for two lines of progress and an error."""
   for name in ('NO_COLOR', 'TERM'):
     monkeypatch.delenv(name, raising=False)
   for name, value in environment.items():
@@ -64,27 +64,28 @@ def shown(monkeypatch, **environment) -> str:
     say_error('message')
     print('the end', end='', file=terminal, flush=True)
     text = ''
-    while not text.endswith('the end'):  # read until the last print
+    while not text.endswith('the end'):  # read up to the last print
       text += os.read(outer, 10_000).decode()
   os.close(outer)
   return text
 
 
 def test_a_terminal_gets_colours(monkeypatch):
-  text = shown(monkeypatch, TERM='xterm')
+  text = terminal_output(monkeypatch, TERM='xterm')
   assert '\x1b[1mstep 2/10\x1b[0m' in text and '\x1b[1;31merror:\x1b[0m message' in text
-  assert text.count('\r\x1b[') == 2 and text.count('\n') == 2  # progress in place, then the error
+  # The progress line is overwritten; the error has its own line.
+  assert text.count('\r\x1b[') == 2 and text.count('\n') == 2
 
 
 @pytest.mark.parametrize('environment', [{'NO_COLOR': '1'}, {'TERM': 'dumb'}])
 def test_colours_can_be_disabled(monkeypatch, environment):
-  text = shown(monkeypatch, **environment)
+  text = terminal_output(monkeypatch, **environment)
   assert (
     'step 2/10  epoch 1.00  loss 0.5000  lr 0.01' in text and 'm' not in text.split('\x1b[')[1][:3]
   )
 
 
-def test_plain_lines_in_a_log(capsys):
+def test_a_log_has_plain_lines(capsys):
   progress = Progress(10, 0)
   progress.show(1, {'epoch': 1, 'loss': 0.5, 'lr': 1, 'images_per_s': 9, 'data_wait_frac': 0})
   progress.end()

@@ -1,4 +1,4 @@
-"""config.json of a workdir, and the comparison of the data with those of a checkpoint."""
+"""A resumed run must have the config of the workdir and the data of the checkpoint."""
 
 import contextlib
 
@@ -40,7 +40,7 @@ def test_a_resumed_run_must_have_the_same_config(tmp_path):
     ({'checksums': {'validation': '00000000' * 18}}, 'has changed; .*and 15 more'),
   ],
 )
-def test_the_data_must_be_the_same(tmp_path, change, message):
+def test_a_resumed_run_must_have_the_same_data(tmp_path, change, message):
   config = frozen()
   with contextlib.closing(open_dataset(config.data, config.seed)) as dataset:
     dataset.preload()

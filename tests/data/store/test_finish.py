@@ -15,7 +15,7 @@ FORMATS = pytest.mark.parametrize('form', ['jpeg', 'raw'])
 
 
 @FORMATS
-def test_what_a_store_knows(make_folder, tmp_path, form):
+def test_a_store_contains_its_metadata(make_folder, tmp_path, form):
   root = make_folder({'train/a': 9, 'train/b': 8, 'val/b': 3})
   output = tmp_path / 'store'
   result = prepare(make_store_config(f'folder:{root}', format=form, quality=80), str(output))
@@ -27,7 +27,7 @@ def test_what_a_store_knows(make_folder, tmp_path, form):
   assert result['bytes'] == sum(path.stat().st_size for path in output.glob('images-*'))
   data = open_dataset(make_config(f'store:{output}'), 0)
   found = data.statistics()
-  assert not data._iterators  # nothing was read
+  assert not data._iterators  # no image was read
   batch = next(data.eval_batches(17, split='train'))
   pixels = batch['image'].reshape(-1, 3).astype(float)
   chex.assert_trees_all_close(
@@ -40,7 +40,7 @@ def test_what_a_store_knows(make_folder, tmp_path, form):
   assert again == result
 
 
-def test_no_good_image_at_all(make_folder, tmp_path):
+def test_a_store_without_readable_images_is_an_error(make_folder, tmp_path):
   root = make_folder({'train/a': 1, 'train/b': 1})
   for path in root.glob('train/*/*'):
     path.write_bytes(b'')

@@ -1,4 +1,4 @@
-"""The plan of a store, its shards, and the folder that belongs to it."""
+"""The plan of a store: its shards, its order of images, and its folder."""
 
 import chex
 from data_helpers import make_store_config
@@ -38,6 +38,6 @@ def test_a_folder_belongs_to_one_plan(make_folder, tmp_path):
 @pytest.mark.parametrize(
   ('key', 'value'), [('format', 'png'), ('quality', 0), ('shard_images', 0), ('subsampling', '9')]
 )
-def test_invalid_settings(tmp_path, key, value):
+def test_invalid_settings_are_refused(tmp_path, key, value):
   with pytest.raises(UserError, match=rf'config\.prepare\.{key}=({value}|{value!r}): '):
     prepare(make_store_config(**{key: value}), str(tmp_path / 'new'))

@@ -1,4 +1,4 @@
-"""Stores that cannot be opened: damaged, unfinished, or with other canvases."""
+"""Damaged and unfinished stores and those with other canvases are refused."""
 
 import json
 
@@ -10,7 +10,7 @@ from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
 
 
-def test_a_store_that_was_cut_is_refused(tmp_path):
+def test_a_truncated_store_is_refused(tmp_path):
   output = tmp_path / 'store'
   prepare(make_store_config(format='raw'), str(output))
   file = output / 'images-train.array_record-00001-of-00005'
@@ -27,7 +27,7 @@ def test_a_store_that_was_cut_is_refused(tmp_path):
     open_source(make_config(f'store:{output}'))
 
 
-def test_a_missing_store_and_one_with_other_canvases(tmp_path):
+def test_missing_and_incompatible_stores_are_refused(tmp_path):
   with pytest.raises(UserError, match='there is no store'):
     open_source(make_config(f'store:{tmp_path / "nowhere"}'))
   output = tmp_path / 'store'
@@ -41,12 +41,12 @@ def test_a_missing_store_and_one_with_other_canvases(tmp_path):
   (output / 'store.json').write_text(json.dumps(meta | {'version': 9}))
   with pytest.raises(UserError, match='has version 9'):
     open_source(config)
-  (output / 'store.json').write_text('torn')
+  (output / 'store.json').write_text('damaged')
   with pytest.raises(UserError, match=r'store\.json cannot be read'):
     open_source(config)
 
 
-def test_a_store_names_only_files_of_its_own(tmp_path):
+def test_a_store_that_names_files_outside_is_refused(tmp_path):
   output = tmp_path / 'store'
   prepare(make_store_config(), str(output))
   meta = json.loads((output / 'store.json').read_text())

@@ -1,4 +1,4 @@
-"""ArrayRecord files, read back by NumPy and by the array_record package."""
+"""ArrayRecord files can be read back by NumPy and by the array_record package."""
 
 import os
 
@@ -33,18 +33,18 @@ def test_payloads_are_found_at_their_offsets(tmp_path):
   assert reader.num_records() == len(written) and reader.read_all() == whole
 
 
-def test_an_empty_file(tmp_path):
+def test_a_file_without_records(tmp_path):
   offsets, sizes = records.write(str(tmp_path / 'file'), [])
   assert len(offsets) == len(sizes) == 0
 
 
-def test_a_payload_that_is_not_in_its_record(tmp_path):
+def test_a_payload_that_differs_from_its_record_is_an_error(tmp_path):
   with pytest.raises(RunError, match='record 1 does not read back'):
     records.write(str(tmp_path / 'file'), [(b'abc', b'b'), (b'abc', b'elsewhere')])
   assert not os.listdir(tmp_path)
 
 
-def test_an_error_leaves_nothing_behind(tmp_path):
+def test_no_file_remains_after_an_error(tmp_path):
   def broken():
     yield b'abc', b'b'
     raise KeyError('a bug')
@@ -55,7 +55,7 @@ def test_an_error_leaves_nothing_behind(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no /dev/full')
-def test_a_full_disk(tmp_path):
+def test_a_full_disk_is_reported(tmp_path):
   path = str(tmp_path / 'file')
   os.symlink('/dev/full', f'{path}.{os.getpid()}')  # the temporary file is on a full disk
   with pytest.raises(RunError, match='free the disk'):

@@ -1,4 +1,4 @@
-"""A store, opened by TFDS itself."""
+"""TensorFlow Datasets (TFDS) can open a store."""
 
 import chex
 from data_helpers import make_config, make_store_config
@@ -15,7 +15,7 @@ CANVAS = Canvas(24, max_pixels=10**6)
 
 
 @FORMATS
-def test_plain_tfds_shows_the_same_images_and_labels(make_folder, tmp_path, form):
+def test_tfds_reads_the_same_images_and_labels(make_folder, tmp_path, form):
   tfds = pytest.importorskip('tensorflow_datasets')
   root = make_folder({'train/ä': 7, 'train/b c': 6, 'val/ä': 2})
   output = str(tmp_path / 'store')
@@ -32,7 +32,7 @@ def test_plain_tfds_shows_the_same_images_and_labels(make_folder, tmp_path, form
       assert record['label'] == split.labels[i]
       ours = np.zeros((24, 24, 3), np.uint8)
       split.fill(i, ours)
-      # TFDS decodes JPEG with another library.
+      # TFDS decodes JPEG files with another library.
       chex.assert_trees_all_close(record['image'].astype(int), ours.astype(int), atol=3)
       file = root / record['file_name'].decode()
       assert file.parent.name == ['b c', 'ä'][record['label']]

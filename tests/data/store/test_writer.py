@@ -1,4 +1,4 @@
-"""Writing a store: kills, full disks and bad files."""
+"""Writing a store survives kills and full disks, and reports bad files."""
 
 import json
 import os
@@ -35,8 +35,8 @@ prepare(config, {output!r})
 """
 
 
-def killed(output: pathlib.Path, shards: int) -> None:
-  """Kills `prepare` when some shards are finished and others are not."""
+def prepare_and_kill(output: pathlib.Path, shards: int) -> None:
+  """Runs `prepare` and kills it when some shards are finished and others are not."""
   code = KILLED.format(path=[p for p in sys.path if p], source='synthetic', output=str(output))
   process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.DEVNULL)
   deadline = time.monotonic() + 100
@@ -48,12 +48,12 @@ def killed(output: pathlib.Path, shards: int) -> None:
 
 
 @pytest.mark.long
-def test_a_kill_leaves_a_store_that_is_resumed(tmp_path):
+def test_a_killed_job_is_resumed(tmp_path):
   config = make_store_config()
   config.data.synthetic.train = 1000
   prepare(config, str(tmp_path / 'whole'))
   output = tmp_path / 'killed'
-  killed(output, 3)
+  prepare_and_kill(output, 3)
   assert not (output / 'store.json').exists()
   finished = {path: path.stat().st_mtime_ns for path in output.glob('images-*[0-9]-of-?????')}
   assert 3 <= len(finished) < 200
@@ -62,7 +62,7 @@ def test_a_kill_leaves_a_store_that_is_resumed(tmp_path):
   prepare(config, str(output))
   assert contents(output) == contents(tmp_path / 'whole')
   redone = [path for path, when in finished.items() if path.stat().st_mtime_ns != when]
-  assert len(redone) <= 1  # its index was not written yet
+  assert len(redone) <= 1  # the index of one shard may not have been written
 
 
 BAD = {
@@ -109,7 +109,7 @@ def open_folder():
     yield pathlib.Path(folder)
 
 
-def test_every_good_image_is_stored_and_every_other_one_named(open_folder, tmp_path):
+def test_readable_images_are_stored_and_others_are_reported(open_folder, tmp_path):
   root, output = open_folder / 'set', open_folder / 'store'
   (root / 'a').mkdir(parents=True)
   (root / 'b').mkdir()
@@ -138,7 +138,7 @@ def test_every_good_image_is_stored_and_every_other_one_named(open_folder, tmp_p
   )
 
 
-def test_a_full_disk_leaves_a_store_that_is_resumed(tmp_path):
+def test_a_job_is_resumed_after_a_full_disk(tmp_path):
   output = tmp_path / 'store'
   (output / 'parts').mkdir(parents=True)
   job = make_store_config(shuffle=False)

@@ -1,4 +1,4 @@
-"""The fast layers against the plain ones, forward and backward, in float32 and bfloat16."""
+"""The CPU layers agree with the reference layers, forward and backward, in float32 and bfloat16."""
 
 import functools
 
@@ -19,7 +19,7 @@ def normal(*shape, seed=0, dtype='float32'):
 
 
 def assert_alike(name, constants, *arrays):
-  """Values and gradients of all arguments, relative to the largest."""
+  """Compares the value and the gradients of all arguments, relative to the largest entry of each."""
   dtype = str(arrays[0].dtype)
   results = []
   for module in (reference, cpu):
@@ -39,20 +39,21 @@ def assert_alike(name, constants, *arrays):
   ('images', 'size', 'channels', 'kernel', 'stride', 'padding'),
   [
     (3, 31, 3, 11, 4, ((0, 3), (0, 3))),  # the paper's conv1, smaller
-    (2, 35, 3, 11, 4, ((0, 0), (0, 0))),  # Caffe's
-    (2, 32, 3, 11, 4, ((2, 2), (2, 2))),  # torchvision's: the last rows are not seen
-    (4, 12, 3, 5, 1, ((2, 2), (2, 2))),  # CIFAR-10's
-    (2, 12, 1, 5, 1, ((2, 2), (2, 2))),  # LeNet-5's
+    (2, 35, 3, 11, 4, ((0, 0), (0, 0))),  # Caffe's conv1
+    # In torchvision's conv1, no window covers the last rows.
+    (2, 32, 3, 11, 4, ((2, 2), (2, 2))),
+    (4, 12, 3, 5, 1, ((2, 2), (2, 2))),  # conv1 of the CIFAR-10 network
+    (2, 12, 1, 5, 1, ((2, 2), (2, 2))),  # conv1 of LeNet-5
     (2, 11, 3, 4, 1, ((1, 2), (2, 1))),  # an odd number of windows, and an even kernel
     (3, 8, 3, 3, 1, ((0, 0), (1, 0))),
-    (2, 9, 3, 2, 3, ((0, 0), (0, 0))),  # windows that do not touch
-    (3, 9, 6, 3, 1, ((1, 1), (1, 1))),  # conv3 ... conv5
+    (2, 9, 3, 2, 3, ((0, 0), (0, 0))),  # windows with gaps between them
+    (3, 9, 6, 3, 1, ((1, 1), (1, 1))),  # conv3 to conv5
     (2, 9, 6, 3, 1, ((1, 0), (0, 2))),
-    (cpu_conv.PIECE + 3, 7, 6, 5, 1, ((2, 2), (2, 2))),  # conv2, of more images than a piece
+    (cpu_conv.PIECE + 3, 7, 6, 5, 1, ((2, 2), (2, 2))),  # conv2, with more images than one piece
     (2, 9, 6, 3, 2, ((1, 1), (1, 1))),
   ],
 )
-def test_conv(dtype, images, size, channels, kernel, stride, padding):
+def test_conv_agrees_with_the_reference(dtype, images, size, channels, kernel, stride, padding):
   x = normal(images, size, size, channels, dtype=dtype)
   weights = normal(kernel, kernel, channels, 8, seed=1)
   constants = {'stride': stride, 'padding': padding}
@@ -62,8 +63,8 @@ def test_conv(dtype, images, size, channels, kernel, stride, padding):
 @pytest.mark.parametrize('dtype', TOLERANCE)
 @pytest.mark.parametrize('size', [4, 5])
 @pytest.mark.parametrize('name', ['local_response_norm', 'map_response_norm'])
-def test_response_norms(dtype, name, size):
-  """Constants so large that any slip shows; an even window lies askew."""
+def test_response_norms_agree_with_the_reference(dtype, name, size):
+  """The constants are so large that any error shows. An even window is not symmetric."""
   x = normal(2, 6, 7, 9, dtype=dtype)
   for k, beta in ((2.0, 0.75), (1.0, 0.5)):
     assert_alike(name, {'size': size, 'k': k, 'alpha': 0.3, 'beta': beta}, x)
@@ -72,33 +73,33 @@ def test_response_norms(dtype, name, size):
 @pytest.mark.parametrize('dtype', TOLERANCE)
 @pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2)])
 @pytest.mark.parametrize('rounding', ['ceil', 'floor'])
-def test_max_pool(dtype, window, stride, rounding):
-  """Windows that stick out, that leave pixels over, that overlap and that do not."""
+def test_max_pool_agrees_with_the_reference(dtype, window, stride, rounding):
+  """Some windows extend over the border, some leave pixels uncovered, and some overlap."""
   x = normal(2, 12, 13, 3, dtype=dtype)
   assert_alike('max_pool', {'window': window, 'stride': stride, 'rounding': rounding}, x)
 
 
-def test_max_pool_of_ties():
-  """Every pixel ties with others: the gradient goes to the same one."""
+def test_max_pool_sends_the_gradient_of_ties_to_the_same_pixel():
+  """Every window contains equal pixels."""
   x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 13, 13, 4)), jnp.float32)
   assert_alike('max_pool', {'window': 3, 'stride': 2, 'rounding': 'ceil'}, x)
 
 
-def test_a_number_that_is_not_finite_goes_through():
+def test_nan_is_passed_on():
   x = normal(1, 5, 5, 5).at[0, 1, 1, 2].set(jnp.nan)
   pooled = cpu.max_pool(x, window=3, stride=2, rounding='ceil')
   normed = cpu.local_response_norm(x, size=5, k=2.0, alpha=1e-4, beta=0.75)
   assert np.isnan(pooled).sum() == 1 and np.isnan(normed).sum() == 5
 
 
-def test_the_table_names_layers_of_both():
+def test_the_table_names_layers_that_both_modules_have():
   for backend, names in layers.FAST.items():
     for name in names:
       assert callable(getattr(cpu, name)) and callable(getattr(reference, name)), backend
 
 
-def test_the_backend_chooses(monkeypatch):
-  """On the CPU the fast layer runs; without it in the table, the plain one."""
+def test_the_table_selects_cpu_layers_on_a_cpu(monkeypatch):
+  """On a CPU the fast layer runs, unless the table does not name it."""
   x = normal(1, 5, 5, 2)
 
   def jaxpr():

@@ -1,6 +1,7 @@
-"""The GPU layers against the plain ones on the CPU, forward and backward, in float32 and bfloat16.
+"""The GPU layers agree with the reference layers, forward and backward, in float32 and bfloat16.
 
-Pallas runs in its interpreter. What a GPU computes is checked by `python -m benchmarks.gpu --stages=b`.
+They run on the CPU, and Pallas runs in its interpreter. `python -m benchmarks.gpu --stages=b` checks the
+layers on a GPU.
 """
 
 import functools
@@ -27,9 +28,9 @@ def normal(*shape, seed=0, dtype='float32'):
 
 
 def assert_alike(plain, fast, *arrays, bias=False):
-  """Values and gradients of all arguments, relative to the largest entry of the plain layer's.
+  """Compares the value and the gradients of all arguments, relative to the largest entry of the reference.
 
-  With `bias` the last gradient is that of a bias, which the plain layer sums in bfloat16.
+  With `bias` the last gradient is that of a bias, which the reference layer sums in bfloat16.
   """
   dtype = str(arrays[0].dtype)
   results = []
@@ -52,8 +53,8 @@ def assert_alike(plain, fast, *arrays, bias=False):
 @pytest.mark.parametrize('method', gpu.NORM_METHODS)
 @pytest.mark.parametrize('size', [4, 5])
 @pytest.mark.parametrize('shape', [(2, 6, 7, 9), (3, 5, 5, 48)])
-def test_local_response_norm(dtype, method, size, shape):
-  """Constants so large that a wrong window shows; an even window is not symmetric."""
+def test_local_response_norm_agrees_with_the_reference(dtype, method, size, shape):
+  """The constants are so large that a wrong window shows. An even window is not symmetric."""
   x = normal(*shape, dtype=dtype)
   for k, beta in ((2.0, 0.75), (1.0, 0.5)):
     constants = {'size': size, 'k': k, 'alpha': 0.3, 'beta': beta}
@@ -64,7 +65,7 @@ def test_local_response_norm(dtype, method, size, shape):
     )
 
 
-def test_pallas_takes_more_rows_than_a_block():
+def test_pallas_accepts_more_rows_than_a_block():
   x = normal(3, 17, 13, 16)
   constants = {'size': 5, 'k': 2.0, 'alpha': 0.3, 'beta': 0.75}
   assert x.size > 2 * gpu._BLOCK_ELEMENTS and x.size % gpu._BLOCK_ELEMENTS
@@ -77,7 +78,7 @@ def test_pallas_takes_more_rows_than_a_block():
 
 @pytest.mark.parametrize('dtype', TOLERANCE)
 @pytest.mark.parametrize('size', [4, 5])
-def test_map_response_norm(dtype, size):
+def test_map_response_norm_agrees_with_the_reference(dtype, size):
   constants = {'size': size, 'k': 1.0, 'alpha': 0.3, 'beta': 0.75}
   assert_alike(
     functools.partial(reference.map_response_norm, **constants),
@@ -90,8 +91,11 @@ def test_map_response_norm(dtype, size):
 @pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (3, 1), (3, 3), (5, 2)])
 @pytest.mark.parametrize('rounding', ['ceil', 'floor'])
 @pytest.mark.parametrize('tied', [False, True])
-def test_max_pool(dtype, window, stride, rounding, tied):
-  """Windows that stick out, leave pixels over, overlap or lie apart; the first of tied maxima wins."""
+def test_max_pool_agrees_with_the_reference(dtype, window, stride, rounding, tied):
+  """Some windows extend over the border, leave pixels uncovered, overlap or have gaps between them.
+
+  If maxima are equal, the gradient goes to the first one.
+  """
   x = normal(2, 12, 13, 3, dtype=dtype)
   if tied:
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, x.shape), dtype)
@@ -103,7 +107,7 @@ def test_max_pool(dtype, window, stride, rounding, tied):
   )
 
 
-def test_the_gradient_of_max_pool_is_no_scatter():
+def test_the_gradient_of_max_pool_uses_no_scatter():
   def text(layer):
     def total(x):
       return layer(x, **POOL).sum()
@@ -120,12 +124,12 @@ def test_the_gradient_of_max_pool_is_no_scatter():
   ('size', 'kernel', 'stride', 'padding'),
   [
     (31, 11, 4, ((0, 3), (0, 3))),  # the paper's conv1, smaller
-    (35, 11, 4, ((0, 0), (0, 0))),  # Caffe's
-    (32, 11, 4, ((2, 2), (2, 2))),  # torchvision's: the last rows are not seen
+    (35, 11, 4, ((0, 0), (0, 0))),  # Caffe's conv1
+    (32, 11, 4, ((2, 2), (2, 2))),  # torchvision's conv1, where no window covers the last rows
     (9, 3, 1, ((1, 0), (0, 2))),
   ],
 )
-def test_conv(dtype, method, size, kernel, stride, padding):
+def test_conv_agrees_with_the_reference(dtype, method, size, kernel, stride, padding):
   layer = functools.partial(gpu.conv, method=method, stride=stride, padding=padding)
   plain = functools.partial(reference.conv, stride=stride, padding=padding)
   arrays = normal(2, size, size, 3, dtype=dtype), normal(kernel, kernel, 3, 8, seed=1)
@@ -135,20 +139,20 @@ def test_conv(dtype, method, size, kernel, stride, padding):
 @pytest.mark.parametrize('dtype', TOLERANCE)
 @pytest.mark.parametrize('method', gpu.TOWER_METHODS)
 @pytest.mark.parametrize('shared', [False, True])
-def test_tower_conv(dtype, method, shared):
-  """Each tower's own maps, and maps that the towers share."""
+def test_tower_conv_agrees_with_the_reference(dtype, method, shared):
+  """The towers have maps of their own, or share their maps."""
   padding = ((1, 1), (1, 1))
 
   def layer(convolve, x, kernel, bias):
     xs = [x[0], x[0]] if shared else list(x)
     return jnp.stack(convolve(xs, kernel, bias))
 
-  def apart(xs, kernel, bias):
+  def separate(xs, kernel, bias):
     return [reference.conv(x, kernel[t], bias[t], 1, padding) for t, x in enumerate(xs)]
 
   fast = functools.partial(gpu.tower_convs, stride=1, padding=padding, method=method)
   assert_alike(
-    functools.partial(layer, apart),
+    functools.partial(layer, separate),
     functools.partial(layer, fast),
     normal(2, 2, 8, 8, 6, dtype=dtype),
     normal(2, 3, 3, 6, 4, seed=1),
@@ -159,9 +163,10 @@ def test_tower_conv(dtype, method, shared):
 
 @pytest.mark.parametrize('method', gpu.CONV_METHODS[1:])
 def test_the_gradient_of_a_bias_is_summed_in_float32(method):
-  """Of bfloat16 maps too, so that it has the accuracy of float32."""
+  """It has the accuracy of float32 although the maps are bfloat16."""
   x, kernel, bias = normal(4, 32, 32, 3, dtype='bfloat16'), normal(3, 3, 3, 4), normal(4)
-  g = 1 + normal(4, 32, 32, 4, dtype='bfloat16') ** 2  # of one sign, so that no sum is near zero
+  # All entries are positive, so that no sum is near zero.
+  g = 1 + normal(4, 32, 32, 4, dtype='bfloat16') ** 2
 
   def gradient(layer):
     layer = functools.partial(layer, x, kernel, stride=1, padding=((1, 1), (1, 1)))
@@ -172,7 +177,7 @@ def test_the_gradient_of_a_bias_is_summed_in_float32(method):
 
 
 @pytest.mark.parametrize('shared', [False, True])
-def test_towers_are_one_convolution(shared):
+def test_joined_towers_are_one_convolution(shared):
   x, kernel, bias = normal(1, 8, 8, 6), normal(2, 3, 3, 6, 4), normal(2, 4)
   xs = [x, x] if shared else [x, x + 1]
 
@@ -193,7 +198,7 @@ def test_unknown_methods_are_refused():
     gpu.tower_convs([x], kernel[None], normal(1, 4), 1, ((1, 1), (1, 1)), method='fast')
 
 
-def test_a_number_that_is_not_finite_goes_through():
+def test_nan_is_passed_on():
   x = normal(1, 5, 5, 5).at[0, 1, 1, 2].set(jnp.nan)
   assert np.isnan(gpu.max_pool(x, **POOL)).sum() == 1
   _, pull = jax.vjp(functools.partial(gpu.max_pool, **POOL), x)
@@ -202,9 +207,10 @@ def test_a_number_that_is_not_finite_goes_through():
 
 @pytest.mark.parametrize('method', gpu.NORM_METHODS)
 def test_layers_run_on_a_mesh(method):
-  """Under `shard_map` with replication checked, as every step of the project runs.
+  """They run under `shard_map` with the check of replication, as in every training step.
 
-  Pallas's interpreter fails that check in a pad of its own; the kernels for a GPU pass it (below).
+  The interpreter of Pallas fails this check in code of its own. The kernels for a GPU pass it, as the next
+  test shows.
   """
   mesh = jax.make_mesh((2,), ('data',), (AxisType.Auto,), devices=jax.devices()[:2])
   constants = {'size': 5, 'k': 2.0, 'alpha': 0.3, 'beta': 0.75}
@@ -222,15 +228,15 @@ def test_layers_run_on_a_mesh(method):
   fast = gradient(functools.partial(layer, norm, gpu.max_pool))
   plain = gradient(functools.partial(layer, reference.local_response_norm, reference.max_pool))
   x = normal(4, 9, 9, 8)
-  spread = jax.shard_map(
+  sharded = jax.shard_map(
     fast, mesh=mesh, in_specs=P('data'), out_specs=P('data'), check_vma=method != 'pallas'
   )
-  np.testing.assert_allclose(jax.jit(spread)(x), plain(x), rtol=2e-5, atol=2e-5)
+  np.testing.assert_allclose(jax.jit(sharded)(x), plain(x), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE)
 def test_pallas_lowers_for_cuda(dtype):
-  """The kernels become Triton programs on a host without a GPU; only a GPU can compile and run these."""
+  """Pallas lowers the kernels to Triton programs without a GPU. Only a GPU can compile and run them."""
   norm = functools.partial(
     gpu.local_response_norm, size=5, k=2.0, alpha=1e-4, beta=0.75, method='pallas'
   )
@@ -247,12 +253,12 @@ def test_pallas_lowers_for_cuda(dtype):
   assert text.count('xla.gpu.triton') >= 2 and 'norm_gradient_kernel' in text
 
 
-def test_no_gpu_layer_is_in_use_before_a_gpu_measured_a_gain():
+def test_no_gpu_layer_is_in_use_without_a_measured_gain():
   assert layers.FAST['gpu'] == ()
 
 
-def test_the_table_chooses_gpu_layers_on_a_gpu(monkeypatch):
-  """The backend's name is all that is pretended: nothing is compiled."""
+def test_the_table_selects_gpu_layers_on_a_gpu(monkeypatch):
+  """The test replaces only the name of the backend, and compiles nothing."""
 
   def jaxpr():
     def total(x):

@@ -1,4 +1,4 @@
-"""Locally connected layers and average pooling against NumPy."""
+"""Locally connected layers and average pooling agree with NumPy."""
 
 from helpers import relative_error
 import jax
@@ -15,16 +15,16 @@ ROUNDING = 2e-6
   ('size', 'stride', 'padding'),
   [(3, 1, ((1, 1), (1, 1))), (3, 2, ((0, 1), (1, 0))), (5, 3, ((2, 2), (2, 1)))],
 )
-def test_local(size, stride, padding):
-  """Place by place in NumPy; and with one kernel everywhere it is a convolution."""
+def test_locally_connected_layers(size, stride, padding):
+  """NumPy computes each position by itself. With equal kernels everywhere the layer is a convolution."""
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 7, 9, 3)).astype(np.float32)
   padded = np.pad(x, ((0, 0), *padding, (0, 0)))
-  places = [(n - size) // stride + 1 for n in padded.shape[1:3]]
-  kernel = rng.normal(size=(*places, size * size * 3, 4)).astype(np.float32)
-  bias = rng.normal(size=(*places, 4)).astype(np.float32)
-  expected = np.zeros((2, *places, 4))
-  for i, j in np.ndindex(*places):
+  sides = [(n - size) // stride + 1 for n in padded.shape[1:3]]
+  kernel = rng.normal(size=(*sides, size * size * 3, 4)).astype(np.float32)
+  bias = rng.normal(size=(*sides, 4)).astype(np.float32)
+  expected = np.zeros((2, *sides, 4))
+  for i, j in np.ndindex(*sides):
     window = padded[:, i * stride : i * stride + size, j * stride : j * stride + size]
     expected[:, i, j] = window.reshape(2, -1) @ kernel[i, j] + bias[i, j]
   ours = layers.locally_connected(x, kernel, bias, size, stride, padding)
@@ -41,15 +41,15 @@ def test_local(size, stride, padding):
 @pytest.mark.parametrize(
   ('size', 'window', 'stride'), [(32, 3, 2), (8, 3, 2), (7, 2, 2), (9, 4, 3)]
 )
-def test_avg_pool(size, window, stride, rounding):
-  """A window that sticks out is averaged over what is inside, forwards and backwards."""
+def test_average_pooling(size, window, stride, rounding):
+  """A window at the border is averaged over the pixels inside the image, forward and backward."""
   x = np.random.default_rng(1).normal(size=(2, size, size + 2, 3)).astype(np.float32)
-  places = [layers.pooled_size(n, window, stride, rounding) for n in x.shape[1:3]]
-  expected, gradient = np.zeros((2, *places, 3)), np.zeros(x.shape)
-  for i, j in np.ndindex(*places):
-    place = np.s_[:, i * stride : i * stride + window, j * stride : j * stride + window]
-    expected[:, i, j] = x[place].mean((1, 2))
-    gradient[place] += 1 / np.prod(x[place].shape[1:3])
+  sides = [layers.pooled_size(n, window, stride, rounding) for n in x.shape[1:3]]
+  expected, gradient = np.zeros((2, *sides, 3)), np.zeros(x.shape)
+  for i, j in np.ndindex(*sides):
+    window_slice = np.s_[:, i * stride : i * stride + window, j * stride : j * stride + window]
+    expected[:, i, j] = x[window_slice].mean((1, 2))
+    gradient[window_slice] += 1 / np.prod(x[window_slice].shape[1:3])
 
   def pool(x):
     return layers.avg_pool(x, window=window, stride=stride, rounding=rounding)

@@ -1,4 +1,4 @@
-"""Layers against TensorFlow's own operations and NumPy loops, forwards and backwards."""
+"""The reference layers agree with TensorFlow operations and NumPy loops, forward and backward."""
 
 import functools
 
@@ -12,22 +12,22 @@ import tensorflow as tf
 
 from alexnet_jax.models import layers
 
-ROUNDING = 2e-5  # float32, relative to the largest entry
+ROUNDING = 2e-5  # for float32, relative to the largest entry
 
 
 def normal(*shape, seed=0, scale=1.0):
-  """Random float32 numbers."""
+  """Returns random float32 numbers."""
   return (np.random.default_rng(seed).normal(0, scale, shape)).astype(np.float32)
 
 
 def untied(*shape, seed=0):
-  """Random float32 numbers of which no two are equal."""
+  """Returns random float32 numbers, no two of which are equal."""
   order = np.random.default_rng(seed).permutation(np.prod(shape))
   return (order.reshape(shape) / np.prod(shape) - 0.5).astype(np.float32)
 
 
 def assert_same(ours, reference, *arguments, tolerance=ROUNDING):
-  """Compares values, and gradients of a random weighting of them, with those of TensorFlow."""
+  """Compares values and the gradients of a randomly weighted sum of them with those of TensorFlow."""
   value, pull = jax.vjp(jax.jit(ours), *map(jnp.asarray, arguments))
   tensors = [tf.constant(x) for x in arguments]
   with tf.GradientTape() as tape:
@@ -43,7 +43,7 @@ def assert_same(ours, reference, *arguments, tolerance=ROUNDING):
 @pytest.mark.parametrize(
   ('size', 'kernel', 'stride', 'padding'),
   [
-    (24, 11, 4, ((0, 3), (0, 3))),  # conv1 of the paper: 0 before, 3 after
+    (24, 11, 4, ((0, 3), (0, 3))),  # conv1 of the paper: no padding before, 3 pixels after
     (27, 11, 4, ((0, 0), (0, 0))),  # Caffe
     (24, 11, 4, ((2, 2), (2, 2))),  # torchvision
     (9, 5, 1, ((2, 2), (2, 2))),
@@ -51,7 +51,7 @@ def assert_same(ours, reference, *arguments, tolerance=ROUNDING):
     (10, 3, 2, ((0, 3), (1, 0))),  # height and width are not mixed up
   ],
 )
-def test_conv(size, kernel, stride, padding):
+def test_conv_agrees_with_tensorflow(size, kernel, stride, padding):
   def reference(x, w, b):
     pads = [[0, 0], *map(list, padding), [0, 0]]
     return tf.nn.conv2d(x, w, stride, pads) + b
@@ -61,22 +61,22 @@ def test_conv(size, kernel, stride, padding):
   assert_same(ours, reference, *arguments)
 
 
-def test_dense():
+def test_dense_agrees_with_tensorflow():
   assert_same(layers.dense, tf.matmul, normal(3, 7), normal(7, 5, seed=1))
 
 
 @pytest.mark.parametrize(
   ('scale', 'k', 'alpha', 'beta'),
   [
-    (100, 2, 1e-4, 0.75),  # the paper, on responses of the size that conv1 gives
+    (100, 2, 1e-4, 0.75),  # the paper, with responses as large as those of conv1
     (100, 1, 2e-5, 0.75),  # Caffe
-    (1, 2, 0.3, 0.75),  # constants so large that any slip shows
+    (1, 2, 0.3, 0.75),  # constants so large that any error shows
     (1, 1, 0.3, 0.5),
   ],
 )
 @pytest.mark.parametrize('maps', [3, 16])
-def test_local_response_norm(scale, k, alpha, beta, maps):
-  """TensorFlow's `alpha` multiplies the sum itself; the window is clipped at both ends."""
+def test_local_response_norm_agrees_with_tensorflow(scale, k, alpha, beta, maps):
+  """In TensorFlow `alpha` multiplies the sum and not the mean. Windows are clipped at both ends."""
   reference = functools.partial(
     tf.nn.local_response_normalization, depth_radius=2, bias=k, alpha=alpha, beta=beta
   )
@@ -85,8 +85,8 @@ def test_local_response_norm(scale, k, alpha, beta, maps):
 
 
 @pytest.mark.parametrize('size', [1, 2, 4, 5, 9])
-def test_local_response_norm_window(size):
-  """The window of map i starts at i - size//2, for even sizes too (FACTS section 1.3)."""
+def test_the_window_of_local_response_norm(size):
+  """The window of map i starts at i - size//2, for even sizes too (docs/FACTS.md section 1.3)."""
   x = normal(2, 8)
   expected = np.empty_like(x)
   for i in range(8):
@@ -98,7 +98,7 @@ def test_local_response_norm_window(size):
 
 
 def reference_map_norm(x, size, k, alpha, beta):
-  """`map_response_norm` written as loops over pixels, in float64."""
+  """Computes `map_response_norm` with loops over pixels, in float64."""
   x = x.astype(np.float64)
   out = np.empty_like(x)
   for i, j in np.ndindex(*x.shape[1:3]):
@@ -109,15 +109,15 @@ def reference_map_norm(x, size, k, alpha, beta):
 
 
 @pytest.mark.parametrize('size', [3, 4, 5])
-def test_map_response_norm(size):
-  """Windows are clipped at the border, and the maps do not see each other."""
+def test_map_response_norm_agrees_with_loops(size):
+  """Windows are clipped at the border, and each map is normalised by itself."""
   x = normal(2, 6, 7, 3)
   constants = {'size': size, 'k': 1.0, 'alpha': 0.2, 'beta': 0.75}
   actual = layers.map_response_norm(jnp.asarray(x), **constants)
   np.testing.assert_allclose(actual, reference_map_norm(x, **constants), rtol=1e-5)
 
 
-def test_map_response_norm_gradient():
+def test_the_gradient_of_map_response_norm():
   ours = functools.partial(layers.map_response_norm, size=5, k=1.0, alpha=0.2, beta=0.75)
   check_grads(ours, (normal(1, 6, 6, 2),), order=1, modes=['rev'], rtol=2e-2, atol=2e-2)
 
@@ -128,10 +128,10 @@ def test_map_response_norm_gradient():
     (55, 3, 2, 27, 27),
     (27, 3, 2, 13, 13),
     (13, 3, 2, 6, 6),
-    (32, 3, 2, 16, 15),  # CIFAR: 32 - 16 - 8 - 4, or 32 - 15 - 7 - 3 (FACTS section 1.2)
+    (32, 3, 2, 16, 15),  # CIFAR-10: sides 32, 16, 8, 4 or 32, 15, 7, 3 (FACTS section 1.2)
     (16, 3, 2, 8, 7),
     (8, 3, 2, 4, 3),
-    (55, 2, 2, 28, 27),  # net 147
+    (55, 2, 2, 28, 27),  # net 147, the network with 2x2 pooling (FACTS section 1.2)
     (11, 2, 2, 6, 5),
   ],
 )
@@ -141,7 +141,10 @@ def test_pooled_size(size, window, stride, ceil, floor):
 
 
 def reference_max_pool(x, weights, window, stride, rounding):
-  """Clipped windows in loops; the gradient goes to the first maximum, row by row."""
+  """Computes max pooling with loops over clipped windows.
+
+  The gradient goes to the first maximum in the order of rows.
+  """
   side = {'ceil': np.ceil, 'floor': np.floor}[rounding]
   height, width = (1 + int(side((n - window) / stride)) for n in x.shape[1:3])
   value = np.empty((len(x), height, width, x.shape[3]), x.dtype)
@@ -157,8 +160,8 @@ def reference_max_pool(x, weights, window, stride, rounding):
 @pytest.mark.parametrize('rounding', ['ceil', 'floor'])
 @pytest.mark.parametrize(('size', 'window'), [(9, 3), (8, 3), (7, 2)])
 @pytest.mark.parametrize('tied', [False, True])
-def test_max_pool(rounding, size, window, tied):
-  """All values below zero, so that a padding of zeros would win; ties go to the first pixel."""
+def test_max_pool_agrees_with_loops(rounding, size, window, tied):
+  """All values are negative, so that padding with zeros would show. Ties go to the first pixel."""
   x = untied(2, size, size, 3) - 1
   if tied:
     x = np.round(2 * x)
@@ -172,24 +175,24 @@ def test_max_pool(rounding, size, window, tied):
 
 
 @pytest.mark.parametrize(('size', 'window'), [(13, 3), (32, 3), (11, 2)])
-def test_max_pool_floor_is_tensorflows(size, window):
+def test_max_pool_with_floor_agrees_with_tensorflow(size, window):
   ours = functools.partial(layers.max_pool, window=window, stride=2, rounding='floor')
   reference = functools.partial(tf.nn.max_pool2d, ksize=window, strides=2, padding='VALID')
   assert_same(ours, reference, untied(2, size, size, 3))
 
 
 def row_keys(rows, seed=0):
-  """One key for each of `rows`."""
+  """Returns one random key for each of `rows`."""
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.asarray(rows))
 
 
 @pytest.mark.parametrize('rate', [0.5, 0.2])
-def test_dropout_forms(rate):
-  """Training: x or 0, over 1 - rate if inverted. Test: x times 1 - rate, or x if inverted."""
+def test_dropout_in_training_and_at_test_time(rate):
+  """Plain dropout scales by 1 - rate at test time, and inverted dropout by 1 / (1 - rate) in training."""
   x = jnp.asarray(untied(64, 1000) + 1)
   paper = layers.dropout(x, row_keys(range(64)), rate=rate, inverted=False)
   mask = paper != 0
-  # Four standard deviations of the share kept.
+  # The tolerance is four standard deviations of the share of units that are kept.
   assert abs(mask.mean() - (1 - rate)) < 4 * np.sqrt(rate * (1 - rate) / x.size)
   np.testing.assert_array_equal(paper, np.where(mask, x, 0))
   inverted = layers.dropout(x, row_keys(range(64)), rate=rate, inverted=True)
@@ -200,17 +203,17 @@ def test_dropout_forms(rate):
 
 
 @pytest.mark.parametrize('inverted', [False, True])
-def test_dropout_expectation(inverted):
-  """Both forms give at test what they give in training on average."""
+def test_dropout_keeps_the_expectation(inverted):
+  """For both forms the output at test time equals the mean output in training."""
   x = jnp.asarray(normal(1, 50))
-  many = jnp.broadcast_to(x, (20_000, 50))
-  trained = layers.dropout(many, row_keys(range(20_000)), rate=0.3, inverted=inverted)
+  repeated = jnp.broadcast_to(x, (20_000, 50))
+  trained = layers.dropout(repeated, row_keys(range(20_000)), rate=0.3, inverted=inverted)
   expected = layers.dropout(x, None, rate=0.3, inverted=inverted)
   assert relative_error(trained.mean(0, keepdims=True), expected) < 0.03
 
 
-def test_dropout_rows():
-  """A row's mask depends on its key alone: not on the batch, nor on its place in it."""
+def test_a_dropout_mask_depends_only_on_the_key_of_its_row():
+  """It depends neither on the batch nor on the position of the row in the batch."""
   drop = functools.partial(layers.dropout, rate=0.5, inverted=False)
   x = jnp.asarray(untied(8, 100) + 1)
   whole = drop(x, row_keys(range(8)))
@@ -221,16 +224,15 @@ def test_dropout_rows():
   assert not np.array_equal(drop(x, row_keys(range(8), seed=1)), whole)
 
 
-def test_dropout_gradient():
-  """What was dropped gets no gradient."""
+def test_dropped_units_have_no_gradient():
   x = jnp.asarray(untied(4, 100) + 1)
   drop = functools.partial(layers.dropout, keys=row_keys(range(4)), rate=0.5, inverted=True)
   gradient = jax.grad(lambda x: drop(x).sum())(x)
   np.testing.assert_array_equal(gradient, np.where(drop(x) != 0, 2.0, 0.0))
 
 
-def test_batch_norm():
-  """With moments of the batch the gradient goes through them too."""
+def test_batch_norm_agrees_with_tensorflow():
+  """The gradient includes the dependence of the moments on the batch."""
 
   def reference(x, scale, bias):
     mean, variance = tf.nn.moments(x, [0, 1, 2])
@@ -244,8 +246,7 @@ def test_batch_norm():
   assert_same(ours, reference, *(x.astype(np.float32) for x in arguments), tolerance=1e-4)
 
 
-def test_batch_moments_over_devices():
-  """Over a mesh axis they are those of the whole batch."""
+def test_batch_moments_over_a_mesh_axis_are_those_of_the_whole_batch():
   x = jnp.asarray(normal(6, 4, 4, 3) + 1)
   parts = jax.vmap(lambda part: layers.batch_moments(part, 'data'), axis_name='data')(
     x.reshape(3, 2, 4, 4, 3)
@@ -271,8 +272,8 @@ BFLOAT16 = {
 
 
 @pytest.mark.parametrize('layer', BFLOAT16)
-def test_bfloat16(layer):
-  """A bfloat16 input stays bfloat16, and its result is close to the float32 one."""
+def test_bfloat16_is_kept_and_close_to_float32(layer):
+  """The output for a bfloat16 input has this type, and is close to the output in float32."""
   x = jnp.asarray(normal(2, 6, 6, 4))
   half = BFLOAT16[layer](x.astype(jnp.bfloat16))
   assert half.dtype == jnp.bfloat16

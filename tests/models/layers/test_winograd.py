@@ -1,4 +1,4 @@
-"""Winograd's convolutions: the transforms in exact arithmetic, and every shape that a network may have."""
+"""Winograd's convolutions: exact transforms, and agreement with the reference for shapes of all networks."""
 
 from fractions import Fraction
 import functools
@@ -13,7 +13,7 @@ import pytest
 
 from alexnet_jax.models.layers import cpu, reference, winograd
 
-# Relative to the largest entry. The largest seen is 2e-5, of kernel gradients.
+# Relative to the largest entry. The largest observed error is 2e-5, in gradients of kernels.
 TOLERANCE = {'float32': 3e-5, 'bfloat16': 2e-2}
 SIZES = [(m, r) for r, sides in winograd.TILES.items() for m in sides]
 
@@ -31,7 +31,7 @@ def assert_close(actual, expected, dtype='float32'):
 
 @pytest.mark.parametrize(('m', 'r'), SIZES)
 def test_the_transforms_are_exact(m, r):
-  """Of whole numbers: A^T ((G k) * (B^T d)) is the correlation of d and k, in rational arithmetic."""
+  """In rational arithmetic, A^T ((G k) * (B^T d)) equals the correlation of the data d with the kernel k."""
   output, kernel, data = winograd.exact_transforms(m, r, winograd.POINTS[m + r - 1])
   rng = np.random.default_rng(m + r)
   d = [Fraction(int(x)) for x in rng.integers(-99, 99, m + r - 1)]
@@ -45,7 +45,7 @@ def test_the_transforms_are_exact(m, r):
 
 
 @pytest.mark.parametrize(('m', 'r'), SIZES)
-def test_the_matrices_are_those_fractions(m, r):
+def test_the_float32_matrices_equal_the_exact_fractions(m, r):
   exact = winograd.exact_transforms(m, r, winograd.POINTS[m + r - 1])
   for rows, matrix in zip(exact, winograd.transforms(m, r), strict=True):
     assert matrix.dtype == np.float32
@@ -53,19 +53,19 @@ def test_the_matrices_are_those_fractions(m, r):
 
 
 @pytest.mark.parametrize(('m', 'r'), SIZES)
-def test_adjoints(m, r):
-  """<T x, y> is <x, T* y> for the three transforms of a plan with unequal sides."""
+def test_adjoint_transforms(m, r):
+  """For each transform T and its adjoint T*, <T x, y> equals <x, T* y>. The sides of the plan are unequal."""
   p = winograd.Plan(2, (9, 8), (1, 0), (9 + 2 - r, 8 + 1 - r), m, r)
   pairs = [
     (winograd.data_in, winograd.data_in_adjoint, normal(2, 9, 8, 3)),
     (winograd.kernel_in, winograd.kernel_in_adjoint, normal(r, r, 3, 4)),
     (winograd.output, winograd.output_adjoint, normal(p.a**2, 2 * p.tiles[0] * p.tiles[1], 3)),
   ]
-  for there, back, x in pairs:
-    image = there(p, x)
+  for transform, adjoint, x in pairs:
+    image = transform(p, x)
     y = normal(*image.shape, seed=1)
     assert float(jnp.vdot(image, y)) == pytest.approx(
-      float(jnp.vdot(x, back(p, y))), rel=1e-4, abs=1e-2
+      float(jnp.vdot(x, adjoint(p, y))), rel=1e-4, abs=1e-2
     )
 
 
@@ -80,13 +80,13 @@ def both(layer, x, kernel, g, padding):
   [
     ((3, 13, 13, 8), 3, 6, ((1, 1), (1, 1))),  # conv3 to conv5: tiles of 5
     ((2, 27, 27, 6), 5, 9, ((2, 2), (2, 2))),  # conv2: tiles of 4
-    ((2, 16, 12, 5), 5, 5, ((2, 2), (0, 1))),  # sides and zeros that differ
+    ((2, 16, 12, 5), 5, 5, ((2, 2), (0, 1))),  # different sides and paddings
     ((1, 6, 6, 8), 3, 8, ((1, 1), (1, 1))),  # conv6
     ((2, 4, 3, 5), 3, 5, ((0, 0), (0, 0))),  # an output of two pixels
     ((5, 8, 8, 5), 5, 7, ((2, 2), (2, 2))),  # CIFAR-10's conv3
   ],
 )
-def test_conv(dtype, shape, r, features, padding):
+def test_conv_agrees_with_the_reference(dtype, shape, r, features, padding):
   x, kernel = normal(*shape, dtype=dtype), normal(r, r, shape[-1], features, seed=1)
   assert winograd.plan(shape, r, padding) or shape[1] < 5
   layer = functools.partial(reference.conv, stride=1, padding=padding)
@@ -102,8 +102,8 @@ def test_conv(dtype, shape, r, features, padding):
 
 
 @pytest.mark.parametrize('images', [4, 7])
-def test_images_in_chunks(images, monkeypatch):
-  """Chunks that divide the batch, and chunks that do not."""
+def test_images_are_processed_in_chunks(images, monkeypatch):
+  """The size of the chunks may or may not divide the batch."""
   monkeypatch.setattr(winograd, 'CHUNK_BYTES', 2**14)
   x, kernel = normal(images, 9, 9, 6), normal(3, 3, 6, 2, seed=1)
   p = winograd.plan(x.shape, 3, ((1, 1), (1, 1)))
@@ -116,18 +116,20 @@ def test_images_in_chunks(images, monkeypatch):
     assert_close(actual, expected)
 
 
-def test_a_plan_saves_multiplications_or_is_none():
+def test_a_plan_exists_only_if_it_saves_multiplications():
   for side, r in itertools.product(range(5, 30), (3, 5)):
     p = winograd.plan((1, side, side, 8), r, ((0, 0), (0, 0)))
     if p:
       assert p.products < (r * (side - r + 1)) ** 2
       assert all(count * p.m >= out for count, out in zip(p.tiles, p.out, strict=True))
-  assert winograd.plan((1, 20, 20, 8), 7, ((0, 0), (0, 0))) is None  # no tiles for such kernels
-  assert winograd.plan((1, 5, 5, 8), 5, ((0, 0), (0, 0))) is None  # one output: nothing to save
+  # There are no tiles for 7x7 kernels.
+  assert winograd.plan((1, 20, 20, 8), 7, ((0, 0), (0, 0))) is None
+  # A single output saves no multiplications.
+  assert winograd.plan((1, 5, 5, 8), 5, ((0, 0), (0, 0))) is None
 
 
-def test_towers_that_share_maps_are_one_layer():
-  """The same values and gradients as apart, and half as many products."""
+def test_towers_with_shared_maps_are_computed_as_one_layer():
+  """Values and gradients equal those of separate towers, with half as many products."""
   x, kernel, bias = normal(2, 9, 9, 6), normal(2, 3, 3, 6, 4, seed=1), normal(2, 4, seed=2)
   padding = ((1, 1), (1, 1))
 
@@ -153,8 +155,8 @@ def test_towers_that_share_maps_are_one_layer():
   assert 2 * count(True) == count(False)
 
 
-def test_under_shard_map():
-  """A replicated kernel and images that differ among devices, with the check of replication on."""
+def test_conv_runs_under_shard_map():
+  """The kernel is replicated, each device has other images, and the check of replication is on."""
   devices = jax.devices()[:2]
   if len(devices) < 2:
     pytest.skip('needs two devices')
