@@ -112,7 +112,7 @@ def test_what_would_not_fit_is_skipped_and_says_so(tmp_path):
 def test_what_it_needs_must_have_passed(tmp_path):
   code, outcomes = run(tmp_path, stage('fails'), stage('ends_well', needs=['fails']))
   assert code == 3 and outcomes['ends_well']['status'] == 'skipped'
-  assert outcomes['ends_well']['reason'] == 'it needs fails, which did not pass'
+  assert outcomes['ends_well']['reason'] == 'it needs fails, which did not succeed'
 
 
 @pytest.mark.parametrize(('seconds', 'status'), [(600, 'failed'), (2.2, 'skipped')])
