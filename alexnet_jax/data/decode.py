@@ -1,4 +1,4 @@
-"""Decodes an image to the uint8 canvas that the device crops (FACTS section 3).
+"""Decodes an image to the uint8 canvas that the device crops (docs/FACTS.md, section 3).
 
 The paper scales the short side to 256 pixels and keeps the central 256x256; Caffe warps the whole
 image to 256x256; the "no_crop" data of the original code pastes the whole image into the canvas. Each

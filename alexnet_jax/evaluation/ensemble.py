@@ -1,4 +1,4 @@
-"""Searches for the weights of an ensemble, as `avg-valid.py` of the original code does (FACTS section 4)."""
+"""Searches for the weights of an ensemble, as the authors' `avg-valid.py` does (docs/FACTS.md, section 4)."""
 
 import itertools
 

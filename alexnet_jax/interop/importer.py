@@ -23,7 +23,7 @@ from alexnet_jax.workdir.checkpoint import FOLDER, Checkpoints
 
 IMPORTS = ('torchvision', 'pytorch', 'caffe', 'cuda_convnet', 'safetensors')
 
-# The channel means of ILSVRC-2012 that each project uses: RGB, grey levels (FACTS section 3).
+# The channel means of ILSVRC-2012 that each project uses: RGB, grey levels (docs/FACTS.md, section 3).
 MEANS = {
   'torchvision': (123.675, 116.28, 103.53),  # 255 x (0.485, 0.456, 0.406)
   'caffe': (123.0, 117.0, 104.0),

@@ -45,7 +45,8 @@ def locally_connected(
 def avg_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
   """Average pooling, with the arguments and the result of `reference.max_pool`.
 
-  A window that extends beyond the maps is averaged over the pixels that lie inside (FACTS section 1.2).
+  A window that extends beyond the maps is averaged over the pixels that lie inside (docs/FACTS.md, section
+  1.2).
   """
   for axis in (1, 2):
     size = x.shape[axis]
