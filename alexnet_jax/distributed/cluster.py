@@ -17,7 +17,7 @@ import re
 
 from alexnet_jax.errors import UserError
 
-PORT = 8476  # of the coordinator, where its address has none
+PORT = 8476  # the default port of the coordinator
 
 _SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
 _JOBSET = ('JOBSET_COORDINATOR', 'JOBSET_PROCESSES', 'JOB_COMPLETION_INDEX')

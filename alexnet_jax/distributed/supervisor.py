@@ -97,7 +97,7 @@ def _what_happened(cluster: Cluster, code: int, verdict: str, hosts: list[str]) 
     return f'{name(cluster.process)} was ended by {why}{hint}: {again}'
   if not hosts:
     return (
-      f'{name(cluster.process)} did not meet the others at {cluster.coordinator}: start all of them '
+      f'{name(cluster.process)} did not find the others at {cluster.coordinator}: start all of them '
       f'within {START_TIMEOUT} s of each other, and let them reach that address'
     )
   found = _UNHEALTHY.search(verdict)

@@ -28,4 +28,4 @@ def test_last_line(process, code, verdict, message):
 
 def test_last_line_where_the_processes_never_met():
   line = supervisor._what_happened(Cluster('a:1', 3, 2), -6, 'DEADLINE_EXCEEDED', [])
-  assert line.startswith('process 2 of 3 did not meet the others at a:1')
+  assert line.startswith('process 2 of 3 did not find the others at a:1')
