@@ -258,9 +258,8 @@ def _guard(work: Callable[[], None]) -> int:
 def entry_point() -> None:
   """The installed command `alexnet-jax`, equal to main.py."""
   code = main(sys.argv[1:])
-  if (
-    code == RUN_FAILED
-  ):  # After a failure, threads of libraries may wait forever, so the process is ended.
+  # After a failure, threads of libraries may wait forever, so the process ends without them.
+  if code == RUN_FAILED:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
