@@ -25,7 +25,8 @@ def get_config():
       'model.num_classes': 10_184,
       'data.source': 'folder:data/imagenet-fall-2009',
       'data.holdout': 0.5,
-      # FACTS section 4: at epoch 18.24, only the rates of conv1 and conv2 fell, and the colour noise ended.
+      # docs/FACTS.md, section 4: at epoch 18.24, only the rates of conv1 and conv2 fell, and the colour noise
+      # ended.
       'optim.boundaries': (6.26, 13.34, 21.19, 25.37),
       'optim.layer_rates': (('conv1', 18.24, 0.1), ('conv2', 18.24, 0.1)),
       'augment.colour_until': 18.24,

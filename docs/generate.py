@@ -55,7 +55,7 @@ def _api_page(package: str, modules: list[str]) -> str:
     if name != package:
       lines += [f'## {name}', '']
     lines += ['```{eval-rst}', f'.. automodule:: {name}']
-    # What a package hands on is documented where it is defined.
+    # A name that a package re-exports is documented in the module that defines it.
     names = [] if name != 'alexnet_jax' else importlib.import_module(name).__all__
     lines += ['   :no-members:'] if names else []
     lines += ['```', '']

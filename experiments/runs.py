@@ -77,10 +77,10 @@ def commit() -> str | None:
   """Returns the commit, followed by "changed" if files differ from it; None without git."""
   ask = ['git', 'describe', '--always', '--abbrev=40', '--exclude=*', '--dirty= changed']
   try:
-    told = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True)
+    status = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True)
   except FileNotFoundError:
     return None
-  return told.stdout.strip() or None
+  return status.stdout.strip() or None
 
 
 def circumstances() -> dict:
@@ -254,9 +254,8 @@ class Runner:
       answer = process.stdout.read()  # one line, which fits into the pipe buffer
     self._processes.discard(process)
     code = process.returncode
-    if (
-      code < 0
-    ):  # a signal: that of `stop`, as the run was about to end, or another, told as shells do
+    # A signal ended the process: that of `stop`, or another one, which is reported as shells do.
+    if code < 0:
       code = PREEMPTED if self.stopping and code == -signal.SIGTERM else 128 - code
     return code, said, answer.strip().rpartition('\n')[2]
 

@@ -10,8 +10,8 @@
 # hardware.
 
 # %% tags=["parameters"]
-WIDTH = 1.0  # of every layer; 1 is the paper's
-BATCH = 16  # photographs a training step, where messages between devices are counted
+WIDTH = 1.0  # factor of the number of features of each layer; 1 is the paper's network
+BATCH = 16  # batch size of the training step whose communication is counted
 
 # %%
 import jax
@@ -90,7 +90,9 @@ from alexnet_jax.data import Canvas, decode_canvas
 
 with matplotlib.cbook.get_sample_data('grace_hopper.jpg') as file:
   canvas = decode_canvas(file.read(), Canvas.from_config(config.data.canvas))
-mean = np.full(canvas.shape, 120.0, np.float32)  # training would know the mean image
+mean = np.full(
+  canvas.shape, 120.0, np.float32
+)  # a trained network subtracts the mean of its training images
 cut_out = jax.jit(augment.eval_images, static_argnames='config')
 views = [
   cut_out(canvas[None], jnp.float32(view), mean, config=FrozenConfigDict(config))[0]
@@ -125,13 +127,13 @@ for layer, leaves in params.items():
 # %%
 @jax.jit
 def look(params, images):
-  """The logits, and what each layer and operation gave: a list of towers."""
+  """Returns the logits and, for each layer and operation, the list of the outputs of its towers."""
   logits, kept = network.apply({'params': params}, images, capture_intermediates=True)
   last = lambda out: (out['__call__'] if isinstance(out, dict) else out)[-1]
   return logits, [last(kept['intermediates'][name]) for name in names]
 
 
-names = [  # of every layer but fc8, which gives the logits, and of the operations that follow it
+names = [  # every layer but fc8, whose output is the logits, and the operations that follow the layers
   name
   for layer in config.model.layers[:-1]
   for name in (layer, *(f'{layer}/{operation}' for operation in config.model[layer].then))

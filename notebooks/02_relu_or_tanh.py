@@ -13,7 +13,7 @@
 SOURCE = 'tfds:cifar10'  # or folder:PATH
 EPOCHS = 10.0
 RATE = 0.001
-SETTINGS = {}  # further keys of the config
+SETTINGS = {}  # further config keys and their values
 WORKDIR = 'runs/relu_or_tanh'
 
 # %%
@@ -101,7 +101,7 @@ for name, config in both.items():
 
 # %%
 def errors(name):
-  """Epochs and training errors of a run, from the file that every run keeps, and those of guessing."""
+  """Returns the epochs and training errors of a run; epoch 0 has the error of guessing."""
   lines = (pathlib.Path(WORKDIR) / name / 'metrics.jsonl').read_text().splitlines()
   rows = [row for row in map(json.loads, lines) if 'train_set/top1_error' in row]
   guessing = 100 - 100 / len(dataset.class_names)

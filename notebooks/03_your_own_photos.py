@@ -19,7 +19,7 @@
 # %% tags=["parameters"]
 SOURCE = 'elpv'  # or folder:PATH, or tfds:NAME
 EPOCHS = 20.0
-SETTINGS = {}  # further keys of the config: 'model.width': 1.0 is the paper's network, on a GPU
+SETTINGS = {}  # further config keys; with a GPU use {'model.width': 1.0}, the paper's network
 WORKDIR = 'runs/quickstart'
 
 # %%
@@ -62,7 +62,7 @@ print(dataset.num_validation, 'held out')
 
 # %%
 def show(images, titles, columns=6):
-  """Images side by side."""
+  """Shows images side by side."""
   rows = -(-len(images) // columns)
   _, axes = plt.subplots(rows, columns, figsize=(2 * columns, 2.2 * rows), squeeze=False)
   for axis in axes.flat:
@@ -150,7 +150,9 @@ for i, canvas in zip(some, dataset.canvases('validation', some)):
   place = folder / dataset.class_names[dataset.validation_labels[i]] / f'{i}.png'
   place.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(canvas).save(place)
-picture = pathlib.Path(WORKDIR) / 'said.png'  # beside the folder: all in it is asked about
+picture = (
+  pathlib.Path(WORKDIR) / 'said.png'
+)  # outside the folder, because every image in it is classified
 said = predict.predict(config, WORKDIR, [str(folder)], 'latest', picture=str(picture))
 for image in said['images']:
   print(image['path'], image['top'][0])

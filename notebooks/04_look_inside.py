@@ -6,11 +6,9 @@
 # an image that its prediction depends on.
 
 # %% tags=["parameters"]
-WORKDIR = (
-  'runs/quickstart'  # a run of your own, or this one, which is trained where it is not there
-)
-SETTINGS = {}  # further keys of the config, where it has to be trained
-BITS = 32  # of the binary codes
+WORKDIR = 'runs/quickstart'  # the folder of a run; this one is trained if it does not exist
+SETTINGS = {}  # further config keys, which are used if the run has to be trained
+BITS = 32  # length of the binary codes
 
 # %%
 import functools
@@ -65,18 +63,18 @@ kernels.specialisation(params)
 # %%
 @functools.cache
 def function_of(layer):
-  """`f(variables, mean_image, canvases)`, what a layer gives, compiled."""
+  """Returns the compiled function `f(variables, mean_image, canvases)` of the output of a layer."""
   return features_lib.feature_function(trained.config, layer)
 
 
 def features(layer, batches):
-  """What a layer gives for batches of canvases, seen from the centre."""
+  """Returns the outputs of a layer for the centre views of batches of canvases."""
   out = [function_of(layer)({'params': params}, model.mean_image, batch) for batch in batches]
   return np.concatenate(out)
 
 
 def vectors_of(split):
-  """The vectors of the last hidden layer of a split, its labels and the images' numbers."""
+  """Returns the vectors of the last hidden layer, the labels and the image indices of a split."""
   batches = list(dataset.eval_batches(config.eval.batch_size, split=split))
   column = lambda key: np.concatenate([batch[key] for batch in batches])
   vectors = features(config.model.layers[-2], (batch['image'] for batch in batches))

@@ -2,8 +2,8 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{REPOSITORY}/blob/{BRANCH}/notebooks/{NAME}.ipynb)
 
 # %%
-# Finds the checkout this notebook lies in; elsewhere, as in Colab, installs the package, with the JAX of
-# the accelerator that is there (Runtime > Change runtime type).
+# This cell finds the checkout that contains this notebook. Elsewhere, as in Colab, it installs the package
+# with the JAX for the available accelerator (Runtime > Change runtime type).
 import glob
 import importlib.util
 import os
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 
-# TPUs are /dev/accel0 ..., those of v5e and v6e /dev/vfio/0 ...; /dev/vfio/vfio is there without one too.
+# TPUs are /dev/accel0 and so on, or /dev/vfio/0 and so on. /dev/vfio/vfio exists without a TPU too.
 tpus = glob.glob('/dev/accel[0-9]*') + glob.glob('/dev/vfio/[0-9]*')
 accelerator = 'gpu-cuda12' if shutil.which('nvidia-smi') else 'tpu' if tpus else ''
 here = pathlib.Path.cwd()
@@ -24,4 +24,4 @@ elif not importlib.util.find_spec('alexnet_jax'):
   package = f'alexnet-jax[{accelerator}]' if accelerator else 'alexnet-jax'
   address = f'{package} @ git+https://github.com/{REPOSITORY}@{BRANCH}'
   subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', address], check=True)
-print({'': 'no accelerator: the processor will do', 'tpu': 'a TPU'}.get(accelerator, 'a GPU'))
+print({'': 'no accelerator: the CPU is used', 'tpu': 'a TPU'}.get(accelerator, 'a GPU'))

@@ -46,7 +46,7 @@ TESTS_OF_SEVERAL = {
   'interop/torch': 'the networks of PyTorch and Caffe as independent references',
   'steps/average': 'the exponential moving average through training, evaluation and export',
   'training/golden': 'recorded metrics of two training steps',
-  'training/trajectory': 'long training runs against an independent implementation',
+  'training/trajectory': 'single steps on every mesh against one device, from states along a run',
 }
 
 

@@ -204,7 +204,7 @@ def _check_keys(config: ConfigDict, argv: Sequence[str]) -> None:
 
 
 def _check_required(mode: str, given: Mapping[str, str]) -> None:
-  """Raises UserError where a flag is absent that the mode requires."""
+  """Raises UserError if a flag that the mode requires is absent."""
   for name, what in _REQUIRED.get(mode, {}).items():
     if not given[name]:
       raise UserError(f'--mode={mode} needs --{name}: name {what}')

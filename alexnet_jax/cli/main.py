@@ -21,7 +21,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 Result = dict[str, object]  # what a mode prints as JSON
 
-# One function for each mode. They import late, so that --help and errors are quick.
+# There is one function for each mode. They import modules late, so that --help and errors appear quickly.
 
 
 def _train(options: Options) -> Result:
@@ -258,7 +258,8 @@ def _guard(work: Callable[[], None]) -> int:
 def entry_point() -> None:
   """The installed command `alexnet-jax`, equal to main.py."""
   code = main(sys.argv[1:])
-  if code == RUN_FAILED:  # Threads of libraries may wait forever for the part that failed.
+  # After a failure, threads of libraries may wait forever, so the process ends without them.
+  if code == RUN_FAILED:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -11,7 +11,7 @@ def _ascend(value: Sequence) -> bool:
 
 
 def _is_event(value: Any, numbers: int) -> bool:
-  """Whether `value` is (layer, number, ...) with so many numbers, none of them negative."""
+  """Whether `value` is (layer, number, ...) with `numbers` numbers, none of them negative."""
   return (
     isinstance(value, tuple | list)
     and len(value) == 1 + numbers
@@ -42,7 +42,7 @@ OPTIM: Schema = {
     'rule': Key(
       'auto',
       'How both learning rates depend on b = train.batch_size / optim.scaling.batch: `linear` '
-      'multiplies them by b, `sqrt` by the square root of b, and `none` leaves them alone. '
+      'multiplies them by b, `sqrt` by the square root of b, and `none` does not change them. '
       '`auto` is `linear` where parallelism is `owt`, and `none` elsewhere.',
       choices=('auto', 'linear', 'sqrt', 'none'),
     ),

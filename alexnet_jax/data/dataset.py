@@ -1,4 +1,4 @@
-"""Batches of uint8 canvases as a function of (seed, step) alone.
+"""Batches of uint8 canvases (decoded images of one size), as a function of (seed, step) alone.
 
 Training reads the endless concatenation of one permutation of the training images per epoch: batch
 s is rows [sB, (s+1)B) of it. A data set whose canvases fit into memory is decoded once. A larger one

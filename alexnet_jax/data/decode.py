@@ -1,4 +1,4 @@
-"""Decodes an image to the uint8 canvas that the device crops (FACTS section 3).
+"""Decodes an image to the uint8 canvas that the device crops (docs/FACTS.md, section 3).
 
 The paper scales the short side to 256 pixels and keeps the central 256x256; Caffe warps the whole
 image to 256x256; the "no_crop" data of the original code pastes the whole image into the canvas. Each
@@ -37,7 +37,7 @@ _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 # 1.5 times the side of the canvas. Canvases of 256 pixels then differ from those of the whole JPEG by
 # at most 1 grey level on average over an image, and by 18 in a single pixel.
 _MIN_SCALE = 1.5
-_EXIF_BYTES = 2**16  # the EXIF data of a JPEG lie within so many bytes of its start
+_EXIF_BYTES = 2**16  # the EXIF data of a JPEG are within its first bytes, at most this many
 _ORIENTATION = 0x0112  # EXIF tag
 _PAD_LEVEL = 128  # mid-gray; the original pasted on the mean image, which is not known here
 
@@ -295,8 +295,8 @@ def _fit(image: np.ndarray, width: float, height: float, canvas: Any) -> np.ndar
 
   Args:
     image: uint8 [H, W, C].
-    width: of the image, in pixels of the array; it may be a fraction below W.
-    height: likewise.
+    width: width of the image, in pixels of the array; it may be a fraction below W.
+    height: height of the image, in the same way.
     canvas: the canvas.
 
   Returns:

@@ -2,7 +2,7 @@
 
 The classes are named by WordNet IDs (`n01440764`). Their sorted order is the WordNet order of Caffe,
 torchvision and TFDS. The development kit (devkit) has another order, which the original code used
-(FACTS section 3).
+(docs/FACTS.md, section 3).
 """
 
 import dataclasses

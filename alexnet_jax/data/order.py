@@ -7,7 +7,7 @@ import numpy as np
 from alexnet_jax.data.splits import generator
 
 # global: one permutation of all images per epoch.
-# stored: 0 ... n-1 in every epoch, as the original code read them (FACTS section 3).
+# stored: 0 ... n-1 in every epoch, as the original code read them (docs/FACTS.md, section 3).
 # buffer: blocks are permuted, then the images within each `buffer` of them. This is what a shuffle
 #   buffer gives a reader of sequential files, but it is known in advance, so that a resumed run can
 #   start at any step without reading the earlier images.

@@ -1,4 +1,7 @@
-"""Mean image and colour statistics of the training images (paper sections 2 and 4.1, FACTS section 3)."""
+"""Mean image and colour statistics of the training images.
+
+Sources: sections 2 and 4.1 of the paper, and docs/FACTS.md, section 3.
+"""
 
 from collections.abc import Iterable
 import hashlib

@@ -1,4 +1,4 @@
-"""Finds the place of this process among the processes that train together.
+"""Finds the processes that train together, and which of them this process is.
 
 JAX can detect SLURM, Kubernetes and Cloud TPUs itself. Only Cloud TPUs are left to it here, for these
 reasons:
@@ -17,7 +17,7 @@ import re
 
 from alexnet_jax.errors import UserError
 
-PORT = 8476  # of the coordinator, where its address has none
+PORT = 8476  # the default port of the coordinator
 
 _SLURM = ('SLURM_JOB_ID', 'SLURM_STEP_NODELIST', 'SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_LOCALID')
 _JOBSET = ('JOBSET_COORDINATOR', 'JOBSET_PROCESSES', 'JOB_COMPLETION_INDEX')
@@ -25,7 +25,7 @@ _JOBSET = ('JOBSET_COORDINATOR', 'JOBSET_PROCESSES', 'JOB_COMPLETION_INDEX')
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-  """The place of this process among those that train together.
+  """The processes that train together, and which of them this process is.
 
   Attributes:
     coordinator: `HOST:PORT` of process 0; empty on a Cloud TPU, where JAX finds it.

@@ -20,7 +20,7 @@ import numpy as np
 from alexnet_jax.distributed.cluster import Cluster
 from alexnet_jax.errors import UserError
 
-# Starts the line on stderr that tells the supervisor the number of this process and the hosts of all.
+# This prefix marks the line on stderr from which the supervisor reads the hosts of all processes.
 HOSTS = 'alexnet_jax hosts: '
 START_TIMEOUT = 300  # seconds to wait for the other processes to start
 _HOST_BYTES = 64

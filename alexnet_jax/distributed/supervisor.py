@@ -43,7 +43,7 @@ def supervise(cluster: Cluster) -> int:
   """Runs this command line again as a child process, and returns the exit code to end with.
 
   Args:
-    cluster: the place of this process, for messages.
+    cluster: the processes of the run, for messages.
 
   Returns:
     The exit code of the child, or 3 where a process was lost, after a line on stderr that names it.
@@ -93,11 +93,11 @@ def _what_happened(cluster: Cluster, code: int, verdict: str, hosts: list[str]) 
   again = 'run the same command again; training resumes from its newest checkpoint'
   if not verdict:
     why = signal.Signals(-code).name
-    hint = ', often for want of memory' if why == 'SIGKILL' else ''
+    hint = ', often because memory ran out' if why == 'SIGKILL' else ''
     return f'{name(cluster.process)} was ended by {why}{hint}: {again}'
   if not hosts:
     return (
-      f'{name(cluster.process)} did not meet the others at {cluster.coordinator}: start all of them '
+      f'{name(cluster.process)} did not find the others at {cluster.coordinator}: start all of them '
       f'within {START_TIMEOUT} s of each other, and let them reach that address'
     )
   found = _UNHEALTHY.search(verdict)

@@ -29,7 +29,7 @@ def collectives(hlo: str, mesh: Mesh) -> list[dict[str, object]]:
   """Returns the collectives of a compiled program.
 
   Args:
-    hlo: the program's text, `compiled.as_text()`. Device numbers in it are places in the mesh, row by row.
+    hlo: the program's text, `compiled.as_text()`. The device numbers in it count the mesh row by row.
     mesh: the mesh that the program runs on.
 
   Returns:

@@ -62,7 +62,7 @@ def neurons(model: FrozenConfigDict, rows: list[dict[str, Any]]) -> int:
   """Returns the number of outputs of all layers with weights, before pooling.
 
   For the paper's network it is 659,272, where the paper says 650,000. Its Figure 2 gives the first
-  layer 253,440 outputs; 55 x 55 x 96 are 290,400 (FACTS section 1.2).
+  layer 253,440 outputs; 55 x 55 x 96 are 290,400 (docs/FACTS.md, section 1.2).
 
   Args:
     model: `config.model`.

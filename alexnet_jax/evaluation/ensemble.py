@@ -1,4 +1,4 @@
-"""Searches the weights of an ensemble, as `avg-valid.py` of the original code does (FACTS section 4)."""
+"""Searches for the weights of an ensemble, as the authors' `avg-valid.py` does (docs/FACTS.md, section 4)."""
 
 import itertools
 
@@ -12,7 +12,7 @@ STEPS = 20  # weights are multiples of 1/20, from 0 to 1
 
 
 def search(probabilities: np.ndarray, labels: np.ndarray, score: str = 'top5') -> list[float]:
-  """Searches weights under which the average of several networks makes few errors, by coordinate search.
+  """Searches for weights with which the average of several networks makes few errors.
 
   It starts from equal weights and sets the weight of each network in turn to the multiple of 0.05 that
   makes the fewest errors, until a pass over all networks brings no gain. Then no change of a single

@@ -3,7 +3,7 @@
 The protobuf library reads the file with the part of caffe.proto that is declared below, from its public
 field numbers. It covers all three generations of the format: `layer` (2015), `layers` (V1, the released
 AlexNet) and `layers.layer` (V0, the released CaffeNet). Sources: BVLC/caffe
-src/caffe/proto/caffe.proto; FACTS sections 1 and 3.
+src/caffe/proto/caffe.proto; docs/FACTS.md, sections 1 and 3.
 """
 
 import functools

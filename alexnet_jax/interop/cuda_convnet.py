@@ -10,7 +10,8 @@ are not read here. This module reads an .npz or .safetensors file with the matri
 
 The layers are those of net 145, the network of the paper: conv1a, conv1b ... conv5b; fc2048a, fc2048b;
 fc2048ba, fc2048bb; fc1000. conv3 and the fully connected layers read both towers, the others only their own.
-Channels are RGB; labels are in the order of the ImageNet development kit. Source: FACTS sections 1.1, 1.2, 3.
+Channels are RGB; labels are in the order of the ImageNet development kit. Source: docs/FACTS.md, sections
+1.1, 1.2, 3.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""`--mode=export`: writes the network of a checkpoint in a format that others read."""
+"""`--mode=export`: writes the network of a checkpoint for another framework or program."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def export_network(
 
 
 def _write_weights(trained: evaluate.Trained, form: str, output: str) -> None:
-  """Writes the parameters alone, in a format of others."""
+  """Writes the parameters alone, in the format of another framework."""
   params, model = jax.device_get(trained.model.params), trained.config.model
   if form == 'pytorch':
     pytorch.write(output, pytorch.to_pytorch(params, model))

@@ -23,7 +23,7 @@ from alexnet_jax.workdir.checkpoint import FOLDER, Checkpoints
 
 IMPORTS = ('torchvision', 'pytorch', 'caffe', 'cuda_convnet', 'safetensors')
 
-# The channel means of ILSVRC-2012 that each project uses: RGB, grey levels (FACTS section 3).
+# The channel means of ILSVRC-2012 that each project uses: RGB, grey levels (docs/FACTS.md, section 3).
 MEANS = {
   'torchvision': (123.675, 116.28, 103.53),  # 255 x (0.485, 0.456, 0.406)
   'caffe': (123.0, 117.0, 104.0),
@@ -41,7 +41,7 @@ _NEAR = 1.5  # two channel means that differ by less, in grey levels, count as t
 
 
 class Network(NamedTuple):
-  """What a checkpoint needs to know of a network that was trained elsewhere.
+  """A network that was trained elsewhere, with everything that a checkpoint stores about it.
 
   Attributes:
     params, batch_stats: NumPy arrays in our layout.
@@ -92,7 +92,7 @@ def import_network(
   classes: str = '',
   channels: str = '',
 ) -> dict[str, object]:
-  """Makes a workdir with config.json and a checkpoint of step 0 from weights in a format of others.
+  """Makes a workdir with config.json and a checkpoint of step 0 from the weights of another framework.
 
   Args:
     config: the network that the weights are for, as `default_config` returns it. With
@@ -164,7 +164,7 @@ def _usual_channels(form: str, channels: str) -> str:
 
 
 def _from_weights(config: ConfigDict, form: str, weights: str, is_reversed: bool) -> Network:
-  """Reads weights in a format of others, and their sidecar if they have one.
+  """Reads weights in the format of another framework, and their sidecar if they have one.
 
   Args:
     config: the network that the weights are for.

@@ -1,6 +1,6 @@
 """Converts parameters between our layout and that of Caffe and PyTorch.
 
-Planar parameters, as Caffe and PyTorch have them (FACTS sections 1.2 and 8, item 6), are
+Planar parameters, as Caffe and PyTorch have them (docs/FACTS.md, sections 1.2 and 8, item 6), are
 `{layer: {'weight', 'bias'}}` in the order of the layers, with towers as groups:
 
     convolution       weight [out, in, height, width], where `in` counts the maps of one group

@@ -4,7 +4,7 @@ A state_dict is a .pth file, which PyTorch reads with `weights_only=True`, or a 
 no PyTorch. There are two formats:
 
 - `torchvision`: the names and the network of torchvision/models/alexnet.py, which is recipe
-  `torchvision` (FACTS sections 1 and 9).
+  `torchvision` (docs/FACTS.md, sections 1 and 9).
 - `pytorch`: planar parameters (`alexnet_jax.interop.layout`) under the names of our layers, `conv1.weight`
   [96, 3, 11, 11], `conv2.weight` [256, 48, 5, 5] and so on to `fc8.bias`. Towers are groups
   (`nn.Conv2d(96, 256, 5, padding=2, groups=2)`), and fc6 reads maps flattened as (C, H, W). PyTorch's

@@ -60,7 +60,8 @@ LAYERS: dict[str, ConfigDict] = {
   'conv3': conv(384, 3, 1, exchange=True),
   'conv4': conv(384, 3, 1, bias=1.0),
   'conv5': conv(256, 3, 1, bias=1.0, then=('act', 'pool')),
-  # Part of a network only where model.layers names it, as after the override `conv6` (FACTS section 4).
+  # Part of a network only where model.layers names it, as after the override `conv6` (docs/FACTS.md, section
+  # 4).
   'conv6': conv(256, 3, 1, bias=1.0, exchange=True, std=0.03),
   'fc6': fc(4096, then=('act', 'dropout')),
   'fc7': fc(4096, then=('act', 'dropout')),

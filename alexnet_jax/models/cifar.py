@@ -1,4 +1,6 @@
-"""The CIFAR-10 networks of the paper's sections 3.1 and 3.3, as layers of `config.model` (FACTS section 5).
+"""The CIFAR-10 networks of the paper's sections 3.1 and 3.3, as layers of `config.model`.
+
+The source is docs/FACTS.md, section 5.
 
 Each network is a file of cuda-convnet, named after the error that it reaches:
 

@@ -1,4 +1,4 @@
-"""Initial weights and biases (FACTS section 1.5).
+"""Initial weights and biases (docs/FACTS.md, section 1.5).
 
 An initializer is called as `initializer(key, shape, fan_in)` and returns a float32 array of that shape. The
 fan-in is an argument because a tower axis leads the shape of every kernel, so the shape does not give it.

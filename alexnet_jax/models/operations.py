@@ -79,7 +79,7 @@ def local_response_norm(
 def map_response_norm(xs: Towers, config: FrozenConfigDict) -> Towers:
   """Normalises each activation by its neighbours in the same map, with the constants `config.map_norm`.
 
-  The original code has this layer; the paper does not mention it (FACTS section 1.3).
+  The original code has this layer; the paper does not mention it (docs/FACTS.md, section 1.3).
   """
   return [layers.map_response_norm(x, **config.map_norm) for x in xs]
 

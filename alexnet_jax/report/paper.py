@@ -1,6 +1,6 @@
 """Published errors to compare a run with: those of the paper and of its authors' lab notes.
 
-The sources are in configs/README.md and in sections 0, 5 and 6 of docs/FACTS.md.
+The sources are in docs/reproducing.md and in sections 0, 5 and 6 of docs/FACTS.md.
 """
 
 from collections.abc import Sequence

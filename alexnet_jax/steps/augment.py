@@ -1,8 +1,9 @@
-"""From canvases to what the network sees, on the device: crops, flips, mean, colour noise, test views.
+"""Makes the images that the network reads from canvases: crops, mirroring, mean, colour noise, test views.
 
-Everything here is a pure JAX function of uint8 canvases `[B, C, C, 3]` (RGB, C = canvas size) and of
-one random key a row; it runs inside the jitted step. Pixel values stay in grey levels, 0 ... 255.
-Sources: paper section 4.1, FACTS section 3.
+A canvas is a decoded image of a fixed size, from which crops are cut. The functions are pure JAX functions of
+uint8 canvases `[B, C, C, 3]` (RGB, where C is the side of the canvas) and of one random key for each row of
+the batch. They run inside the jitted step. Pixel values stay in grey levels, 0 to 255. Sources: section 4.1
+of the paper and docs/FACTS.md, section 3.
 """
 
 import math
@@ -17,9 +18,9 @@ from alexnet_jax.steps import rng
 
 Array = jax.Array
 
-# A view is (share of the margin above it, share to its left, mirrored). The original's order:
-# top left, top right, centre, bottom left, bottom right, then the five mirrored (FACTS section 3). Nine
-# places without mirrors are those of its CIFAR-10 nets (FACTS section 5).
+# A view is (share of the margin above it, share of the margin to its left, whether it is mirrored). The ten
+# views have the order of the original code: top left, top right, centre, bottom left, bottom right, and then
+# the same five mirrored (FACTS section 3). The nine views are those of its CIFAR-10 networks (section 5).
 _FIVE = ((0.0, 0.0), (0.0, 1.0), (0.5, 0.5), (1.0, 0.0), (1.0, 1.0))
 VIEWS = {
   1: ((0.5, 0.5, False),),
@@ -27,7 +28,7 @@ VIEWS = {
   10: tuple((top, left, mirrored) for mirrored in (False, True) for top, left in _FIVE),
 }
 
-# torchvision's RandomResizedCrop: share of the area, and width by height.
+# The limits of torchvision's RandomResizedCrop: the share of the area, and the ratio of width to height.
 _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 
@@ -42,12 +43,12 @@ def _cut(images: Array, tops: Array, lefts: Array, size: int) -> Array:
 
 
 def _mirror(images: Array, mirrored: Array) -> Array:
-  """Mirrors the rows of `images` `[B, H, W, 3]` that bool `mirrored` `[B]` names, left to right."""
+  """Mirrors left to right those of the images `[B, H, W, 3]` for which `mirrored`, bool `[B]`, is True."""
   return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
 def _mean(config: FrozenConfigDict, mean_image: Array) -> Array:
-  """What is subtracted from a canvas: `[C, C, 3]`."""
+  """Returns the mean that is subtracted from a canvas, `[C, C, 3]`."""
   if config.augment.mean == 'none':
     return jnp.zeros_like(mean_image)
   if config.augment.mean == 'channel':
@@ -67,17 +68,25 @@ def _centred(crops: Array, tops, lefts, mirrored, config, mean_image: Array) -> 
 
 
 def colour_noise(keys: Array, strength: Array | float, statistics: Statistics) -> Array:
-  """The paper's PCA noise, one colour a row: `[B]` keys -> float32 `[B, 3]`, grey levels.
+  """Draws the colour noise of the paper (section 4.1), one colour for each row.
 
-  `eigenvectors @ (deviations * strength * N(0, 1))`: with the square root of the eigenvalue, as the
-  original code has it, not the eigenvalue of the paper's formula (FACTS section 3).
+  It is `eigenvectors @ (deviations * strength * N(0, 1))`. A deviation is the square root of an eigenvalue,
+  as in the original code; the paper's formula has the eigenvalue itself (FACTS section 3).
+
+  Args:
+    keys: random keys, `[B]`.
+    strength: multiplies the noise.
+    statistics: of the training images.
+
+  Returns:
+    float32 `[B, 3]`, in grey levels.
   """
   draws = jax.vmap(lambda key: jax.random.normal(key, (3,), jnp.float32))(keys)
   return (draws * statistics.deviations * strength) @ statistics.eigenvectors.T
 
 
 def _resized_crop(canvases: Array, keys: Array, size: int) -> Array:
-  """torchvision's RandomResizedCrop, on canvases: float32 `[B, size, size, 3]`, antialiased."""
+  """Applies torchvision's RandomResizedCrop; returns float32 `[B, size, size, 3]`, antialiased."""
   side = canvases.shape[1]
 
   def one(canvas, key):
@@ -109,18 +118,18 @@ def train_images(
 
   Args:
     canvases: uint8 `[B, C, C, 3]`.
-    rows: int32 `[B]`, their places in the global batch.
+    rows: int32 `[B]`, their indices in the global batch.
     seed_key: the root key of the run (`rng.seed_key`).
     step: int32 scalar.
-    colour: float32 scalar, strength of the colour noise; 0 when it has been switched off.
+    colour: float32 scalar, the strength of the colour noise; 0 after `augment.colour_until`.
     statistics: of the training images.
     config: the whole config; `augment` and `model.input_size` are used.
 
   Returns:
-    float32 `[B, S, S, 3]`, S = input size: crop positions 0 ... C - S inclusive in both directions
-    (33 x 33 x 2 variants for 256 and 224), mean subtracted, noised.
+    float32 `[B, S, S, 3]`, where S is the input size of the network. A random crop starts at a pixel from 0
+    to C - S in each direction; for C = 256 and S = 224 there are 33 x 33 x 2 crops, mirrored ones included.
   """
-  choices = config.augment
+  settings = config.augment
   size = config.model.input_size
   margin = canvases.shape[1] - size
 
@@ -128,23 +137,23 @@ def train_images(
     return rng.row_keys(rng.step_key(seed_key, step, purpose), rows // chunk)
 
   mirrored = jnp.zeros(rows.shape, bool)
-  if choices.flip:
-    mirrored = jax.vmap(jax.random.bernoulli)(keys(rng.FLIP, choices.chunk))
-  if choices.crop == 'random':
+  if settings.flip:
+    mirrored = jax.vmap(jax.random.bernoulli)(keys(rng.FLIP, settings.chunk))
+  if settings.crop == 'random':
     draw = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, margin + 1))
-    tops, lefts = draw(keys(rng.CROP, choices.chunk)).T
+    tops, lefts = draw(keys(rng.CROP, settings.chunk)).T
   else:
     tops = lefts = jnp.full(rows.shape, margin // 2)
-  if choices.crop == 'resized':
-    crops = _resized_crop(canvases, keys(rng.CROP, choices.chunk), size)
+  if settings.crop == 'resized':
+    crops = _resized_crop(canvases, keys(rng.CROP, settings.chunk), size)
   else:
     crops = _cut(canvases, tops, lefts, size)
   crops = _mirror(crops, mirrored).astype(jnp.float32)
   images = _centred(crops, tops, lefts, mirrored, config, jnp.asarray(statistics.mean_image))
-  if choices.colour > 0:
+  if settings.colour > 0:
     images += colour_noise(keys(rng.COLOUR), colour, statistics)[:, None, None, :]
-    images /= jnp.where(colour > 0, choices.colour_divisor, 1.0)
-  return images / jnp.asarray(choices.std, jnp.float32)
+    images /= jnp.where(colour > 0, settings.colour_divisor, 1.0)
+  return images / jnp.asarray(settings.std, jnp.float32)
 
 
 def eval_images(canvases: Array, view: Array, mean_image: Array, config: FrozenConfigDict) -> Array:
@@ -152,7 +161,7 @@ def eval_images(canvases: Array, view: Array, mean_image: Array, config: FrozenC
 
   Args:
     canvases: uint8 `[B, C, C, 3]`.
-    view: float32 `[3]`: share of the margin above, to the left, and 1 where mirrored (`VIEWS`).
+    view: float32 `[3]`, an entry of `VIEWS`; a mirrored view has 1 as its last number, any other 0.
     mean_image: float32 `[C, C, 3]`.
     config: the whole config.
 

@@ -3,7 +3,7 @@
     v <- momentum * v - decay * rate * w - rate * gradient;    w <- w + v        (paper section 5)
 
 The rate is inside the velocity, so after the rate drops, the older, larger steps fade over about 10 steps.
-`optax.sgd` multiplies the velocity by the rate, which shrinks them at once (FACTS section 2).
+`optax.sgd` multiplies the velocity by the rate, which shrinks them at once (docs/FACTS.md, section 2).
 """
 
 from collections.abc import Collection, Mapping

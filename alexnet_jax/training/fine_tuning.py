@@ -1,8 +1,8 @@
 """Fine-tuning: starts a run from layers of another network (`config.init_from`, `config.init_layers`).
 
 The named layers are copied, and all others, such as a new last layer, are initialised as the recipe says. The
-original code did the same for the paper's CNN* (`initw.makew`, FACTS section 4). The velocity starts at zero,
-and the mean image is that of the new images.
+original code did the same for the paper's CNN* (`initw.makew`, docs/FACTS.md, section 4). The velocity starts
+at zero, and the mean image is that of the new images.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the training loop does between steps: log, diagnose layers, evaluate and save.
+"""The hooks of the training loop, which run between steps: log, diagnose layers, evaluate and save.
 
 Each hook is a small object. `due(step)` says whether it runs after step `step` (counted from 1); a call runs
 it. Hooks write to `Outputs` and update the `Record` that every checkpoint stores.

@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
 
 
 class _Hooks(NamedTuple):
-  """What happens between steps, in the order of the loop."""
+  """The hooks, in the order in which the loop calls them."""
 
   profile: profiler.Window
   log: hooks_lib.Log

@@ -1,4 +1,4 @@
-"""What the parts of a training run share: its fixed settings, its start, and the record of its results."""
+"""A training run: its fixed parts, which the loop and its hooks share, its start, and its results so far."""
 
 from collections.abc import Generator
 import dataclasses
@@ -28,7 +28,7 @@ _BATCHES_AHEAD = 1  # batches that wait on the devices; one more is on its way t
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What does not change while `train` runs.
+  """The parts of a training run that do not change while it runs.
 
   Attributes:
     config: the whole config, as `resolve` returns it.
@@ -73,7 +73,7 @@ class Run:
 
 @dataclasses.dataclass
 class Record:
-  """What a run has measured so far; every checkpoint stores it, and a resumed run continues with it.
+  """The results of a run so far. Every checkpoint stores them, and a resumed run continues with them.
 
   Attributes:
     schedule: state of the plateau rule.

@@ -1,6 +1,7 @@
-"""Stage b, first half: layers against float64, and the network against PyTorch's and against the CPU.
+"""The stages of letter b that compare numbers: layers with float64, and networks with PyTorch and the CPU.
 
-An error is |out - exact| / |exact|, in Euclidean norms over all entries; a number that is not finite fails.
+The error of an array is |array - exact| / |exact| with Euclidean norms over all entries. An array with a
+number that is not finite has an infinite error.
 """
 
 from collections.abc import Callable
@@ -22,13 +23,13 @@ from alexnet_jax.steps import optimizer
 from benchmarks import sides
 from benchmarks.gpu import device, plan, racers
 
-# Of float32 products, of TF32 products of float32 operands, and of bfloat16.
+# The largest error by precision: float32, TF32 products of float32 operands, and bfloat16.
 TOLERANCE = {'float32': 2e-5, 'tf32': 3e-3, 'bfloat16': 2e-2}
-# Where the layers add a bias in bfloat16, its gradient is a sum of thousands of terms in bfloat16.
+# The largest error of the gradient of a bias that is added in bfloat16: it sums thousands of terms.
 BIAS_TOLERANCE = 0.1
 _WITH_BIAS = ('conv1', 'conv2', 'two towers', 'locally_connected')
-_LOSS_TOLERANCE = {'float32': 2e-4, 'bfloat16': 2e-2}  # relative
-UPDATE_TOLERANCE = 3e-3  # of a float32 step on the device against the CPU's
+_LOSS_TOLERANCE = {'float32': 2e-4, 'bfloat16': 2e-2}  # largest relative difference of losses
+UPDATE_TOLERANCE = 3e-3  # largest error of the update of a float32 step, compared with the CPU's
 _NORM = {'size': 5, 'k': 2.0, 'alpha': 0.05, 'beta': 0.75}
 _POOL = {'window': 3, 'stride': 2, 'rounding': 'ceil'}
 _SAME = {'stride': 1, 'padding': ((2, 2), (2, 2))}
@@ -36,7 +37,7 @@ _CONV1 = {'stride': 4, 'padding': ((0, 3), (0, 3))}
 
 
 def exact_norm(x: jax.Array, axes: tuple[int, ...], size, k, alpha, beta) -> jax.Array:
-  """Response normalisation in the dtype of `x`, which `reference` computes in float32."""
+  """Computes response normalisation in the dtype of `x`; `reference` always uses float32."""
   total = x * x
   for axis in axes:
     total = reference.neighbour_sum(total, size, axis)
@@ -44,7 +45,7 @@ def exact_norm(x: jax.Array, axes: tuple[int, ...], size, k, alpha, beta) -> jax
 
 
 def exact_batch_norm(x, mean, var, scale, bias, epsilon):
-  """Batch normalisation in the dtype of `x`."""
+  """Computes batch normalisation in the dtype of `x`."""
   return (x - mean) * (scale / jnp.sqrt(var + epsilon)) + bias
 
 
@@ -52,13 +53,13 @@ Case = tuple[Callable, dict[str, Callable], list[tuple[int, ...]]]
 
 
 def cases(small: bool) -> dict[str, Case]:
-  """Layers by name: the exact layer, those to check by name, and the shapes of their arguments."""
+  """Returns by name the exact layer, the forms of it that are checked, and the shapes of the arguments."""
   batch, side, maps = (2, 13, 16) if small else (8, 27, 96)
   return _convolutions(batch, side, maps, 35 if small else 227) | _other_layers(batch, side, maps)
 
 
 def _convolutions(batch: int, side: int, maps: int, image: int) -> dict[str, Case]:
-  """Layers with kernels."""
+  """Returns the cases of layers with kernels."""
   partial = functools.partial
   x = (batch, side, side, maps)
 
@@ -97,18 +98,18 @@ def _convolutions(batch: int, side: int, maps: int, image: int) -> dict[str, Cas
 
 
 def _other_layers(batch: int, side: int, maps: int) -> dict[str, Case]:
-  """Normalisation and pooling."""
+  """Returns the cases of normalisation and pooling."""
   partial = functools.partial
   x = [(batch, side, side, maps)]
 
-  def of(name, constants):
+  def forms(name, constants):
     return {
       'in use': partial(getattr(layers, name), **constants),
       'reference': partial(getattr(reference, name), **constants),
       'gpu': partial(getattr(gpu, name), **constants),
     }
 
-  norms = of('local_response_norm', _NORM)
+  norms = forms('local_response_norm', _NORM)
   del norms['gpu']
   for m in gpu.NORM_METHODS:
     norms[f'gpu {m}'] = partial(gpu.local_response_norm, method=m, **_NORM)
@@ -116,8 +117,8 @@ def _other_layers(batch: int, side: int, maps: int) -> dict[str, Case]:
   average = partial(layers.avg_pool, **_POOL)
   return {
     'local_response_norm': (partial(exact, axes=(3,)), norms, x),
-    'map_response_norm': (partial(exact, axes=(1, 2)), of('map_response_norm', _NORM), x),
-    'max_pool': (partial(reference.max_pool, **_POOL), of('max_pool', _POOL), x),
+    'map_response_norm': (partial(exact, axes=(1, 2)), forms('map_response_norm', _NORM), x),
+    'max_pool': (partial(reference.max_pool, **_POOL), forms('max_pool', _POOL), x),
     'avg_pool': (average, {'in use': average}, x),
     'batch_norm': (
       lambda x, scale, bias: exact_batch_norm(x, 0.1, 1.2, scale, bias, 1e-3),
@@ -128,7 +129,7 @@ def _other_layers(batch: int, side: int, maps: int) -> dict[str, Case]:
 
 
 def error(actual: Any, exact: Any) -> float:
-  """See the module's docstring; infinite where a number is not finite."""
+  """Returns the error of an array, as the docstring of the module defines it."""
   actual, exact = (np.asarray(a).astype(np.float64) for a in (actual, exact))
   if actual.shape != exact.shape or not np.isfinite(actual).all():
     return float('inf')
@@ -136,7 +137,7 @@ def error(actual: Any, exact: Any) -> float:
 
 
 def _both(layer: Callable) -> Callable:
-  """The values of a layer and the gradients of all its arguments."""
+  """Returns a function that computes the output of a layer and the gradients of all its arguments."""
 
   def both(g, *arrays):
     y, pull = jax.vjp(layer, *arrays)
@@ -146,7 +147,7 @@ def _both(layer: Callable) -> Callable:
 
 
 def _layer_errors(case: tuple, kind: str, rng: np.random.Generator) -> dict[str, list[float]]:
-  """The errors of the value and of the gradient of each argument, for each form of a layer."""
+  """Returns for each form of a layer the errors of its output and of the gradient of each argument."""
   exact, forms, shapes = case
   dtype = 'bfloat16' if kind == 'bfloat16' else 'float32'
 
@@ -167,13 +168,16 @@ def _layer_errors(case: tuple, kind: str, rng: np.random.Generator) -> dict[str,
 
 
 def check_layers(context: plan.Context) -> dict[str, Any]:
-  """Every layer, plain and fast, forward and gradient, in each precision (a CPU has no TF32).
+  """Checks the output and the gradients of every form of every layer in each precision.
+
+  A small run, which uses a CPU, leaves out TF32.
 
   Raises:
-    RuntimeError: an error is above its tolerance; the message lists them all.
+    RuntimeError: an error is above its tolerance; the message lists all such errors.
 
   Returns:
-    `errors` by layer, form and precision: of the value, then of the gradient of each argument.
+    `errors` by layer, form and precision: the error of the output, then those of the gradients. `tolerance`
+    has the largest allowed errors.
   """
   rng, errors, bad = np.random.default_rng(), {}, []
   kinds = {k: t for k, t in TOLERANCE.items() if not (context.small and k == 'tf32')}
@@ -195,7 +199,7 @@ def check_layers(context: plan.Context) -> dict[str, Any]:
 
 
 def _losses(config: FrozenConfigDict, inputs: list, target: str | None) -> list[list[float]]:
-  """Losses of some steps of both sides from the same weights; of this project alone without a target."""
+  """Returns the losses of some steps from the same weights: ours and, with a target, PyTorch's."""
   ours = racers.Ours(config, inputs)
   works = [ours.training()]
   if target:
@@ -206,13 +210,13 @@ def _losses(config: FrozenConfigDict, inputs: list, target: str | None) -> list[
 
 
 def check_network(context: plan.Context) -> dict[str, Any]:
-  """The losses of this project beside PyTorch's, and a training step beside the same step on the CPU.
+  """Compares losses with PyTorch's, and a training step with the same step on the CPU.
 
-  The losses are those of four steps on one batch without dropout, at a rate at which the loss moves by more
-  than the tolerance, so that wrong gradients show.
+  The losses are those of four steps on one batch without dropout. The learning rate is so high that the loss
+  changes by more than the tolerance, so wrong gradients are noticed.
 
   Raises:
-    RuntimeError: the sides differ by more than the tolerance, or the losses hardly moved.
+    RuntimeError: the sides differ by more than the tolerance, or the losses hardly changed.
   """
   reason = device.torch_reason()
   result: dict[str, Any] = {'torch_reason': reason, 'losses': {}, 'tolerance': _LOSS_TOLERANCE}
@@ -233,7 +237,7 @@ def check_network(context: plan.Context) -> dict[str, Any]:
 
 
 def _step_on(config: FrozenConfigDict, devices: list, batch: sides.Batch) -> tuple[float, Any]:
-  """The loss and the parameters after one step on some devices."""
+  """Returns the loss and the state of the optimizer after one step on the given devices."""
   axes = (mesh_lib.DATA, mesh_lib.TOWER)
   mesh = jax.make_mesh((1, 1), axes, (jax.sharding.AxisType.Auto,) * 2, devices=devices)
   state = steps.init_state(config, mesh)
@@ -249,10 +253,10 @@ def _step_on(config: FrozenConfigDict, devices: list, batch: sides.Batch) -> tup
 
 
 def _against_cpu(context: plan.Context) -> dict[str, float]:
-  """A step with dropout, crops, mirrors and colour noise on the device and on the CPU: loss and update.
+  """Compares a step on the device with the same step on the CPU, with dropout and augmentation.
 
   Raises:
-    RuntimeError: they differ by more than float32 sums in another order explain.
+    RuntimeError: the loss or the update differs by more than another order of float32 sums explains.
   """
   config = ConfigDict(racers.network(context.small, 'float32', 8))
   config.data.canvas.size += 8

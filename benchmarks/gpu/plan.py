@@ -1,9 +1,9 @@
-"""Runs stages one after the other, inside a time budget, and goes on where an earlier run stopped.
+"""Runs stages one after the other within a time budget, and resumes where an earlier run stopped.
 
-A stage is a function that takes a `Context` and returns a JSON-able dict. It runs in a process of its own, so
-that an error of the device, or memory that one stage holds, cannot reach another, and so that a stage that
-takes too long can be stopped. `OUTPUT/STAGE.json` is written whole when the stage ends, and `OUTPUT/logs/`
-keeps what it printed.
+A stage is a function that takes a `Context` and returns a dictionary that JSON can hold. It runs in a
+separate process, so that neither an error of the device nor the memory of one stage affects another, and so
+that a stage that takes too long can be stopped. `OUTPUT/STAGE.json` is written atomically when the stage
+ends, and the folder `OUTPUT/logs/` has its output.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,28 +24,28 @@ from typing import Any
 from alexnet_jax.utils import atomic_io
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SKIPPED = 4  # exit code of a stage that found that it does not apply
-_SOURCES = ('alexnet_jax', 'benchmarks', 'configs')  # folders whose code decides the results
-_PATIENCE = 2.5  # a stage may take so many times its estimate
-_SLACK = 10.0  # and so many seconds more, to start
-_SMALL_PATIENCE = 40.0  # of a small one, on a machine that may have much other work
-_REASON_LINES = 4  # of what a failed stage printed last
+SKIPPED = 4  # exit code of a stage that does not apply
+_SOURCES = ('alexnet_jax', 'benchmarks', 'configs')  # folders whose code affects the results
+_PATIENCE = 2.5  # time limit of a stage, as a multiple of its estimate
+_SLACK = 10.0  # seconds that are added to the limit for the start of the process
+_SMALL_PATIENCE = 40.0  # like _PATIENCE, for small stages on a machine that may have other load
+_REASON_LINES = 4  # number of last lines of output that explain a failure
 
 
 class Skip(Exception):
-  """Raised by a stage that does not apply here; the message says why."""
+  """Raised by a stage that does not apply; the message gives the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """What a stage is told.
+  """The inputs of a stage.
 
   Attributes:
     output: the folder of all results; a stage may keep temporary files in `output / 'work'`.
     small: whether to run a small version of the stage, for a machine without a GPU.
-    seconds: the time that the stage may use.
-    cifar10: the source of CIFAR-10, `folder:PATH` or `store:PATH`; '' where none was given.
-    arguments: those of the stage.
+    seconds: the time limit of the stage.
+    cifar10: the source of CIFAR-10, `folder:PATH` or `store:PATH`; '' if none was given.
+    arguments: the `arguments` of the `Stage`.
   """
 
   output: pathlib.Path
@@ -55,7 +55,7 @@ class Context:
   arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def result_of(self, stage: str) -> dict[str, Any] | None:
-    """The result of another stage; None where it has not ended well."""
+    """Returns the result of another stage; None if it has not succeeded."""
     record = read(self.output, stage)
     return record['result'] if record and record['status'] == 'done' else None
 
@@ -65,15 +65,15 @@ class Stage:
   """A part of the benchmark.
 
   Attributes:
-    name: of the stage and its file.
-    letter: groups stages for `--stages`.
-    what: one line for people.
+    name: the name of the stage and of its file.
+    letter: the group of stages to which it belongs, for `--stages`.
+    what: a description in one line.
     function: 'MODULE:FUNCTION'.
-    estimate: seconds it takes on an H100, compilation included.
-    small_estimate: seconds its small version takes on two CPU cores.
-    arguments: what the function finds in `context.arguments`.
-    needs: names of stages that must have ended well before.
-    environment: variables of its process.
+    estimate: its duration on an H100 in seconds, with compilation.
+    small_estimate: the duration of its small version on two CPU cores in seconds.
+    arguments: values for the function, which finds them in `context.arguments`.
+    needs: names of the stages that must have succeeded before.
+    environment: additional environment variables of its process.
   """
 
   name: str
@@ -88,18 +88,18 @@ class Stage:
 
 
 def code_version() -> str:
-  """The first 16 hex digits of the SHA-256 of all source files that decide the results."""
+  """Returns the first 16 hex digits of the SHA-256 of all source files that affect the results."""
   digest = hashlib.sha256()
   for folder in _SOURCES:
     for path in sorted((ROOT / folder).rglob('*.py')):
-      if path.name == 'tables.py':  # it only shows them
+      if path.name == 'tables.py':  # it only renders the results
         continue
       digest.update(f'{path.relative_to(ROOT)}\0'.encode() + path.read_bytes() + b'\0')
   return digest.hexdigest()[:16]
 
 
 def read(output: pathlib.Path, name: str) -> dict[str, Any] | None:
-  """The record of a stage; None where there is none, or it is not whole."""
+  """Returns the record of a stage; None if there is none, or if the file is damaged."""
   try:
     return json.loads((output / f'{name}.json').read_text())
   except (FileNotFoundError, ValueError):
@@ -107,12 +107,12 @@ def read(output: pathlib.Path, name: str) -> dict[str, Any] | None:
 
 
 def write(output: pathlib.Path, name: str, record: Mapping[str, Any]) -> None:
-  """Writes the record of a stage, whole or not at all."""
+  """Writes the record of a stage atomically."""
   atomic_io.write(output / f'{name}.json', json.dumps(record, indent=1) + '\n')
 
 
 def select(stages: Sequence[Stage], wanted: Sequence[str]) -> list[Stage]:
-  """The stages of the given names or letters and those that they need, in the order of `stages`.
+  """Returns the stages with the given names or letters and those that they need, in the order of `stages`.
 
   Raises:
     ValueError: a name is unknown.
@@ -142,13 +142,13 @@ class Plan:
   """Runs stages within a budget.
 
   Args:
-    stages: in the order of their worth.
+    stages: the stages, the most important first.
     output: the folder of the results.
-    device: what the machine calls its device; results of another one are not taken over.
+    device: the name of the device. Results of another device are not reused.
     small: see `Context`.
-    seconds: the budget.
+    seconds: the time budget.
     cifar10: see `Context`.
-    clock: seconds; a test may bring its own.
+    clock: returns the time in seconds; a test may pass a clock of its own.
   """
 
   def __init__(
@@ -168,21 +168,21 @@ class Plan:
     self.outcomes: dict[str, dict[str, Any]] = {}
 
   def settings(self, stage: Stage) -> dict[str, Any]:
-    """What a finished stage must agree with to be taken over."""
+    """Returns the settings of a stage; its result is reused only if they are the same."""
     own: dict[str, Any] = {'arguments': dict(stage.arguments)}
     if stage.letter == 'j':
       own['cifar10'] = self.cifar10
     return json.loads(json.dumps(self.common | own))
 
   def is_done(self, stage: Stage) -> bool:
-    """Whether a stage has ended well, with these settings and this code."""
+    """Returns whether a stage has succeeded with these settings and this code."""
     record = read(self.output, stage.name)
     return bool(record and record['status'] == 'done') and record['settings'] == self.settings(
       stage
     )
 
   def run(self) -> int:
-    """Runs every stage that fits; returns the exit code: 0, or 3 where one failed."""
+    """Runs every stage that fits into the budget; returns the exit code: 0, or 3 if a stage failed."""
     self.output.mkdir(parents=True, exist_ok=True)
     (self.output / 'logs').mkdir(exist_ok=True)
     began = self.clock()
@@ -206,13 +206,20 @@ class Plan:
     return 3 if failed else 0
 
   def _outcome(self, stage: Stage) -> dict[str, Any]:
-    """Runs a stage, or says why not: status done, reused, skipped or failed."""
+    """Runs a stage if necessary and possible.
+
+    Returns:
+      `status` (done, reused, skipped or failed) and, unless it is done, `reason`.
+    """
     if self.is_done(stage):
-      return {'status': 'reused', 'reason': 'it has ended well before, with this code and settings'}
+      return {'status': 'reused', 'reason': 'it succeeded before with this code and these settings'}
     by_name = {s.name: s for s in self.stages}
     missing = [name for name in stage.needs if name in by_name and not self.is_done(by_name[name])]
     if missing:
-      return {'status': 'skipped', 'reason': f'it needs {", ".join(missing)}, which did not pass'}
+      return {
+        'status': 'skipped',
+        'reason': f'it needs {", ".join(missing)}, which did not succeed',
+      }
     estimate = stage.small_estimate if self.small else stage.estimate
     left = self.deadline - self.clock()
     if estimate > left:
@@ -223,7 +230,7 @@ class Plan:
     return self._execute(stage, estimate, left)
 
   def _execute(self, stage: Stage, estimate: float, left: float) -> dict[str, Any]:
-    """Runs a stage in a process of its own and judges how that ended."""
+    """Runs a stage in a separate process; returns what `_outcome` returns, with the seconds."""
     patience = _SMALL_PATIENCE if self.small else _PATIENCE
     limit = min(patience * estimate + _SLACK, left)
     log, began = self.output / 'logs' / f'{stage.name}.log', self.clock()
@@ -238,7 +245,7 @@ class Plan:
     if code is None:
       reason = f'it was stopped after {limit:.0f} s; its estimate was {estimate:.0f} s'
       if limit == left:
-        return {'status': 'skipped', 'reason': f'{reason}, and the time was up', **took}
+        return {'status': 'skipped', 'reason': f'{reason}, and the time budget was used up', **took}
     else:
       reason = f'exit code {code}: {last_lines(log)}'
     failure = {'stage': stage.name, 'status': 'failed', 'settings': self.settings(stage)}
@@ -260,9 +267,12 @@ class Plan:
 def run_process(
   command: list[str], log: pathlib.Path, seconds: float, env: Mapping[str, str]
 ) -> int | None:
-  """Runs a command in the checkout, its output to `log`; its exit code, or None where it was stopped.
+  """Runs a command in the checkout and writes its output to `log`.
 
-  When it ends, or is stopped, the processes that it started are stopped too.
+  When the command ends or is stopped, the processes that it started are stopped too.
+
+  Returns:
+    The exit code; None if the command was stopped because it took longer than `seconds`.
   """
   with log.open('w') as file:
     process = subprocess.Popen(
@@ -273,19 +283,19 @@ def run_process(
     except subprocess.TimeoutExpired:
       return None
     finally:
-      with contextlib.suppress(ProcessLookupError):  # all have ended
+      with contextlib.suppress(ProcessLookupError):  # all processes have ended already
         os.killpg(process.pid, signal.SIGKILL)
       process.wait()
 
 
 def last_lines(log: pathlib.Path) -> str:
-  """The last lines that a process printed, joined."""
+  """Returns the last lines that a process printed, joined to one line."""
   lines = [line.strip() for line in log.read_text(errors='replace').splitlines() if line.strip()]
   return ' | '.join(lines[-_REASON_LINES:])[-600:]
 
 
 def work(task: Mapping[str, Any]) -> int:
-  """What the process of a stage does: calls its function and writes its record."""
+  """Calls the function of a stage and writes its record; returns the exit code of its process."""
   stage = Stage(**task['stage'])
   output = pathlib.Path(task['output'])
   context = Context(output, task['small'], task['seconds'], task['cifar10'], stage.arguments)
@@ -307,7 +317,7 @@ def work(task: Mapping[str, Any]) -> int:
 
 
 if __name__ == '__main__':
-  # This file runs as __main__ here, and the stages raise the Skip of the module that they import.
+  # This file is the module __main__ here, but the stages raise `Skip` of the imported module.
   from benchmarks.gpu import plan
 
   sys.exit(plan.work(json.loads(sys.argv[1])))

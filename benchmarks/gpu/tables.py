@@ -235,7 +235,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Results], str]]] = {
   'gains': ('GPU layers', gains),
   'reading': ('Reading images', reading),
   'memory': ('Memory and compilation', memory),
-  'imagenet': ('90 epochs of ImageNet, by arithmetic', imagenet),
+  'imagenet': ('90 epochs of ImageNet, computed from the speeds', imagenet),
   'cifar10': ('Training on CIFAR-10', cifar10),
 }
 

@@ -113,7 +113,7 @@ def test_a_stage_that_exceeds_the_time_budget_is_skipped_with_a_reason(tmp_path)
 def test_a_stage_is_skipped_if_a_stage_that_it_needs_has_failed(tmp_path):
   code, outcomes = run(tmp_path, stage('fails'), stage('succeeds', needs=['fails']))
   assert code == 3 and outcomes['succeeds']['status'] == 'skipped'
-  assert outcomes['succeeds']['reason'] == 'it needs fails, which did not pass'
+  assert outcomes['succeeds']['reason'] == 'it needs fails, which did not succeed'
 
 
 @pytest.mark.parametrize(('seconds', 'status'), [(600, 'failed'), (2.2, 'skipped')])

@@ -17,7 +17,7 @@ UNHEALTHY = 'UNAVAILABLE: The following tasks are unhealthy (stopped sending hea
     (1, -6, 'Either the leader task was preempted/died', 'process 0 of 3 (on a) was lost'),
     (0, -6, 'ERROR: UNAVAILABLE: Task 1 heartbeat timeout. This', 'process 1 of 3 (on b) was lost'),
     (1, -6, 'something else', 'the processes lost each other'),
-    (1, -9, '', 'process 1 of 3 (on b) was ended by SIGKILL, often for want of memory'),
+    (1, -9, '', 'process 1 of 3 (on b) was ended by SIGKILL, often because memory ran out'),
   ],
 )
 def test_the_last_line_names_the_lost_process(process, code, verdict, message):
@@ -28,4 +28,4 @@ def test_the_last_line_names_the_lost_process(process, code, verdict, message):
 
 def test_the_last_line_if_the_processes_never_met():
   line = supervisor._what_happened(Cluster('a:1', 3, 2), -6, 'DEADLINE_EXCEEDED', [])
-  assert line.startswith('process 2 of 3 did not meet the others at a:1')
+  assert line.startswith('process 2 of 3 did not find the others at a:1')

@@ -250,7 +250,9 @@ def peer(trial: Trial) -> None:
     survivor = run.wait()[1 - victim]
   trial.log.write_text(survivor.stderr)
   trial.expect(
-    survivor.returncode, (3, 2, 0), f'process {victim} of 2|did not meet|not find each other'
+    survivor.returncode,
+    (3, 2, 0),
+    f'process {victim} of 2|did not find the others|not find each other',
   )
   trial.resume()
 

@@ -90,7 +90,7 @@ class Job:
   def rows(self, split: str, shard: int) -> np.ndarray:
     """The images of a shard, as indices into the split of the source, int64 [n].
 
-    Training images are shuffled once, as the original code did before it wrote them (FACTS section
+    Training images are shuffled once, as the original code did before it wrote them (docs/FACTS.md, section
     3), so that `config.data.shuffle=stored` can train in the stored order.
     """
     number = self.plan['images'][split]

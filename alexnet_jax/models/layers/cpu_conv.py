@@ -1,4 +1,8 @@
-"""Convolutions on a CPU: Winograd's where they save work, else XLA's with faster gradients of the kernel."""
+"""Convolutions on a CPU.
+
+A convolution is computed by Winograd's method where that saves multiplications (`winograd.py`). Elsewhere XLA
+computes it, and this module computes the gradient of the kernel in a faster way than XLA does.
+"""
 
 import functools
 
@@ -9,23 +13,24 @@ import jax.numpy as jnp
 from alexnet_jax.models.layers import winograd
 from alexnet_jax.models.layers.reference import Array, Padding
 
-_IMAGE_CHANNELS = 4  # at most, of what counts as an image and not as maps
+_IMAGE_CHANNELS = 4  # an input with at most this many channels is treated as an image, not as maps
 _NO_PADDING = ((0, 0), (0, 0))
-_CACHE = 2**19  # bytes of rearranged pixels that stay in the cache
-PIECE = 32  # images whose gradient of a kernel XLA takes at once
+_CACHE = 2**19  # bytes of rearranged pixels that fit into the processor's cache
+PIECE = 32  # number of images for which XLA computes the gradient of a kernel at once
 
 
 def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) -> Array:
-  """`reference.conv`, faster; args and result as there."""
+  """Computes `reference.conv`, with the same arguments and result."""
   return _convolved(x, kernel, stride, padding) + bias.astype(x.dtype)
 
 
 def tower_convs(
   xs: list[Array], kernel: Array, bias: Array, stride: int, padding: Padding
 ) -> list[Array]:
-  """`reference.tower_convs`; towers that see the same maps are computed as one layer with all kernels.
+  """Computes `reference.tower_convs`.
 
-  The data are transformed once, and the products are longer.
+  Towers that read the same maps are computed as one convolution with the kernels of all towers. The maps are
+  then transformed only once, and the matrix products are larger.
   """
   if any(x is not xs[0] for x in xs):
     return [conv(x, kernel[t], bias[t], stride, padding) for t, x in enumerate(xs)]
@@ -36,15 +41,15 @@ def tower_convs(
 
 
 def _convolved(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-  """The convolution without its bias."""
+  """Computes a convolution without its bias, by the fastest of the methods below."""
   static = tuple((int(low), int(high)) for low, high in padding)
   x, kernel = _alike(x, kernel.astype(x.dtype))
   seen = [low + length + high for length, (low, high) in zip(x.shape[1:3], static, strict=True)]
-  if min(seen) < len(kernel):  # what is too small says so elsewhere
+  if min(seen) < len(kernel):  # `models.summary` reports an input that is too small
     return _xla_conv(x, kernel, stride, static)
   channels = x.shape[-1]
   if stride > 1 and channels <= _IMAGE_CHANNELS:
-    # An image is convolved in blocks of pixels, which have as many channels as maps have.
+    # Blocks of pixels of an image become single pixels with many channels, like those of maps.
     blocks, wide = _blocks(x, len(kernel), stride, static), _block_kernel(kernel, stride)
     plan = winograd.plan(blocks.shape, len(wide), _NO_PADDING)
     if plan:
@@ -56,9 +61,9 @@ def _convolved(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 
 def _blocks(x: Array, size: int, stride: int, padding: Padding) -> Array:
-  """Makes pixels of the squares of `stride` x `stride` pixels, so that windows move one at a time.
+  """Turns each square of `stride` x `stride` pixels into one pixel, so that the stride becomes 1.
 
-  `[B, H, W, C]` -> `[B, H', W', stride * stride * C]`, padded to what windows of `size` see.
+  `[B, H, W, C]` -> `[B, H', W', stride * stride * C]`, padded to the pixels that windows of `size` cover.
   """
   pads = [(0, 0, 0)]
   for length, (before, after) in zip(x.shape[1:3], padding, strict=True):
@@ -73,9 +78,9 @@ def _blocks(x: Array, size: int, stride: int, padding: Padding) -> Array:
 
 
 def _block_kernel(kernel: Array, stride: int) -> Array:
-  """The kernel for `_blocks`, filled up with zeros.
+  """Rearranges a kernel in the same way as `_blocks` rearranges pixels, and fills it up with zeros.
 
-  `[size, size, C, F]` -> `[taps, taps, stride * stride * C, F]`, where 11 x 11 taps at stride 4 give 3 x 3.
+  `[size, size, C, F]` -> `[taps, taps, stride * stride * C, F]`: 11 x 11 taps at stride 4 become 3 x 3.
   """
   size, _, channels, features = kernel.shape
   taps = -(-size // stride)
@@ -86,9 +91,9 @@ def _block_kernel(kernel: Array, stride: int) -> Array:
 
 
 def _alike(*arrays: Array) -> list[Array]:
-  """Marks arrays as varying over all mesh axes that any of them varies over, as custom gradients need.
+  """Marks arrays as varying over all mesh axes that any of them varies over.
 
-  Outside `shard_map` nothing varies.
+  Inside `shard_map`, `jax.custom_vjp` and `lax.scan` require this. Outside `shard_map` it changes nothing.
   """
   axes = [jax.typeof(array).manual_axis_type.varying for array in arrays]
   missing = [tuple(frozenset().union(*axes) - own) for own in axes]
@@ -128,35 +133,48 @@ _conv.defvjp(_conv_forward, _conv_backward)
 def _kernel_gradient_in_pieces(
   x: Array, g: Array, kernel: Array, stride: int, padding: Padding
 ) -> Array:
-  """XLA's own, of some images at a time: of a large batch at once it is several times slower."""
+  """Adds up XLA's gradients of the kernel for `PIECE` images at a time.
+
+  For a large batch at once, XLA is several times slower.
+  """
 
   def piece(x, g):
-    def of_kernel(kernel):
+    def convolve(kernel):
       return _xla_conv(x, kernel, stride, padding)
 
-    return jax.linear_transpose(of_kernel, kernel)(g)[0].astype(jnp.float32)
+    return jax.linear_transpose(convolve, kernel)(g)[0].astype(jnp.float32)
 
   starts = range(0, len(x), PIECE)
   return sum(piece(x[i : i + PIECE], g[i : i + PIECE]) for i in starts)
 
 
 def _windows(blocks: Array, rows: int, columns: int) -> Array:
-  """What each window sees: `[B, H, W, C]` -> `[B, H', W', rows * columns * C]`."""
+  """Collects the pixels of each window: `[B, H, W, C]` -> `[B, H', W', rows * columns * C]`."""
   height, width = blocks.shape[1] - rows + 1, blocks.shape[2] - columns + 1
   shifts = [(i, j) for i in range(rows) for j in range(columns)]
   return jnp.concatenate([blocks[:, i : i + height, j : j + width] for i, j in shifts], -1)
 
 
 def _in_cache(rows: int, row_bytes: int) -> int:
-  """Images to rearrange at a time: a divisor of `rows` whose windows stay in the cache."""
+  """The number of images to rearrange at a time.
+
+  It is the largest divisor of the batch, `rows`, for which the windows fit into the cache.
+  """
   fitting = max(1, _CACHE // row_bytes)
   return next(n for n in range(min(fitting, rows), 0, -1) if rows % n == 0)
 
 
 def _windows_times(blocks: Array, g: Array, rows: int, columns: int) -> Array:
-  """Windows times the gradient of the output, `[B, H', W', F]`, a few images at a time.
+  """Multiplies the windows of `blocks` by the gradient of the output, a few images at a time.
 
-  Returns float32 `[rows * columns * C, F]`.
+  Args:
+    blocks: `[B, H, W, C]`.
+    g: the gradient, `[B, H', W', F]`.
+    rows: rows of a window.
+    columns: columns of a window.
+
+  Returns:
+    float32 `[rows * columns * C, F]`, the gradient of the kernel.
   """
   width, features = rows * columns * blocks.shape[-1], g.shape[-1]
   few = _in_cache(len(g), g.shape[1] * g.shape[2] * width * g.dtype.itemsize)
@@ -173,13 +191,18 @@ def _windows_times(blocks: Array, g: Array, rows: int, columns: int) -> Array:
   return total
 
 
-# Of an image at stride 1 a window has few numbers, and a product of few numbers is slow. So two neighbours
-# in a row become one pixel, and the kernel two that lie a pixel apart: a fifth more work in longer products.
-# Gains over windows of single pixels, CIFAR-10's conv1 on one core: 1.8 forward, 1.6 backward.
+# An image has few channels, so its windows have few entries, and products of short vectors are slow. At
+# stride 1, two neighbouring pixels of a row therefore become one pixel, and the kernel is stored twice, the
+# second time shifted by one pixel. This costs a fifth more multiplications, but the products are longer. For
+# conv1 of the CIFAR-10 networks on one core, the forward pass became 1.8 times as fast, and the backward pass
+# 1.6 times.
 
 
 def _pairs(x: Array, size: int, padding: Padding) -> Array:
-  """`[B, H, W, C]` -> `[B, H', W' / 2, 2 * C]`, padded to what pairs of windows of `size` see."""
+  """Joins neighbouring pixels: `[B, H, W, C]` -> `[B, H', W' / 2, 2 * C]`.
+
+  The image is padded to the pixels that pairs of windows of `size` cover.
+  """
   rows, (before, after) = padding
   windows = before + x.shape[2] + after - size + 1
   seen = 2 * (-(-windows // 2) - 1 + _taps_of_pairs(size))
@@ -189,11 +212,12 @@ def _pairs(x: Array, size: int, padding: Padding) -> Array:
 
 
 def _taps_of_pairs(size: int) -> int:
-  """Pixels of `_pairs` that two neighbouring windows of `size` see."""
+  """The number of joined pixels in a row that two neighbouring windows of `size` cover."""
   return -(-(size + 1) // 2)
 
 
 def _conv_by_pairs(x: Array, kernel: Array, padding: Padding) -> Array:
+  """Convolution at stride 1 on joined pixels."""
   size, _, channels, features = kernel.shape
   taps = _taps_of_pairs(size)
   sides = [((0, 0), (i, 2 * taps - size - i), (0, 0), (0, 0)) for i in (0, 1)]
@@ -205,6 +229,7 @@ def _conv_by_pairs(x: Array, kernel: Array, padding: Padding) -> Array:
 
 
 def _kernel_gradient_by_pairs(x: Array, g: Array, shape: tuple, padding: Padding) -> Array:
+  """The gradient of a kernel of the given shape, computed on joined pixels."""
   size, _, channels, features = shape
   taps = _taps_of_pairs(size)
   g = jnp.pad(g, ((0, 0), (0, 0), (0, g.shape[2] % 2), (0, 0)))

@@ -1,4 +1,7 @@
-"""Response normalisation on a CPU, with the gradients written down and the sums kept for them."""
+"""Response normalisation on a CPU.
+
+The gradients are written down instead of derived. The forward pass keeps its sums of squares for them.
+"""
 
 import functools
 
@@ -11,26 +14,28 @@ from alexnet_jax.models.layers.reference import Array
 
 
 def local_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:
-  """`reference.local_response_norm` with the gradient written down: 2.0 times as fast."""
+  """Computes `reference.local_response_norm`; with its gradient, this is 2.0 times as fast."""
   return _response_norm(x, (-1,), size, k, alpha, beta)
 
 
 def map_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:
-  """`reference.map_response_norm` with the gradient written down: 1.7 times as fast."""
+  """Computes `reference.map_response_norm`; with its gradient, this is 1.7 times as fast."""
   return _response_norm(x, (1, 2), size, k, alpha, beta)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4, 5))
 def _response_norm(x, axes, size, k, alpha, beta):
-  x32 = lax.optimization_barrier(x).astype(jnp.float32)  # else what made x is done again and again
+  # Without the barrier, XLA computes `x` again for every term of the sum.
+  x32 = lax.optimization_barrier(x).astype(jnp.float32)
   scale = k + alpha * _window_sum(x32 * x32, size, axes)
   return (x32 * _negative_power(scale, beta)).astype(x.dtype)
 
 
 def _negative_power(x: Array, beta: float) -> Array:
-  """`x ** -beta` of what is at least 1, as one expression, which XLA computes in one pass over `x`.
+  """Computes `x ** -beta` for values of at least 1.
 
-  The usual beta of 0.75 takes two square roots: 0.6 of the time of a logarithm and an exponential.
+  XLA evaluates the expression in one pass over `x`. For the usual beta of 0.75, two square roots take 0.6 of
+  the time of a logarithm and an exponential.
   """
   if beta == 0.75:
     return lax.rsqrt(x * jnp.sqrt(x))
@@ -50,8 +55,9 @@ def _response_norm_forward(x, axes, size, k, alpha, beta):
 
 
 def _response_norm_backward(axes, size, k, alpha, beta, saved, g):
-  # y_i = x_i s_i^-b, s_i = k + a sum_j x_j^2: dx_j = g_j s_j^-b - 2ab x_j sum_i g_i x_i s_i^-b / s_i,
-  # summed over the windows i that hold j.
+  # The layer computes y_i = x_i s_i^-b with the scale s_i = k + a sum_j x_j^2. Here a is alpha, b is beta,
+  # and j runs over the window of i. The gradient is dx_j = g_j s_j^-b - 2 a b x_j sum_i g_i x_i s_i^-b / s_i,
+  # where i runs over the windows that contain j.
   x, scale = saved
   x32, g32 = x.astype(jnp.float32), g.astype(jnp.float32)
   power = _negative_power(scale, beta)

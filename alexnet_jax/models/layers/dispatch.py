@@ -1,7 +1,7 @@
 """The layers as networks call them: `reference` defines each, `cpu` and `gpu` compute it faster.
 
-This table chooses, by the backend that JAX runs on when a network is traced. A layer is listed where
-`python -m benchmarks.layers`, or on a GPU `python -m benchmarks.gpu`, has shown a gain.
+The table `FAST` decides which functions are used, by the backend on which JAX runs when a network is traced.
+It lists a layer if `python -m benchmarks.layers`, or on a GPU `python -m benchmarks.gpu`, has shown a gain.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def _by_backend(layer: Callable[P, R]) -> Callable[P, R]:
     backend = jax.default_backend()
     if name not in FAST.get(backend, ()):
       return layer(*args, **kwargs)
-    # Imported when first needed: `gpu` brings Pallas, which nothing else uses.
+    # The module is imported when it is first needed, because `gpu` imports Pallas.
     module = importlib.import_module(f'alexnet_jax.models.layers.{backend}')
     return getattr(module, name)(*args, **kwargs)
 

@@ -1,8 +1,9 @@
-"""Layers that do what their namesakes in `reference` do, written for GPUs; `dispatch` chooses.
+"""The layers of `reference`, written for GPUs.
 
-No layer here is in use until a GPU has shown a gain (`python -m benchmarks.gpu --stages=f`). Where there are
-several ways to compute a layer, the argument `method` selects one, so that the benchmark can compare them.
-Activations keep their dtype, bfloat16 or float32; sums and powers are computed in float32.
+Networks use a layer of this module only if `dispatch` lists it, which requires a measured gain on a GPU
+(`python -m benchmarks.gpu --stages=f`). None is listed yet. If a layer can be computed in several ways, the
+argument `method` selects one, so that the benchmark can compare them. Activations keep their dtype, bfloat16
+or float32; sums and powers are computed in float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +22,8 @@ NORM_METHODS = ('fused', 'band', 'pallas')
 CONV_METHODS = ('plain', 'channels_first', 'blocks')
 TOWER_METHODS = ('apart', 'grouped', 'joined')
 
-_BLOCK_ELEMENTS = 4096  # activations that one program of the Pallas kernel holds
-_LEAST_SIDE = 16  # of a matrix product in Triton
+_BLOCK_ELEMENTS = 4096  # number of activations in a block of the Pallas kernels
+_LEAST_SIDE = 16  # smallest side of a matrix product in Triton
 
 
 # --- Convolution
@@ -31,13 +32,13 @@ _LEAST_SIDE = 16  # of a matrix product in Triton
 def conv(
   x: Array, kernel: Array, bias: Array, stride: int, padding: Padding, method: str = 'plain'
 ) -> Array:
-  """`reference.conv`, in one of several forms.
+  """Computes `reference.conv` in one of several ways.
 
   Args:
     x, kernel, bias, stride, padding: as in `reference.conv`.
     method: one of `CONV_METHODS`: `plain` is the reference layer; `channels_first` gives XLA the same
-      convolution as NCHW; `blocks` makes one pixel of each square of `stride` x `stride` pixels, so that
-      conv1 becomes a convolution of stride 1 over 48 channels in place of 3.
+      convolution as NCHW; `blocks` turns each square of `stride` x `stride` pixels into one pixel, so that
+      conv1 becomes a convolution of stride 1 over 48 channels instead of 3.
 
   Returns:
     `[B, H', W', Cout]`.
@@ -67,12 +68,12 @@ def _pairs(padding: Padding) -> list[tuple[int, int]]:
 
 
 def _with_bias(y: Array, bias: Array) -> Array:
-  """Adds a bias in float32, so that its gradient, a sum over all places, is summed in float32 too."""
+  """Adds a bias in float32, so that its gradient, a sum over all positions, is summed in float32 too."""
   return (y.astype(jnp.float32) + bias.astype(jnp.float32)).astype(y.dtype)
 
 
 def _conv_of_blocks(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-  """A convolution of stride 1 over blocks of `stride` x `stride` pixels; without the bias."""
+  """Convolves blocks of `stride` x `stride` pixels with stride 1; the bias is not added."""
   size, _, channels, features = kernel.shape
   taps = -(-size // stride)  # blocks along a side of the kernel
   pads, outputs = [(0, 0, 0)], []
@@ -105,17 +106,17 @@ def tower_convs(
   padding: Padding,
   method: str = 'joined',
 ) -> list[Array]:
-  """The convolutions of all towers on one device, in one of several forms.
+  """Computes the convolutions of all towers on one device in one of several ways.
 
   Args:
-    xs: the maps of each tower, T arrays `[B, H, W, Cin]`.
+    xs: the maps of each of the T towers, `[B, H, W, Cin]`.
     kernel: `[T, kh, kw, Cin, Cout]`.
     bias: `[T, Cout]`.
     stride, padding: as in `reference.conv`.
     method: one of `TOWER_METHODS`: `apart` is one convolution for each tower; `grouped` is one convolution
       with T groups; `joined` is one convolution with the kernels of all towers side by side, for towers
-      that share their input (after an exchange, and at the image). Towers whose inputs are not the same
-      array are grouped in its place.
+      that read the same array (the image, or the maps after an exchange). If they read different arrays,
+      `joined` does what `grouped` does.
 
   Returns:
     T arrays `[B, H', W', Cout]`.
@@ -133,7 +134,7 @@ def tower_convs(
   towers, height, width, channels, _ = kernel.shape
   joined = method == 'joined' and shared
   x = xs[0] if joined else jnp.concatenate(xs, -1)
-  # [kh, kw, Cin, T * Cout]: a group takes the features that stand together.
+  # [kh, kw, Cin, T * Cout]: the features of a group are contiguous.
   side_by_side = kernel.transpose(1, 2, 3, 0, 4).reshape(height, width, channels, -1)
   y = lax.conv_general_dilated(
     x,
@@ -152,16 +153,16 @@ def tower_convs(
 def local_response_norm(
   x: Array, *, size: int, k: float, alpha: float, beta: float, method: str = 'fused'
 ) -> Array:
-  """`reference.local_response_norm` with the gradient written down.
+  """Computes `reference.local_response_norm`, with a gradient that is written down instead of derived.
 
-  The gradient is computed from `x` alone, so that forward and gradient each can read and write the
-  activations once.
+  The gradient is computed from `x` and the gradient of the output alone. The forward and the backward pass
+  can therefore each read and write the activations only once.
 
   Args:
     x, size, k, alpha, beta: as in `reference.local_response_norm`.
-    method: one of `NORM_METHODS`: `fused` leaves the window sums to XLA's fusion; `band` computes them as a
-      product with a banded matrix of ones; `pallas` is one Triton kernel for the forward pass and one for
-      the gradient, with the banded product inside. On a CPU the kernels run in Pallas's interpreter.
+    method: one of `NORM_METHODS`: `fused` lets XLA fuse the window sums; `band` computes them as a product
+      with a banded matrix of ones; `pallas` is one Triton kernel for the forward pass and one for the
+      gradient, which contain the banded product. On a CPU the kernels run in Pallas's interpreter.
 
   Raises:
     ValueError: the method is unknown.
@@ -174,7 +175,7 @@ def local_response_norm(
 
 
 def map_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:
-  """`reference.map_response_norm` with the gradient written down."""
+  """Computes `reference.map_response_norm`, with a gradient that is written down instead of derived."""
   return _response_norm(x, 'fused', (1, 2), size, k, alpha, beta)
 
 
@@ -192,8 +193,7 @@ def _response_norm_forward(x, *constants):
 
 
 def _response_norm_backward(method, axes, size, k, alpha, beta, x, g):
-  # y_i = x_i s_i^-b, s_i = k + a sum_j x_j^2: dx_j = g_j s_j^-b - 2ab x_j sum_i g_i x_i s_i^-b / s_i,
-  # summed over the windows i that hold j.
+  # The formula is explained in `cpu_norm._response_norm_backward`.
   if method == 'pallas':
     return (_call(_norm_gradient_kernel, size, k, alpha, beta, x, g),)
   x32, g32 = x.astype(jnp.float32), g.astype(jnp.float32)
@@ -208,12 +208,15 @@ _response_norm.defvjp(_response_norm_forward, _response_norm_backward)
 
 
 def _negative_power(x: Array, beta: float) -> Array:
-  """`x ** -beta` of what is positive."""
+  """Computes `x ** -beta` for positive values."""
   return jnp.exp(-beta * jnp.log(x))
 
 
 def _window_sum(method: str, axes: tuple[int, ...], size: int, dtype) -> Callable[..., Array]:
-  """A function that sums float32 values over windows; `mirrored`, over the windows that hold a place."""
+  """Returns a function that sums float32 values over the window of each index.
+
+  With `mirrored=True` that function sums over the indices whose windows contain the index.
+  """
 
   def neighbours(values: Array, mirrored: bool = False) -> Array:
     for axis in axes:
@@ -227,21 +230,21 @@ def _window_sum(method: str, axes: tuple[int, ...], size: int, dtype) -> Callabl
     return jnp.matmul(
       values.astype(dtype),
       band,
-      precision=lax.Precision.HIGHEST,  # of float32 operands; bfloat16 ones are exact in any case
+      precision=lax.Precision.HIGHEST,  # for float32 operands; products of bfloat16 are exact anyway
       preferred_element_type=jnp.float32,
     )
 
   return banded if method == 'band' else neighbours
 
 
-def _band(source: Array, place: Array, size: int) -> Array:
-  """Whether map `source` lies in the window of map `place`, as `reference.neighbour_sum` has it."""
-  first = place - size // 2
+def _band(source: Array, centre: Array, size: int) -> Array:
+  """Whether index `source` lies in the window of index `centre`, as in `reference.neighbour_sum`."""
+  first = centre - size // 2
   return (source >= first) & (source < first + size)
 
 
 def _call(kernel: Callable, size: int, k: float, alpha: float, beta: float, *arrays: Array):
-  """Runs a Pallas kernel over arrays `[..., C]` of one shape; returns one more."""
+  """Runs a Pallas kernel on arrays `[..., C]` of the same shape; returns an array of this shape."""
   x = arrays[0]
   channels = x.shape[-1]
   count = x.size // channels
@@ -271,8 +274,8 @@ def _call(kernel: Callable, size: int, k: float, alpha: float, beta: float, *arr
   return y.reshape(x.shape)
 
 
-def _places(shape: tuple[int, int], block: tuple[int, int]) -> tuple[tuple, Array]:
-  """What one program works on: an index of the block, and a mask of what lies inside the array."""
+def _block_of_program(shape: tuple[int, int], block: tuple[int, int]) -> tuple[tuple, Array]:
+  """Returns the slices of the block of this program, and a mask of the elements inside the array."""
   first = pl.program_id(0) * block[0]
   rows = first + lax.broadcasted_iota(jnp.int32, block, 0)
   lanes = lax.broadcasted_iota(jnp.int32, block, 1)
@@ -280,7 +283,7 @@ def _places(shape: tuple[int, int], block: tuple[int, int]) -> tuple[tuple, Arra
 
 
 def _sum_in_block(values: Array, dtype, size: int, mirrored: bool = False) -> Array:
-  """Window sums of float32 values `[rows, lanes]`, as a product with a band made in registers."""
+  """Sums float32 values `[rows, lanes]` over windows, as a product with a banded matrix of ones."""
   square = (values.shape[1],) * 2
   down, across = (lax.broadcasted_iota(jnp.int32, square, axis) for axis in (0, 1))
   band = _band(across, down, size) if mirrored else _band(down, across, size)
@@ -290,7 +293,7 @@ def _sum_in_block(values: Array, dtype, size: int, mirrored: bool = False) -> Ar
 
 def _norm_kernel(x_ref, y_ref, *, shape, block, constants):
   size, k, alpha, beta = constants
-  index, inside = _places(shape, block)
+  index, inside = _block_of_program(shape, block)
   x = triton.load(x_ref.at[index], mask=inside, other=0).astype(jnp.float32)
   scale = k + alpha * _sum_in_block(x * x, x_ref.dtype, size)
   y = x * _negative_power(scale, beta)
@@ -299,7 +302,7 @@ def _norm_kernel(x_ref, y_ref, *, shape, block, constants):
 
 def _norm_gradient_kernel(x_ref, g_ref, dx_ref, *, shape, block, constants):
   size, k, alpha, beta = constants
-  index, inside = _places(shape, block)
+  index, inside = _block_of_program(shape, block)
   x = triton.load(x_ref.at[index], mask=inside, other=0).astype(jnp.float32)
   g = triton.load(g_ref.at[index], mask=inside, other=0).astype(jnp.float32)
   scale = k + alpha * _sum_in_block(x * x, x_ref.dtype, size)
@@ -313,10 +316,11 @@ def _norm_gradient_kernel(x_ref, g_ref, dx_ref, *, shape, block, constants):
 
 
 def max_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
-  """`reference.max_pool` whose gradient is a sum of padded arrays, which XLA fuses into one loop.
+  """Computes `reference.max_pool`, with a gradient that is a sum of padded arrays.
 
-  XLA's own gradient is a select-and-scatter. Here the forward pass under differentiation also keeps which
-  pixel of each window was the first maximum, int8 `[B, H', W', C]`, in place of the input.
+  XLA fuses this sum into one loop; its own gradient is a select-and-scatter. When a gradient is computed, the
+  forward pass stores for each window the index of its first largest pixel, int8 `[B, H', W', C]`, instead of
+  the input.
   """
   if min(x.shape[1:3]) < window or window * window > 127:
     return reference.max_pool(x, window=window, stride=stride, rounding=rounding)
@@ -335,26 +339,27 @@ def _max_pool_forward(x, _, window, stride, rounding):
   ]
   covered = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
   shape = (len(x), *sides, x.shape[-1])
-  best, first = jnp.full(shape, -jnp.inf, x.dtype), jnp.zeros(shape, jnp.int8)
+  best, index = jnp.full(shape, -jnp.inf, x.dtype), jnp.zeros(shape, jnp.int8)
   for i in range(window):
     for j in range(window):
       ends = [start + (n - 1) * stride + 1 for start, n in zip((i, j), sides, strict=True)]
       pixel = covered[:, i : ends[0] : stride, j : ends[1] : stride]
-      first = jnp.where(pixel > best, jnp.int8(i * window + j), first)
+      index = jnp.where(pixel > best, jnp.int8(i * window + j), index)
       best = jnp.maximum(best, pixel)
-  return best, first
+  return best, index
 
 
-def _max_pool_backward(shape, window, stride, _, first, g):
+def _max_pool_backward(shape, window, stride, _, index, g):
   g32, zero = g.astype(jnp.float32), jnp.zeros((), jnp.float32)
   total: Array | float = 0.0
   for i in range(window):
     for j in range(window):
-      taken = jnp.where(first == i * window + j, g32, 0)
+      # The gradient for the pixels in row i and column j of their windows.
+      part = jnp.where(index == i * window + j, g32, 0)
       pads = [(0, 0, 0)]
       for start, windows, length in zip((i, j), g.shape[1:3], shape[1:3], strict=True):
         pads.append((start, length - (start + (windows - 1) * stride + 1), stride - 1))
-      total = total + lax.pad(taken, zero, [*pads, (0, 0, 0)])
+      total = total + lax.pad(part, zero, [*pads, (0, 0, 0)])
   return (jnp.asarray(total).astype(g.dtype),)
 
 

@@ -1,7 +1,7 @@
-"""The layers that the CIFAR-10 networks have beside AlexNet's: locally connected, and average pooling.
+"""Locally connected layers and average pooling, which AlexNet does not have but the CIFAR-10 networks do.
 
-As in `models.layers.reference`, functions work on the maps of one tower, `[B, H, W, C]`, and keep
-their dtype.
+As in `models.layers.reference`, functions work on the maps of one tower, `[B, H, W, C]`, and return the dtype
+that they are given.
 """
 
 import jax
@@ -16,9 +16,9 @@ Array = jax.Array
 def locally_connected(
   x: Array, kernel: Array, bias: Array, size: int, stride: int, padding: reference.Padding
 ) -> Array:
-  """A convolution whose kernel is another one at every place: "locally connected", "unshared".
+  """A locally connected ("unshared") layer: a convolution that has a kernel of its own for every window.
 
-  Written out, because `lax.conv_general_dilated_local` took 10 times as long on a CPU.
+  `lax.conv_general_dilated_local` computes the same, but took 10 times as long on a CPU.
 
   Args:
     x: `[B, H, W, Cin]`, any float dtype.
@@ -43,22 +43,23 @@ def locally_connected(
 
 
 def avg_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
-  """Average pooling; a window that sticks out is averaged over its pixels inside (FACTS section 1.2).
+  """Average pooling, with the arguments and the result of `reference.max_pool`.
 
-  Args and result as `reference.max_pool`.
+  A window that extends beyond the maps is averaged over the pixels that lie inside (docs/FACTS.md, section
+  1.2).
   """
   for axis in (1, 2):
     size = x.shape[axis]
-    places = reference.pooled_size(size, window, stride, rounding)
-    reach = (places - 1) * stride + window
+    windows = reference.pooled_size(size, window, stride, rounding)
+    covered = (windows - 1) * stride + window
     pads = [(0, 0)] * x.ndim
-    pads[axis] = (0, max(0, reach - size))
+    pads[axis] = (0, max(0, covered - size))
     padded = jnp.pad(x, pads)
 
-    def cut(i, axis=axis, padded=padded, reach=reach):
-      return jax.lax.slice_in_dim(padded, i, reach - window + i + 1, stride, axis)
+    def cut(i, axis=axis, padded=padded, covered=covered):
+      return jax.lax.slice_in_dim(padded, i, covered - window + i + 1, stride, axis)
 
-    inside = np.minimum(window, size - stride * np.arange(places))  # pixels of each window
+    inside = np.minimum(window, size - stride * np.arange(windows))  # pixels of each window
     share = jnp.asarray(1 / inside, x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
     x = sum(cut(i) for i in range(window)) * share
   return x

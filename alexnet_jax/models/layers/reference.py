@@ -1,7 +1,8 @@
-"""What each layer of the network is, as a pure function of arrays; `layers` is what networks call.
+"""The definition of each layer, as a pure function of arrays.
 
-Every function works on the maps of one tower, `[B, H, W, C]` (NHWC), unless it says otherwise, and
-keeps the dtype of its input. Sources: P = the 2012 paper, O = the original 2012 code.
+Networks call `models.layers`, which replaces some of these functions by faster ones (`dispatch.py`). Unless
+it says otherwise, a function works on the maps of one tower, `[B, H, W, C]`, and returns the dtype of its
+input. In the comments, P is the 2012 paper, O is the authors' code of 2012, and FACTS is docs/FACTS.md.
 """
 
 from collections.abc import Sequence
@@ -24,8 +25,8 @@ def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) ->
     kernel: `[kh, kw, Cin, Cout]`, cast to the dtype of `x`.
     bias: `[Cout]`.
     stride: pixels between windows, the same in both directions.
-    padding: `((top, bottom), (left, right))` zeros. The paper's conv1 reads 3 zero rows and columns
-      at the bottom and right of a 224x224 image, which makes 55x55 outputs (O, layer.py).
+    padding: `((top, bottom), (left, right))` zeros. The paper's conv1 pads a 224x224 image with 3 zero rows
+      at the bottom and 3 zero columns at the right, which gives 55x55 outputs (O, layer.py).
 
   Returns:
     `[B, H', W', Cout]`.
@@ -43,17 +44,17 @@ def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) ->
 def tower_convs(
   xs: Sequence[Array], kernel: Array, bias: Array, stride: int, padding: Padding
 ) -> list[Array]:
-  """`conv` in each tower.
+  """Computes `conv` in each tower.
 
   Args:
-    xs: the maps that each tower sees, `[B, H, W, Cin]`; one and the same array where towers share them.
+    xs: the maps that each tower reads, `[B, H, W, Cin]`. Towers that share their maps have the same array.
     kernel: `[towers, kh, kw, Cin, Cout]`.
     bias: `[towers, Cout]`.
-    stride: as of `conv`.
-    padding: as of `conv`.
+    stride: as in `conv`.
+    padding: as in `conv`.
 
   Returns:
-    `[B, H', W', Cout]` of each tower.
+    For each tower `[B, H', W', Cout]`.
   """
   return [conv(x, kernel[t], bias[t], stride, padding) for t, x in enumerate(xs)]
 
@@ -66,8 +67,8 @@ def dense(x: Array, kernel: Array) -> Array:
 def neighbour_sum(x: Array, size: int, axis: int, mirrored: bool = False) -> Array:
   """Sums `x` over windows of `size` neighbours along `axis`, clipped at both ends.
 
-  The window of place i starts at i - size//2, for even sizes too (cuda-convnet); `mirrored`, it ends at
-  i + size//2, which makes a difference for even sizes only.
+  The window of index i starts at i - size//2, as in cuda-convnet. If `mirrored`, it ends at i + size//2
+  instead; the two differ for even sizes only.
   """
   before = size // 2 if not mirrored else size - 1 - size // 2
   pads = [(0, 0)] * x.ndim
@@ -79,7 +80,7 @@ def neighbour_sum(x: Array, size: int, axis: int, mirrored: bool = False) -> Arr
 
 
 def negative_power(x: Array, beta: float) -> Array:
-  """`x ** -beta`; the usual beta of 0.75 by two square roots, several times cheaper than a power."""
+  """Computes `x ** -beta`; for the usual beta of 0.75 with two square roots, several times cheaper."""
   if beta == 0.75:
     root = lax.rsqrt(x)
     return root * jnp.sqrt(root)
@@ -93,10 +94,10 @@ def local_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: fl
 
   Args:
     x: `[..., C]`.
-    size: maps in a window (n = 5 in P), clipped at the first and last map of `x`.
+    size: number of maps in a window (n = 5 in P). Windows are clipped at the first and last map of `x`.
     k: the constant added to the sum.
-    alpha: the multiplier of the sum itself. P's 1e-4 is not divided by n; O, Caffe and PyTorch
-      divide theirs by n, so callers pass 1e-4 / 5 for those (FACTS section 1.3).
+    alpha: the multiplier of the sum itself. In P, 1e-4 multiplies the sum. O, Caffe and PyTorch divide alpha
+      by n, so their 1e-4 is passed as 1e-4 / 5 (FACTS section 1.3).
     beta: the exponent.
 
   Returns:
@@ -110,8 +111,8 @@ def local_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: fl
 def map_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:
   """Response normalisation within each map, over `size` x `size` pixels clipped at the border.
 
-  `y = x / (k + alpha * sum_{window} x^2) ** beta`. The original's layer "cnorm2", which the paper does
-  not mention (FACTS section 1.3); `alpha` multiplies the sum itself.
+  `y = x / (k + alpha * sum_{window} x^2) ** beta`. This is the layer "cnorm2" of the authors' code, which the
+  paper does not mention (FACTS section 1.3).
 
   Args:
     x: `[B, H, W, C]`.
@@ -129,9 +130,9 @@ def map_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: floa
 
 
 def pooled_size(size: int, window: int, stride: int, rounding: str) -> int:
-  """Output side of a pooling layer, in pixels: `1 + round((size - window) / stride)`.
+  """The side of the output of a pooling layer, in pixels: `1 + round((size - window) / stride)`.
 
-  `rounding` is 'ceil' (cuda-convnet, Caffe) or 'floor' (PyTorch's default); FACTS section 1.2.
+  `rounding` is 'ceil', as in cuda-convnet and Caffe, or 'floor', PyTorch's default (FACTS section 1.2).
   """
   return 1 + {'ceil': math.ceil, 'floor': math.floor}[rounding]((size - window) / stride)
 
@@ -139,15 +140,15 @@ def pooled_size(size: int, window: int, stride: int, rounding: str) -> int:
 def max_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
   """Max pooling over `window` x `window` pixels, `stride` apart (P section 3.4: 3 and 2).
 
-  Windows that stick out at the bottom or right (`rounding='ceil'`) are clipped. Where several pixels
-  of a window tie for the maximum, the gradient goes to the first, as in cuDNN and PyTorch;
-  cuda-convnet sends it to every one of them (FACTS section 1.2).
+  Windows that extend beyond the bottom or right (with `rounding='ceil'`) are clipped. If several pixels of a
+  window are the maximum, the first one gets the gradient, as in cuDNN and PyTorch. In cuda-convnet every one
+  of them gets it (FACTS section 1.2).
 
   Args:
     x: `[B, H, W, C]`.
     window: side of the window, in pixels.
     stride: pixels between windows.
-    rounding: 'ceil' or 'floor', see `pooled_size`.
+    rounding: 'ceil' or 'floor' (see `pooled_size`).
 
   Returns:
     `[B, H', W', C]`.
@@ -170,19 +171,19 @@ def dropout(
   inverted: bool,
   part: tuple[Array | int, int] = (0, 1),
 ) -> Array:
-  """Dropout (P section 4.2), drawn row by row.
+  """Dropout (P section 4.2), with random numbers of its own for each row.
 
   The paper's form multiplies by a 0/1 mask in training and by `1 - rate` at test; the inverted form
   (Caffe, PyTorch) divides by `1 - rate` in training and does nothing at test.
 
   Args:
     x: `[B, ...]`.
-    keys: one random key a row, `[B]`, so that a row's mask depends neither on the batch it stands in
-      nor on the device it is on; None means test time.
+    keys: one random key for each row, `[B]`. The mask of a row then depends neither on its batch nor on its
+      device. None means test time.
     rate: the probability of dropping an element.
-    inverted: which of the two forms.
-    part: (i, n): `x` is the i-th of n equal parts of its last dimension, and so is its mask, which does
-      not depend on n.
+    inverted: whether to use the inverted form.
+    part: (i, n) if `x` is the i-th of n equal parts of a layer along the last axis. The mask is the same part
+      of the mask of the whole layer, which does not depend on n.
 
   Returns:
     An array like `x`.
@@ -201,9 +202,14 @@ def dropout(
 
 
 def batch_moments(x: Array, data_axis: str | None) -> tuple[Array, Array]:
-  """Mean and variance of each map of `x` `[B, H, W, C]`, float32 `[C]`, over the global batch.
+  """Computes the mean and variance of each map over the global batch.
 
-  `data_axis` names the mesh axis over which the batch is split, if any.
+  Args:
+    x: `[B, H, W, C]`.
+    data_axis: the mesh axis over which the batch is split; None if it is not split.
+
+  Returns:
+    mean and variance, each float32 `[C]`.
   """
   x32 = x.astype(jnp.float32)
   moments = jnp.stack([x32.mean((0, 1, 2)), (x32 * x32).mean((0, 1, 2))])
@@ -216,6 +222,6 @@ def batch_moments(x: Array, data_axis: str | None) -> tuple[Array, Array]:
 def batch_norm(
   x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
 ) -> Array:
-  """Batch normalisation of `x` `[B, H, W, C]` by per-map `mean`, `var`, `scale`, `bias` `[C]`."""
+  """Batch normalisation of `x`, `[B, H, W, C]`; `mean`, `var`, `scale` and `bias` are `[C]`."""
   factor = scale * lax.rsqrt(var + epsilon)
   return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(x.dtype)

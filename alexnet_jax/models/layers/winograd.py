@@ -1,17 +1,18 @@
-"""Winograd convolutions: fewer multiplications than the definition needs, as products of large matrices.
+"""Winograd convolutions, which need fewer multiplications and compute them as products of large matrices.
 
-A convolution with a kernel of `r` x `r` taps is computed in tiles of `m` x `m` outputs. The outputs of a tile
-follow from the values of a product of polynomials at `a = m + r - 1` points in each direction (Toom and
-Cook; Winograd 1980; Lavin and Gray, arXiv 1509.09308). A tile then costs `a * a` multiplications for each
-pair of an input and an output map, where the definition needs `m * m * r * r`. The multiplications of all
-tiles are one batched matrix product, the operation that XLA's CPU backend does best:
+A convolution with a kernel of `r` x `r` weights ("taps") is computed in tiles of `m` x `m` outputs. In each
+direction, the outputs of a tile follow from the values of a product of polynomials at `a = m + r - 1` points
+(Toom and Cook; Winograd 1980; Lavin and Gray, arXiv 1509.09308). A tile then needs `a * a` multiplications
+for each pair of an input map and an output map; the definition of a convolution needs `m * m * r * r`. The
+multiplications of all tiles form one batched matrix product, which XLA's CPU backend computes efficiently:
 
-    V = B^T d B      the data d of each tile, `[a * a, tiles, C]`
-    U = G k G^T      the kernel k, `[a * a, C, F]`
-    y = A^T (V U) A  the outputs
+    V = B^T d B      transforms the data d of each tile, giving `[a * a, tiles, C]`
+    U = G k G^T      transforms the kernel k, giving `[a * a, C, F]`
+    y = A^T (V U) A  transforms the products back to the outputs
 
-The gradients are the adjoints of these three lines. They share `D = A g A^T`, the transformed gradient of the
-outputs: the kernel's gradient is `G^T (V^T D) G`, and the data's is `B (D U^T) B^T`.
+A, B and G are constant matrices (see `Transforms`), C is the number of input maps, and F the number of output
+maps. The gradients are the adjoints of these three lines. Both use `D = A g A^T`, where g is the gradient of
+the outputs: the gradient of the kernel is `G^T (V^T D) G`, and that of the data is `B (D U^T) B^T`.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,24 +29,31 @@ import numpy as np
 
 from alexnet_jax.models.layers.reference import Array
 
-# The finite points for each `a`; infinity is another. They were found by a search over small fractions for
-# the least error of the result: the usual 0, 1, -1, 2, -2, 1/2, -1/2 give 2 to 10 times the error.
+# The finite points for each `a`; the last point is infinity. A search over small fractions found the points
+# with the least error of the result. The usual points 0, 1, -1, 2, -2, 1/2, -1/2 give 2 to 10 times the
+# error.
 POINTS = {
   4: ('0', '1', '-1'),
   6: ('0', '2/3', '-2/3', '4/3', '-4/3'),
   7: ('0', '1', '-1', '3/5', '-3/5', '2'),
   8: ('0', '1', '-1', '3/5', '-3/5', '5/3', '-5/3'),
 }
-# The sides of a tile to choose from, for each number of taps.
+# For each `r`, the values of `m` that are considered.
 TILES = {3: (2, 4, 5), 5: (2, 4)}
-# Bytes of transformed data and outputs that are in use at a time.
+# The bytes of transformed data and outputs that are in memory at a time.
 CHUNK_BYTES = 2**25
 
 Matrix = list[list[Fraction]]
 
 
 class Transforms(NamedTuple):
-  """The matrices of one direction: `output` is A^T `[m, a]`, `kernel` G `[a, r]`, `data` B^T `[a, a]`."""
+  """The matrices for one direction.
+
+  Attributes:
+    output: A^T, `[m, a]`.
+    kernel: G, `[a, r]`.
+    data: B^T, `[a, a]`.
+  """
 
   output: np.ndarray
   kernel: np.ndarray
@@ -53,7 +61,7 @@ class Transforms(NamedTuple):
 
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
-  """The coefficients, from the constant on, of the product of `x - root`."""
+  """The coefficients of the product of `x - root` over all roots, beginning with the constant."""
   out = [Fraction(1)]
   for root in roots:
     shifted, scaled = [Fraction(0), *out], [-root * c for c in out] + [Fraction(0)]
@@ -62,10 +70,10 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
 
 
 def exact_transforms(m: int, r: int, points: Sequence[str]) -> tuple[Matrix, Matrix, Matrix]:
-  """A^T, G and B^T for `m` outputs and `r` taps, from `m + r - 2` finite points and infinity, exactly.
+  """Computes A^T, G and B^T as fractions, for `m` outputs and `r` taps.
 
-  A^T and G evaluate polynomials at the points. The rows of B^T are Lagrange's polynomials without their
-  denominators, which divide the rows of G.
+  The points are the `m + r - 2` given ones and infinity. A and G evaluate polynomials at the points. The rows
+  of B^T are the numerators of Lagrange's polynomials; their denominators divide the rows of G.
   """
   values = [Fraction(point) for point in points]
   others = [[v for v in values if v != value] for value in values]
@@ -79,7 +87,7 @@ def exact_transforms(m: int, r: int, points: Sequence[str]) -> tuple[Matrix, Mat
 
 @functools.cache
 def transforms(m: int, r: int) -> Transforms:
-  """The matrices for tiles of `m` outputs and kernels of `r` taps in each direction, float32."""
+  """The float32 matrices for tiles of `m` outputs and kernels of `r` taps in each direction."""
 
   def as_floats(rows):
     return np.array([[float(x) for x in row] for row in rows], np.float32)
@@ -92,7 +100,7 @@ class Plan:
   """How images of one shape are divided into tiles.
 
   Attributes:
-    images: how many there are.
+    images: number of images.
     size: rows and columns of an image.
     before: rows of zeros above an image and columns of zeros to its left.
     out: rows and columns of the output.
@@ -109,27 +117,27 @@ class Plan:
 
   @property
   def a(self) -> int:
-    """Points in each direction, and pixels that a tile sees."""
+    """The number of points in each direction, which is also the side of the input of a tile in pixels."""
     return self.m + self.r - 1
 
   @property
   def tiles(self) -> tuple[int, int]:
-    """Rows and columns of tiles in an image."""
+    """The number of rows and columns of tiles in an image."""
     return -(-self.out[0] // self.m), -(-self.out[1] // self.m)
 
   @property
   def reach(self) -> int:
-    """How many tiles after its own the data of a tile reach into."""
+    """The number of following tiles into which the input of a tile extends."""
     return -(-self.a // self.m) - 1
 
   @property
   def covered(self) -> tuple[int, int]:
-    """Rows and columns of tiles that hold all data."""
+    """The number of rows and columns of tiles that contain the inputs of all tiles."""
     return self.tiles[0] + self.reach, self.tiles[1] + self.reach
 
   @property
   def pads(self) -> list[tuple[int, int]]:
-    """Rows and columns of zeros around an image."""
+    """The rows of zeros above and below an image, then the columns of zeros to its left and right."""
     return [
       (before, count * self.m - length - before)
       for before, count, length in zip(self.before, self.covered, self.size, strict=True)
@@ -141,38 +149,39 @@ class Plan:
 
   @property
   def products(self) -> int:
-    """Multiplications for each image and pair of an input and an output map."""
+    """The number of multiplications for one image and one pair of an input map and an output map."""
     return self.a**2 * math.prod(self.tiles)
 
 
 def plan(shape: Sequence[int], r: int, padding: Sequence[tuple[int, int]]) -> Plan | None:
-  """The tiles with the fewest multiplications for a convolution at stride 1.
+  """Finds the tiles that need the fewest multiplications for a convolution at stride 1.
 
   Args:
-    shape: of the images, `[B, H, W, C]`.
+    shape: the shape of the images, `[B, H, W, C]`.
     r: side of the kernel.
     padding: `((top, bottom), (left, right))` zeros.
 
   Returns:
-    None where no tiles are known for such a kernel, or where they save no multiplications.
+    The plan, or None if `TILES` has no entry for the kernel or the tiles save no multiplications.
   """
   images, height, width, _ = shape
   (top, bottom), (left, right) = padding
   out = top + height + bottom - r + 1, left + width + right - r + 1
   plans = [Plan(images, (height, width), (top, left), out, m, r) for m in TILES.get(r, ())]
-  best = min(plans, key=lambda choice: choice.products, default=None)
+  best = min(plans, key=lambda candidate: candidate.products, default=None)
   return best if best and best.products < r * r * math.prod(out) else None
 
 
-# A transform along one direction is a sum of slices with constant weights. It is written in two ways, since
-# XLA merges whatever elementwise operations it can into one loop. `_stacked` writes each row of the matrix as
-# an expression of its own, and its result stays in memory. `_weighted` is one expression in which the weights
-# are an array. The first direction is stacked and the second weighted, because XLA would merge two weighted
-# sums into one of a * a terms an element: 1.6 to 3 times the time of two passes.
+# A transform along one direction is a sum of slices with constant weights. It is written in two ways, because
+# XLA merges elementwise operations into one loop wherever it can. `_stacked` makes an expression of each row
+# of the matrix, and XLA stores the result in memory. `_weighted` is a single expression, in which the weights
+# are an array. The first direction uses `_stacked` and the second `_weighted`. If both used `_weighted`, XLA
+# would merge them into one sum of a * a terms for each element, which takes 1.6 to 3 times as long as two
+# passes.
 
 
 def _stacked(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
-  """`sum_k matrix[i, k] * parts[k]`, stacked over i along a new first axis."""
+  """Computes `sum_k matrix[i, k] * parts[k]`; i is a new first axis."""
 
   def row(weights):
     terms = [part if w == 1 else w * part for w, part in zip(weights, parts, strict=True) if w]
@@ -182,7 +191,7 @@ def _stacked(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
 
 
 def _weighted(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
-  """`sum_k matrix[i, k] * parts[k]`, with i along a new second axis."""
+  """Computes `sum_k matrix[i, k] * parts[k]`; i is a new second axis."""
   terms = [
     column.reshape(-1, *(1,) * (part.ndim - 1)) * part[:, None]
     for column, part in zip(matrix.T, parts, strict=True)
@@ -191,13 +200,13 @@ def _weighted(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
 
 
 def _both_ways(matrix: np.ndarray, x: Array) -> Array:
-  """`matrix` along both directions at once, as a product: `[k * k, ...]` -> `[i * i, ...]`."""
+  """Applies `matrix` along both directions as one matrix product: `[k * k, ...]` -> `[i * i, ...]`."""
   flat = x.reshape(matrix.shape[1] ** 2, -1)
   return jnp.asarray(np.kron(matrix, matrix) @ flat).reshape(-1, *x.shape[1:])
 
 
 def data_in(p: Plan, x: Array) -> Array:
-  """V: float32 `[B, H, W, C]` -> `[a * a, tiles, C]`."""
+  """Computes V: float32 `[B, H, W, C]` -> `[a * a, tiles, C]`."""
   m, a, maps = p.m, p.a, x.shape[-1]
   rows, columns = p.tiles
   x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in p.pads), (0, 0, 0)])
@@ -209,7 +218,7 @@ def data_in(p: Plan, x: Array) -> Array:
 
 
 def data_in_adjoint(p: Plan, v: Array) -> Array:
-  """The adjoint of `data_in`: tiles are transformed back, and added where they overlap."""
+  """The adjoint of `data_in`: transforms tiles back and adds them where they overlap."""
   m, a, reach, maps = p.m, p.a, p.reach, v.shape[-1]
   x = _both_ways(p.matrices.data.T, v).reshape(a, a, p.images, *p.tiles, maps)
   total = jnp.zeros((), x.dtype)
@@ -226,7 +235,7 @@ def data_in_adjoint(p: Plan, v: Array) -> Array:
 
 
 def output(p: Plan, products: Array) -> Array:
-  """y: `[a * a, tiles, F]` -> `[B, H', W', F]`."""
+  """Computes y: `[a * a, tiles, F]` -> `[B, H', W', F]`."""
   m, (rows, columns) = p.m, p.tiles
   y = _both_ways(p.matrices.output, products).reshape(m, m, p.images, rows, columns, -1)
   y = y.transpose(2, 3, 0, 4, 1, 5).reshape(p.images, rows * m, columns * m, -1)
@@ -234,7 +243,7 @@ def output(p: Plan, products: Array) -> Array:
 
 
 def output_adjoint(p: Plan, g: Array) -> Array:
-  """D: float32 `[B, H', W', F]` -> `[a * a, tiles, F]`."""
+  """Computes D: float32 `[B, H', W', F]` -> `[a * a, tiles, F]`."""
   m, back, (rows, columns) = p.m, p.matrices.output.T, p.tiles
   spare = [(0, count * m - length) for count, length in zip(p.tiles, p.out, strict=True)]
   g = jnp.pad(g, ((0, 0), *spare, (0, 0))).reshape(p.images, rows, m, columns, m, -1)
@@ -244,7 +253,7 @@ def output_adjoint(p: Plan, g: Array) -> Array:
 
 
 def kernel_in(p: Plan, kernel: Array) -> Array:
-  """U: float32 `[r, r, C, F]` -> `[a * a, C, F]`."""
+  """Computes U: float32 `[r, r, C, F]` -> `[a * a, C, F]`."""
   return _both_ways(p.matrices.kernel, kernel.reshape(p.r**2, *kernel.shape[2:]))
 
 
@@ -254,13 +263,15 @@ def kernel_in_adjoint(p: Plan, u: Array) -> Array:
 
 
 def _batched(x: Array, y: Array, contracted: tuple[int, int]) -> Array:
+  """Matrix products over the shared first axis; `contracted` has the summed axis of `x` and of `y`."""
   return lax.dot_general(x, y, ((contracted[:1], contracted[1:]), ((0,), (0,))))
 
 
 def _images_at_a_time(p: Plan, channels: int, features: int) -> int:
-  """Images whose transformed data and outputs take `CHUNK_BYTES`, but twice the kernel's bytes at least.
+  """The number of images to compute at a time.
 
-  A divisor of the number of images, where one is near.
+  Their transformed data and outputs take about `CHUNK_BYTES`, or twice the bytes of the transformed kernel if
+  that is more. The number is a divisor of the number of images if one lies between it and its half.
   """
   image = 4 * p.products * (channels + features)
   kernel = 4 * p.a**2 * channels * features
@@ -272,7 +283,7 @@ def _images_at_a_time(p: Plan, channels: int, features: int) -> int:
 
 
 def _in_chunks(function: Callable, size: int, *arrays: Array):
-  """Sums the first results of `function`, of `size` images at a time, and joins the second."""
+  """Applies `function` to `size` images at a time; adds up its first results and concatenates the second."""
   images = len(arrays[0])
   if size >= images:
     return function(*arrays)
@@ -296,15 +307,15 @@ def _in_chunks(function: Callable, size: int, *arrays: Array):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def conv(x: Array, kernel: Array, p: Plan) -> Array:
-  """Convolution at stride 1, computed and summed in float32.
+  """Computes a convolution at stride 1 in float32.
 
   Args:
     x: `[B, H, W, C]`, any float dtype.
     kernel: `[r, r, C, F]`.
-    p: of `plan`.
+    p: the result of `plan` for these shapes.
 
   Returns:
-    `[B, H', W', F]`, of the dtype of `x`.
+    `[B, H', W', F]` in the dtype of `x`.
   """
   u = kernel_in(p, kernel.astype(jnp.float32))
   size = _images_at_a_time(p, *u.shape[1:])
@@ -331,7 +342,8 @@ def _conv_backward(p, saved, g):
   def some(x, g):
     d = output_adjoint(part, g.astype(jnp.float32))
     v = data_in(part, x.astype(jnp.float32))
-    # XLA multiplies a transposed matrix up to twice as fast where the result has few rows.
+    # XLA multiplies up to twice as fast if the result has few rows, so the transposed product may be
+    # computed.
     du = _batched(d, v, (1, 1)) if features < channels else _batched(v, d, (1, 1))
     return du, data_in_adjoint(part, _batched(d, u, (2, 2))).astype(x.dtype)
 
