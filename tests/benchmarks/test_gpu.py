@@ -69,6 +69,7 @@ def run(output, *stages, seconds=600.0, small=True):
 # --- The plan
 
 
+@pytest.mark.long
 def test_a_failed_stage_is_reported_and_the_others_run(tmp_path, capsys):
   stages = [stage(f.__name__) for f in (fails, is_killed, does_not_apply, succeeds)]
   code, outcomes = run(tmp_path, *stages)
@@ -117,6 +118,7 @@ def test_a_stage_is_skipped_if_a_stage_that_it_needs_has_failed(tmp_path):
   assert outcomes['succeeds']['reason'] == 'it needs fails, which did not succeed'
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('seconds', 'status'), [(600, 'failed'), (2.2, 'skipped')])
 def test_a_stage_that_takes_too_long_is_stopped_with_its_children(
   tmp_path, monkeypatch, seconds, status

@@ -136,6 +136,7 @@ def test_prepare_and_train_on_a_store_without_tensorflow(tmp_path, form, capsys)
   assert json.loads(result.stdout)['step'] == 3
 
 
+@pytest.mark.long
 def test_describe_without_a_config_describes_the_network_of_the_paper(capsys):
   assert main_lib.main(['--mode=describe', '--config.mesh=1,1', '--config.train.batch_size=1']) == 0
   out, err = capsys.readouterr()

@@ -97,6 +97,7 @@ def test_padding_of_the_last_batch_has_no_effect(runs, batch_size):
   assert result['loss'] == pytest.approx(expected['loss'], rel=1e-5)
 
 
+@pytest.mark.long
 def test_networks_with_one_and_two_towers_share_a_mesh(runs, tmp_path):
   """Their default meshes in training would differ."""
   train(tiny_config('owt', train__steps=2), tmp_path / 'one')

@@ -209,6 +209,7 @@ def open_upload(address):
   return connection
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='needs /proc')
 def test_thirty_large_images_at_once_take_less_than_a_gigabyte(run, server):
   """Each is a PNG file of 160 KB with 7000x7000 pixels. Another visitor gets the same answers as before."""

@@ -65,6 +65,7 @@ def test_statistics_agree_with_numpy():
   assert max(numbers.get('dead_share', 0) for numbers in found.values()) > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ('variant', 'mesh', 'parallelism'),
   [('paper', (4, 2), 'towers'), ('owt', (4, 1), 'owt')],
@@ -91,6 +92,7 @@ def test_norms_of_gradient_and_update():
     assert relative_error(found[layer]['update_norm'], 0.01 * numbers['gradient_norm']) < 1e-4
 
 
+@pytest.mark.long
 def test_statistics_do_not_change_the_run(tmp_path):
   few = {'model__layers': ('conv1', 'fc6', 'fc8'), 'train__steps': 4}
   train(tiny_config(**few), tmp_path / 'without')

@@ -169,6 +169,7 @@ def test_another_config_is_refused_with_a_list_of_keys(tmp_path):
   assert train(free, tmp_path)['step'] == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('stop', [2, 4])
 def test_a_run_resumed_between_log_lines_writes_the_same_lines(tmp_path, monkeypatch, stop):
   """The running sums are part of the state, so the next log line equals that of an uninterrupted run."""
@@ -203,6 +204,7 @@ def test_training_works_without_validation_images(tmp_path):
   assert summary['top1_error'] is None and summary['step'] == 6
 
 
+@pytest.mark.long
 def test_a_run_ends_when_the_training_error_reaches_its_target(tmp_path):
   """Figure 1 needs the error over all training images after each epoch. A finished run trains no further."""
   config = tiny_config(
