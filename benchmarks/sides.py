@@ -29,6 +29,8 @@ CLASSES = 1000
 _INPUTS = (
   4  # number of batches that take turns, so that no step repeats the batch of the step before
 )
+_PAUSE = 0.5  # seconds before each turn of a race
+_TURN = 1.0  # approximate seconds of a turn; at least two steps are timed
 
 Batch = Mapping[str, np.ndarray]
 
@@ -172,11 +174,18 @@ def rate(work: Callable[[Batch], object], inputs: list[Batch], count: int = _INP
 def race(
   sides: Mapping[str, Callable[[Batch], object]], inputs: list[Batch], rounds: int
 ) -> dict[str, list[float]]:
-  """Times the sides alternately; returns the images per second of each in every round after a warm-up."""
+  """Times the sides alternately; returns the images per second of each in every round after a warm-up.
+
+  The threads of a side wait actively for some time after its last step, and the next side's first step finds
+  none of its data in the caches. A turn therefore begins with a pause and a step that is not timed.
+  """
   speeds = {name: [] for name in sides}
   for i in range(rounds + 1):
     for name, work in sides.items():
-      speed = rate(work, inputs, 2)
+      time.sleep(_PAUSE)
+      speed = rate(work, inputs, 1)
+      count = max(2, round(_TURN * speed / len(inputs[0]['image'])))
+      speed = rate(work, inputs, count)
       if i:
         speeds[name].append(speed)
     print(
