@@ -15,7 +15,6 @@ from alexnet_jax.models.layers.reference import Array, Padding
 
 _IMAGE_CHANNELS = 4  # an input with at most this many channels is treated as an image, not as maps
 _NO_PADDING = ((0, 0), (0, 0))
-_CACHE = 2**19  # bytes of rearranged pixels that fit into the processor's cache
 PIECE = 32  # number of images for which XLA computes the gradient of a kernel at once
 
 
@@ -120,10 +119,7 @@ def _conv_forward(x, kernel, stride, padding):
 def _conv_backward(stride, padding, saved, g):
   x, kernel = saved
   (dx,) = jax.linear_transpose(lambda x: _xla_conv(x, kernel, stride, padding), x)(g)
-  if stride == 1 and x.shape[-1] <= _IMAGE_CHANNELS:
-    dkernel = _kernel_gradient_by_pairs(x, g, kernel.shape, padding)
-  else:
-    dkernel = _kernel_gradient_in_pieces(x, g, kernel, stride, padding)
+  dkernel = _kernel_gradient_in_pieces(x, g, kernel, stride, padding)
   return dx, dkernel.astype(kernel.dtype)
 
 
@@ -148,54 +144,10 @@ def _kernel_gradient_in_pieces(
   return sum(piece(x[i : i + PIECE], g[i : i + PIECE]) for i in starts)
 
 
-def _windows(blocks: Array, rows: int, columns: int) -> Array:
-  """Collects the pixels of each window: `[B, H, W, C]` -> `[B, H', W', rows * columns * C]`."""
-  height, width = blocks.shape[1] - rows + 1, blocks.shape[2] - columns + 1
-  shifts = [(i, j) for i in range(rows) for j in range(columns)]
-  return jnp.concatenate([blocks[:, i : i + height, j : j + width] for i, j in shifts], -1)
-
-
-def _in_cache(rows: int, row_bytes: int) -> int:
-  """The number of images to rearrange at a time.
-
-  It is the largest divisor of the batch, `rows`, for which the windows fit into the cache.
-  """
-  fitting = max(1, _CACHE // row_bytes)
-  return next(n for n in range(min(fitting, rows), 0, -1) if rows % n == 0)
-
-
-def _windows_times(blocks: Array, g: Array, rows: int, columns: int) -> Array:
-  """Multiplies the windows of `blocks` by the gradient of the output, a few images at a time.
-
-  Args:
-    blocks: `[B, H, W, C]`.
-    g: the gradient, `[B, H', W', F]`.
-    rows: rows of a window.
-    columns: columns of a window.
-
-  Returns:
-    float32 `[rows * columns * C, F]`, the gradient of the kernel.
-  """
-  width, features = rows * columns * blocks.shape[-1], g.shape[-1]
-  few = _in_cache(len(g), g.shape[1] * g.shape[2] * width * g.dtype.itemsize)
-
-  def add(total, images):
-    blocks, g = images
-    windows = _windows(blocks, rows, columns).reshape(-1, width)
-    flat = g.reshape(-1, features)
-    return total + jnp.matmul(windows.T, flat, preferred_element_type=jnp.float32), None
-
-  start, *_ = _alike(jnp.zeros((width, features), jnp.float32), g)
-  chunks = [array.reshape(-1, few, *array.shape[1:]) for array in (blocks, g)]
-  total, _ = lax.scan(add, start, chunks)
-  return total
-
-
 # An image has few channels, so its windows have few entries, and products of short vectors are slow. At
 # stride 1, two neighbouring pixels of a row therefore become one pixel, and the kernel is stored twice, the
 # second time shifted by one pixel. This costs a fifth more multiplications, but the products are longer. For
-# conv1 of the CIFAR-10 networks on one core, the forward pass became 1.8 times as fast, and the backward pass
-# 1.6 times.
+# conv1 of the CIFAR-10 networks on one core, the forward pass became 1.8 times as fast.
 
 
 def _pairs(x: Array, size: int, padding: Padding) -> Array:
@@ -226,14 +178,3 @@ def _conv_by_pairs(x: Array, kernel: Array, padding: Padding) -> Array:
   y = _xla_conv(_pairs(x, size, padding), wide, 1, ((0, 0), (0, 0)))
   y = y.reshape(*y.shape[:2], -1, features)
   return y[:, :, : x.shape[2] + sum(padding[1]) - size + 1]
-
-
-def _kernel_gradient_by_pairs(x: Array, g: Array, shape: tuple, padding: Padding) -> Array:
-  """The gradient of a kernel of the given shape, computed on joined pixels."""
-  size, _, channels, features = shape
-  taps = _taps_of_pairs(size)
-  g = jnp.pad(g, ((0, 0), (0, 0), (0, g.shape[2] % 2), (0, 0)))
-  g = g.reshape(*g.shape[:2], -1, 2 * features)
-  total = _windows_times(_pairs(x, size, padding), g, size, taps)
-  total = total.reshape(size, 2 * taps, channels, 2, features)
-  return total[:, :size, :, 0] + total[:, 1 : size + 1, :, 1]
