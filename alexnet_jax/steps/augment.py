@@ -6,6 +6,7 @@ the batch. They run inside the jitted step. Pixel values stay in grey levels, 0 
 of the paper and docs/FACTS.md, section 3.
 """
 
+from collections.abc import Callable
 import math
 
 import jax
@@ -33,18 +34,25 @@ _AREA = (0.08, 1.0)
 _ASPECT = (3 / 4, 4 / 3)
 
 
-def _cut(images: Array, tops: Array, lefts: Array, size: int) -> Array:
-  """Cuts `[size, size]` windows: `[B, H, W, 3]`, int32 `[B]`, int32 `[B]` -> `[B, size, size, 3]`."""
+def _for_each(function: Callable[..., Array], *arrays: Array) -> Array:
+  """Applies a function to each row of the arrays and stacks the results.
 
-  def one(image, top, left):
-    return lax.dynamic_slice(image, (top, left, 0), (size, size, image.shape[-1]))
+  On a CPU this is a loop. Otherwise XLA would merge the augmentation into the first layer, and would compute
+  random numbers and positions again for each pixel.
+  """
+  if jax.default_backend() == 'cpu':
+    return lax.map(lambda row: function(*row), arrays)
+  return jax.vmap(function)(*arrays)
 
-  return jax.vmap(one)(images, tops, lefts)
+
+def _cut(image: Array, top: Array, left: Array, size: int) -> Array:
+  """Cuts a window: `[H, W, 3]` -> `[size, size, 3]`."""
+  return lax.dynamic_slice(image, (top, left, 0), (size, size, image.shape[-1]))
 
 
-def _mirror(images: Array, mirrored: Array) -> Array:
-  """Mirrors left to right those of the images `[B, H, W, 3]` for which `mirrored`, bool `[B]`, is True."""
-  return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+def _mirror(image: Array, mirrored: Array) -> Array:
+  """Mirrors an image `[H, W, 3]` left to right if `mirrored`, a bool scalar, is True."""
+  return lax.cond(mirrored, lambda image: image[:, ::-1], lambda image: image, image)
 
 
 def _mean(config: FrozenConfigDict, mean_image: Array) -> Array:
@@ -56,15 +64,15 @@ def _mean(config: FrozenConfigDict, mean_image: Array) -> Array:
   return mean_image
 
 
-def _centred(crops: Array, tops, lefts, mirrored, config, mean_image: Array) -> Array:
-  """Subtracts the mean from float crops that were cut at (tops, lefts) and mirrored or not."""
-  size = crops.shape[1]
-  mean = _mean(config, mean_image)
+def _mean_of_crop(
+  config: FrozenConfigDict, mean: Array, top: Array, left: Array, mirrored: Array
+) -> Array:
+  """Returns the part of the mean that is subtracted from a crop at (top, left), `[S, S, 3]`."""
+  size = config.model.input_size
   if config.augment.mean_at == 'centre' or config.augment.mean != 'image':
     margin = (mean.shape[0] - size) // 2
-    return crops - mean[margin : margin + size, margin : margin + size]
-  means = jnp.broadcast_to(mean, (len(crops), *mean.shape))
-  return crops - _mirror(_cut(means, tops, lefts, size), mirrored)
+    return mean[margin : margin + size, margin : margin + size]
+  return _mirror(_cut(mean, top, left, size), mirrored)
 
 
 def colour_noise(keys: Array, strength: Array | float, statistics: Statistics) -> Array:
@@ -144,16 +152,24 @@ def train_images(
     tops, lefts = draw(keys(rng.CROP, settings.chunk)).T
   else:
     tops = lefts = jnp.full(rows.shape, margin // 2)
-  if settings.crop == 'resized':
-    crops = _resized_crop(canvases, keys(rng.CROP, settings.chunk), size)
-  else:
-    crops = _cut(canvases, tops, lefts, size)
-  crops = _mirror(crops, mirrored).astype(jnp.float32)
-  images = _centred(crops, tops, lefts, mirrored, config, jnp.asarray(statistics.mean_image))
+  resized = settings.crop == 'resized'
+  if resized:
+    canvases = _resized_crop(canvases, keys(rng.CROP, settings.chunk), size)
+  noise = jnp.zeros((len(rows), 3))
   if settings.colour > 0:
-    images += colour_noise(keys(rng.COLOUR), colour, statistics)[:, None, None, :]
-    images /= jnp.where(colour > 0, settings.colour_divisor, 1.0)
-  return images / jnp.asarray(settings.std, jnp.float32)
+    noise = colour_noise(keys(rng.COLOUR), colour, statistics)
+  mean = _mean(config, jnp.asarray(statistics.mean_image))
+
+  def augmented(canvas, top, left, mirrored, noise):
+    crop = canvas if resized else _cut(canvas, top, left, size)
+    image = _mirror(crop, mirrored).astype(jnp.float32)
+    image -= _mean_of_crop(config, mean, top, left, mirrored)
+    if settings.colour > 0:
+      image += noise
+      image /= jnp.where(colour > 0, settings.colour_divisor, 1.0)
+    return image / jnp.asarray(settings.std, jnp.float32)
+
+  return _for_each(augmented, canvases, tops, lefts, mirrored, noise)
 
 
 def eval_images(canvases: Array, view: Array, mean_image: Array, config: FrozenConfigDict) -> Array:
@@ -170,10 +186,12 @@ def eval_images(canvases: Array, view: Array, mean_image: Array, config: FrozenC
   """
   size = config.model.input_size
   margin = canvases.shape[1] - size
-  rows = jnp.zeros(len(canvases), jnp.int32)
-  top = rows + jnp.floor(view[0] * margin).astype(jnp.int32)
-  left = rows + jnp.floor(view[1] * margin).astype(jnp.int32)
-  mirrored = jnp.broadcast_to(view[2] > 0, rows.shape)
-  crops = _mirror(_cut(canvases, top, left, size), mirrored).astype(jnp.float32)
-  images = _centred(crops, top, left, mirrored, config, mean_image)
-  return images / jnp.asarray(config.augment.std, jnp.float32)
+  top, left = jnp.floor(view[:2] * margin).astype(jnp.int32)
+  mirrored = view[2] > 0
+  mean = _mean_of_crop(config, _mean(config, mean_image), top, left, mirrored)
+
+  def seen(canvas):
+    image = _mirror(_cut(canvas, top, left, size), mirrored).astype(jnp.float32)
+    return (image - mean) / jnp.asarray(config.augment.std, jnp.float32)
+
+  return _for_each(seen, canvases)
