@@ -67,7 +67,7 @@ def config_of(args: argparse.Namespace, batch: int, dropout: bool = True) -> Fro
   config = config_lib.load_file(args.recipe) if from_file else recipes.get(args.recipe)
   mesh = tuple(map(int, args.mesh.split(',')))
   rate = config.model.dropout.rate if dropout else 0.0
-  choices = {
+  overrides = {
     'mesh': mesh,
     'micro_batches': args.micro_batches,
     'model': {
@@ -81,7 +81,7 @@ def config_of(args: argparse.Namespace, batch: int, dropout: bool = True) -> Fro
     'optim': {'rate': 1e-4, 'bias_rate': 1e-4, 'scaling': {'rule': 'none'}},
     'train': {'batch_size': batch},
   }
-  config.update(ConfigDict(choices))
+  config.update(ConfigDict(overrides))
   config_lib.validate(config)
   return FrozenConfigDict(config)
 

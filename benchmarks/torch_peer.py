@@ -189,14 +189,14 @@ class Trainer:
     self.net = Net(config.model, params, form).to(device, memory_format=self.layout)
     weights = [p for name, p in self.net.named_parameters() if name.endswith('weight')]
     biases = [p for name, p in self.net.named_parameters() if name.endswith('bias')]
-    choices = config.optim
+    optim = config.optim
     self.optimizer = torch.optim.SGD(
       [
-        {'params': weights, 'weight_decay': choices.decay},
-        {'params': biases, 'weight_decay': choices.bias_decay, 'lr': choices.bias_rate},
+        {'params': weights, 'weight_decay': optim.decay},
+        {'params': biases, 'weight_decay': optim.bias_decay, 'lr': optim.bias_rate},
       ],
-      choices.rate,
-      choices.momentum,
+      optim.rate,
+      optim.momentum,
       fused=True,
     )
     self.call = torch.compile(self.net) if compiled else self.net

@@ -12,4 +12,5 @@ case ${1:-} in
   --all) tier=() && shift ;;
   --long) tier=(-m long) && shift ;;
 esac
-python -m pytest -n "${TEST_WORKERS:-2}" "${tier[@]}" "$@"
+# An empty array is an error in the bash of macOS, hence the "+".
+python -m pytest -n "${TEST_WORKERS:-2}" ${tier[@]+"${tier[@]}"} "$@"

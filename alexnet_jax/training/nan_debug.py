@@ -74,7 +74,7 @@ def _search(run: Run, train_step: Callable, inputs: StepInputs, last: int) -> st
         found = jax.device_get(watch(before, batch, colour, statistics))
         return describe(step + 1, found, run.dataset.train_name)
   return (
-    'the same steps, repeated from the last checkpoint, give finite numbers, so the hardware is at fault '
+    'the same steps, repeated from the last checkpoint, give finite numbers, so suspect the hardware '
     '(memory or a device may be failing): run the same command again; if it fails again, use another machine'
   )
 

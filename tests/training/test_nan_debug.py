@@ -33,7 +33,7 @@ def test_a_failure_that_does_not_repeat_is_attributed_to_the_hardware(tmp_path, 
     add(self, step, jnp.float32(jnp.inf) if step == 4 else loss)
 
   monkeypatch.setattr(PendingLosses, 'add', flip)
-  message = r'step 4 \(the checkpoint of step 3 .*the hardware is at fault .*use another machine'
+  message = r'step 4 \(the checkpoint of step 3 .*suspect the hardware .*use another machine'
   with pytest.raises(RunError, match=message):
     train(tiny_config(**FEW), tmp_path)
 
