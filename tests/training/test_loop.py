@@ -2,9 +2,11 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import time
+import zipfile
 
 import chex
 import numpy as np
@@ -53,6 +55,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop):
   )
   assert whole_end == parts_end and len(whole_end) > 3
   assert all(row['step'] != 999 for row in parts)
+
+
+def test_a_run_of_an_older_version_resumes(tmp_path):
+  """The archive has the first 4 steps of a run of 2026-11-24, before the modules were moved into packages."""
+  with zipfile.ZipFile(pathlib.Path(__file__).parent / 'run_of_2026_11_24.zip') as archive:
+    archive.extractall(tmp_path)
+  train(tiny_config(model__width=1 / 32, train__steps=10, train__checkpoint_every=4), tmp_path)
+  losses = {row['step']: row['loss'] for row in read_metrics(tmp_path) if 'loss' in row}
+  # The losses of the same run, finished by the older version, whose convolutions rounded otherwise.
+  older = {6: 1.380948543548584, 8: 1.3994587659835815, 10: 1.3784270286560059}
+  assert {step: losses[step] for step in older} == pytest.approx(older, abs=1e-5)
 
 
 @pytest.mark.long
