@@ -1,0 +1,77 @@
+"""Every benchmark runs small from its command line and prints the documented line of JSON."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+from tiny import ROOT
+
+HAS_TORCH = importlib.util.find_spec('torch') is not None
+NETWORK = ['--batch=2', '--width=0.0625', '--rounds=1']
+
+
+def run(*args: str) -> dict:
+  """Runs `python -m benchmarks.ARGS` and returns its last line of JSON."""
+  line = [sys.executable, '-m', f'benchmarks.{args[0]}', *args[1:]]
+  done = subprocess.run(line, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=600)
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('name', ['train_step', 'inference'])
+def test_networks_are_timed_beside_pytorch(name):
+  result = run(name, *NETWORK)
+  assert result['images_per_s'] > 0 and result['roofline_share'] > 0
+  assert set(result['ratio']) == ({'fair', 'as it comes'} if HAS_TORCH else set())
+  assert result['hardware']['jax'] and result['batch'] == 2
+
+
+@pytest.mark.long
+def test_the_layers_of_a_step_are_profiled():
+  result = run('profile_step', '--batch=2', '--width=0.0625')
+  assert sum(layer['share'] for layer in result['layers']) == pytest.approx(1, abs=0.02)
+  assert {'conv1', 'conv5', 'fc8'} <= {layer['layer'] for layer in result['layers']}
+
+
+@pytest.mark.long
+def test_cpu_layers_are_timed_beside_the_reference():
+  result = run('layers', '--batch=1', '--rounds=1')
+  assert {'conv1', 'norm1', 'pool1', 'cifar conv1'} <= set(result['ratios'])
+
+
+@pytest.mark.long
+def test_the_input_pipeline_is_timed_beside_others(tmp_path):
+  rng = np.random.default_rng(0)
+  for i in range(24):
+    path = tmp_path / 'photos' / f'class{i % 2}' / f'{i}.jpg'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (300, 280, 3), dtype=np.uint8)).save(path)
+  result = run(
+    'input_pipeline', f'--source=folder:{tmp_path / "photos"}', '--rounds=1', '--seconds=0.2'
+  )
+  assert {'raw_files', 'jpeg_store', 'raw_store', 'ordinary', 'ceiling'} <= set(result)
+  assert ('torch' in result) == HAS_TORCH
+
+
+@pytest.mark.long
+def test_the_time_to_the_first_step_is_measured():
+  result = run(
+    'first_step',
+    '--config=configs/quickstart.py',
+    '--rounds=1',
+    '--config.data.canvas.size=72',
+    '--config.model.input_size=64',
+  )
+  for kind in ('with', 'without'):
+    assert result[f'{kind}_kept_programs_s']['median'] > 0
+
+
+@pytest.mark.long
+def test_a_search_for_neighbours_is_timed():
+  assert run('neighbours', '--vectors=100', '--numbers=8', '--rounds=1')['k'] == 6
