@@ -200,12 +200,12 @@ class Runner:
 
   @property
   def going(self) -> list[Hashable]:
-    """The keys of the runs in progress."""
+    """Returns the keys of the runs in progress."""
     return list(self._futures.values())
 
   @property
   def free(self) -> int:
-    """The number of runs that can be started now."""
+    """Returns the number of runs that can be started now."""
     return 0 if self.stopping else self._jobs - len(self._futures)
 
   def stop(self) -> None:
@@ -235,8 +235,8 @@ class Runner:
   def _call(self, arguments: list[str]) -> tuple[int, str, str]:
     """Returns the exit code, the last line of the log and the last line on stdout."""
     print(as_command(arguments), file=sys.stderr)
-    places = [word.partition('=')[2] for word in arguments if word.startswith('--workdir=')]
-    name = '/'.join(pathlib.Path(places[0]).parts[-2:]) if places else 'average'
+    folders = [word.partition('=')[2] for word in arguments if word.startswith('--workdir=')]
+    name = '/'.join(pathlib.Path(folders[0]).parts[-2:]) if folders else 'average'
     with subprocess.Popen(
       [sys.executable, 'main.py', *arguments],
       cwd=ROOT,

@@ -19,9 +19,9 @@ Cell = tuple[str | None, int | None]  # variant of the config, seed; None where 
 
 def calls(config: str, workdir: str, seed: int, overrides: list[str]) -> list[list[str]]:
   """Returns the arguments of main.py that train `workdir`/seedN and evaluate its latest checkpoint."""
-  place = f'--workdir={workdir}/seed{seed}'
-  train = [f'--config={config}', f'--config.seed={seed}', *overrides, place]
-  return [train, ['--mode=eval', place, '--checkpoint=latest']]
+  argument = f'--workdir={workdir}/seed{seed}'
+  train = [f'--config={config}', f'--config.seed={seed}', *overrides, argument]
+  return [train, ['--mode=eval', argument, '--checkpoint=latest']]
 
 
 def spread(runs: list[dict]) -> dict:

@@ -73,8 +73,8 @@ def calls(options: argparse.Namespace, overrides: list[str]) -> dict[Cell, list[
   }
   for name, members in rows(options).items():
     if len(members) > 1:
-      places = ','.join(place(options, cell) for cell in members)
-      cells[name, None] = [['--mode=eval', '--checkpoint=latest', f'--checkpoints={places}']]
+      workdirs = ','.join(place(options, cell) for cell in members)
+      cells[name, None] = [['--mode=eval', '--checkpoint=latest', f'--checkpoints={workdirs}']]
   return cells
 
 

@@ -211,7 +211,7 @@ def _check_required(mode: str, given: Mapping[str, str]) -> None:
 
 
 def _load_config(mode: str, spec: str, given: Mapping[str, str]) -> ConfigDict:
-  """The config before overrides: that of --config, or what the mode starts from without it."""
+  """Returns the config before overrides: that of --config, or what the mode starts from without it."""
   if spec:
     return config_lib.load_file(spec)
   if mode == 'train':
@@ -289,7 +289,7 @@ def _check_together(values: flags.FlagValues, mode: str) -> None:
 
 
 def _options(values: flags.FlagValues, mode: str, argv: Sequence[str]) -> Options:
-  """The options that absl read. An empty value of a flag stands for its default."""
+  """Returns the options that absl read; an empty value of a flag stands for its default."""
   return Options(
     mode=mode,
     workdir=values.workdir or '',
@@ -328,7 +328,7 @@ def _numbers(weights: Sequence[str]) -> tuple[float, ...]:
 
 
 def _cluster(values: flags.FlagValues) -> cluster_lib.Cluster | None:
-  """The processes of --distributed; the flags that describe them need it."""
+  """Returns the processes of --distributed; raises UserError if they are described without that flag."""
   explicit = values.coordinator, values.num_processes, values.process_id
   if values.distributed:
     return cluster_lib.find(*explicit)

@@ -41,14 +41,14 @@ _GROUPS = {
 
 
 def _declared(config: ConfigDict | FrozenConfigDict) -> Iterator[tuple[str, object, Key | None]]:
-  """Name, value and declaration of each key; keys that a config file adds have no declaration."""
+  """Yields name, value and declaration of each key; keys that a config file adds have no declaration."""
   declared = dict(keys.flatten(config))
   for name, value in config_lib.flatten(config).items():
     yield name, value, declared.get(name)
 
 
 def _described(key: Key | None) -> str:
-  """The meaning of a key and its allowed values, where they say more than its type."""
+  """Returns the meaning of a key and its allowed values, where they say more than its type."""
   if key is None:
     return ''
   limited = key.allowed not in ('text', 'True or False', 'a number', 'a whole number')
@@ -56,7 +56,7 @@ def _described(key: Key | None) -> str:
 
 
 def config_text(config: ConfigDict | FrozenConfigDict) -> str:
-  """Every key with its value in `config`, its meaning and its allowed values, for a terminal."""
+  """Returns every key with its value in `config`, its meaning and its allowed values, for a terminal."""
   lines = []
   for name, value, key in _declared(config):
     lines.append(f'  --config.{name}={value!r}')
@@ -65,7 +65,7 @@ def config_text(config: ConfigDict | FrozenConfigDict) -> str:
 
 
 def text(config: ConfigDict | None = None) -> str:
-  """The text of --help; with a config, that of --helpfull."""
+  """Returns the text of --help; with a config, that of --helpfull."""
   program = 'alexnet-jax' if pathlib.Path(sys.argv[0]).stem == 'alexnet-jax' else 'python main.py'
   lines = [
     f'Usage: {program} --config=CONFIG --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]',
@@ -103,7 +103,7 @@ def show(argv: Sequence[str]) -> bool:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-  """A Markdown table."""
+  """Returns a Markdown table."""
   cells = [[cell.replace('|', '\\|') for cell in row] for row in rows]
   return [f'| {" | ".join(row)} |' for row in (heads, ['---'] * len(heads), *cells)]
 
@@ -116,7 +116,7 @@ def _key_rows(group: Schema, prefix: str) -> list[tuple[str, ...]]:
 
 
 def _layer_tables(model: ConfigDict) -> Iterator[str]:
-  """The keys of each kind of layer, and their values in each layer of `model`."""
+  """Yields the keys of each kind of layer as tables, and their values in each layer of `model`."""
   layers = {name: entry for name, entry in model.items() if is_layer(entry)}
   kinds = {
     'Convolutional and locally connected layers': model_keys.CONV,
@@ -135,7 +135,7 @@ def _layer_tables(model: ConfigDict) -> Iterator[str]:
 
 
 def page() -> str:
-  """The text of docs/CONFIG.md."""
+  """Returns the text of docs/CONFIG.md."""
   heads = ('key', 'value', 'meaning', 'allowed values')
   single = {name: key for name, key in keys.KEYS.items() if isinstance(key, Key)}
   lines = [_HEADER, '', '## The whole run', '', *_table(heads, _key_rows(single, ''))]

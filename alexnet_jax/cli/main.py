@@ -256,7 +256,7 @@ def _guard(work: Callable[[], None]) -> int:
 
 
 def entry_point() -> None:
-  """The installed command `alexnet-jax`, equal to main.py."""
+  """Runs the installed command `alexnet-jax`, which is equal to main.py."""
   code = main(sys.argv[1:])
   # After a failure, threads of libraries may wait forever, so the process ends without them.
   if code == RUN_FAILED:

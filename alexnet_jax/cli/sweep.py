@@ -21,7 +21,7 @@ _COMMA = re.compile(r',(?![^()]*\))')  # Outside brackets: (25.,51.) is one valu
 
 
 def _key(name: str, config: ConfigDict) -> str:
-  """The full name of a key; `name` may be its last parts where no other key ends with them."""
+  """Returns the full name of a key; `name` may be its last parts where no other key ends with them."""
   keys = list(config_lib.flatten(config))
   name = _SHORT.get(name, name)
   found = [name] if name in keys else [key for key in keys if key.endswith(f'.{name}')]
@@ -34,7 +34,7 @@ def _key(name: str, config: ConfigDict) -> str:
 
 
 def combinations(text: str, config: ConfigDict) -> list[dict[str, str]]:
-  """The combinations of the values in a sweep.
+  """Returns the combinations of the values in a sweep.
 
   Args:
     text: keys and their values, such as `'optim.rate=0.01,0.02 seed=0,1'`.
@@ -57,7 +57,7 @@ def combinations(text: str, config: ConfigDict) -> list[dict[str, str]]:
 
 
 def plan(options: flags.Options) -> list[tuple[dict[str, str], flags.Options]]:
-  """The values and the options of each run; raises UserError if one of them is not valid."""
+  """Returns the values and the options of each run; raises UserError if one of them is not valid."""
   runs = []
   for values in combinations(options.sweep, options.config):
     name = re.sub(r'[^\w.=,()+-]', '_', ','.join(f'{key}={x}' for key, x in values.items()))

@@ -18,7 +18,7 @@ _BEFORE = {'data.canvas.exif_orientation': False}
 
 
 def shipped() -> dict[str, pathlib.Path]:
-  """The paths of the configs that are shipped with the package, by name: `{'quickstart': PATH, ...}`."""
+  """Returns the paths of the shipped configs by name: `{'quickstart': PATH, ...}`."""
   package = pathlib.Path(__file__).parent.parent
   installed, checkout = package / 'configs', package.parent / 'configs'
   folder = installed if installed.is_dir() else checkout
@@ -26,7 +26,7 @@ def shipped() -> dict[str, pathlib.Path]:
 
 
 def _find(name: str) -> str | pathlib.Path | None:
-  """The file `name`, or the shipped config that is written `NAME` or `configs/NAME.py`."""
+  """Returns the file `name`, or the shipped config that is written `NAME` or `configs/NAME.py`, else None."""
   if os.path.isfile(name):
     return name
   return shipped().get(name.removeprefix('configs/').removesuffix('.py'))
@@ -67,14 +67,14 @@ def load_file(spec: str) -> ConfigDict:
 
 
 def _tuples(value):
-  """`value` with tuples for lists, at every depth: JSON has no tuples, and configs have no lists."""
+  """Returns `value` with tuples for lists, at every depth: JSON has no tuples, and configs have no lists."""
   if isinstance(value, dict):
     return {key: _tuples(item) for key, item in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _fill_in(values, defaults):
-  """`values`, with the values of `defaults` for missing keys, at every depth."""
+  """Returns `values`, with the values of `defaults` for missing keys, at every depth."""
   both = isinstance(values, dict) and isinstance(defaults, dict)
   if not both:
     return values
@@ -102,7 +102,7 @@ def from_json(text: str) -> ConfigDict:
 
 
 def to_json(config: ConfigDict | FrozenConfigDict) -> str:
-  """A config as indented JSON."""
+  """Returns a config as indented JSON."""
   return json.dumps(config.to_dict(), indent=2, sort_keys=True)
 
 
@@ -126,7 +126,7 @@ def load_workdir(workdir: str | os.PathLike) -> ConfigDict:
 
 
 def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
-  """The values of a config by dotted key: `{'model.width': 1.0, ...}`."""
+  """Returns the values of a config by dotted key: `{'model.width': 1.0, ...}`."""
   flat = {}
 
   def walk(prefix, value):

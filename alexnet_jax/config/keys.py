@@ -75,13 +75,13 @@ KEYS: Schema = {
 
 
 def defaults() -> ConfigDict:
-  """The config of recipe `paper`, without its note."""
+  """Returns the config of recipe `paper`, without its note."""
   model = schema.defaults(model_keys.MODEL) | {name: dict(LAYERS[name]) for name in LAYERS}
   return ConfigDict(schema.defaults(KEYS) | {'model': model})
 
 
 def flatten(config: ConfigDict | FrozenConfigDict) -> Iterator[tuple[str, Key]]:
-  """The declaration of each key that `config` may have, by dotted name such as `optim.rate`."""
+  """Yields the declaration of each key that `config` may have, by dotted name such as `optim.rate`."""
   yield from schema.flatten(KEYS)
   for name, key in model_keys.flatten(config.model):
     yield f'model.{name}', key

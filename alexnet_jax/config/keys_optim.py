@@ -11,7 +11,7 @@ def _ascend(value: Sequence) -> bool:
 
 
 def _is_event(value: Any, numbers: int) -> bool:
-  """Whether `value` is (layer, number, ...) with `numbers` numbers, none of them negative."""
+  """Returns whether `value` is (layer, number, ...) with `numbers` numbers, none of them negative."""
   return (
     isinstance(value, tuple | list)
     and len(value) == 1 + numbers

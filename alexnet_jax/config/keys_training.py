@@ -13,7 +13,7 @@ def _are_deviations(value: Sequence) -> bool:
 
 
 def _is_window(value: Sequence) -> bool:
-  """Whether `value` is (first, last) with steps counted from 1, or (0, 0)."""
+  """Returns whether `value` is (first, last) with steps counted from 1, or (0, 0)."""
   if len(value) != 2 or not all(type(step) is int for step in value):
     return False
   return tuple(value) == (0, 0) or 1 <= value[0] <= value[1]

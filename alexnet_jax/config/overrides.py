@@ -26,7 +26,7 @@ def _without(config: ConfigDict, layer: str) -> tuple[str, ...]:
 
 
 def _conv6(config: ConfigDict) -> Changes:
-  """A sixth convolution on pool5, the second layer that reads both towers (FACTS section 4)."""
+  """Returns changes that add a sixth convolution on pool5, which also reads both towers (FACTS section 4)."""
   layers = list(config.model.layers)
   if 'fc6' in layers:
     layers.insert(layers.index('fc6'), 'conv6')

@@ -133,7 +133,7 @@ def check_variant(variant: str, known: Iterable[str], kind: str = 'variant') -> 
 
 
 def get(variant: str = 'paper') -> ConfigDict:
-  """The config of `RECIPE` or `RECIPE+OVERRIDE+...`.
+  """Returns the config of `RECIPE` or `RECIPE+OVERRIDE+...`.
 
   Raises:
     UserError: a recipe or an override is not known.

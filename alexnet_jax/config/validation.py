@@ -19,7 +19,7 @@ _FREE = (
 
 
 def _kind(source: str) -> str:
-  """`store` of `store:PATH`."""
+  """Returns the kind of a source, such as `store` for `store:PATH`."""
   return source.partition(':')[0]
 
 

@@ -79,13 +79,13 @@ class Dataset:
 
   @property
   def skipped(self) -> tuple[tuple[str, str, str], ...]:
-    """(split, name of the image, reason) for each image found undecodable so far."""
+    """Returns (split, name of the image, reason) for each image found undecodable so far."""
     with self._lock:
       found = sorted(self._skipped.items())
     return tuple((split, self._images[split].split.name(i), why) for (split, i), why in found)
 
   def train_name(self, index: int) -> str:
-    """The name of a training image: the path of its file, if it has one."""
+    """Returns the name of a training image: the path of its file, if it has one."""
     return self._images['train'].split.name(index)
 
   def train_batches(
@@ -137,7 +137,7 @@ class Dataset:
     return self._batches(split, indices, 0, -(-n // batch_size))
 
   def canvases(self, split: str, indices: Sequence[int]) -> np.ndarray:
-    """Single images of a split: uint8 [b, S, S, 3]; an undecodable image is zero."""
+    """Returns single images of a split, uint8 [b, S, S, 3]; an undecodable image is zero."""
     return self._images[split].take(np.asarray(indices, np.int64))[0]
 
   def preload(self) -> None:
@@ -152,12 +152,12 @@ class Dataset:
         images.keep_in_memory(self._threads)
 
   def checksums(self) -> dict[str, str]:
-    """CRC-32 of every image in hexadecimal, for each split; empty unless the set is cached."""
+    """Returns the CRC-32 of every image in hexadecimal, for each split; empty unless the set is cached."""
     splits = self._images.items() if self.cached else ()
     return {name: images.checksums.astype('>u4').tobytes().hex() for name, images in splits}
 
   def changed_since(self, before: Mapping[str, str]) -> list[str]:
-    """Messages about the images that differ from those of the earlier `checksums`, `before`."""
+    """Returns messages about the images that differ from those of the earlier `checksums`, `before`."""
     changed = []
     for split, text in before.items():
       images = self._images[split]
@@ -172,7 +172,7 @@ class Dataset:
     share: tuple[int, int] = (0, 1),
     add_up: Callable[[stats.Sums], stats.Sums] | None = None,
   ) -> stats.Statistics:
-    """Mean image and colour statistics of the training images that can be decoded.
+    """Returns mean image and colour statistics of the training images that can be decoded.
 
     A store contains them, so they are not computed for it.
 
@@ -215,7 +215,7 @@ class Dataset:
   def _batches(
     self, split: str, indices: Callable[[int], np.ndarray], start: int, stop: int | None
   ) -> Generator[Batch]:
-    """Batches of the steps start..stop-1, or of all from start on if stop is None."""
+    """Yields the batches of the steps start..stop-1, or of all from start on if stop is None."""
     make_batches = self._cached_batches if self.cached else self._streamed_batches
     iterator = make_batches(split, indices, start, stop)
     self._iterators.add(iterator)
@@ -224,7 +224,7 @@ class Dataset:
   def _cached_batches(
     self, split: str, indices: Callable[[int], np.ndarray], start: int, stop: int | None
   ) -> Generator[Batch]:
-    """Batches from memory; the first call of next() decodes the split."""
+    """Yields batches from memory; the first call of next() decodes the split."""
     images = self._images[split]
     images.keep_in_memory(self._threads)
     steps: Iterable[int] = itertools.count(start) if stop is None else range(start, stop)
@@ -238,7 +238,7 @@ class Dataset:
   def _streamed_batches(
     self, split: str, indices: Callable[[int], np.ndarray], start: int, stop: int | None
   ) -> Generator[Batch]:
-    """Batches that are decoded as they are read; only a few are in memory at a time."""
+    """Yields batches that are decoded as they are read; only a few are in memory at a time."""
     images = self._images[split]
     plan = pipeline.BatchPlan(
       indices, images.fill, self._canvas.size, start, stop, self._config.threads
@@ -302,7 +302,7 @@ def open_dataset(config_data: Any, seed: int) -> Dataset:
 
 
 def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
-  """`rows`, or all rows of a batch if None, int64 [b]."""
+  """Returns `rows`, or all rows of a batch if None, int64 [b]."""
   return np.arange(batch_size) if rows is None else np.asarray(rows)
 
 

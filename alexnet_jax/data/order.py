@@ -16,12 +16,12 @@ BLOCK = 128  # number of consecutive images that are read together
 
 
 def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
-  """The order of the training images in an epoch: a permutation of 0..n-1, int64 [n]."""
+  """Returns the order of the training images in an epoch: a permutation of 0..n-1, int64 [n]."""
   return generator(seed, epoch, purpose=0).permutation(n)
 
 
 def buffered_permutation(seed: int, epoch: int, n: int, buffer: int) -> np.ndarray:
-  """A permutation of 0..n-1, int64 [n]; a reader holds at most `buffer` images and one block."""
+  """Returns a permutation of 0..n-1, int64 [n]; a reader holds at most `buffer` images and one block."""
   rng = generator(seed, epoch, purpose=4)
   blocks = rng.permutation(-(-n // BLOCK))
   order = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
@@ -43,7 +43,7 @@ def _epoch_order(seed: int, epoch: int, n: int, shuffle: str, buffer: int) -> np
 def batch_indices(
   seed: int, step: int, batch_size: int, n: int, shuffle: str = 'global', buffer: int = 1
 ) -> np.ndarray:
-  """Rows [step * B, (step + 1) * B) of the concatenation of all epochs.
+  """Returns rows [step * B, (step + 1) * B) of the concatenation of all epochs.
 
   Args:
     seed: `config.seed`.

@@ -44,7 +44,7 @@ class BatchPlan(NamedTuple):
   threads: int
 
   def steps(self) -> Iterable[int]:
-    """All steps, in order."""
+    """Returns all steps, in order."""
     return itertools.count(self.start) if self.stop is None else range(self.start, self.stop)
 
 

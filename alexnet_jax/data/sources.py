@@ -128,7 +128,7 @@ def _read_folder(
 
 
 def _visible(root: pathlib.Path, folders: bool) -> list[str]:
-  """Sorted names of the folders, or of the files, in `root` that are not hidden."""
+  """Returns the sorted names of the folders, or of the files, in `root` that are not hidden."""
   try:
     with os.scandir(root) as entries:
       return sorted(e.name for e in entries if e.name[0] != '.' and e.is_dir() == folders)
@@ -174,7 +174,10 @@ def _open_synthetic(config: Any, size: int, seed: int) -> Source:
 
 
 def _grating(seed: int, index: int, label: int, classes: int, size: int) -> np.ndarray:
-  """A grating, uint8 [S, S, 3]: the class sets hue and frequency; direction, phase and noise are random."""
+  """Draws a grating, uint8 [S, S, 3].
+
+  The class sets hue and frequency; direction, phase and noise are random.
+  """
   rng = generator(seed, index, purpose=2)
   direction, phase = rng.uniform(0, 2 * np.pi, 2)
   frequency = 2 * np.pi * (2 + label % 7) / size

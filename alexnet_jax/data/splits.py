@@ -33,7 +33,7 @@ class Split:
     return len(self.labels)
 
   def select(self, rows: np.ndarray) -> 'Split':
-    """The split of the images `rows` (int [M]) alone, in that order."""
+    """Returns the split of the images `rows` (int [M]) alone, in that order."""
     fill = self.fill
 
     def fill_selected(i: int, out: np.ndarray) -> None:
@@ -67,7 +67,7 @@ class Source:
 
 
 def generator(seed: int, index: int, purpose: int) -> np.random.Generator:
-  """A random number generator for each (seed, index, purpose), the same on every machine."""
+  """Returns a random number generator for each (seed, index, purpose), the same on every machine."""
   key = np.array([seed % 2**64, index], np.uint64)
   return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, purpose]))
 
@@ -112,5 +112,5 @@ def split_off(
 
 
 def cores() -> int:
-  """The number of CPU cores that this process may use."""
+  """Returns the number of CPU cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

@@ -63,7 +63,7 @@ def add(images: Iterable[np.ndarray], size: int) -> Sums:
 
 
 def covariance(sums: Sums) -> np.ndarray:
-  """Covariance of the RGB pixels that were summed up, in grey levels squared, float64 [3, 3]."""
+  """Returns the covariance of the RGB pixels that were summed up, in grey levels squared, float64 [3, 3]."""
   pixels = sums.count * sums.total[:, :, 0].size
   mean = sums.total.mean(axis=(0, 1)) / sums.count
   return sums.moments / pixels - np.outer(mean, mean)
@@ -106,7 +106,7 @@ def from_sums(sums: Sums) -> Statistics:
 
 
 def fingerprint(source: str, canvas: Any, train: Split) -> str:
-  """Hash of everything that determines the statistics: source, canvas, names and labels."""
+  """Returns a hash of everything that determines the statistics: source, canvas, names and labels."""
   digest = hashlib.sha256(repr((source, tuple(canvas.settings().values()), len(train))).encode())
   digest.update(np.ascontiguousarray(train.labels).tobytes())
   for i in range(len(train)):

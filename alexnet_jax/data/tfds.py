@@ -112,7 +112,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _feature_key(builder: Any, kind: type, usual: str, need: str) -> str:
-  """The key of the feature of a type; of several, the one with the usual name, else the first."""
+  """Returns the key of the feature of a type; of several, the one with the usual name, else the first."""
   keys = [key for key, feature in builder.info.features.items() if isinstance(feature, kind)]
   if not keys:
     raise UserError(
@@ -197,7 +197,7 @@ def _copy_to_store(
 def _cached_labels(
   builder: Any, split: str, n: int, blocks: Iterable[list[int]], label: str
 ) -> np.ndarray:
-  """All labels of a split, int32 [n].
+  """Returns all labels of a split, int32 [n].
 
   The labels are stored in the records, between the images, so that collecting them from `blocks`
   reads the whole set once. The result is kept beside the records in a file whose name depends on the

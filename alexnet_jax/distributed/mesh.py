@@ -49,6 +49,9 @@ def default_shape(config: ConfigDict | FrozenConfigDict, batch_size: int) -> tup
 
   The tower axis is 2 for a two-tower network and an even number of devices, and 1 otherwise. The data axis
   takes the other devices, or as many as divide the batch and, with parallelism 'owt', the units.
+
+  Raises:
+    UserError: parallelism is 'owt' and the network has no hidden fully connected layers.
   """
   devices, units = len(jax.devices()), _spread_units(config)
   tower = 2 if _most_towers(config) == 2 and devices % 2 == 0 else 1

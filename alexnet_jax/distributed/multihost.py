@@ -77,7 +77,7 @@ def _hosts() -> list[str]:
 
 
 def is_primary() -> bool:
-  """Whether this is process 0, the only one that writes logs and prints results."""
+  """Returns whether this is process 0, the only one that writes logs and prints results."""
   return jax.process_index() == 0
 
 
@@ -87,7 +87,7 @@ def share() -> tuple[int, int]:
 
 
 def same_everywhere(text: str) -> bool:
-  """Whether all processes call this function with the same text."""
+  """Returns whether all processes call this function with the same text."""
   if jax.process_count() == 1:
     return True
   digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)

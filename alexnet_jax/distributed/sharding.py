@@ -96,11 +96,11 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
   sharding = NamedSharding(mesh, P(DATA))
   devices = mesh.shape[DATA]
   device_rows = len(next(iter(batch.values()))) // len(local_rows(mesh, devices))
-  places = local_rows(mesh, device_rows * devices)
+  row_numbers = local_rows(mesh, device_rows * devices)
 
   def put(rows: np.ndarray) -> jax.Array:
     def shard(index):
-      first = np.searchsorted(places, index[0].start or 0)
+      first = np.searchsorted(row_numbers, index[0].start or 0)
       return rows[first : first + device_rows]
 
     return jax.make_array_from_callback((device_rows * devices, *rows.shape[1:]), sharding, shard)

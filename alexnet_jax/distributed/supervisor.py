@@ -35,7 +35,7 @@ _RUNTIME_ERROR = re.compile(
 
 
 def is_child() -> bool:
-  """Whether a supervisor started this process."""
+  """Returns whether a supervisor started this process."""
   return _CHILD in os.environ
 
 

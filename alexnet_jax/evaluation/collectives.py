@@ -63,8 +63,8 @@ def _axes(line: str, mesh: Mesh) -> list[str]:
     coordinates = np.unravel_index(np.asarray(group), mesh.devices.shape)
     return [
       axis
-      for axis, places in zip(mesh.axis_names, coordinates, strict=True)
-      if len(set(places.tolist())) > 1
+      for axis, indices in zip(mesh.axis_names, coordinates, strict=True)
+      if len(set(indices.tolist())) > 1
     ]
   raise ValueError(f'the replica groups are written in an unknown way: {line.strip()[:300]}')
 

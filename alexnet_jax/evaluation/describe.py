@@ -105,6 +105,9 @@ def compiled_step(
     config: a whole, valid config.
     mesh: the mesh.
     state: a live train state on `mesh`.
+
+  Raises:
+    UserError: as `steps.make_train_step` and `optimizer.rate_tree`.
   """
   batch, side = config.train.batch_size, config.data.canvas.size
   rows = functools.partial(jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, P(mesh_lib.DATA)))

@@ -107,6 +107,9 @@ def errors_of(
     `top1_error` and `top5_error` in per cent (the latter None for 5 classes or fewer), `loss` (mean negative
     logarithm of the averaged probability of the label) and `examples`. A tie with the label counts as an
     error. None if the evaluation was stopped.
+
+  Raises:
+    UserError: the split has no readable image.
   """
   batch_size = batch_size_on(config, mesh.shape[mesh_lib.DATA])
   sums = []

@@ -139,7 +139,7 @@ def features(
 
 
 def _of_files(compute, paths: list[str], trained: evaluate.Trained):
-  """Features, columns and skipped images of image files."""
+  """Returns the features, columns and skipped images of image files."""
   canvas = Canvas.from_config(trained.config.data.canvas)
   reader = Reader(paths, canvas, trained.config.eval.batch_size)
   vectors, read = [], []
@@ -152,7 +152,7 @@ def _of_files(compute, paths: list[str], trained: evaluate.Trained):
 
 
 def _of_split(compute, data: ConfigDict, seed: int, trained: evaluate.Trained, split: str):
-  """Features, columns and skipped images of a split of `data`."""
+  """Returns the features, columns and skipped images of a split of `data`."""
   vectors, labels, index = [], [], []
   with contextlib.closing(open_dataset(data, seed)) as dataset:
     total = {'train': dataset.num_train, 'validation': dataset.num_validation}.get(split, 0)

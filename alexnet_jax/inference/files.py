@@ -16,7 +16,7 @@ from alexnet_jax.errors import UserError
 
 
 def find_images(patterns: Sequence[str]) -> list[str]:
-  """The image files that `--images` names, without duplicates.
+  """Returns the image files that `--images` names, without duplicates.
 
   Args:
     patterns: files, folders and globs. A folder means all images in it and in its subfolders, sorted
@@ -63,7 +63,7 @@ class Reader:
     self.skipped: list[dict[str, str]] = []
 
   def _read(self, path: str) -> np.ndarray | str:
-    """The canvas of a file, or the reason why it cannot be read."""
+    """Returns the canvas of a file, or the reason why it cannot be read."""
     try:
       return decode_canvas(pathlib.Path(path).read_bytes(), self._canvas)
     except (OSError, ValueError) as error:

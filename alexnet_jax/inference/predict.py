@@ -21,7 +21,7 @@ _TOP = 5
 
 
 def most_probable(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict]:
-  """The five most probable classes of an image.
+  """Returns the five most probable classes of an image.
 
   Args:
     probabilities: float `[classes]`.
@@ -35,7 +35,7 @@ def most_probable(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict
 
 
 def class_labels(trained: evaluate.Trained) -> list[str]:
-  """The names of the classes; ImageNet classes are named in words (`tench, Tinca tinca`)."""
+  """Returns the names of the classes; ImageNet classes are named in words (`tench, Tinca tinca`)."""
   names = trained.meta['class_names']
   path = pathlib.Path(trained.config.data.source.partition(':')[2])
   return imagenet.titles(tuple(names), path, trained.config.data.devkit) or names

@@ -238,7 +238,7 @@ def read(path: str) -> Mapping:
 
 
 def write(path: str, state_dict: Mapping[str, np.ndarray]) -> None:
-  """Writes a state_dict as .safetensors, or as .pth, which needs PyTorch."""
+  """Writes a state_dict as .safetensors, or as .pth; raises UserError for .pth without PyTorch."""
   if path.endswith('.safetensors'):
     archive.write_tensors(path, state_dict, {'format': 'pt'})
     return

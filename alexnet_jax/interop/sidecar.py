@@ -60,6 +60,9 @@ def write(trained: Trained, weights: str) -> str:
 
   Returns:
     The path of the sidecar.
+
+  Raises:
+    UserError: the file of weights cannot be read.
   """
   statistics = jax.device_get(trained.statistics)
   mean_image = np.asarray(statistics.mean_image, '<f4')

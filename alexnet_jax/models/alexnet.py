@@ -193,7 +193,7 @@ class AlexNet(nn.Module):
     return operations.dropout_keys(keys, index, position, self._first_tower(), local, config.towers)
 
   def _first_tower(self) -> Array | int:
-    """The number of the first tower on this device."""
+    """Returns the number of the first tower on this device."""
     local = self.local_towers or self.config.towers
     return lax.axis_index(self.tower_axis) * local if self.tower_axis else 0
 

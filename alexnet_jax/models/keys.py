@@ -22,7 +22,7 @@ def _are_names(value: tuple) -> bool:
 
 
 def _is_padding(value: Any) -> bool:
-  """Whether `value` is `((top, bottom), (left, right))` in pixels."""
+  """Returns whether `value` is `((top, bottom), (left, right))` in pixels."""
   pairs = [side for side in value if isinstance(side, tuple | list) and len(side) == 2]
   return len(value) == len(pairs) == 2 and all(
     type(pixels) is int and 0 <= pixels <= MAX_PIXELS for side in pairs for pixels in side
@@ -90,7 +90,7 @@ CONV: Schema = {
 
 
 def layer_keys(name: str, entry: Any) -> Schema:
-  """The keys of the layer `name` that `entry` of `config.model` describes."""
+  """Returns the keys of the layer `name` that `entry` of `config.model` describes."""
   if 'features' not in entry:
     return HEAD
   return FC if name.startswith('fc') else CONV
@@ -227,7 +227,7 @@ MODEL: Schema = {
 
 
 def flatten(config: ConfigDict | FrozenConfigDict) -> Iterator[tuple[str, Key]]:
-  """The declaration of each key of `config.model`, those of its layers included, by dotted name."""
+  """Yields the declaration of each key of `config.model`, those of its layers included, by dotted name."""
   yield from schema.flatten(MODEL)
   for name, entry in config.items():
     if is_layer(entry):

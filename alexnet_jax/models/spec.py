@@ -81,7 +81,7 @@ def replace_layers(model: ConfigDict, layers: dict[str, ConfigDict]) -> ConfigDi
 
 
 def is_layer(entry: object) -> bool:
-  """Whether an entry of `config.model` describes a layer."""
+  """Returns whether an entry of `config.model` describes a layer."""
   return hasattr(entry, 'keys') and {'std', 'bias'} <= set(entry.keys())
 
 
@@ -91,12 +91,12 @@ def number(layer: str) -> str:
 
 
 def is_local(layer: str) -> bool:
-  """Whether the name is that of a locally connected layer."""
+  """Returns whether the name is that of a locally connected layer."""
   return layer.startswith('local')
 
 
 def is_dense(layer: str) -> bool:
-  """Whether the name is that of a fully connected layer."""
+  """Returns whether the name is that of a fully connected layer."""
   return layer.startswith('fc')
 
 

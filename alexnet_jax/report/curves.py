@@ -23,7 +23,7 @@ _PLOTS = (
 
 
 def read(path: pathlib.Path) -> list[dict]:
-  """The rows of metrics.jsonl; none if there is no such file, as for an imported network."""
+  """Returns the rows of metrics.jsonl; none if there is no such file, as for an imported network."""
   if not path.exists():
     return []
   rows = []

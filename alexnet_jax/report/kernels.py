@@ -34,7 +34,7 @@ def picture(kernels: np.ndarray, most_columns: int = 8) -> np.ndarray:
 
 
 def colourfulness(kernels: np.ndarray) -> np.ndarray:
-  """The colour share of each kernel: the share of its sum of squares that a gray version loses.
+  """Returns the colour share of each kernel: the share of its sum of squares that a gray version loses.
 
   It is 0 for a kernel that is equal in red, green and blue, 2/3 on average for random numbers, and 1
   for a kernel that does not respond to gray.

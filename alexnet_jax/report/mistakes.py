@@ -6,7 +6,7 @@ import numpy as np
 
 
 def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """The negative log probability of the label of each image, in nats.
+  """Returns the negative log probability of the label of each image, in nats.
 
   Args:
     probabilities: float `[N, classes]`.
@@ -22,7 +22,7 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def confused_pairs(
   probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], most: int
 ) -> list[dict[str, object]]:
-  """The pairs of classes that are confused most often.
+  """Returns the pairs of classes that are confused most often.
 
   Args:
     probabilities: float `[N, classes]`.

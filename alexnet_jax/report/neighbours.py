@@ -118,5 +118,5 @@ class Codes:
 
 
 def agreement(found: np.ndarray, true: np.ndarray) -> float:
-  """The share of the neighbours `true`, int `[Q, k]`, that is in `found`, int `[Q, m]`."""
+  """Returns the share of the neighbours `true`, int `[Q, k]`, that is in `found`, int `[Q, m]`."""
   return float(np.mean([np.isin(t, f).mean() for t, f in zip(true, found, strict=True)]))

@@ -93,7 +93,7 @@ class _Page:
     self.labels = predict.class_labels(trained)
 
   def values(self, workdir: pathlib.Path) -> dict[str, object]:
-    """The variables of the template."""
+    """Returns the variables of the template."""
     errors, probabilities, labels, index = self._validation()
     loss = mistakes.losses(probabilities, labels)
     shown = self._some(len(labels))
@@ -131,12 +131,12 @@ class _Page:
     }
 
   def _some(self, number: int) -> np.ndarray:
-    """Positions of a few random images, drawn with a fixed seed."""
+    """Returns the positions of a few random images, drawn with a fixed seed, int64 `[n]`."""
     few = min(self.settings.images, number)
     return np.sort(np.random.default_rng(0).choice(number, few, replace=False))
 
   def _validation(self) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
-    """The errors, and the probabilities, label and index of every validation image."""
+    """Returns the errors, and the probabilities, label and index of every validation image."""
     model, sums, rows = self.trained.model, [], []
     for batch in self.dataset.eval_batches(self.trained.config.eval.batch_size):
       mask = batch['mask']
@@ -155,14 +155,14 @@ class _Page:
     return features_lib.feature_function(self.trained.config, self.layer)
 
   def _vectors(self, images: np.ndarray) -> np.ndarray:
-    """The activations of the last hidden layer for some canvases, float32 `[B, D]`."""
+    """Returns the activations of the last hidden layer for some canvases, float32 `[B, D]`."""
     model = self.trained.model
     variables = {'params': model.params, 'batch_stats': model.batch_stats}
     out = self._features(variables, model.mean_image, images)
     return np.asarray(out, np.float32).reshape(len(images), -1)
 
   def _stored(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Vectors, labels and indices of the training images, or of a random part of them."""
+    """Returns vectors, labels and indices of the training images, or of a random part of them."""
     left = min(self.settings.train_images, self.dataset.num_train)
     batch_size = self.trained.config.eval.batch_size
     vectors, labels, index = [], [], []
@@ -177,7 +177,7 @@ class _Page:
     return np.concatenate(vectors), np.concatenate(labels), np.concatenate(index)
 
   def _neighbours(self, shown, index, labels, vectors, stored, stored_labels, stored_index) -> dict:
-    """The values for Figure 4 (right): nearest images of the images `shown`, also by binary codes."""
+    """Returns the values for Figure 4 (right): nearest images of the images `shown`, also by binary codes."""
     count = self.settings.neighbours
     nearest, distances = neighbours.Index(stored).nearest(vectors, count)
     rows = []
@@ -198,7 +198,7 @@ class _Page:
     return {'neighbours': rows, 'stored': len(stored), 'codes': codes}
 
   def _cards(self, shown, index, labels, probabilities) -> list[dict[str, object]]:
-    """Images with their most probable classes, as bars."""
+    """Returns images with their most probable classes, as bars."""
     cards = []
     for at in shown:
       best = np.argsort(-probabilities[at], kind='stable')[:_BARS]
@@ -227,7 +227,7 @@ class _Page:
     }
 
   def _kernels(self) -> list[dict[str, str]]:
-    """One picture for each tower; none if there is no layer conv1."""
+    """Returns one picture for each tower; none if there is no layer conv1."""
     kernel = self.trained.model.params.get('conv1', {}).get('kernel')
     if kernel is None:
       return []

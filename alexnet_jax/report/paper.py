@@ -105,7 +105,7 @@ MNIST = Images(
 
 
 def images_of(recipe: str, class_names: Sequence[str]) -> Images | None:
-  """The published results to compare a network with; None if there are none.
+  """Returns the published results to compare a network with; None if there are none.
 
   Args:
     recipe: name of the recipe. Ten digits count as MNIST only for the recipe `lenet:mnist`.
@@ -132,5 +132,5 @@ def _wnids_of_2012() -> set[str]:
 
 
 def rows_of(recipe: str, images: Images) -> tuple[Row, ...]:
-  """The published results to show for a run of `recipe` on `images`."""
+  """Returns the published results to show for a run of `recipe` on `images`."""
   return (*images.rows, *images.recipes.get(recipe, ()))

@@ -23,7 +23,7 @@ _ABSENT = '-'
 
 
 def facts(trained: Trained, which: str, source: str, classes: int, parameters: int) -> dict:
-  """The main settings of a run, as {name: text}.
+  """Returns the main settings of a run, as {name: text}.
 
   Args:
     trained: the checkpoint, with its metadata.
@@ -54,13 +54,13 @@ def facts(trained: Trained, which: str, source: str, classes: int, parameters: i
 
 
 def chosen_here(trained: Trained, which: str, source: str) -> bool:
-  """Whether the checkpoint was chosen by its error on the images of the report."""
+  """Returns whether the checkpoint was chosen by its error on the images of the report."""
   evaluated = 'val/top1_error' in trained.meta['validation']
   return which == 'best' and evaluated and source == trained.meta['config'].data.source
 
 
 def differences(config: ConfigDict) -> tuple[str, list[tuple[str, str, str]]]:
-  """The keys of `config` that differ from its recipe.
+  """Returns the keys of `config` that differ from its recipe.
 
   Keys of layers that the network does not have are ignored.
 
@@ -83,7 +83,7 @@ def differences(config: ConfigDict) -> tuple[str, list[tuple[str, str, str]]]:
 
 
 def _recipe(recipe: str) -> tuple[str, ConfigDict]:
-  """The shipped config (`cifar10:relu`) or recipe of this name; else `paper`."""
+  """Returns the shipped config (`cifar10:relu`) or recipe of this name; else `paper`."""
   file, _, variant = recipe.partition(':')
   path = config_lib.shipped().get(file)
   try:

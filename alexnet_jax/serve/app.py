@@ -65,19 +65,19 @@ class _Handlers:
     return self._respond(json.dumps(value).encode(), 'application/json', status, **headers)
 
   async def file(self, request: Any) -> Any:
-    """A file of the page."""
+    """Returns a file of the page."""
     return self._starlette.FileResponse(_FOLDER / _FILES[request.url.path], headers=_HEADERS)
 
   async def about(self, request: Any) -> Any:
-    """The description of the network, as JSON."""
+    """Returns the description of the network, as JSON."""
     return self._json(self._network.about() | {'max_bytes': self._limits.max_bytes})
 
   async def kernels(self, request: Any) -> Any:
-    """The kernels of the first layer, as PNG."""
+    """Returns the kernels of the first layer, as PNG."""
     return self._respond(self._kernels, 'image/png')
 
   async def neighbour(self, request: Any) -> Any:
-    """An image of the features, as JPEG."""
+    """Returns an image of the features, as JPEG."""
     try:
       async with self._limits.decoding:
         image = await self._in_thread(self._network.neighbour, request.path_params['index'])
@@ -119,6 +119,9 @@ def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Any:
     max_bytes: largest size of an image file.
     hosts: allowed host names, or ['*'] for any. A request with another Host header is refused, so
       that a page of another name that resolves to this machine cannot read the answers.
+
+  Raises:
+    UserError: Starlette is not installed.
   """
   routing = import_module('starlette.routing', 'starlette uvicorn', _NEED)
   applications = import_module('starlette.applications', 'starlette uvicorn', _NEED)

@@ -61,7 +61,7 @@ class Features:
     self._index = Index(arrays['features'].reshape(len(self.paths), -1))
 
   def nearest(self, vector: np.ndarray) -> list[tuple[int, float]]:
-    """(index, Euclidean distance) of the features nearest to `vector`, float32 `[D]`, in order."""
+    """Returns (index, Euclidean distance) of the features nearest to `vector`, float32 `[D]`, in order."""
     indices, distances = self._index.nearest(vector[None], _NEIGHBOURS)
     return list(zip(indices[0].tolist(), distances[0].tolist(), strict=True))
 
@@ -98,7 +98,7 @@ class Network:
     self.classify(np.zeros((size, size, 3), np.uint8))  # compile before the first request
 
   def about(self) -> dict[str, Any]:
-    """A description of the network for the page."""
+    """Returns a description of the network for the page."""
     config = self._trained.config
     return {
       'recipe': config.recipe,
@@ -140,7 +140,7 @@ class Network:
     return found
 
   def neighbour(self, index: int) -> bytes:
-    """The canvas of an image of the features, as JPEG.
+    """Returns the canvas of an image of the features, as JPEG.
 
     Raises:
       IndexError: there is no such image.
@@ -153,7 +153,7 @@ class Network:
       return _encoded(self.decode(file.read()), 'JPEG', quality=_QUALITY)
 
   def kernels(self) -> bytes:
-    """The kernels of the first layer as PNG, by tower; each is scaled to its own range around grey."""
+    """Returns the kernels of the first layer as PNG, by tower, each scaled to its own range around grey."""
     layer = self._trained.config.model.layers[0]
     kernel = np.asarray(jax.device_get(self._trained.model.params[layer]['kernel']))
     towers, size, _, channels, maps = kernel.shape

@@ -67,7 +67,7 @@ def make_diagnostics_step(
 
 
 def _activation_statistics(x: Array, spread: bool) -> dict[str, Array]:
-  """Statistics of an activation over all devices.
+  """Computes the statistics of an activation over all devices, float32 scalars by name.
 
   Args:
     x: the local part, `[local towers, local rows, ..., maps]`.

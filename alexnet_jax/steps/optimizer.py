@@ -20,7 +20,7 @@ Rates = dict[str, dict[str, jax.Array]]
 
 
 def averaged(average: dict, params: dict, decay: float, step: jax.Array) -> dict:
-  """The exponential moving average (EMA) of the parameters after a step.
+  """Returns the exponential moving average (EMA) of the parameters after a step.
 
   It is `average + (1 - d) * (params - average)`, where d is the smaller of `decay` and s / (s + 9) at step s.
   The second term gives the initial weights little influence.
@@ -36,7 +36,7 @@ def averaged(average: dict, params: dict, decay: float, step: jax.Array) -> dict
 
 
 def is_weight(path: tuple) -> bool:
-  """Whether the parameter at `path` is a weight.
+  """Returns whether the parameter at `path` is a weight.
 
   Its name decides; the number of dimensions cannot, because biases have two (tower and unit).
   """
@@ -44,12 +44,12 @@ def is_weight(path: tuple) -> bool:
 
 
 def weight_mask(params: Mapping, layers: Collection[str]) -> dict:
-  """A tree of bools like `params`, True for the weights of `layers`."""
+  """Returns a tree of bools like `params`, True for the weights of `layers`."""
   return jax.tree.map_with_path(lambda path, _: is_weight(path) and path[0].key in layers, params)
 
 
 def bias_mask(params: Mapping) -> dict:
-  """A tree of bools like `params`, True for everything but weights."""
+  """Returns a tree of bools like `params`, True for everything but weights."""
   return jax.tree.map_with_path(lambda path, _: not is_weight(path), params)
 
 
@@ -81,7 +81,7 @@ def _skip_frozen(
 
 
 def paper_sgd(config: ConfigDict | FrozenConfigDict) -> optax.GradientTransformationExtraArgs:
-  """The update of the paper as a chain of Optax transformations.
+  """Returns the update of the paper as a chain of Optax transformations.
 
   Args:
     config: `config.optim`: `momentum`, `decay` (weights), `bias_decay` and `layer_decay` (a decay for the
@@ -115,7 +115,7 @@ def rate_tree(
   bias_rate: float,
   epoch: float,
 ) -> dict[str, dict[str, float]]:
-  """The learning rate of every parameter, a tree like `params`, as `paper_sgd` takes it.
+  """Returns the learning rate of every parameter, a tree like `params`, as `paper_sgd` takes it.
 
   Args:
     config: `config.optim`; `layer_rates`, the factors of single layers from some epoch on, is used.

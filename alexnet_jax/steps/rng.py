@@ -13,7 +13,7 @@ INIT, DROPOUT, CROP, FLIP, COLOUR = range(5)
 
 
 def seed_key(seed: int) -> Array:
-  """The root key of a run.
+  """Returns the root key of a run.
 
   It is always a Threefry key, whatever JAX's default, because draws from `rbg` keys depend on the batch size.
   """
@@ -21,10 +21,10 @@ def seed_key(seed: int) -> Array:
 
 
 def step_key(seed_key: Array, step: Array | int, purpose: int) -> Array:
-  """The key of one step (a number or an int32 scalar) and one purpose (`INIT`, `DROPOUT`, ...)."""
+  """Returns the key of one step (a number or an int32 scalar) and one purpose (`INIT`, `DROPOUT`, ...)."""
   return jax.random.fold_in(jax.random.fold_in(seed_key, step), purpose)
 
 
 def row_keys(key: Array, rows: Array) -> Array:
-  """Keys `[B]`, one for each row; `rows`, int `[B]`, are indices in the global batch."""
+  """Returns keys `[B]`, one for each row; `rows`, int `[B]`, are indices in the global batch."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)

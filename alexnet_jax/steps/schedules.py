@@ -21,7 +21,7 @@ class ScheduleState(NamedTuple):
 
 
 def batch_factor(config: ConfigDict | FrozenConfigDict, epoch: float = math.inf) -> float:
-  """The factor by which both rates are multiplied because of the batch size.
+  """Returns the factor by which both rates are multiplied because of the batch size.
 
   "One weird trick" (arXiv 1404.5997, section 5) trains K workers on K times 128 images a step. The variance
   of the gradient suggests rates sqrt(K) times as high; its author found that K times as high works best, with
@@ -43,7 +43,7 @@ def batch_factor(config: ConfigDict | FrozenConfigDict, epoch: float = math.inf)
 
 
 def _dexp_factor(factor: float, levels: int, progress: float) -> float:
-  """The discretised exponential schedule (`dexp`) of the original code: `levels` equal parts of the run.
+  """Returns the factor of the original code's schedule `dexp`: exponential, in `levels` equal parts.
 
   The rate falls from part to part, by `factor` in total. At a boundary the old rate still holds (O, the
   original code: src/lr.cu): with 4 levels, progress 0.25 belongs to the first.
@@ -59,7 +59,7 @@ def rates(
   progress: float,
   state: ScheduleState,
 ) -> tuple[float, float]:
-  """The rates of weights and of biases at a step, before any factor of a single layer.
+  """Returns the rates of weights and of biases at a step, before any factor of a single layer.
 
   Args:
     config: `config.optim`.
@@ -88,7 +88,7 @@ def rates(
 def after_evaluation(
   config: ConfigDict | FrozenConfigDict, state: ScheduleState, error: float
 ) -> ScheduleState:
-  """The state after an evaluation: the rate is divided when the validation error stops improving.
+  """Returns the state after an evaluation: the rate is divided when the validation error stops improving.
 
   This is the rule of paper section 5. The rate drops after `plateau.patience` evaluations in a row that do
   not improve the best error by more than `plateau.min_delta` percentage points, and at most `plateau.drops`
@@ -108,7 +108,7 @@ def after_evaluation(
 
 
 def total_steps(config: ConfigDict | FrozenConfigDict, num_train: int) -> int:
-  """Number of steps of the whole run: `train.steps` if set, else enough for `train.epochs` epochs.
+  """Returns the number of steps of the run: `train.steps` if set, else enough for `train.epochs` epochs.
 
   Args:
     config: the whole config.

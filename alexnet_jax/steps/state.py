@@ -41,12 +41,12 @@ class TrainState:
 
 @jax.jit
 def all_finite(tree) -> Array:
-  """Whether every number of `tree` is finite, bool scalar."""
+  """Returns whether every number of `tree` is finite, bool scalar."""
   return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def zero_sums() -> dict[str, np.ndarray]:
-  """The running sums of a new run and after each log line: zeros."""
+  """Returns zeros, the running sums of a new run and after each log line."""
   return {name: np.zeros((), np.float32) for name in ('loss', 'steps', 'correct', 'examples')}
 
 
@@ -68,12 +68,12 @@ def _fresh_state(config: FrozenConfigDict) -> TrainState:
 
 @functools.cache
 def _shapes(config: FrozenConfigDict) -> TrainState:
-  """The shapes and dtypes of the train state."""
+  """Returns the shapes and dtypes of the train state."""
   return jax.eval_shape(lambda: _fresh_state(config))
 
 
 def abstract_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
-  """The shapes, dtypes and shardings of the train state, without computing it."""
+  """Returns the shapes, dtypes and shardings of the train state, without computing it."""
   state = _shapes(config)
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -95,5 +95,5 @@ def init_state(config: FrozenConfigDict, mesh: Mesh) -> TrainState:
 
 
 def state_specs_of(config: FrozenConfigDict) -> TrainState:
-  """The partition specs of the train state."""
+  """Returns the partition specs of the train state."""
   return sharding.specs(config, _shapes(config))

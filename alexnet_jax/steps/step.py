@@ -22,7 +22,7 @@ Batch = Mapping[str, Array]
 
 
 def _counts(logits: Array, labels: Array) -> Array:
-  """The number of other classes that score at least as high as the label: int32 `[B]`.
+  """Returns the number of other classes that score at least as high as the label, int32 `[B]`.
 
   A tie counts against the label, and so does a score that is NaN.
   """
@@ -190,7 +190,7 @@ def make_predict_step(
 
 @jax.jit
 def score(probabilities: Array, labels: Array, mask: Array) -> dict[str, Array]:
-  """Sums of errors and losses over the rows whose mask is set.
+  """Sums errors and losses over the rows whose mask is set.
 
   Args:
     probabilities: float32 `[B, classes]`.

@@ -79,20 +79,20 @@ def dry_run(config: ConfigDict) -> dict[str, object]:
 
 
 def _timed(function: Callable[[], T]) -> tuple[T, float]:
-  """The result of `function` and the seconds that it took."""
+  """Returns the result of `function` and the seconds that it took."""
   began = time.perf_counter()
   return function(), time.perf_counter() - began
 
 
 def _read_batch(config: FrozenConfigDict, mesh: Mesh, dataset: Dataset) -> dict[str, jax.Array]:
-  """The first training batch, on the devices."""
+  """Returns the first training batch, on the devices."""
   size = config.train.batch_size
   batches = dataset.train_batches(0, size, sharding.local_rows(mesh, size))
   return sharding.shard_batch(mesh, next(batches))
 
 
 def _bytes(step: jax.stages.Compiled) -> int | None:
-  """Bytes that a compiled step needs on one device, None if the backend does not report them."""
+  """Returns the bytes that a compiled step needs on one device; None if the backend does not report them."""
   analysis = step.memory_analysis()
   if analysis is None:
     return None

@@ -63,7 +63,7 @@ def check_origin(config: ConfigDict | FrozenConfigDict) -> None:
 
 
 def _names_of(layer: str, tree: Mapping) -> list[str]:
-  """The entries of `tree` that belong to a layer: its own and that of its batch normalisation."""
+  """Returns the entries of `tree` that belong to a layer: its own and that of its batch normalisation."""
   return [name for name in (layer, f'batch_norm{number(layer)}') if name in tree]
 
 

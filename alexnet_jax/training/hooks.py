@@ -63,7 +63,7 @@ class Log:
     self._run, self._record, self._outputs = run, record, outputs
 
   def due(self, step: int) -> bool:
-    """After every `train.log_every` steps and after the last one."""
+    """Returns whether to log: after every `train.log_every` steps and after the last one."""
     return step % self._run.config.train.log_every == 0 or step == self._run.total_steps
 
   def __call__(self, step: int, state: steps.TrainState, learning_rate: float) -> steps.TrainState:
@@ -107,7 +107,7 @@ class Diagnose:
     self._diagnostics = layer_stats.make_diagnostics_step(run.config, run.mesh)
 
   def due(self, step: int) -> bool:
-    """After every `train.diagnose_every` steps; never if that is 0."""
+    """Returns whether to measure: after every `train.diagnose_every` steps; never if that is 0."""
     every = self._run.config.train.diagnose_every
     return every > 0 and step % every == 0
 
@@ -139,7 +139,7 @@ class Evaluate:
       self._splits['train_set'] = 'train'
 
   def due(self, step: int) -> bool:
-    """After each epoch and after the last step, if there is a split to evaluate."""
+    """Returns whether to evaluate: after each epoch and the last step, if there is a split to evaluate."""
     at_end = self._run.epoch_ended(step) or step == self._run.total_steps
     return bool(self._splits) and at_end
 
@@ -202,7 +202,7 @@ class Save:
     self._checksums = run.dataset.checksums()
 
   def due(self, step: int) -> bool:
-    """After every `train.checkpoint_every` steps and after the last one."""
+    """Returns whether to save: after every `train.checkpoint_every` steps and after the last one."""
     return step % self._run.config.train.checkpoint_every == 0 or step == self._run.total_steps
 
   def __call__(self, step: int, state: steps.TrainState, errors: dict[str, float] | None) -> None:
@@ -223,7 +223,7 @@ class Save:
     self._run.checkpoints.amend(step, self._meta(step), errors)
 
   def _meta(self, step: int) -> dict[str, object]:
-    """What a checkpoint stores as JSON, beside its arrays."""
+    """Returns what a checkpoint stores as JSON, beside its arrays."""
     dataset = self._run.dataset
     return {
       'config': config_lib.to_json(self._run.config),

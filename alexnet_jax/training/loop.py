@@ -183,7 +183,7 @@ def _log_start(run: Run, state: steps.TrainState) -> None:
 
 
 def _summary(run: Run, record: Record, step: int) -> dict[str, object]:
-  """The JSON object that `--mode=train` prints at its end."""
+  """Returns the JSON object that `--mode=train` prints at its end."""
   checkpoints = run.checkpoints
   return {
     'step': step,

@@ -126,7 +126,7 @@ def make_watch_step(config: FrozenConfigDict, mesh: Mesh) -> Callable[..., dict]
 
 
 def _finite_rows(x: jax.Array) -> jax.Array:
-  """Which rows of `x` `[B, ...]` hold finite numbers only: bool `[B]`."""
+  """Returns which rows of `x` `[B, ...]` hold finite numbers only, bool `[B]`."""
   return jnp.isfinite(x).all(range(1, x.ndim))
 
 

@@ -61,23 +61,23 @@ class StopSignal:
     self._stack.close()
 
   def defer_stop(self) -> None:
-    """From now on SIGTERM is only recorded, because there are steps to save."""
+    """Lets SIGTERM only be recorded from now on, because there are steps to save."""
     with self._lock:
       self._deferred = True
 
   def stop_at_once(self) -> None:
-    """From now on SIGTERM ends the process at once, as before the first step."""
+    """Lets SIGTERM end the process at once from now on, as before the first step."""
     with self._lock:
       self._deferred = False
 
   def requested_at(self, step: int) -> bool:
-    """Whether to stop after `step`; all processes get the same answer."""
+    """Returns whether to stop after `step`; all processes get the same answer."""
     if self._multiprocess:
       return multihost_utils.reached_preemption_sync_point(step)
     return self._received
 
   def requested(self) -> bool:
-    """Whether to stop within a step, such as during an evaluation; always False with several processes."""
+    """Returns whether to stop within a step, as during an evaluation; always False with several processes."""
     return self._received
 
   def _watch(self, read_end: int) -> None:

@@ -48,15 +48,15 @@ class Run:
 
   @functools.cached_property
   def total_steps(self) -> int:
-    """Number of steps of the whole run."""
+    """Returns the number of steps of the whole run."""
     return schedules.total_steps(self.config, self.dataset.num_train)
 
   def epoch(self, step: int) -> float:
-    """Number of epochs, with fraction, that are complete after `step` steps."""
+    """Returns the number of epochs, with fraction, that are complete after `step` steps."""
     return step * self.config.train.batch_size / self.dataset.num_train
 
   def epoch_ended(self, step: int) -> bool:
-    """Whether step number `step` (counted from 1) completed an epoch."""
+    """Returns whether step number `step` (counted from 1) completed an epoch."""
     return math.floor(self.epoch(step)) > math.floor(self.epoch(step - 1))
 
   def batches(self, first: int) -> Generator[dict]:
@@ -88,7 +88,7 @@ class Record:
   unevaluated: bool = False
 
   def has_reached(self, target: float) -> bool:
-    """Whether the error on the training split is at most `target` per cent; never for a target of 0."""
+    """Returns whether the error on the training split is at most `target` per cent; False if that is 0."""
     return target > 0 and self.validation.get('train_set/top1_error', math.inf) <= target
 
 

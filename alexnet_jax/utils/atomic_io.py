@@ -69,7 +69,7 @@ def reseal(folder: pathlib.Path, facts: Mapping) -> None:
 
 
 def facts(folder: pathlib.Path) -> dict:
-  """The facts in the manifest of a sealed folder.
+  """Returns the facts in the manifest of a sealed folder.
 
   Raises:
     ValueError: the manifest is missing or damaged.

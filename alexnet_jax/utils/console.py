@@ -25,7 +25,7 @@ def setup() -> None:
 
 
 def _is_for_users(record: logging.LogRecord, package: pathlib.Path) -> bool:
-  """Whether a message is from this package, or an error of a library.
+  """Returns whether a message is from this package, or an error of a library.
 
   Errors from Orbax and asyncio are dropped: they repeat a failed save that this package reports.
   """
@@ -36,7 +36,7 @@ def _is_for_users(record: logging.LogRecord, package: pathlib.Path) -> bool:
 
 
 def _report_unraisable(unraisable) -> None:
-  """Like Python's default, but suppresses the error that TensorStore repeats after a failed save."""
+  """Reports like Python's default, but drops the error that TensorStore repeats after a failed save."""
   if str(unraisable.exc_value) != 'Event loop is closed':
     sys.__unraisablehook__(unraisable)
 
@@ -47,7 +47,7 @@ def warnings_only() -> None:
 
 
 def painted(text: str, code: str) -> str:
-  """`text` in an ANSI colour, if stderr is a terminal with colours and NO_COLOR is not set."""
+  """Returns `text` in an ANSI colour, if stderr is a terminal with colours and NO_COLOR is not set."""
   plain = os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb'
   return text if plain or not sys.stderr.isatty() else f'\x1b[{code}m{text}\x1b[0m'
 

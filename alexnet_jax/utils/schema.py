@@ -47,7 +47,7 @@ class Key:
 
   @property
   def allowed(self) -> str:
-    """The allowed values in words that follow "must be", such as `a number of at least 0`."""
+    """Returns the allowed values in words that follow "must be", such as `a number of at least 0`."""
     if self.expected:
       return self.expected
     if self.choices:
@@ -74,7 +74,7 @@ class Key:
     return f'{kind}{" of " if words else ""}{" and ".join(words)}{unit}'
 
   def accepts(self, value: Any) -> bool:
-    """Whether `value` has the type of the default and is one of the allowed values."""
+    """Returns whether `value` has the type of the default and is one of the allowed values."""
     if not self._has_type(value):
       return False
     if self.choices:
@@ -103,12 +103,12 @@ class Key:
 
 
 def is_number(value: Any) -> bool:
-  """Whether `value` is a finite int or float, and no bool."""
+  """Returns whether `value` is a finite int or float, and no bool."""
   return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def defaults(schema: Schema) -> dict[str, Any]:
-  """The default values of all keys, nested as the schema is."""
+  """Returns the default values of all keys, nested as the schema is."""
   return {
     name: entry.default if isinstance(entry, Key) else defaults(entry)
     for name, entry in schema.items()
@@ -116,7 +116,7 @@ def defaults(schema: Schema) -> dict[str, Any]:
 
 
 def flatten(schema: Schema, prefix: str = '') -> Iterator[tuple[str, Key]]:
-  """Each key with its dotted name, such as `plateau.patience`."""
+  """Yields each key with its dotted name, such as `plateau.patience`."""
   for name, entry in schema.items():
     if isinstance(entry, Key):
       yield f'{prefix}{name}', entry

@@ -7,7 +7,7 @@ _FEW = 40  # names that fit into a message
 
 
 def suggest(name: str, known: Iterable[str], otherwise: str = '') -> str:
-  """`did you mean X?` for the nearest known name; without a near one, the known names.
+  """Returns `did you mean X?` for the nearest known name; without a near one, the known names.
 
   Args:
     name: the name that is not known.

@@ -97,7 +97,7 @@ class Checkpoints:
       self._orbax.close()
 
   def latest(self) -> int | None:
-    """The step of the newest whole checkpoint, None if there is none yet.
+    """Returns the step of the newest whole checkpoint; None if there is none yet.
 
     Raises:
       RunError: there are checkpoints, but all of them are damaged.
@@ -119,7 +119,7 @@ class Checkpoints:
     return self._latest
 
   def best(self) -> int | None:
-    """The step with the lowest validation error, the later one of equals; without any error the newest."""
+    """Returns the step with the lowest validation error, the later of equals; the newest if none has one."""
     self.wait()
     step = _NONE
     if multihost.is_primary():
@@ -129,7 +129,7 @@ class Checkpoints:
     return self.latest() if step == _NONE else step
 
   def choose(self, which: str) -> int:
-    """The step that `--checkpoint=best|latest|STEP` selects.
+    """Returns the step that `--checkpoint=best|latest|STEP` selects.
 
     Raises:
       UserError: there is no such checkpoint.
@@ -223,12 +223,12 @@ class Checkpoints:
       raise error
 
   def raise_failure(self) -> None:
-    """Like `wait` if a save has failed already; otherwise returns at once."""
+    """Behaves like `wait` if a save has failed already; otherwise returns at once."""
     if self._failure is not None:
       self.wait()
 
   def meta(self, step: int) -> dict:
-    """The metadata of a checkpoint, with its `config` as a FrozenConfigDict."""
+    """Returns the metadata of a checkpoint, with its `config` as a FrozenConfigDict."""
     try:
       meta = atomic_io.facts(self.folder / str(step))['meta']
     except ValueError as error:

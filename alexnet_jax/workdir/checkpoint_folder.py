@@ -36,15 +36,15 @@ class CheckpointFolder:
       shutil.rmtree(left)
 
   def steps(self) -> list[int]:
-    """The steps of all checkpoints that are not known to be damaged, ascending."""
+    """Returns the steps of all checkpoints that are not known to be damaged, ascending."""
     return sorted(int(path.name) for path in self.path.iterdir() if path.name.isdigit())
 
   def has_damaged(self) -> bool:
-    """Whether a damaged checkpoint has been set aside."""
+    """Returns whether a damaged checkpoint has been set aside."""
     return any(path.name.partition(_DAMAGED)[0].isdigit() for path in self.path.iterdir())
 
   def ranked(self, steps: Sequence[int]) -> list[int]:
-    """Those of `steps` that have a validation error, the lowest first; of equals the later step first."""
+    """Returns those of `steps` that have a validation error, the lowest first; of equals the later first."""
     errors = {}
     for step in steps:
       try:
@@ -56,7 +56,7 @@ class CheckpointFolder:
     return sorted(errors, key=lambda step: (errors[step], -step))
 
   def is_whole(self, step: int) -> bool:
-    """Whether the files of a checkpoint are those that were written.
+    """Returns whether the files of a checkpoint are those that were written.
 
     Logs a warning about a damaged one and renames it to `STEP.damaged`, unless the folder is read-only.
     """
@@ -74,11 +74,11 @@ class CheckpointFolder:
       return False
 
   def newest_whole(self) -> int | None:
-    """The newest step whose checkpoint is whole, None if there is none."""
+    """Returns the newest step whose checkpoint is whole; None if there is none."""
     return next((step for step in reversed(self.steps()) if self.is_whole(step)), None)
 
   def partial(self, step: int) -> pathlib.Path:
-    """The path under which the checkpoint of `step` is written."""
+    """Returns the path under which the checkpoint of `step` is written."""
     return self.path / f'{_PARTIAL}{step}'
 
   def publish(self, step: int, facts: Mapping, keep: int) -> int:
@@ -108,7 +108,7 @@ class CheckpointFolder:
     return size
 
   def _unused_name(self, step: int) -> pathlib.Path:
-    """`STEP.damaged`, or `STEP.damaged-N` if that exists."""
+    """Returns `STEP.damaged`, or `STEP.damaged-N` if that exists."""
     aside = self.path / f'{step}{_DAMAGED}'
     for number in range(1, 1000):
       if not aside.exists():

@@ -139,7 +139,7 @@ class Metrics:
 
 
 def _lines_until(path: pathlib.Path, step: int, unevaluated: bool) -> list[str]:
-  """The lines of metrics.jsonl up to `step`, or up to the first line that a kill left incomplete."""
+  """Returns the lines of metrics.jsonl up to `step`, or up to the first line that a kill left incomplete."""
   kept = []
   for line in path.read_text().splitlines(keepends=True):
     try:
@@ -181,7 +181,7 @@ class Timer:
     self._paused += seconds
 
   def seconds_per_step(self) -> float:
-    """Mean seconds per step since the timer was created, including all pauses."""
+    """Returns the mean seconds per step since the timer was created, including all pauses."""
     return (time.perf_counter() - self._created) / max(self._steps, 1)
 
   def lap(self) -> tuple[float, float]:

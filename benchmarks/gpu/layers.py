@@ -64,7 +64,7 @@ def both_ways(layer: Callable, sets: list[Arrays], of_image: bool = False) -> de
 
 
 def shapes(name: str, batch: int, small: bool) -> tuple[str, dict, list[tuple[int, ...]]]:
-  """A layer of the network: its kind, its constants, and the shapes of its arguments for one tower."""
+  """Returns a layer's kind, its constants and the shapes of its arguments, for one tower of the network."""
   if name in _DENSE:
     width = tuple(n // 16 for n in _DENSE[name]) if small else _DENSE[name]
     return 'dense', {}, [(batch, width[0]), width]
@@ -166,8 +166,8 @@ def operations(folder: pathlib.Path, program: str) -> dict[tuple[str, str], floa
       for event in line.events:
         key = dict(event.stats).get('hlo_op') if devices else event.name
         if key in names:
-          place = profile_step.layer_of(names[key])
-          spent[place] = spent.get(place, 0.0) + event.duration_ns
+          layer_direction = profile_step.layer_of(names[key])
+          spent[layer_direction] = spent.get(layer_direction, 0.0) + event.duration_ns
   return spent
 
 
@@ -288,7 +288,7 @@ _PLAIN = ('conv', 'tower_convs', 'local_response_norm', 'map_response_norm', 'ma
 
 @contextlib.contextmanager
 def replaced(functions: Mapping[str, Callable]):
-  """Within this context, networks are traced with the reference layers or with the given functions."""
+  """Replaces layers within a context: networks are traced with reference layers or the given functions."""
   plain = {n: getattr(reference, n) for n in _PLAIN if hasattr(reference, n)}
   with contextlib.ExitStack() as stack:
     for name, function in (plain | dict(functions)).items():

@@ -62,7 +62,7 @@ def _median(spread: dict[str, float] | None) -> str | None:
 
 
 def machine(results: Results) -> str:
-  """The hardware, the versions and the peak rates."""
+  """Returns a section on the hardware, the versions and the peak rates."""
   record = results.get('ceilings')
   if not record:
     return NOT_MEASURED
@@ -77,7 +77,7 @@ def machine(results: Results) -> str:
 
 
 def correctness(results: Results) -> str:
-  """The comparisons that were made, and the largest differences."""
+  """Returns a section on the comparisons that were made, and their largest differences."""
   rows = []
   if 'correct_layers' in results:
     result = results['correct_layers']['result']
@@ -131,17 +131,17 @@ def _race(results: Results, kind: str) -> str:
 
 
 def training(results: Results) -> str:
-  """Training steps: images per second of each side."""
+  """Returns a section on training steps: images per second of each side."""
   return _race(results, 'training')
 
 
 def inference(results: Results) -> str:
-  """Inference: images per second of each side."""
+  """Returns a section on inference: images per second of each side."""
   return _race(results, 'inference')
 
 
 def layers(results: Results) -> str:
-  """The time of each layer of one tower, forward and backward, and its lower bound."""
+  """Returns a section on the time of each layer of one tower, forward and backward, and its lower bound."""
   rows = [
     (
       row['layer'],
@@ -157,7 +157,7 @@ def layers(results: Results) -> str:
 
 
 def gains(results: Results) -> str:
-  """The speed-up of each form of a GPU layer over the reference layer."""
+  """Returns a section on the speed-up of each form of a GPU layer over the reference layer."""
   rows = []
   for kind in ('fast_layers', 'fast_step'):
     for result in _of_kind(results, kind):
@@ -169,7 +169,7 @@ def gains(results: Results) -> str:
 
 
 def reading(results: Results) -> str:
-  """Images per second that the host delivers, and the share of time that training waits."""
+  """Returns a section on images per second that the host delivers, and how long training waits for them."""
   if 'input' not in results:
     return NOT_MEASURED
   result = results['input']['result']
@@ -184,7 +184,7 @@ def reading(results: Results) -> str:
 
 
 def memory(results: Results) -> str:
-  """Peak memory and compile time."""
+  """Returns a section on peak memory and compile time."""
   if 'memory' not in results:
     return NOT_MEASURED
 
@@ -206,7 +206,7 @@ def memory(results: Results) -> str:
 
 
 def imagenet(results: Results) -> str:
-  """Hours of 90 epochs of ImageNet, computed from the speeds."""
+  """Returns a section on the hours of 90 epochs of ImageNet, computed from the speeds."""
   if 'imagenet' not in results:
     return NOT_MEASURED
   result = results['imagenet']['result']
@@ -217,7 +217,7 @@ def imagenet(results: Results) -> str:
 
 
 def cifar10(results: Results) -> str:
-  """The training run of conv_local_11pct on CIFAR-10."""
+  """Returns a section on the training run of conv_local_11pct on CIFAR-10."""
   if 'cifar10' not in results:
     return NOT_MEASURED
   r = results['cifar10']['result']

@@ -61,8 +61,11 @@ def collectives(text: str, mesh: Mesh) -> Counter:
   Groups of one device are not counted.
   """
   data, tower = mesh.shape.values()
-  places = np.arange(data * tower).reshape(data, tower)
-  axes = {str(places.tolist()): mesh_lib.TOWER, str(places.T.tolist()): mesh_lib.DATA}
+  device_numbers = np.arange(data * tower).reshape(data, tower)
+  axes = {
+    str(device_numbers.tolist()): mesh_lib.TOWER,
+    str(device_numbers.T.tolist()): mesh_lib.DATA,
+  }
   found: Counter = Counter()
   for kind, groups, rows, columns in _COLLECTIVE.findall(text):
     if int(columns) < 2:

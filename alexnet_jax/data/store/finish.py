@@ -23,6 +23,7 @@ def finish_store(job: Job, features: Any) -> dict[str, Any]:
     features: its TFDS features.
 
   Raises:
+    UserError: another process finished the store, but its metadata cannot be read.
     RunError: no training image could be decoded.
   """
   try:
@@ -79,7 +80,7 @@ def _write_metadata(job: Job, features: Any) -> dict[str, Any]:
 
 
 def _merge_sums_and_reports(indices: list[dict]) -> tuple[stats.Sums, dict[str, list[dict]]]:
-  """The sums over all training canvases, and the skipped and repaired files of all shards."""
+  """Returns the sums over all training canvases, and the skipped and repaired files of all shards."""
   size = indices[0]['total'].shape[0]
   sums = stats.add([], size)
   report: dict[str, list[dict]] = {'skipped': [], 'repaired': []}
@@ -94,7 +95,7 @@ def _merge_sums_and_reports(indices: list[dict]) -> tuple[stats.Sums, dict[str, 
 def _describe_split(
   job: Job, split: str, images: list[int], arrays: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-  """The shards and class counts of a split, as `store.json` holds them."""
+  """Returns the shards and class counts of a split, as `store.json` holds them."""
   files = [reader.file_name(split, k, len(images)) for k in range(len(images))]
   counts = np.bincount(arrays[f'{split}/label'], minlength=len(job.source.class_names))
   return {
@@ -107,7 +108,7 @@ def _describe_split(
 
 
 def _class_titles(job: Job) -> list[str] | None:
-  """The names of ImageNet classes in words, else None."""
+  """Returns the names of ImageNet classes in words, else None."""
   form, _, path = job.config_data.source.partition(':')
   root = pathlib.Path(path).expanduser() if form == 'folder' else pathlib.Path(path)
   return imagenet.titles(job.source.class_names, root, job.config_data.devkit)

@@ -57,7 +57,7 @@ class Job:
 
   @functools.cached_property
   def plan(self) -> dict[str, Any]:
-    """Everything that determines the bytes of the store, as JSON values."""
+    """Returns everything that determines the bytes of the store, as JSON values."""
     splits = {
       name: split for name in reader.SPLITS if (split := getattr(self.source, name)) is not None
     }
@@ -78,17 +78,17 @@ class Job:
 
   @functools.cached_property
   def shards(self) -> dict[str, int]:
-    """The number of shards of each split."""
+    """Returns the number of shards of each split."""
     size = self.settings.shard_images
     return {split: -(-number // size) for split, number in self.plan['images'].items()}
 
   @property
   def all_shards(self) -> list[tuple[str, int]]:
-    """(split, number) of every shard."""
+    """Returns (split, number) of every shard."""
     return [(split, k) for split, number in self.shards.items() for k in range(number)]
 
   def rows(self, split: str, shard: int) -> np.ndarray:
-    """The images of a shard, as indices into the split of the source, int64 [n].
+    """Returns the images of a shard, as indices into the split of the source, int64 [n].
 
     Training images are shuffled once, as the original code did before it wrote them (docs/FACTS.md, section
     3), so that `config.data.shuffle=stored` can train in the stored order.
@@ -100,13 +100,13 @@ class Job:
     return np.array_split(order, self.shards[split])[shard]
 
   def paths(self, split: str, shard: int) -> tuple[str, str]:
-    """The file of a shard, and the file of its index."""
+    """Returns the file of a shard, and the file of its index."""
     name = reader.file_name(split, shard, self.shards[split])
     index = os.path.join(self.output, reader.PARTS, f'{split}-{shard:05}.npz')
     return os.path.join(self.output, name), index
 
   def is_finished(self, split: str, shard: int) -> bool:
-    """Whether a shard and its index are written."""
+    """Returns whether a shard and its index are written."""
     return all(map(os.path.exists, self.paths(split, shard)))
 
   def claim_folder(self) -> None:

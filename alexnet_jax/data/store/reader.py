@@ -51,7 +51,7 @@ class Index(NamedTuple):
 
 
 def file_name(split: str, shard: int, shards: int) -> str:
-  """The name that TFDS gives to a file of a data set named `images`."""
+  """Returns the name that TFDS gives to a file of a data set named `images`."""
   return f'images-{split}.array_record-{shard:05}-of-{shards:05}'
 
 
@@ -104,7 +104,7 @@ def open_store(path: str, canvas: Canvas) -> Source:
 
 
 def read_meta(path: str) -> dict[str, Any] | None:
-  """The metadata of a finished store; None if there is no finished store.
+  """Returns the metadata of a finished store; None if there is no finished store.
 
   Raises:
     UserError: the metadata cannot be read.

@@ -22,6 +22,9 @@ def make_features(
 
   Returns:
     The `FeaturesDict`, and a function from (payload, label, file name) to a serialised record.
+
+  Raises:
+    UserError: TensorFlow Datasets is not installed.
   """
   tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
   core = import_module('tensorflow_datasets.core.example_serializer', 'tensorflow-datasets', _NEED)
@@ -48,7 +51,11 @@ def make_features(
 
 
 def write_metadata(output: str, features: Any, meta: dict[str, Any]) -> None:
-  """Lets TFDS write dataset_info.json, features.json and the class names."""
+  """Lets TFDS write dataset_info.json, features.json and the class names.
+
+  Raises:
+    UserError: TensorFlow Datasets is not installed.
+  """
   tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
   template = tfds.core.ShardedFileTemplate(
     data_dir=output, dataset_name='images', filetype_suffix='array_record'

@@ -164,12 +164,12 @@ def _pairs(x: Array, size: int, padding: Padding) -> Array:
 
 
 def _taps_of_pairs(size: int) -> int:
-  """The number of joined pixels in a row that two neighbouring windows of `size` cover."""
+  """Returns the number of joined pixels in a row that two neighbouring windows of `size` cover."""
   return -(-(size + 1) // 2)
 
 
 def _conv_by_pairs(x: Array, kernel: Array, padding: Padding) -> Array:
-  """Convolution at stride 1 on joined pixels."""
+  """Convolves at stride 1 on joined pixels: `[B, H, W, C]` -> `[B, H', W', F]`."""
   size, _, channels, features = kernel.shape
   taps = _taps_of_pairs(size)
   sides = [((0, 0), (i, 2 * taps - size - i), (0, 0), (0, 0)) for i in (0, 1)]

@@ -105,13 +105,19 @@ def _max_pool_backward(window, stride, rounding, x, g):
   index, g = jnp.pad(index, pads), jnp.pad(g, pads)
 
   def from_windows(i, j):
-    """Gradient for the pixels in row i and column j of a window, from that window; one entry a square."""
+    """Returns the gradient for the pixels in row i and column j of a window, from that window.
+
+    It has one entry for each square, `[B, rows of squares, columns of squares, C]`.
+    """
     top, left = reach - i // stride, reach - j // stride
     windows = (slice(None), slice(top, top + height + reach), slice(left, left + width + reach))
     return jnp.where(index[windows] == i * window + j, g[windows], 0)
 
   def at_offset(row, column):
-    """Gradient for the pixels at one offset in their squares, from all windows; one entry a square."""
+    """Returns the gradient for the pixels at one offset in their squares, from all windows.
+
+    It has one entry for each square, as that of `from_windows`.
+    """
     zeros = jnp.zeros((len(g), height + reach, width + reach, g.shape[-1]), g.dtype)
     parts = (
       from_windows(i, j) for i in range(row, window, stride) for j in range(column, window, stride)

@@ -238,7 +238,7 @@ def _window_sum(method: str, axes: tuple[int, ...], size: int, dtype) -> Callabl
 
 
 def _band(source: Array, centre: Array, size: int) -> Array:
-  """Whether index `source` lies in the window of index `centre`, as in `reference.neighbour_sum`."""
+  """Returns whether index `source` lies in the window of index `centre`, as in `reference.neighbour_sum`."""
   first = centre - size // 2
   return (source >= first) & (source < first + size)
 

@@ -16,7 +16,7 @@ Array = jax.Array
 def locally_connected(
   x: Array, kernel: Array, bias: Array, size: int, stride: int, padding: reference.Padding
 ) -> Array:
-  """A locally connected ("unshared") layer: a convolution that has a kernel of its own for every window.
+  """Applies a locally connected ("unshared") layer: a convolution with a kernel of its own for every window.
 
   `lax.conv_general_dilated_local` computes the same, but took 10 times as long on a CPU.
 
@@ -43,7 +43,7 @@ def locally_connected(
 
 
 def avg_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
-  """Average pooling, with the arguments and the result of `reference.max_pool`.
+  """Averages over windows, with the arguments and the result of `reference.max_pool`.
 
   A window that extends beyond the maps is averaged over the pixels that lie inside (docs/FACTS.md, section
   1.2).

@@ -18,7 +18,7 @@ Padding = Sequence[tuple[int, int]]
 
 
 def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) -> Array:
-  """Cross-correlation of `x` with `kernel`, plus `bias`.
+  """Computes the cross-correlation of `x` with `kernel`, plus `bias`.
 
   Args:
     x: `[B, H, W, Cin]`, any float dtype.
@@ -60,7 +60,7 @@ def tower_convs(
 
 
 def dense(x: Array, kernel: Array) -> Array:
-  """Matrix product `[B, Cin] x [Cin, Cout] -> [B, Cout]`; the kernel is cast to the dtype of `x`."""
+  """Multiplies matrices, `[B, Cin] x [Cin, Cout] -> [B, Cout]`; the kernel is cast to the dtype of `x`."""
   return x @ kernel.astype(x.dtype)
 
 
@@ -88,7 +88,7 @@ def negative_power(x: Array, beta: float) -> Array:
 
 
 def local_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:
-  """Local response normalisation across neighbouring maps (P section 3.3).
+  """Normalises responses across neighbouring maps (P section 3.3).
 
   `y_i = x_i / (k + alpha * sum_{j in window(i)} x_j^2) ** beta`, computed in float32.
 
@@ -109,7 +109,7 @@ def local_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: fl
 
 
 def map_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: float) -> Array:
-  """Response normalisation within each map, over `size` x `size` pixels clipped at the border.
+  """Normalises responses within each map, over `size` x `size` pixels clipped at the border.
 
   `y = x / (k + alpha * sum_{window} x^2) ** beta`. This is the layer "cnorm2" of the authors' code, which the
   paper does not mention (FACTS section 1.3).
@@ -130,7 +130,7 @@ def map_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: floa
 
 
 def pooled_size(size: int, window: int, stride: int, rounding: str) -> int:
-  """The side of the output of a pooling layer, in pixels: `1 + round((size - window) / stride)`.
+  """Returns the side of the output of a pooling layer in pixels, `1 + round((size - window) / stride)`.
 
   `rounding` is 'ceil', as in cuda-convnet and Caffe, or 'floor', PyTorch's default (FACTS section 1.2).
   """
@@ -138,7 +138,7 @@ def pooled_size(size: int, window: int, stride: int, rounding: str) -> int:
 
 
 def max_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
-  """Max pooling over `window` x `window` pixels, `stride` apart (P section 3.4: 3 and 2).
+  """Takes the maximum over `window` x `window` pixels, `stride` apart (P section 3.4: 3 and 2).
 
   Windows that extend beyond the bottom or right (with `rounding='ceil'`) are clipped. If several pixels of a
   window are the maximum, the first one gets the gradient, as in cuDNN and PyTorch. In cuda-convnet every one
@@ -171,7 +171,7 @@ def dropout(
   inverted: bool,
   part: tuple[Array | int, int] = (0, 1),
 ) -> Array:
-  """Dropout (P section 4.2), with random numbers of its own for each row.
+  """Applies dropout (P section 4.2), with random numbers of its own for each row.
 
   The paper's form multiplies by a 0/1 mask in training and by `1 - rate` at test; the inverted form
   (Caffe, PyTorch) divides by `1 - rate` in training and does nothing at test.
@@ -222,6 +222,6 @@ def batch_moments(x: Array, data_axis: str | None) -> tuple[Array, Array]:
 def batch_norm(
   x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
 ) -> Array:
-  """Batch normalisation of `x`, `[B, H, W, C]`; `mean`, `var`, `scale` and `bias` are `[C]`."""
+  """Normalises `x`, `[B, H, W, C]`, with moments `mean` and `var`; they, `scale` and `bias` are `[C]`."""
   factor = scale * lax.rsqrt(var + epsilon)
   return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(x.dtype)

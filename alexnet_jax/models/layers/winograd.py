@@ -61,7 +61,7 @@ class Transforms(NamedTuple):
 
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
-  """The coefficients of the product of `x - root` over all roots, beginning with the constant."""
+  """Returns the coefficients of the product of `x - root` over all roots, beginning with the constant."""
   out = [Fraction(1)]
   for root in roots:
     shifted, scaled = [Fraction(0), *out], [-root * c for c in out] + [Fraction(0)]
@@ -87,7 +87,7 @@ def exact_transforms(m: int, r: int, points: Sequence[str]) -> tuple[Matrix, Mat
 
 @functools.cache
 def transforms(m: int, r: int) -> Transforms:
-  """The float32 matrices for tiles of `m` outputs and kernels of `r` taps in each direction."""
+  """Returns the float32 matrices for tiles of `m` outputs and kernels of `r` taps in each direction."""
 
   def as_floats(rows):
     return np.array([[float(x) for x in row] for row in rows], np.float32)
@@ -117,27 +117,27 @@ class Plan:
 
   @property
   def a(self) -> int:
-    """The number of points in each direction, which is also the side of the input of a tile in pixels."""
+    """Returns the number of points in each direction, which is also the side of a tile's input in pixels."""
     return self.m + self.r - 1
 
   @property
   def tiles(self) -> tuple[int, int]:
-    """The number of rows and columns of tiles in an image."""
+    """Returns the number of rows and columns of tiles in an image."""
     return -(-self.out[0] // self.m), -(-self.out[1] // self.m)
 
   @property
   def reach(self) -> int:
-    """The number of following tiles into which the input of a tile extends."""
+    """Returns the number of following tiles into which the input of a tile extends."""
     return -(-self.a // self.m) - 1
 
   @property
   def covered(self) -> tuple[int, int]:
-    """The number of rows and columns of tiles that contain the inputs of all tiles."""
+    """Returns the number of rows and columns of tiles that contain the inputs of all tiles."""
     return self.tiles[0] + self.reach, self.tiles[1] + self.reach
 
   @property
   def pads(self) -> list[tuple[int, int]]:
-    """The rows of zeros above and below an image, then the columns of zeros to its left and right."""
+    """Returns the rows of zeros above and below an image, then the columns of zeros to its left and right."""
     return [
       (before, count * self.m - length - before)
       for before, count, length in zip(self.before, self.covered, self.size, strict=True)
@@ -149,7 +149,7 @@ class Plan:
 
   @property
   def products(self) -> int:
-    """The number of multiplications for one image and one pair of an input map and an output map."""
+    """Returns the number of multiplications for one image and one pair of an input map and an output map."""
     return self.a**2 * math.prod(self.tiles)
 
 
@@ -218,7 +218,10 @@ def data_in(p: Plan, x: Array) -> Array:
 
 
 def data_in_adjoint(p: Plan, v: Array) -> Array:
-  """The adjoint of `data_in`: transforms tiles back and adds them where they overlap."""
+  """Applies the adjoint of `data_in`: `[a * a, tiles, C]` -> `[B, H, W, C]`.
+
+  It transforms tiles back and adds them where they overlap.
+  """
   m, a, reach, maps = p.m, p.a, p.reach, v.shape[-1]
   x = _both_ways(p.matrices.data.T, v).reshape(a, a, p.images, *p.tiles, maps)
   total = jnp.zeros((), x.dtype)
@@ -258,17 +261,17 @@ def kernel_in(p: Plan, kernel: Array) -> Array:
 
 
 def kernel_in_adjoint(p: Plan, u: Array) -> Array:
-  """The adjoint of `kernel_in`."""
+  """Applies the adjoint of `kernel_in`: `[a * a, C, F]` -> `[r, r, C, F]`."""
   return _both_ways(p.matrices.kernel.T, u).reshape(p.r, p.r, *u.shape[1:])
 
 
 def _batched(x: Array, y: Array, contracted: tuple[int, int]) -> Array:
-  """Matrix products over the shared first axis; `contracted` has the summed axis of `x` and of `y`."""
+  """Multiplies matrices over the shared first axis; `contracted` has the summed axis of `x` and of `y`."""
   return lax.dot_general(x, y, ((contracted[:1], contracted[1:]), ((0,), (0,))))
 
 
 def _images_at_a_time(p: Plan, channels: int, features: int) -> int:
-  """The number of images to compute at a time.
+  """Returns the number of images to compute at a time.
 
   Their transformed data and outputs take about `CHUNK_BYTES`, or twice the bytes of the transformed kernel if
   that is more. The number is a divisor of the number of images if one lies between it and its half.
