@@ -42,7 +42,7 @@ def rows(options: argparse.Namespace) -> dict[str, list[Cell]]:
   return {name: members for name, members in found.items() if members}
 
 
-def place(options: argparse.Namespace, cell: Cell) -> str:
+def workdir_of(options: argparse.Namespace, cell: Cell) -> str:
   """Returns the workdir of a network; for a chain that of its last run."""
   name, seed = cell
   return f'{options.workdir}/{FOLDERS[name]}/seed{seed}'
@@ -73,7 +73,7 @@ def calls(options: argparse.Namespace, overrides: list[str]) -> dict[Cell, list[
   }
   for name, members in rows(options).items():
     if len(members) > 1:
-      workdirs = ','.join(place(options, cell) for cell in members)
+      workdirs = ','.join(workdir_of(options, cell) for cell in members)
       cells[name, None] = [['--mode=eval', '--checkpoint=latest', f'--checkpoints={workdirs}']]
   return cells
 
