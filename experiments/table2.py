@@ -51,7 +51,7 @@ def workdir_of(options: argparse.Namespace, cell: Cell) -> str:
 def chain(options: argparse.Namespace, seed: int, overrides: list[str]) -> list[list[str]]:
   """Returns the arguments of main.py that train a CNN*, each run from the one before, and evaluate it."""
   sources = (options.fall_2009, options.fall_2011, options.source)
-  start, made = place(options, (NET, 0)), []
+  start, made = workdir_of(options, (NET, 0)), []
   for folder, source in zip(CHAIN, sources, strict=True):
     config = f'configs/cnn_star.py:{folder.removeprefix("cnn_star_")}'
     data = [f'--config.data.source={source}', f'--config.init_from={start}', *overrides]

@@ -23,7 +23,7 @@ ONLY_PARSED = {
   'ruff': 'it is run by continuous integration',
   'mypy': 'it is run by continuous integration',
   'python -m pytest': 'it would start other tests',
-  'python -m benchmarks': 'it takes minutes, and some need PyTorch',
+  'python -m benchmarks': 'it takes minutes; tests/benchmarks runs every benchmark small',
   'python -m tests.faults': 'it takes minutes to hours',
   'python -m alexnet_jax.cli.help': 'tests/cli compares its output with docs/CONFIG.md',
   'python experiments/': 'it takes hours; tests/experiments runs them on small settings',
