@@ -193,4 +193,8 @@ def test_readme_agrees_with_the_result_files():
   assert f'| {figure["ratio"]:.1f} times (3 seeds each) |' in readme
   for name in ('elpv_defect.json',):
     assert f'| {load(name)["top1_error"]["mean"]:.1f} (3 seeds)' in readme
+  speed = [load(f'speed/{name}.json')['spread'] for name in ('train_step', 'inference')]
+  for side, name in (('ours', 'alexnet_jax'), ('as it comes', 'as installed'), ('fair', 'setting')):
+    training, inference = (spread[side]['median'] for spread in speed)
+    assert re.search(rf'^\|.*{name}.* \| {training:.1f} \| {inference:.0f} \|$', readme, re.M), side
   assert f'| {load("cats_dogs.json")["top1_error"]["scratch"]["mean"]:.1f} (3 seeds)' in readme
