@@ -42,6 +42,8 @@ napoleon_use_ivar = True
 html_theme = 'furo'
 html_title = f'alexnet_jax {release}'
 
+# A link from docs/ to a page that write_pages copies, such as ../RESULTS.md; also one in a table of contents.
+_ABOVE = re.compile(r'(^|\]\()\.\./(?:notebooks/)?(?=[\w-]+(?:\.md|\.ipynb|$))', re.M)
 _CODE = re.compile(r'(?<!`)`(?!`)([^`]+)`(?!`)(\w?)')
 
 
@@ -54,6 +56,13 @@ def _code_as_literal(app, what, name, obj, options, lines):
   lines[:] = text.split('\n')
 
 
+def _link_to_copies(app, docname, source):
+  """Turns links that leave docs/, which work on GitHub, into links to the copies in docs/generated."""
+  if not docname.startswith('generated/'):
+    source[0] = _ABOVE.sub(r'\1generated/', source[0])
+
+
 def setup(app):
-  """Registers the conversion of docstrings ahead of napoleon's, whose priority is 500."""
+  """Registers both conversions, that of docstrings ahead of napoleon's, whose priority is 500."""
+  app.connect('source-read', _link_to_copies)
   app.connect('autodoc-process-docstring', _code_as_literal, priority=400)
