@@ -1,9 +1,9 @@
 """The ablations of sections 3, 4 and 7 of the paper: the network of ILSVRC-2012 without one idea each.
 
-Reproduces the statements of the paper about each idea. Errors are in per cent, top-1 / top-5; "lab notes" are
-the authors' own numbers for 2012 (docs/FACTS.md, section 0):
+Reproduces the statements of the paper about each idea. Errors are in per cent, top-1 / top-5. The last
+column has the results for 2012 in the authors' notes (docs/FACTS.md, section 0):
 
-  variant           what is left out or changed          paper                       lab notes
+  variant           what is left out or changed          paper                       the authors' notes
   base              nothing (net 145)                    40.7 / 18.2                 40.664 / 18.210
   one_gpu           half the kernels (3.2)               1.7 / 1.2 worse (2010)      see ilsvrc2010.py
   no_norm           all normalisation, net 148 (3.3)     1.4 / 1.2 worse             42.034 / 19.362
@@ -16,8 +16,8 @@ the authors' own numbers for 2012 (docs/FACTS.md, section 0):
   no_communication  exchange between towers, net 150     -                           41.83 / 19.33
   batch_norm        LRN, replaced by batch norm          -                           -
 
-A variant whose schedule the lab notes give has that schedule (FACTS section 2); every other variant has the
-schedule of `base`. LRN is local response normalisation.
+A variant whose schedule the authors' notes give has that schedule (FACTS section 2); every other variant has
+the schedule of `base`. LRN is local response normalisation.
 
 Command:  python main.py --config=configs/ablations.py:no_norm --workdir=DIR
           python main.py --mode=eval --workdir=DIR --checkpoint=latest
@@ -30,7 +30,7 @@ from alexnet_jax.config import recipes
 
 
 def _schedule(boundaries, conv1_low, conv1_frozen, epochs):
-  """A schedule of the lab notes, in epochs.
+  """A schedule of the authors' notes, in epochs.
 
   Args:
     boundaries: where all rates fall to a tenth.

@@ -11,14 +11,14 @@ Table 2, "1 CNN":
   2012              1,000    all of 2011 up to fc7   a new last layer: CNN*
   2012_from_2009    1,000    all of 2009 up to fc7   the same, without the run 2011
 
-  row      networks whose predictions are averaged   paper, top-1 / top-5 (validation)  lab notes
+  row      networks whose predictions are averaged   paper, top-1 / top-5 (validation)  the authors' notes
   1 CNN*   2012                                      39.0 / 16.6                        38.990 / 16.622
   -        2012_from_2009                            -                                  39.10 / 16.88
   7 CNNs*  two of these and five of ilsvrc2012:cnn   36.7 / 15.4 (test: 15.3)           not noted
 
-The paper averages two networks pre-trained on the Fall 2011 release. The lab notes have one such network, and
-one that was pre-trained on the Fall 2009 release only. For two different networks `2012`, make the runs from
-2009 on with seeds 0 and 1.
+The paper averages two networks pre-trained on the Fall 2011 release. The authors' notes have one such
+network, and one that was pre-trained on the Fall 2009 release only. For two different networks `2012`, make
+the runs from 2009 on with seeds 0 and 1.
 
 Command:  python experiments/table2.py --source=STORE_2012 --fall_2009=STORE_2009 --fall_2011=STORE_2011 \\
             --workdir=DIR --output=DIR/table2.json   (all of Table 2), or one by one:

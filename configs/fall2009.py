@@ -2,8 +2,8 @@
 
 Reproduces 67.4 % top-1 and 40.9 % top-5 error, with half of the images for training and half for testing, and
 with a sixth convolution on the last pooling layer. The best errors published before were 78.1 / 60.9. The
-network in the lab notes is "141-2009-half", which has a second path for a blurred image that ours lacks. Its
-result is not noted; earlier networks with five convolutions reached 69.38 / 43.65 (2009-101) and
+network in the authors' notes is "141-2009-half", which has a second path for a blurred image that ours lacks.
+Its result is not noted; earlier networks with five convolutions reached 69.38 / 43.65 (2009-101) and
 69.42 / 43.73 (131-2009).
 
 Command:  python main.py --config=configs/fall2009.py --config.data.source=folder:PATH --workdir=DIR

@@ -1,8 +1,8 @@
 """ILSVRC-2010: Table 1 of the paper, and the one-GPU control of its section 3.2.
 
-Reproduces (errors in per cent; "lab notes" are the authors' own numbers, docs/FACTS.md, section 0):
+Reproduces (errors in per cent; docs/FACTS.md, section 0, cites the authors' notes):
 
-  variant  network                                         paper, top-1 / top-5  lab notes
+  variant  network                                         paper, top-1 / top-5  the authors' notes
   cnn      net 145 on the images of 2010                   37.5 / 17.0           37.4727 / 16.9987
   cnn      the same, centre view (--config.eval.views=1)   39.0 / 18.3           39.0247 / 18.2953
   one_gpu  half the kernels in conv1-conv4 (net 145-half)  1.7 / 1.2 worse       39.168 / 18.2287

@@ -1,8 +1,8 @@
 """ILSVRC-2012: the rows "1 CNN" and "5 CNNs" of Table 2. The last two rows are in cnn_star.py.
 
-Reproduces (errors in per cent; "lab notes" are the authors' own numbers, docs/FACTS.md, section 0):
+Reproduces (errors in per cent; docs/FACTS.md, section 0, cites the authors' notes):
 
-  row              variant                   paper (validation)  lab notes
+  row              variant                   paper (validation)  the authors' notes
   1 CNN            cnn (net 145)             40.7 / 18.2         40.664 / 18.210
   5 CNNs           cnn, seeds 0-4, averaged  38.1 / 16.4         not noted
   after the paper  dexp (net 170)            -                   40.53 / 18.05; centre 42.34 / 19.58

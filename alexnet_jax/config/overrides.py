@@ -1,7 +1,7 @@
 """Overrides: named changes of a recipe, written after it as in `original+no_norm+one_gpu`.
 
 They are the ablations of the paper and further questions that readers ask. Net numbers are those of the
-authors' lab notes (docs/FACTS.md, section 0).
+authors' notes (docs/FACTS.md, section 0).
 """
 
 from collections.abc import Callable

@@ -15,7 +15,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.models.spec import NO_PADDING
 from alexnet_jax.utils.suggestion import suggest
 
-# The authors' code of 2012, net 145 of their lab notes.
+# The original code of 2012, net 145 of the authors' notes.
 ORIGINAL: dict[str, Any] = {
   'data.canvas.exif_orientation': False,
   'model.lrn.divide': True,

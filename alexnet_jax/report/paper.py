@@ -1,4 +1,4 @@
-"""Published errors to compare a run with: those of the paper and of its authors' lab notes.
+"""Published errors to compare a run with: those of the paper and of the authors' notes.
 
 The sources are in docs/reproducing.md and in sections 0, 5 and 6 of docs/FACTS.md.
 """
@@ -50,15 +50,17 @@ ILSVRC_2012 = Images(
   {
     'original+conv6': _CNN_STAR,
     'original+dexp': (
-      Row('lab notes, net 170, the later schedule, ten views', 40.5, 18.1),
-      Row('lab notes, net 170, the later schedule, one view', 42.3, 19.6),
+      Row("the authors' notes, net 170, the later schedule, ten views", 40.5, 18.1),
+      Row("the authors' notes, net 170, the later schedule, one view", 42.3, 19.6),
     ),
-    'original+no_norm': (Row('lab notes, net 148, no normalisation, ten views', 42.0, 19.4),),
+    'original+no_norm': (
+      Row("the authors' notes, net 148, no normalisation, ten views", 42.0, 19.4),
+    ),
     'original+no_overlap': (
-      Row('lab notes, net 147, no overlapping pooling, ten views', 41.1, 18.5),
+      Row("the authors' notes, net 147, no overlapping pooling, ten views", 41.1, 18.5),
     ),
     'original+no_communication': (
-      Row('lab notes, net 150, no exchange between towers, ten views', 41.8, 19.3),
+      Row("the authors' notes, net 150, no exchange between towers, ten views", 41.8, 19.3),
     ),
     'caffe': (Row("Caffe's AlexNet, one view", 42.9, 19.8),),
     'caffe+caffenet': (Row("Caffe's CaffeNet, one view", 42.6, 19.6),),
@@ -75,7 +77,7 @@ ILSVRC_2010 = Images(
     Row('the paper, Table 1, ten views', 37.5, 17.0),
     Row('the paper, section 6, one view', 39.0, 18.3),
   ),
-  {'original+one_gpu': (Row('lab notes, net 145-half, one GPU, ten views', 39.2, 18.2),)},
+  {'original+one_gpu': (Row("the authors' notes, net 145-half, one GPU, ten views", 39.2, 18.2),)},
 )
 FALL_2009 = Images(
   'half of the images of the Fall 2009 release of ImageNet',
