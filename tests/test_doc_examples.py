@@ -112,7 +112,7 @@ def _small(argv: list[str]) -> list[str]:
 
 @pytest.fixture(scope='session')
 def prepared(tmp_path_factory):
-  """A folder with photographs, weights and four equal small runs: mine, a, b and ready."""
+  """A folder with photographs, weights and five equal small runs: mine, alexnet, a, b and ready."""
   folder = tmp_path_factory.mktemp('docs')
   previous = pathlib.Path.cwd()
   os.chdir(folder)
@@ -122,9 +122,8 @@ def prepared(tmp_path_factory):
     train = ['--config=configs/alexnet.py:original', '--config.data.source=folder:photos']
     train += ['--config.model.init=torch', '--config.data.holdout=0.3', '--workdir=runs/mine']
     assert cli.main(_small(train)) == 0
-    shutil.copytree('runs/mine', 'runs/a')
-    shutil.copytree('runs/mine', 'runs/b')
-    shutil.copytree('runs/mine', 'runs/ready')
+    for name in ('alexnet', 'a', 'b', 'ready'):
+      shutil.copytree('runs/mine', f'runs/{name}')
   finally:
     os.chdir(previous)
   return folder
