@@ -15,7 +15,7 @@ PAGES = sorted(
   + [path for path in ROOT.glob('docs/*.md') if path.name not in GENERATED]
 )
 # Blocks in these languages contain neither commands nor Python.
-PASSIVE = ('text', 'json', '{toctree}', '{eval-rst}')
+PASSIVE = ('text', 'json', '{toctree}', '{eval-rst}', '{include}')
 _FENCE = re.compile(r'^```(\S*)\s*$')
 _SPAN = re.compile(r'`([^`\n]+)`')
 _ASSIGNMENT = re.compile(r'[A-Z_]+=')
