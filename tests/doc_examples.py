@@ -16,7 +16,7 @@ PAGES = sorted(
 )
 # Blocks in these languages contain neither commands nor Python.
 PASSIVE = ('text', 'json', '{toctree}', '{eval-rst}', '{include}')
-_FENCE = re.compile(r'^```(\S*)\s*$')
+_FENCE = re.compile(r'^```(\S*)')
 _SPAN = re.compile(r'`([^`\n]+)`')
 _ASSIGNMENT = re.compile(r'[A-Z_]+=')
 
@@ -102,7 +102,7 @@ def examples(page: str, programs: tuple[str, ...]) -> list[Example]:
       for line in re.sub(r'\\\n', ' ', text).splitlines():
         found += [Example(page, number, 'command', line, words) for words in split_commands(line)]
         number += 1
-    elif language.partition(' ')[0] not in PASSIVE:
+    elif language not in PASSIVE:
       raise ValueError(f'{page}, line {first}: name the language of the block: bash, python, text')
   for number, text in spans(page):
     if is_command(text, programs):
