@@ -87,6 +87,7 @@ def test_a_failed_stage_is_reported_and_the_others_run(tmp_path, capsys):
   assert plan.read(tmp_path, 'succeeds')['result'] == {'small': True, 'argument': None}
 
 
+@pytest.mark.long
 def test_a_successful_stage_is_not_repeated(tmp_path, monkeypatch):
   stages = stage('succeeds', argument=1), stage('fails')
 

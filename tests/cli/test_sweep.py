@@ -83,6 +83,7 @@ def test_a_sweep_continues_after_a_failed_run(tmp_path, capsys):
   assert files and all(path.stat().st_mtime_ns == at for path, at in files.items())
 
 
+@pytest.mark.long
 def test_a_dry_run_trains_nothing(tmp_path, capsys):
   config, workdir = write_config(tmp_path), tmp_path / 'w'
   result, _ = run(capsys, f'--config={config}', f'--workdir={workdir}', '--dry_run')

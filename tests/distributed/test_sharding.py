@@ -164,6 +164,7 @@ def test_collectives_of_other_networks(variant, overrides, gathers):
   assert found['all-reduce', 'tower'] == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('variant', ['owt', 'torchvision', 'paper'])
 def test_one_weird_trick_equals_one_device(variant):
   """`parallelism=owt` splits the units over devices and gathers the batch before fc6.

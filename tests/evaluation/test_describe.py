@@ -1,5 +1,6 @@
 """`--mode=describe` returns numbers and prints tables. tests/distributed counts collectives on all meshes."""
 
+import pytest
 from tiny import tiny_config
 
 from alexnet_jax import models
@@ -15,6 +16,7 @@ def test_neurons_are_outputs_of_layers_with_weights():
   assert describe.neurons(model, models.layer_table(model)) == layers + 6 * 6 * 256
 
 
+@pytest.mark.long
 def test_tables_of_two_devices(capsys):
   """The tables on stderr agree with the result."""
   result = describe.describe(tiny_config(mesh=(1, 2)))

@@ -9,6 +9,7 @@ from alexnet_jax.data.decode import Canvas, decode_canvas
 from faults import fuzz, strategies
 
 
+@pytest.mark.long
 def test_broken_images_are_decoded_or_refused():
   count = {}
   fuzz.run(fuzz.images(count), 300, 0)

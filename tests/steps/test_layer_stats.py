@@ -76,6 +76,7 @@ def test_statistics_do_not_depend_on_the_mesh(variant, mesh, parallelism):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-5, atol=1e-6), one, other)
 
 
+@pytest.mark.long
 def test_norms_of_gradient_and_update():
   """The update of the first step is the rate times the gradient."""
   config, state, before = diagnose('paper', (1, 1))

@@ -103,6 +103,7 @@ def test_resume_on_another_mesh(tmp_path, before, after, parallelism):
   assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_exactly(tmp_path):
   config = write_config(tmp_path, train__epochs=6.0)
   args = (f'--config={config}', f'--workdir={tmp_path / "killed"}')
