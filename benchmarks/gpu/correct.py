@@ -213,7 +213,9 @@ def check_network(context: plan.Context) -> dict[str, Any]:
   """Compares losses with PyTorch's, and a training step with the same step on the CPU.
 
   The losses are those of four steps on one batch without dropout. The learning rate is so high that the loss
-  changes by more than the tolerance, so wrong gradients are noticed.
+  changes by more than the tolerance, so wrong gradients are noticed. With the paper's initial weights the
+  logits would hardly depend on the image, so PyTorch's initializer is used, and the alpha of response
+  normalisation is raised until it matters for the activations.
 
   Raises:
     RuntimeError: the sides differ by more than the tolerance, or the losses hardly changed.
@@ -222,7 +224,12 @@ def check_network(context: plan.Context) -> dict[str, Any]:
   result: dict[str, Any] = {'torch_reason': reason, 'losses': {}, 'tolerance': _LOSS_TOLERANCE}
   target = None if reason else device.set_up_torch(tf32=False)
   for dtype, tolerance in _LOSS_TOLERANCE.items():
-    config = racers.network(context.small, dtype, 8 if context.small else 32, False, rate=0.01)
+    config = ConfigDict(
+      racers.network(context.small, dtype, 8 if context.small else 32, False, rate=0.1)
+    )
+    config.model.init = 'torch'
+    config.model.lrn.alpha = 0.1
+    config = FrozenConfigDict(config)
     with jax.default_matmul_precision('highest'):
       losses = _losses(config, sides.batches(config)[:1] * 4, target)
     apart = max(abs(a - b) / abs(b) for a, b in zip(losses[0], losses[-1], strict=True))
