@@ -51,7 +51,10 @@ def _cut(image: Array, top: Array, left: Array, size: int) -> Array:
 
 
 def _mirror(image: Array, mirrored: Array) -> Array:
-  """Mirrors an image `[H, W, 3]` left to right if `mirrored`, a bool scalar, is True."""
+  """Mirrors an image `[H, W, 3]` left to right if `mirrored`, a bool scalar, is True.
+
+  With `jnp.where` instead of `lax.cond`, the loop of `_for_each` takes 10 times as long on a CPU.
+  """
   return lax.cond(mirrored, lambda image: image[:, ::-1], lambda image: image, image)
 
 
