@@ -2,9 +2,9 @@
 
 The step is traced over a mesh of CPU devices, and `jax.export` lowers it to StableHLO for the platform
 `cuda`. The layers are those of the host's own backend: on a host without a GPU, the layers for CPUs. This
-proves that JAX can lower every operation of that step for CUDA. It also proves that the program contains exactly the collectives over the tower axis that the paper's two GPUs need. It does not
-prove that XLA's GPU compiler keeps them, that NCCL can run them, or how long they take, because that
-needs two GPUs.
+proves that JAX can lower every operation of that step for CUDA. It also proves that the program contains
+exactly the collectives over the tower axis that the paper's two GPUs need. It does not prove that XLA's GPU
+compiler keeps them, that NCCL can run them, or how long they take, because that needs two GPUs.
 """
 
 from collections import Counter
