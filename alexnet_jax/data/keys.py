@@ -126,6 +126,11 @@ DATA: Schema = {
     minimum=0,
     maximum=1,
   ),
+  'drop_bad_validation': Key(
+    False,
+    'Whether validation images that cannot be decoded are left out when a run begins. Otherwise they '
+    'are an error that lists them, because errors measured on other images cannot be compared.',
+  ),
   'synthetic': {
     'classes': Key(10, 'The number of classes of the source `synthetic`.', minimum=1),
     'train': Key(

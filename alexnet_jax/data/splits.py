@@ -57,6 +57,7 @@ class Source:
     train: the training images.
     validation: the validation images; None if the source has none and none could be held out.
     class_names: names of the classes, in the order of the labels.
+    class_titles: names of the classes in words, in the same order, if the source stores them, else None.
     statistics: a `statistics.Statistics` of the training images if the source stores one, else None.
   """
 
@@ -64,6 +65,7 @@ class Source:
   validation: Split | None
   class_names: tuple[str, ...]
   statistics: Any = None
+  class_titles: tuple[str, ...] | None = None
 
 
 def generator(seed: int, index: int, purpose: int) -> np.random.Generator:

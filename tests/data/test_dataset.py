@@ -173,8 +173,37 @@ def test_a_bad_validation_image_is_an_error(make_folder, cache_mib):
   (root / 'val/a/000.jpg').unlink()
   (root / 'val/a/000.jpg').symlink_to(root / 'gone')  # an unreadable file counts as undecodable
   data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
-  with pytest.raises(UserError, match=r'val/a/000\.jpg cannot be decoded .*: repair or remove it'):
+  with pytest.raises(
+    UserError, match=r'1 of 2 validation images .*: .*val/a/000\.jpg \(.*\): repair'
+  ):
     list(data.eval_batches(2))
+
+
+@CACHED_OR_STREAMED
+def test_all_bad_validation_images_are_listed_or_left_out(make_folder, cache_mib, caplog):
+  root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 8, 'val/b': 8})
+  bad = [f'val/{name}/{i:03}.jpg' for name in 'ab' for i in range(6)]
+  for name in bad:
+    (root / name).write_bytes(b'no image')
+  config = make_config(f'folder:{root}', cache_mib=cache_mib)
+  with pytest.raises(UserError, match='12 of 16 validation images cannot be decoded') as error:
+    open_dataset(config, 0).preload(is_new=True)
+  assert all(name in str(error.value) for name in bad[:10]) and bad[10] not in str(error.value)
+  assert ' and 2 more: repair them' in str(error.value)
+  config.drop_bad_validation = True
+  data = open_dataset(config, 0)
+  data.preload(is_new=True)
+  assert data.num_validation == 4 and list(data.validation_labels) == [0, 0, 1, 1]
+  assert data.dropped == tuple(str(root / name) for name in bad)
+  (batch,) = data.eval_batches(4)
+  assert batch['mask'].all() and f'leaves out 12 of 16 validation images: {root}' in caplog.text
+
+
+def test_a_validation_split_of_bad_images_alone_is_left_out(make_folder):
+  root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 1})
+  (root / 'val/a/000.jpg').write_bytes(b'no image')
+  data = open_dataset(make_config(f'folder:{root}', drop_bad_validation=True), 0)
+  assert (data.num_validation, data.validation_labels) == (0, None)
 
 
 @CACHED_OR_STREAMED
