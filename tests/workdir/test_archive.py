@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from alexnet_jax.interop import archive
+from alexnet_jax.workdir import archive
 
 
 @pytest.mark.parametrize('variant', ['original', 'original+batch_norm'])
