@@ -189,8 +189,8 @@ def evaluate(
   Returns:
     The result of `errors_of`; `weights` if they were searched; `views`; `checkpoint` (the step, or a
     list of steps); `skipped_images`; `dropped_images`, the names that `config.data.drop_bad_validation`
-    leaves out; `majority_error` (see `baseline.majority_error`); `macro_f1` and `classes` (the file), if
-    there are at most 1000 classes; and, with `config.eval.baseline`, `baseline_error` (see
+    leaves out; `majority_error` (see `baseline.majority_error`); `macro_f1`, if there
+    are at most 1000 classes; and, with `config.eval.baseline`, `baseline_error` (see
     `baseline.ridge_error`).
 
   Raises:
@@ -236,7 +236,8 @@ def evaluate(
   if tally:
     described = per_class.describe(tally.matrix(), names, class_labels(first))
     path = output or _default_output(workdirs)
-    result |= _write_classes(path, config.data.source, result, described)
+    result['macro_f1'] = described['macro_f1']
+    _write_classes(path, {'source': config.data.source, **result, **described})
   return result
 
 
@@ -247,17 +248,15 @@ def _default_output(workdirs: Sequence[str | pathlib.Path]) -> str:
   return os.path.join(workdirs[0], per_class.FILE)
 
 
-def _write_classes(path: str, source: str, result: dict, described: dict) -> dict[str, Any]:
-  """Writes the figures of each class, if there is a path; returns what `evaluate` reports of them."""
-  reported = {'macro_f1': described['macro_f1']}
+def _write_classes(path: str, content: dict[str, Any]) -> None:
+  """Writes the figures of each class, if there is a path."""
   if not path or not multihost.is_primary():
-    return reported
+    return
   try:
-    per_class.write(path, {'source': source, **result, **described})
+    per_class.write(path, content)
+    logging.info('wrote the figures of each class to %s', path)
   except OSError as error:  # the folder of someone else's run may be read-only
     logging.warning('%s cannot be written (%s): name another file with --output', path, error)
-    return reported
-  return reported | {'classes': path}
 
 
 def _check_weights(weights: Sequence[float], runs: int, search: bool) -> list[float]:

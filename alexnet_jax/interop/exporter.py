@@ -29,8 +29,8 @@ from alexnet_jax.workdir import archive
 EXPORTS = ('torchvision', 'pytorch', 'cuda_convnet', 'safetensors', 'stablehlo', 'savedmodel')
 
 _SUFFIXES = {
-  'torchvision': ('.pth', '.safetensors'),
-  'pytorch': ('.pth', '.safetensors'),
+  'torchvision': ('.pth', '.pt', '.safetensors'),
+  'pytorch': ('.pth', '.pt', '.safetensors'),
   'cuda_convnet': ('.npz', '.safetensors'),
   'safetensors': ('.safetensors',),
 }

@@ -23,6 +23,8 @@ from alexnet_jax.training import hooks
 from alexnet_jax.training.loop import train
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
+FEW = {'model__layers': ('conv1', 'fc6', 'fc8')}
+
 
 @pytest.mark.long
 def test_a_run_learns(tmp_path):
@@ -296,7 +298,7 @@ def test_undecodable_training_images_are_skipped_but_validation_images_are_not(t
 
 def test_early_stopping_ends_the_run_and_is_resumed(tmp_path):
   """The network does not change, so no evaluation but the first one lowers the error."""
-  frozen = {'optim__rate': 0.0, 'optim__bias_rate': 0.0, 'train__patience': 2}
+  frozen = {'optim__rate': 0.0, 'optim__bias_rate': 0.0, 'train__patience': 2, **FEW}
   summary = train(tiny_config(**frozen), tmp_path / 'run')
   assert summary['step'] == 15 and summary['best_step'] == 15
   assert summary['best_error'] == summary['top1_error']
@@ -310,7 +312,7 @@ def test_early_stopping_ends_the_run_and_is_resumed(tmp_path):
 
 
 def test_training_with_class_weights_and_smoothing_resumes_exactly(tmp_path):
-  changes = {'train__class_weights': 'balanced', 'train__label_smoothing': 0.1}
+  changes = {'train__class_weights': 'balanced', 'train__label_smoothing': 0.1, **FEW}
   config = tiny_config(**changes, data__synthetic__train=42)
   train(tiny_config(**changes, data__synthetic__train=42, train__steps=4), tmp_path / 'parts')
   config.train.steps = 7
@@ -326,11 +328,11 @@ def test_training_warns_of_classes_without_validation_images(tmp_path, caplog):
     path = tmp_path / 'images' / folder / '0.png'
     path.parent.mkdir(parents=True)
     Image.fromarray(rng.integers(0, 255, (80, 80, 3), np.uint8)).save(path)
-  config = tiny_config(data__source=f'folder:{tmp_path / "images"}', train__steps=1)
+  config = tiny_config(data__source=f'folder:{tmp_path / "images"}', train__steps=1, **FEW)
   train(config, tmp_path / 'run')
   assert '1 of 2 classes have no validation image (a): ' in caplog.text
   caplog.clear()
-  train(tiny_config(train__steps=1, data__synthetic__validation=0), tmp_path / 'run2')
+  train(tiny_config(train__steps=1, data__synthetic__validation=0, **FEW), tmp_path / 'run2')
   assert 'there are no validation images: evaluation is skipped, and' in caplog.text
 
 

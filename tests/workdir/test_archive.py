@@ -1,27 +1,34 @@
-"""An archive contains everything of a run that evaluation and export need."""
+"""An archive is read as it was written; files that do not hold the network are refused."""
 
-from conversion_helpers import run
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
+from alexnet_jax import config as config_lib
+from alexnet_jax.config import recipes
+from alexnet_jax.errors import UserError
 from alexnet_jax.workdir import archive
 
 
-@pytest.mark.parametrize('variant', ['original', 'original+batch_norm'])
-def test_an_archive_contains_a_whole_run(runs, tmp_path, capsys, variant):
-  out, again = tmp_path / 'net.safetensors', tmp_path / 'again.safetensors'
-  source, workdir = runs / variant, tmp_path / 'run'
-  run(capsys, '--mode=export', '--format=safetensors', f'--workdir={source}', f'--output={out}')
-  run(capsys, '--mode=import', '--format=safetensors', f'--weights={out}', f'--workdir={workdir}')
-  run(capsys, '--mode=export', '--format=safetensors', f'--workdir={workdir}', f'--output={again}')
-  a, b = load_file(out), load_file(again)
-  assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-  assert 'statistics/mean_image' in a and a['params/conv2/kernel'].shape[:3] == (2, 5, 5)
-  assert any(name.startswith('batch_stats/') for name in a) == ('batch_norm' in variant)
-  before = run(capsys, '--mode=eval', f'--workdir={source}', '--checkpoint=latest')
-  after = run(capsys, '--mode=eval', f'--workdir={workdir}')
-  assert after == before and before['top1_error'] > 0
+def test_a_workdir_and_a_file_have_a_config(tmp_path):
+  text = config_lib.to_json(recipes.get('owt'))
+  (tmp_path / config_lib.FILE).write_text(text)
+  path = tmp_path / 'net.safetensors'
+  archive.write_tensors(str(path), {}, {'format': 'alexnet_jax', 'version': '1', 'config': text})
+  assert archive.is_archive(path) and not archive.is_archive(tmp_path)
+  assert archive.read_config(path).recipe == archive.read_config(tmp_path).recipe == 'owt'
+  archive.write_tensors(str(path), {}, {'format': 'pt'})
+  with pytest.raises(UserError, match='is not an archive of this project'):
+    archive.read_config(path)
+
+
+def test_tensors_that_do_not_fit_are_listed(tmp_path):
+  path = str(tmp_path / 'net.safetensors')
+  config = recipes.get('original')
+  config.model.num_classes = 3
+  metadata = {'format': 'alexnet_jax', 'version': '1'}
+  archive.write_tensors(path, {'params/fc8/bias': np.zeros(4, np.float32)}, metadata)
+  with pytest.raises(UserError, match=r'fc8/bias: expected \[3\], found \[4\]'):
+    archive.read_network(path, config)
 
 
 def test_flatten_and_unflatten_are_inverse():
