@@ -53,7 +53,7 @@ LAYERS = {
 def arrays_of(
   batch: int, width: float, side: int, channels: int, size: int, features: int
 ) -> list[np.ndarray]:
-  """Returns random maps, and for a convolution a kernel and a bias, of the layer at a width of the network."""
+  """Returns random maps, and for a convolution a kernel and a bias, at a width of the network."""
   rng = np.random.default_rng(0)
   channels = channels if channels == 3 else int(channels * width)
   shapes = [(batch, side, side, channels)]

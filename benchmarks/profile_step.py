@@ -6,9 +6,9 @@
 Traces some steps of the compiled program and sums the durations of the operations of each layer.
 Operations of different layers run concurrently, so the milliseconds are scaled to add up to the duration
 of a step. `gflop_per_s` counts the layer's matrix products and convolutions alone. Prints a table to
-stderr and one line of JSON, in which `ratio.fair` compares the speed of the whole step with PyTorch's under
-our memory setting, as `benchmarks.train_step` does. --trace keeps the trace for TensorBoard's profile plugin or
-https://ui.perfetto.dev.
+stderr and one line of JSON, in which `ratio.fair` compares the speed of the whole step with that of PyTorch
+under our memory setting, as `benchmarks.train_step` does. --trace keeps the trace for TensorBoard's profile
+plugin or https://ui.perfetto.dev.
 """
 
 from collections import Counter
@@ -66,6 +66,9 @@ def flops_of(table: list[dict[str, object]], batch: int) -> dict[tuple[str, str]
 def fair_ratio(args, config, ours: sides.Ours, inputs: list[sides.Batch]) -> dict[str, object]:
   """Returns the speed of our step over that of PyTorch's under our memory setting, if it is installed."""
   if not sides.has_peer():
+    return {}
+  if any(name.startswith('local') for name in config.model.layers):
+    print('PyTorch has no locally connected layers: no peer', file=sys.stderr)
     return {}
   from benchmarks import torch_peer
 

@@ -1,4 +1,4 @@
-"""Single layers in PyTorch, each in the fastest of several forms, as a peer for the layers of this project."""
+"""Single layers in PyTorch, each in the fastest of several forms, as a peer for our layers."""
 
 from collections.abc import Callable, Iterator
 import os

@@ -4,11 +4,11 @@
       --workdir=runs/ablations --seeds=0,1,2 --output=runs/ablations/all.json \
       [--changes=no_norm,tanh] [--jobs=2] [--config.KEY=VALUE ...]
 
-Each change is added to the variant of the config with `+`, as in `scratch+no_norm`. Without --changes, these are
-the ablations of sections 3, 4 and 7 of the paper (alexnet_jax/config/overrides.py). The latest checkpoint of each
-run is evaluated. The output holds every run, the mean error of each change, and the mean difference between a
-change and the unchanged config with the same seed. The picture is written beside it as .png. After Ctrl-C or
-SIGTERM the same command resumes. Paths are relative to the checkout.
+Each change is added to the variant of the config with `+`, as in `scratch+no_norm`. Without --changes, these
+are the ablations of sections 3, 4 and 7 of the paper (alexnet_jax/config/overrides.py). The latest checkpoint
+of each run is evaluated. The output holds every run, the mean error of each change, and the mean difference
+between a change and the unchanged config with the same seed. The picture is written beside it as .png. After
+Ctrl-C or SIGTERM the same command resumes. Paths are relative to the checkout.
 """
 
 import statistics
@@ -66,7 +66,7 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def draw(runs: list[dict], path) -> None:
-  """Draws a point for the error of each run, a bar at the mean of each change, and a line at the base's mean."""
+  """Draws a point for each run, a bar at the mean of each change, and a line at the unchanged config's mean."""
   import matplotlib
 
   matplotlib.use('agg')

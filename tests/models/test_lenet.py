@@ -52,5 +52,5 @@ def test_ideas_of_alexnet_are_added_to_the_variant():
   assert config.activation == 'relu'
   assert config.fc4.then == ('act', 'dropout')
   assert config.conv1.then == model('lenet:mnist').conv1.then
-  with pytest.raises(UserError, match="unknown idea 'rely'.*relu"):
+  with pytest.raises(UserError, match=r"unknown idea 'rely'.*relu"):
     model('lenet:mnist+rely')
