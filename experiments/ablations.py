@@ -66,7 +66,7 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def draw(runs: list[dict], path) -> None:
-  """Draws a point for each run, a bar at the mean of each change, and a line at the unchanged config's mean."""
+  """Draws a point for each run, a bar at each mean, and a line at the mean of the unchanged config."""
   import matplotlib
 
   matplotlib.use('agg')

@@ -155,8 +155,8 @@ def _kernel_gradient_in_pieces(
 # An image has few channels, so its windows have few entries, and products of short vectors are slow. At
 # stride 1, the outputs are therefore computed in squares of 2 x 2 pixels. The pixels that a square reads form
 # one row of a matrix, and four shifted copies of the kernel form the other matrix. For a 5 x 5 kernel, the
-# product has 1.4 times as many multiplications. For conv1 of the CIFAR-10 networks on two AVX2 cores, it is as
-# fast as XLA's convolution in the forward pass, and twice as fast in the gradient of the kernel.
+# product has 1.4 times as many multiplications. For conv1 of the CIFAR-10 networks on two AVX2 cores, it is
+# as fast as XLA in the forward pass, and twice as fast in the gradient of the kernel.
 
 
 def _rows_of_squares(x: Array, size: int, padding: Padding) -> tuple[Array, tuple[int, int]]:
