@@ -212,32 +212,49 @@ def evaluate(
     models, mesh = [t.model for t in trained], make_mesh(first.config)
     if search:
       weights = _search_weights(models, dataset, first.config, mesh)
-      models = [
-        model._replace(weight=weight / sum(weights))
-        for model, weight in zip(models, weights, strict=True)
-      ]
-    names = first.meta['class_names']
-    tally = per_class.Tally(len(names)) if len(names) <= per_class.MAX_CLASSES else None
-    logging.info('evaluating %d images with %d view(s)', len(labels), config.eval.views)
-    result = errors_of(models, dataset, first.config, mesh, tally=tally)
-    assert result is not None  # it was not stopped
-    check_finite(result)
+      shares = (weight / sum(weights) for weight in weights)
+      models = [model._replace(weight=x) for model, x in zip(models, shares, strict=True)]
+    titles, tally = class_labels(first), _tally(first)
+    result = _measure(config, models, dataset, first, mesh, labels, tally)
     if search:
       result['weights'] = weights
-    result['views'] = config.eval.views
-    result['majority_error'] = baseline.majority_error(first.meta['class_counts'], labels)
-    if config.eval.baseline and multihost.is_primary():
-      result['baseline_error'] = baseline.ridge_error(dataset, first.config.model.input_size)
-    result['skipped_images'] = len(dataset.skipped)
-    if dataset.dropped:
-      result['dropped_images'] = list(dataset.dropped)
   checkpoints = [t.step for t in trained]
   result['checkpoint'] = checkpoints[0] if len(checkpoints) == 1 else checkpoints
   if tally:
-    described = per_class.describe(tally.matrix(), names, class_labels(first))
-    path = output or _default_output(workdirs)
+    described = per_class.describe(tally.matrix(), first.meta['class_names'], titles)
     result['macro_f1'] = described['macro_f1']
+    path = output or _default_output(workdirs)
     _write_classes(path, {'source': config.data.source, **result, **described})
+  return result
+
+
+def _tally(trained: Trained) -> per_class.Tally | None:
+  """Returns what counts the confusions of classes; None for too many classes."""
+  classes = trained.config.model.num_classes
+  return per_class.Tally() if classes <= per_class.MAX_CLASSES else None
+
+
+def _measure(
+  config: ConfigDict,
+  models: Sequence[Model],
+  dataset: Dataset,
+  first: Trained,
+  mesh: jax.sharding.Mesh,
+  labels: np.ndarray,
+  tally: per_class.Tally | None,
+) -> dict[str, Any]:
+  """Measures the errors of the average of `models` and of the baselines; see `evaluate`."""
+  logging.info('evaluating %d images with %d view(s)', len(labels), config.eval.views)
+  result = errors_of(models, dataset, first.config, mesh, tally=tally)
+  assert result is not None  # it was not stopped
+  check_finite(result)
+  result['views'] = config.eval.views
+  result['majority_error'] = baseline.majority_error(first.meta['class_counts'], labels)
+  if config.eval.baseline and multihost.is_primary():
+    result['baseline_error'] = baseline.ridge_error(dataset, first.config.model.input_size)
+  result['skipped_images'] = len(dataset.skipped)
+  if dataset.dropped:
+    result['dropped_images'] = list(dataset.dropped)
   return result
 
 

@@ -59,7 +59,10 @@ def draw(path: str, panels: Sequence[Panel]) -> None:
   columns = min(COLUMNS, len(panels))
   rows = -(-len(panels) // columns)
   bars = max(len(panel.top) for panel in panels)
-  heights = [1.06 * _WIDTH, 0.3 + _BAR_HEIGHT * bars]  # of images (with a margin), of titles and bars
+  heights = [
+    1.06 * _WIDTH,
+    0.3 + _BAR_HEIGHT * bars,
+  ]  # of images (with a margin), of titles and bars
   figure = Figure((_WIDTH * columns, sum(heights) * rows), layout='constrained')
   grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=heights * rows)
   for axes in grid.flat:

@@ -1,6 +1,6 @@
 """`--mode=predict`: the most probable classes of image files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 import csv
 import io
 import pathlib
@@ -58,20 +58,7 @@ def predict(
   reader = Reader(paths, classifier.canvas, classifier.batch_size(len(paths)))
   label_of = dict(zip(classifier.class_names, classifier.labels, strict=True))
   shown = set(picture_lib.choose(paths)) if picture else set()
-  results: list[dict[str, Any]] = []
-  panels: list[picture_lib.Panel] = []
-  ranks: list[int] = []
-  for names, canvases in reader:
-    for path, canvas, row in zip(names, canvases, classifier.classify(canvases), strict=False):
-      result = {'path': path, 'top': most_probable(row, classifier.labels)}
-      folder = pathlib.Path(path).absolute().parent.name
-      if folder in label_of:
-        result['label'] = label_of[folder]
-        ranks.append(int((row >= row[classifier.class_names.index(folder)]).sum()))
-      results.append(result)
-      _print(result)
-      if path in shown:
-        panels.append(picture_lib.Panel(canvas, result['top'], label_of.get(folder)))
+  results, ranks, panels = _predict_all(reader, classifier, label_of, shown)
   if not results:
     raise UserError(f'none of the {len(paths)} images can be read: {reader.skipped[0]["reason"]}')
   summary = {
@@ -88,6 +75,37 @@ def predict(
     _write_csv(output, results)
     summary['output'] = output
   return summary
+
+
+def _predict_all(
+  reader: Reader, classifier: Classifier, label_of: Mapping[str, str], shown: Container[str]
+) -> tuple[list[dict[str, Any]], list[int], list[picture_lib.Panel]]:
+  """Predicts and prints all images.
+
+  Args:
+    reader: the images.
+    classifier: the network.
+    label_of: the label of each class by its name.
+    shown: the paths of the images of the picture.
+
+  Returns:
+    The results, the ranks of the images whose class is known (see `_errors`), and the panels of the picture.
+  """
+  results: list[dict[str, Any]] = []
+  ranks: list[int] = []
+  panels: list[picture_lib.Panel] = []
+  for names, canvases in reader:
+    for path, canvas, row in zip(names, canvases, classifier.classify(canvases), strict=False):
+      result = {'path': path, 'top': most_probable(row, classifier.labels)}
+      folder = pathlib.Path(path).absolute().parent.name
+      if folder in label_of:
+        result['label'] = label_of[folder]
+        ranks.append(int((row >= row[classifier.class_names.index(folder)]).sum()))
+      results.append(result)
+      _print(result)
+      if path in shown:
+        panels.append(picture_lib.Panel(canvas, result['top'], label_of.get(folder)))
+  return results, ranks, panels
 
 
 def _errors(ranks: Sequence[int], classes: int) -> dict[str, Any]:

@@ -104,10 +104,7 @@ def import_network(
   usual = _usual_channels(form, channels)
   logging.info('reading %s', weights)
   if form == 'safetensors':
-    own = default_config(form, weights).model
-    layout.check_same_function(config.model, own, weights)
-    config.model.num_classes = config.model.num_classes or own.num_classes
-    network = archive.read_network(weights, config)
+    network = _from_archive(config, weights)
   else:
     network = _from_weights(config, form, weights, is_reversed=channels not in ('', usual))
   if mean:
@@ -128,6 +125,14 @@ def import_network(
     'channels': channels or usual,
     'mean': [round(float(x), 3) for x in network.statistics.mean_image.mean((0, 1), np.float64)],
   }
+
+
+def _from_archive(config: ConfigDict, weights: str) -> archive.Network:
+  """Reads our archive, which must hold the network of `config`."""
+  own = default_config('safetensors', weights).model
+  layout.check_same_function(config.model, own, weights)
+  config.model.num_classes = config.model.num_classes or own.num_classes
+  return archive.read_network(weights, config)
 
 
 def _check_format(form: str) -> None:
