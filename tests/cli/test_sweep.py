@@ -54,7 +54,10 @@ def test_invalid_sweeps_are_refused_before_any_run(tmp_path, capsys, text, messa
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
-    (['--mode=eval', '--workdir=w', '--sweep=seed=1'], 'need --mode=train'),
+    (
+      ['--mode=eval', '--workdir=w', '--sweep=seed=1'],
+      'does not use --sweep, which belongs to train',
+    ),
     (['--workdir=w', '--sweep=seed=1', '--dry_run'], 'cannot be combined with --distributed or'),
     (['--sweep=seed=1'], '--workdir is missing'),
   ],
