@@ -92,6 +92,13 @@ FLAGS = {
     'import: the channel order of the images that the weights expect, rgb or bgr. The default is bgr '
     'for caffe and rgb for every other format.',
   ),
+  'images_per_s': Flag(
+    None,
+    'describe: an assumed speed of one device in images per second. The table then shows what the mesh '
+    'demands of the network, the hosts and the store.',
+    minimum=1,
+  ),
+  'devices_per_host': Flag(8, 'describe: the number of devices in a host.', minimum=1),
   'distributed': Flag(
     False,
     'Run as one of several processes, which are found through SLURM, a Kubernetes JobSet, a Cloud '
@@ -155,6 +162,8 @@ class Options:
   dry_run: bool
   sweep: str
   features: str
+  images_per_s: int | None
+  devices_per_host: int
   host: str
   port: int
   argv: tuple[str, ...]  # the whole command line, without the name of the program
@@ -314,6 +323,8 @@ def _options(values: flags.FlagValues, mode: str, argv: Sequence[str]) -> Option
     dry_run=values.dry_run,
     sweep=values.sweep or '',
     features=values.features or '',
+    images_per_s=values.images_per_s,
+    devices_per_host=values.devices_per_host,
     host=values.host or FLAGS['host'].default,
     port=values.port,
     argv=tuple(argv),

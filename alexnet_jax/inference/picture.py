@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 import os
 import pathlib
 import textwrap
+from typing import Any
 
 import numpy as np
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils.optional_import import import_module
 
 COLUMNS, MAX_IMAGES = 4, 24  # panels in a row; images in a picture
 SUFFIXES = ('.png', '.pdf', '.svg', '.jpg')
@@ -16,9 +18,15 @@ _MAX_LETTERS = 30  # longest label
 
 
 def check(path: str) -> None:
-  """Raises UserError if `path` has an unknown file format."""
+  """Raises UserError if `path` has an unknown file format, or matplotlib is not installed."""
   if not path.lower().endswith(SUFFIXES):
     raise UserError(f'--picture={path}: use a name that ends in one of {", ".join(SUFFIXES)}')
+  _figures()
+
+
+def _figures() -> Any:
+  """Imports matplotlib, which takes a second."""
+  return import_module('matplotlib.figure', 'report', '--picture')
 
 
 def draw(
@@ -35,12 +43,10 @@ def draw(
     tops: the most probable labels of each image, `[{'label', 'probability'}, ...]`, in order.
     truths: the true label of each image, or None if it is unknown.
   """
-  from matplotlib.figure import Figure  # imported here because it takes a second
-
   columns = min(COLUMNS, len(images))
   rows = -(-len(images) // columns)
   bars = max(len(top) for top in tops)
-  figure = Figure((2.4 * columns, (2.5 + 0.2 * bars) * rows), layout='constrained')
+  figure = _figures().Figure((2.4 * columns, (2.5 + 0.2 * bars) * rows), layout='constrained')
   grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[2.2, 0.2 * bars] * rows)
   for axes in grid.flat:
     axes.set_axis_off()

@@ -14,10 +14,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils.optional_import import import_module
 
 FORMAT, VERSION = 'alexnet_jax', '1'
 
@@ -45,13 +44,18 @@ def unflatten(flat: Mapping[str, Any]) -> dict:
 
 @contextlib.contextmanager
 def _opened(path: str):
-  """Opens a .safetensors file; raises UserError if it is missing or damaged, or has unknown types."""
+  """Opens a .safetensors file.
+
+  Raises:
+    UserError: it is missing or damaged, has unknown types, or safetensors is not installed.
+  """
+  safetensors = import_module('safetensors', 'interop', path)
   try:
-    with safe_open(path, framework='numpy') as file:
+    with safetensors.safe_open(path, framework='numpy') as file:
       yield file
   except FileNotFoundError:
     raise UserError(f'--weights={path}: there is no such file') from None
-  except (SafetensorError, OSError, TypeError, ValueError) as error:
+  except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
     raise UserError(
       f'{path} cannot be read as safetensors ({" ".join(str(error).split())[:200]}): download it again'
     ) from None
@@ -70,12 +74,17 @@ def read_tensors(path: str) -> dict[str, np.ndarray]:
 def write_tensors(
   path: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-  """Writes a .safetensors file under a temporary name and renames it."""
+  """Writes a .safetensors file under a temporary name and renames it.
+
+  Raises:
+    UserError: safetensors is not installed.
+  """
+  safetensors = import_module('safetensors.numpy', 'interop', path)
   pathlib.Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
   temporary = f'{path}.{os.getpid()}'
   arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
   # `save_file` would make a file that only its owner may read.
-  pathlib.Path(temporary).write_bytes(save(arrays, dict(metadata)))
+  pathlib.Path(temporary).write_bytes(safetensors.save(arrays, dict(metadata)))
   os.replace(temporary, path)
 
 

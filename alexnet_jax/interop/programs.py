@@ -111,9 +111,7 @@ def _write_savedmodel(function: Callable, constants: tuple, size: int, output: s
   JAX 0.12 writes it. This function writes an older version, which both know.
   """
   tf = import_tensorflow('--format=savedmodel')
-  xla = import_module(
-    'tensorflow.compiler.tf2xla.python.xla', 'tensorflow-cpu', '--format=savedmodel'
-  )
+  xla = import_module('tensorflow.compiler.tf2xla.python.xla', 'data', '--format=savedmodel')
 
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), constants)
   program = export.export(jax.jit(function), platforms=_PLATFORMS)(*abstract, _canvases(size))

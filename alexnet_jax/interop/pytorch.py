@@ -24,6 +24,7 @@ import numpy as np
 from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import archive, layout
+from alexnet_jax.utils.optional_import import import_module
 
 NAMES = {
   'conv1': 'features.0',
@@ -215,7 +216,7 @@ def read(path: str) -> Mapping:
     raise UserError(f'--weights={path}: there is no such file')
   if path.endswith('.safetensors'):
     return archive.read_tensors(path)
-  torch = _torch(path)
+  torch = import_module('torch', 'torch', path)
   try:
     loaded = torch.load(path, map_location='cpu', weights_only=True)
   except pickle.UnpicklingError as error:
@@ -242,15 +243,5 @@ def write(path: str, state_dict: Mapping[str, np.ndarray]) -> None:
   if path.endswith('.safetensors'):
     archive.write_tensors(path, state_dict, {'format': 'pt'})
     return
-  torch = _torch(path)
+  torch = import_module('torch', 'torch', path)
   torch.save({name: torch.from_numpy(array) for name, array in state_dict.items()}, path)
-
-
-def _torch(path: str):
-  try:
-    import torch
-  except ImportError:
-    raise UserError(
-      f'{path} needs PyTorch: pip install torch, or use a file that ends in .safetensors'
-    ) from None
-  return torch

@@ -12,9 +12,9 @@ import io
 import math
 import os
 import pathlib
+from typing import Any
 
 import jax
-import jinja2
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
@@ -26,6 +26,7 @@ from alexnet_jax.evaluation import baseline, evaluate
 from alexnet_jax.inference import features as features_lib
 from alexnet_jax.inference import predict
 from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
+from alexnet_jax.utils.optional_import import import_module
 from alexnet_jax.workdir import metrics as metrics_lib
 
 _MAX_SIDE = 256  # largest side of a picture on the page, in pixels
@@ -45,10 +46,12 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
     and also `codes` if `report.bits` is set.
 
   Raises:
-    UserError: there is no checkpoint, there are no validation images, or the classes of the images
-      differ from those of the checkpoint.
+    UserError: there is no checkpoint, there are no validation images, the classes of the images differ
+      from those of the checkpoint, or Jinja or matplotlib is not installed.
     RunError: the network predicts non-finite numbers.
   """
+  template = _template()
+  curves.plotter()
   trained = evaluate.load_alone(workdir, which, config)
   data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
@@ -63,7 +66,7 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
     values = page.values(pathlib.Path(workdir))
   output = pathlib.Path(workdir) / 'report' / 'index.html'
   output.parent.mkdir(exist_ok=True)
-  html = _template().render(**values)
+  html = template.render(**values)
   temporary = output.with_suffix('.tmp')
   temporary.write_text(html)
   os.replace(temporary, output)
@@ -72,7 +75,8 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
   return {'output': str(output), 'checkpoint': trained.step, 'bytes': len(html.encode()), **found}
 
 
-def _template() -> jinja2.Template:
+def _template() -> Any:
+  jinja2 = import_module('jinja2', 'report', '--mode=report')
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
