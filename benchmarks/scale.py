@@ -1,4 +1,4 @@
-"""Calculates what 8, 64 and 256 devices would demand of the network, the hosts and the store; measures nothing.
+"""Calculates what 8, 64 and 256 devices demand of the network, the hosts and the store; measures nothing.
 
   python -m benchmarks.scale [--images_per_s=5000] [--devices_per_host=8] [--batch=128] [--output=FILE]
 
