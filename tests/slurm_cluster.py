@@ -49,10 +49,10 @@ NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 Rea
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=4096 Gres=gpu:2
 PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
 """
-# Two files stand for the GPUs of each node; JAX is told to use the CPU.
+# Files stand for the two GPUs of each node; JAX is told to use the CPU.
 _GRES = """
-NodeName=node1 Name=gpu File=/dev/tty[0-1]
-NodeName=node2 Name=gpu File=/dev/tty[2-3]
+NodeName=node1 Name=gpu File={folder}/gpu[0-1]
+NodeName=node2 Name=gpu File={folder}/gpu[2-3]
 """
 
 
@@ -81,7 +81,9 @@ class Slurm:
       (folder / f'spool-{node}').mkdir()
     conf = _CONF.format(host=host, folder=folder, ports=_free_ports(3))
     (folder / 'slurm.conf').write_text(conf)
-    (folder / 'gres.conf').write_text(_GRES)
+    (folder / 'gres.conf').write_text(_GRES.format(folder=folder))
+    for gpu in range(4):
+      (folder / f'gpu{gpu}').touch()
     (folder / 'hosts').write_text(
       pathlib.Path('/etc/hosts').read_text() + f'\n127.0.0.1 {" ".join(NODES)}\n'
     )

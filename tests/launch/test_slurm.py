@@ -88,8 +88,15 @@ class Job:
     """Waits until a run has written some lines of metrics."""
     path, deadline = workdir / 'metrics.jsonl', time.monotonic() + slurm_cluster.TIMEOUT
     while not path.exists() or len(path.read_text().splitlines()) < lines:
-      assert time.monotonic() < deadline, self.text() + self._slurm.logs()
-      time.sleep(0.01)
+      state = self._slurm.job(self.number)['JobState']
+      runs = state in ('PENDING', 'CONFIGURING', 'RUNNING')
+      assert runs and time.monotonic() < deadline, f'{state}\n{self.text()}\n{self._slurm.logs()}'
+      time.sleep(0.05)
+
+  def requeued(self) -> None:
+    """Waits until the job is in the queue again, and starts it there; SLURM would wait two minutes."""
+    self.wait('PENDING')
+    self._slurm.run('scontrol', 'update', f'JobId={self.number}', 'StartTime=now')
 
 
 def train(slurm, folder: pathlib.Path) -> tuple[Job, pathlib.Path]:
@@ -105,6 +112,7 @@ def test_a_terminated_job_is_requeued_and_resumes(slurm, tmp_path, undisturbed):
   job, workdir = train(slurm, tmp_path)
   job.wait_for_lines(workdir, LINES)
   slurm.run('scancel', '--signal=TERM', job.number)
+  job.requeued()
   ended = job.wait('COMPLETED', 'FAILED', 'CANCELLED', 'TIMEOUT')
   log = job.text()
   assert ended['JobState'] == 'COMPLETED' and ended['Restarts'] == '1', log
@@ -123,6 +131,7 @@ def test_a_killed_task_is_named_and_the_job_fails(slurm, tmp_path, undisturbed):
   assert ended['JobState'] == 'FAILED' and ended['ExitCode'] == '3:0', log
   assert 'error: process 1 of 2' in log and 'was lost' in log
   slurm.run('scontrol', 'requeue', job.number)
+  job.requeued()
   assert job.wait('COMPLETED', 'FAILED')['JobState'] == 'COMPLETED', job.text()
   assert read_metrics(workdir) == undisturbed
 
