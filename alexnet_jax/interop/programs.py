@@ -99,6 +99,7 @@ def _canvases(size: int) -> jax.ShapeDtypeStruct:
 
 
 def _write_stablehlo(function: Callable, constants: tuple, size: int, output: str) -> None:
+  import_module('flatbuffers', 'interop', '--format=stablehlo')  # JAX imports it to serialise
   program = jax.jit(lambda images: function(*constants, images))
   exported = export.export(program, platforms=_PLATFORMS)(_canvases(size))
   pathlib.Path(output).write_bytes(exported.serialize())
