@@ -16,13 +16,12 @@ with a warm page cache. `ratios` are medians of the ratios within each round:
   ceiling     libjpeg-turbo (simplejpeg) alone: it decodes the JPEG files of the store from memory, one worker
               per core; the faster of threads and processes
 
-`scaling` has the images per second with 1, 2, 4 and 8 decoding threads (--scaling), for each source and loader.
-`first_batch_s` is the time to the first batch, when TensorFlow has been imported.
-`cpu_ms` is the processor time per image, for the pipelines that run in this process. On a machine with
-other load it is more reliable than elapsed time. `checksums` are sums over all decoded images of their
-CRC-32, so they do not depend on the order: raw_files must equal raw_store, jpeg_store must equal ceiling,
-and both loaders must agree. `from_pillow` is the mean difference of our canvases from Pillow's antialiased bicubic scaling,
-in grey levels.
+`scaling` has the images per second of each source and loader with 1, 2, 4 and 8 decoding threads (--scaling).
+`first_batch_s` is the time to the first batch, after TensorFlow has been imported. `cpu_ms` is the processor
+time per image, for the pipelines that run in this process. On a machine with other load it is more reliable
+than elapsed time. `checksums` are sums over all decoded images of their CRC-32, so they do not depend on the
+order: raw_files must equal raw_store, jpeg_store must equal ceiling, and both loaders must agree.
+`from_pillow` is the mean difference of our canvases from Pillow's antialiased bicubic scaling in grey levels.
 """
 
 import argparse
@@ -234,15 +233,12 @@ def measure(
   from alexnet_jax.data.splits import cores
 
   sources = write_stores(options.source, folder)
-  opened = {
-    (name, loader, threads): stack.enter_context(
-      contextlib.closing(ours(source, loader, threads or options.threads))
-    )
-    for name, source in sources.items()
-    for loader in LOADERS
-    for threads in (0, *options.scaling)
-  }
-  data = {name + LOADERS[loader]: d for (name, loader, n), d in opened.items() if not n}
+  data, scaled = {}, {}
+  for (name, source), loader in itertools.product(sources.items(), LOADERS):
+    data[name + LOADERS[loader]] = ours(source, loader, options.threads)
+    scaled |= {(name, loader, n): ours(source, loader, n) for n in options.scaling}
+  for opened in (*data.values(), *scaled.values()):
+    stack.enter_context(contextlib.closing(opened))
   split, stored = (data[name]._images['train'].split for name in ('raw_files', 'jpeg_store'))
   paths = [split.name(i) for i in range(len(split))]
   encoded = [stored.read(i) for i in range(len(stored))]
@@ -252,8 +248,7 @@ def measure(
   list(processes.map(decode_all, [encoded[:1]] * cores()))
 
   runs: dict[Any, tuple] = {
-    key if key[2] else key[0] + LOADERS[key[1]]: (lambda d=d: d.train_batches(0, BATCH), batch_size)
-    for key, d in opened.items()
+    name: (lambda d=d: d.train_batches(0, BATCH), batch_size) for name, d in (data | scaled).items()
   }
   runs['ordinary'] = lambda: ordinary(paths), len
   if importlib.util.find_spec('torch'):
@@ -264,6 +259,16 @@ def measure(
   for k, (name, (make, images)) in itertools.product(range(options.rounds), runs.items()):
     rounds[name].append(timed(make, options.seconds, images))
     print(f'round {k + 1}: {name} {rounds[name][-1].rate:.0f} images/s', file=sys.stderr)
+  result = summary(rounds, list(data), list(sources), options.scaling)
+  result['checksums'] = {name: checksum(canvases(d)) for name, d in data.items()}
+  result['checksums']['ceiling'] = checksum(decoded(encoded))
+  return result | {'from_pillow': from_pillow(split), 'images': len(paths)}
+
+
+def summary(
+  rounds: dict[Any, list[Measurement]], ours: list[str], sources: list[str], scaling: list[int]
+) -> dict[str, Any]:
+  """Returns the medians over the rounds, and the ratios of our pipelines to the others."""
 
   def median(name: Any, field: str, digits: int) -> float:
     return round(statistics.median(getattr(m, field) for m in rounds[name]), digits)
@@ -272,18 +277,15 @@ def measure(
   result.setdefault('torch', None)
   result['ceiling'] = max(result['ceiling_threads'], result['ceiling_processes'])
   result['scaling'] = {
-    name: {l: {str(n): median((name, l, n), 'rate', 1) for n in options.scaling} for l in LOADERS}
+    name: {
+      loader: {str(n): median((name, loader, n), 'rate', 1) for n in scaling} for loader in LOADERS
+    }
     for name in sources
   }
-  inside = [*data, 'ordinary', 'ceiling_threads']
+  inside = [*ours, 'ordinary', 'ceiling_threads']
   result['cpu_ms'] = {name: median(name, 'cpu_ms', 3) for name in inside}
-  result['first_batch_s'] = {name: median(name, 'first_s', 3) for name in data}
-  result['ratios'] = ratios(rounds, data)
-  result['checksums'] = {name: checksum(canvases(d)) for name, d in data.items()}
-  result['checksums']['ceiling'] = checksum(decoded(encoded))
-  result['from_pillow'] = from_pillow(split)
-  result['images'] = len(paths)
-  return result
+  result['first_batch_s'] = {name: median(name, 'first_s', 3) for name in ours}
+  return result | {'ratios': ratios(rounds, ours)}
 
 
 def decoded(encoded: list[bytes]) -> Iterator[np.ndarray]:

@@ -3,7 +3,6 @@
 import itertools
 import sys
 
-from absl import logging
 import chex
 from data_helpers import make_config, make_store_config, take
 import numpy as np
@@ -63,9 +62,11 @@ def test_a_damaged_image_of_a_jpeg_store_is_skipped(tmp_path, loader, damage):
   assert len(found) == len(whole) == 6
   for batch, expected in zip(found, whole, strict=True):
     bad = batch['index'] == 9
-    expected['mask'] &= ~bad
-    expected['image'] = np.where(bad[:, None, None, None], 0, expected['image'])
-    chex.assert_trees_all_equal(batch, expected)
+    without = {
+      'mask': expected['mask'] & ~bad,
+      'image': np.where(bad[:, None, None, None], 0, expected['image']),
+    }
+    chex.assert_trees_all_equal(batch, expected | without)
   ((split_name, name, reason),) = data.skipped
   assert (split_name, name[-3:]) == ('train', '[9]') and reason
 
@@ -151,7 +152,7 @@ def test_an_error_keeps_its_type(loader):
 def test_the_log_names_the_loader(monkeypatch, caplog, name, installed, message):
   if not installed:
     monkeypatch.setitem(sys.modules, 'tensorflow', None)
-  with caplog.at_level(logging.INFO, 'absl'):
+  with caplog.at_level('INFO', 'absl'):
     pipeline.open_loader(name, 'store:photos')
   assert message in caplog.text
 
