@@ -4,12 +4,14 @@ Both give the same batches. `tf_data_graph` is the tf.data pipeline:
 
   range      the steps; a resumed run begins its graph at its step
   map        the images of a step, in the project's own order (`order.py`): int64 [b]
-  unbatch    chunks of at most 16 images
+  unbatch    chunks of at most 32 images
   map        read by index and decoded to canvases, in parallel: uint8 [c, S, S, 3]
   batch      uint8 [b / c, c, S, S, 3]
   prefetch   two batches
 
 TensorFlow decodes the JPEG canvases of a store, because `tf.io.decode_jpeg` gives the pixels of `decode.py`.
+Only a damaged JPEG can differ: where libjpeg warns and goes on, `decode.py` refuses the image and TensorFlow
+does not.
 Photographs must be scaled too, which TensorFlow does with other results, so that `decode.py` decodes them.
 The canvases of a raw store need no decoding: one Python call reads a batch.
 """
@@ -30,7 +32,8 @@ from alexnet_jax.utils.prefetch import map_ahead
 
 _AHEAD = 2  # number of batches produced ahead of the consumer
 _ALIGNED = 64  # bytes; the alignment of arrays that TensorFlow uses without a copy
-_CHUNK = 16  # images per task; one image per task costs about 8 % more CPU time
+_CHUNK = 16  # images per task of a thread; one image per task costs about 8 % more CPU time
+_TF_CHUNK = 32  # images per call in tf.data
 
 # (images uint8 [b, S, S, 3], mask bool [b], indices int64 [b])
 ImageBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -121,7 +124,7 @@ def tf_data_graph(tf: Any, plan: BatchPlan, failures: list[Exception]) -> Any:
   """
   b, threads = len(plan.indices(plan.start)), plan.threads or cores()
   canvas = [plan.size, plan.size, 3]
-  c = b if plan.form == 'raw' else max(c for c in range(1, _CHUNK + 1) if b % c == 0)
+  c = b if plan.form == 'raw' else max(c for c in range(1, _TF_CHUNK + 1) if b % c == 0)
 
   def images_of(step):
     return tf.ensure_shape(tf.numpy_function(plan.indices, [step], tf.int64), [b])
