@@ -1,18 +1,22 @@
 """Measures the share of each layer in the time of a training step, forward and backward.
 
-  python -m benchmarks.profile_step [--batch=128] [--recipe=paper] [--dtype=float32] [--trace=FOLDER]
+  python -m benchmarks.profile_step [--batch=128] [--recipe=paper] [--dtype=float32] [--width=1.0]
+                                    [--rounds=5] [--trace=FOLDER]
 
 Traces some steps of the compiled program and sums the durations of the operations of each layer.
 Operations of different layers run concurrently, so the milliseconds are scaled to add up to the duration
 of a step. `gflop_per_s` counts the layer's matrix products and convolutions alone. Prints a table to
-stderr and one line of JSON. --trace keeps the trace for TensorBoard's profile plugin or
-https://ui.perfetto.dev.
+stderr and one line of JSON, in which `ratio.fair` compares the speed of the whole step with that of PyTorch
+under our memory setting, as `benchmarks.train_step` does. --trace keeps the trace for TensorBoard's profile
+plugin or https://ui.perfetto.dev.
 """
 
 from collections import Counter
 import json
+import os
 import pathlib
 import re
+import statistics
 import sys
 import tempfile
 import time
@@ -59,6 +63,24 @@ def flops_of(table: list[dict[str, object]], batch: int) -> dict[tuple[str, str]
   return found
 
 
+def fair_ratio(args, config, ours: sides.Ours, inputs: list[sides.Batch]) -> dict[str, object]:
+  """Returns the speed of our step over that of PyTorch's under our memory setting, if it is installed."""
+  if not sides.has_peer():
+    return {}
+  if any(name.startswith('local') for name in config.model.layers):
+    print('PyTorch has no locally connected layers: no peer', file=sys.stderr)
+    return {}
+  from benchmarks import torch_peer
+
+  device, work = torch_peer.ready(os.cpu_count()), torch_peer.Trainer.step
+  small = sides.config_of(args, min(32, args.batch))
+  form, _ = torch_peer.fastest_form(small, ours.params(), device, work)
+  peer = torch_peer.Trainer(config, ours.params(), form, device)
+  speeds = sides.race({'ours': ours.step, 'fair': peer.step}, inputs, args.rounds)
+  ratios = [a / b for a, b in zip(speeds['ours'], speeds['fair'], strict=True)]
+  return {'ratio': {'fair': round(statistics.median(ratios), 3)}}
+
+
 def main() -> None:
   parser = sides.flags(__doc__)
   parser.add_argument('--trace', help='folder in which the trace is kept')
@@ -96,6 +118,7 @@ def main() -> None:
       file=sys.stderr,
     )
   result = {'step_ms': round(step_ms, 1), 'batch': args.batch, 'dtype': args.dtype, 'layers': rows}
+  result |= fair_ratio(args, config, ours, inputs)
   result['matmul_gflop_per_s'] = round(machine.jax_matmul_rate(args.dtype) / 1e9, 1)
   print(json.dumps({**result, 'hardware': machine.hardware()}))
 

@@ -36,7 +36,8 @@ class Form:
     return f'{layout}, {"grouped" if self.grouped else "split"}, LRN by {self.norm}'
 
 
-def _power(scale: Tensor, beta: float) -> Tensor:
+def power(scale: Tensor, beta: float) -> Tensor:
+  """Computes `scale ** -beta`; the usual beta of 0.75 needs two square roots alone."""
   if beta == 0.75:
     root = torch.rsqrt(scale)
     return root * torch.sqrt(root)
@@ -51,14 +52,14 @@ def _norm_by_slices(x: Tensor, size: int, k: float, alpha: float, beta: float) -
   squares = F.pad(x * x, (0, 0, 0, 0, size // 2, size - 1 - size // 2))
   channels = x.shape[1]
   total = sum(squares[:, i : i + channels] for i in range(size))
-  return x * _power(k + alpha * total, beta)
+  return x * power(k + alpha * total, beta)
 
 
 def _norm_by_band(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
   index = torch.arange(x.shape[1], device=x.device)
   offset = index[None] - index[:, None] + size // 2
   band = ((offset >= 0) & (offset < size)).to(x.dtype)[:, :, None, None]
-  return x * _power(k + alpha * F.conv2d(x * x, band), beta)
+  return x * power(k + alpha * F.conv2d(x * x, band), beta)
 
 
 NORMS = {'library': _norm_by_library, 'slices': _norm_by_slices, 'band': _norm_by_band}
@@ -158,7 +159,7 @@ class Net(nn.Module):
     if operation == 'map_norm' and model.norm == 'lrn':
       norm = model.map_norm
       total = F.avg_pool2d(x * x, norm.size, 1, norm.size // 2) * norm.size**2
-      return x * _power(norm.k + norm.alpha * total, norm.beta)
+      return x * power(norm.k + norm.alpha * total, norm.beta)
     raise SystemExit(f'the PyTorch peer has no {operation} with norm={model.norm}')
 
   def _response_norm(self, x: Tensor) -> Tensor:

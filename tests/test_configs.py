@@ -259,3 +259,9 @@ def test_trains_two_steps(spec):
   for layer in config.model.layers:
     moved = np.any(before[layer]['kernel'] != np.asarray(state.params[layer]['kernel']))
     assert moved == bool(rates[layer]['kernel']), layer
+
+
+def test_an_override_changes_a_variant_of_cats_and_dogs():
+  plain, changed = (load(f'configs/cats_vs_dogs.py:{name}') for name in ('scratch', 'scratch+tanh'))
+  assert (plain.model.activation, changed.model.activation) == ('relu', 'tanh')
+  assert plain.optim == changed.optim and plain.train == changed.train

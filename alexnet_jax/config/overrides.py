@@ -113,6 +113,7 @@ OVERRIDES: dict[str, Changes | Callable[[ConfigDict], Changes]] = {
   },
   'no_dropout': {'model.dropout.rate': 0.0},
   'no_colour': {'augment.colour': 0.0},
+  'no_flip': {'augment.flip': False},
   'plateau': {'optim.schedule': 'plateau'},
   'dexp': DEXP | {'train.epochs': 95.0},
   # Details of the original code that the paper does not mention (FACTS section 3).

@@ -34,15 +34,18 @@ def test_networks_are_timed_beside_pytorch(name):
 
 @pytest.mark.long
 def test_the_layers_of_a_step_are_profiled():
-  result = run('profile_step', '--batch=2', '--width=0.0625')
+  result = run('profile_step', *NETWORK)
   assert sum(layer['share'] for layer in result['layers']) == pytest.approx(1, abs=0.02)
   assert {'conv1', 'conv5', 'fc8'} <= {layer['layer'] for layer in result['layers']}
+  assert ('fair' in result.get('ratio', {})) == HAS_TORCH
 
 
 @pytest.mark.long
-def test_cpu_layers_are_timed_beside_the_reference():
-  result = run('layers', '--batch=1', '--rounds=1')
-  assert {'conv1', 'norm1', 'pool1', 'cifar conv1'} <= set(result['ratios'])
+def test_cpu_layers_are_timed_beside_the_reference_and_pytorch():
+  result = run('layers', '--batch=1', '--width=0.125', '--rounds=1')
+  names = {'conv1', 'norm1', 'pool1', 'cifar conv1'}
+  assert names <= set(result['ratio']['reference'])
+  assert names <= set(result['ratio']['fair']) if HAS_TORCH else not result['ratio']['fair']
 
 
 @pytest.mark.long

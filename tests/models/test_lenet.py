@@ -7,6 +7,7 @@ import pytest
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import models
+from alexnet_jax.errors import UserError
 
 
 def model(name):
@@ -23,6 +24,8 @@ def model(name):
     # The layers have 156 (C1), 2,416 (C3), 48,120 (C5), 10,164 (F6) and 850 (output) parameters. In the paper
     # C stands for a convolution, S for subsampling and F for a fully connected layer.
     ('lenet:mnist', 61_706, (28, 14, 10, 5, 1)),
+    # Overlapping windows of max pooling leave maps of the same size.
+    ('lenet:mnist+max_pool', 61_706, (28, 14, 10, 5, 1)),
   ],
 )
 def test_parameters_and_map_sizes(name, parameters, sides):
@@ -42,3 +45,12 @@ def test_gray_networks_use_the_mean_of_the_channels():
   np.testing.assert_allclose(
     apply(variables, x), apply(variables, x[..., ::-1]), rtol=1e-5, atol=1e-7
   )
+
+
+def test_ideas_of_alexnet_are_added_to_the_variant():
+  config = model('lenet:mnist+relu+dropout')
+  assert config.activation == 'relu'
+  assert config.fc4.then == ('act', 'dropout')
+  assert config.conv1.then == model('lenet:mnist').conv1.then
+  with pytest.raises(UserError, match=r"unknown idea 'rely'.*relu"):
+    model('lenet:mnist+rely')

@@ -285,7 +285,7 @@ def _images_at_a_time(p: Plan, channels: int, features: int) -> int:
   return next((n for n in near if p.images % n == 0), fitting)
 
 
-def _in_chunks(function: Callable, size: int, *arrays: Array):
+def in_chunks(function: Callable, size: int, *arrays: Array):
   """Applies `function` to `size` images at a time; adds up its first results and concatenates the second."""
   images = len(arrays[0])
   if size >= images:
@@ -305,7 +305,7 @@ def _in_chunks(function: Callable, size: int, *arrays: Array):
   zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), summed)
   start = lax.pcast(zeros, axes, to='varying') if axes else zeros
   total, joined = lax.scan(add, start, parts)
-  return total, joined.reshape(-1, *joined.shape[2:])[:images]
+  return total, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:images], joined)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -328,7 +328,7 @@ def conv(x: Array, kernel: Array, p: Plan) -> Array:
     v = data_in(part, x.astype(jnp.float32))
     return (), output(part, _batched(v, u, (2, 1))).astype(x.dtype)
 
-  return _in_chunks(some, size, x)[1]
+  return in_chunks(some, size, x)[1]
 
 
 def _conv_forward(x, kernel, p):
@@ -350,7 +350,7 @@ def _conv_backward(p, saved, g):
     du = _batched(d, v, (1, 1)) if features < channels else _batched(v, d, (1, 1))
     return du, data_in_adjoint(part, _batched(d, u, (2, 2))).astype(x.dtype)
 
-  du, dx = _in_chunks(some, size, x, g)
+  du, dx = in_chunks(some, size, x, g)
   dkernel = kernel_in_adjoint(p, du)
   dkernel = dkernel.swapaxes(2, 3) if features < channels else dkernel
   return dx, dkernel.astype(kernel.dtype)

@@ -45,6 +45,7 @@ def assert_alike(name, constants, *arrays):
     (2, 32, 3, 11, 4, ((2, 2), (2, 2))),
     (4, 12, 3, 5, 1, ((2, 2), (2, 2))),  # conv1 of the CIFAR-10 network
     (2, 12, 1, 5, 1, ((2, 2), (2, 2))),  # conv1 of LeNet-5
+    (cpu_conv.IMAGES + 3, 7, 3, 5, 1, ((2, 2), (2, 2))),  # more images than one piece
     (2, 11, 3, 4, 1, ((1, 2), (2, 1))),  # an odd number of windows, and an even kernel
     (3, 8, 3, 3, 1, ((0, 0), (1, 0))),
     (2, 9, 3, 2, 3, ((0, 0), (0, 0))),  # windows with gaps between them
