@@ -1,4 +1,4 @@
-"""Writes the pages that are made from other files: copies, the tables of GPU results, and the API pages.
+"""Writes the pages that are made from other files: copies, the tables of results, and the API pages.
 
 The pages go to docs/generated, which is not under version control.
 """
@@ -10,6 +10,7 @@ import pkgutil
 import re
 import shutil
 
+from benchmarks import scale
 from benchmarks.gpu import tables
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -29,6 +30,7 @@ def write_pages(folder: pathlib.Path) -> None:
       (folder / name).write_text(text)
   for path in sorted((ROOT / 'notebooks').glob('*.ipynb')):
     (folder / path.name).write_text(_notebook_page(path))
+  (folder / 'scale_table.md').write_text(scale.render(ROOT / 'results' / 'scale.json'))
   (folder / 'gpu_tables.md').write_text(tables.render(ROOT / 'results' / 'gpu'))
   for package, modules in api_modules().items():
     (folder / f'{package}.md').write_text(_api_page(package, modules))

@@ -1,5 +1,7 @@
 """`pip install .` installs every package, the shipped configs and the command; the requirements agree."""
 
+import ast
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -25,7 +27,7 @@ def installed(tmp_path_factory):
   source, target = (tmp_path_factory.mktemp(name) for name in ('source', 'target'))
   for name in ('alexnet_jax', 'configs'):
     shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
-  for name in ('pyproject.toml', 'requirements.txt', 'README.md', 'LICENSE'):
+  for name in ('pyproject.toml', 'README.md', 'LICENSE'):
     shutil.copy(ROOT / name, source)
   pip = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-build-isolation']
   options = ['--disable-pip-version-check', '--quiet', '--target', str(target), str(source)]
@@ -92,6 +94,42 @@ def test_extras_require_the_same_jax_as_requirements_txt():
   extras = PROJECT['project']['optional-dependencies']
   accelerators = [line for name in ('gpu', 'gpu-cuda12', 'tpu') for line in extras[name]]
   assert [requirement.partition(']')[2] for requirement in accelerators] == [jax] * 3
+
+
+def test_requirements_txt_has_the_core_and_three_extras():
+  """The two documented commands install what requirements.txt lists."""
+  extras = PROJECT['project']['optional-dependencies']
+  expected = [*PROJECT['project']['dependencies']]
+  for name in ('data', 'report', 'interop'):
+    expected += extras[name]
+  assert sorted(lines_of('requirements.txt')) == sorted(expected)
+  tested = [*lines_of('requirements-test.txt'), *lines_of('requirements-docs.txt')]
+  assert sorted(extras['dev']) == sorted(tested)
+
+
+def test_the_extra_all_has_every_extra_but_those_of_developers_and_accelerators():
+  extras = PROJECT['project']['optional-dependencies']
+  (requirement,) = map(packaging.requirements.Requirement, extras['all'])
+  assert packaging.utils.canonicalize_name(requirement.name) == PROJECT['project']['name']
+  assert requirement.extras == set(extras) - {'all', 'dev', 'gpu', 'gpu-cuda12', 'tpu'}
+
+
+def test_messages_name_the_extra_that_installs_the_module():
+  """Every call `import_module(MODULE, EXTRA, ...)` names an extra with the package of the module."""
+  extras = PROJECT['project']['optional-dependencies']
+  packages = importlib.metadata.packages_distributions()
+  found = set()
+  for path in (ROOT / 'alexnet_jax').rglob('*.py'):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'import_module':
+        name, extra = (argument.value for argument in node.args[:2])
+        found.add((name.partition('.')[0], extra))
+  assert {extra for _, extra in found} == {'data', 'report', 'interop', 'serve', 'torch', 'wandb'}
+  for module, extra in found:
+    names = {packaging.requirements.Requirement(line).name for line in extras[extra]}
+    provided = {packaging.utils.canonicalize_name(name) for name in packages.get(module, ())}
+    if provided:  # PyTorch and Weights & Biases need not be installed
+      assert provided & set(map(packaging.utils.canonicalize_name, names)), (module, extra)
 
 
 def test_constraints_satisfy_the_requirements():

@@ -124,6 +124,14 @@ FLAGS = {
     'caffe and rgb for every other format.',
     ('import',),
   ),
+  'images_per_s': Flag(
+    None,
+    'An assumed speed of one device in images per second. The table then shows what the mesh demands of '
+    'the network, the hosts and the store.',
+    ('describe',),
+    minimum=1,
+  ),
+  'devices_per_host': Flag(8, 'The number of devices in a host.', ('describe',), minimum=1),
   'distributed': Flag(
     False,
     'Run as one of several processes, which are found through SLURM, a Kubernetes JobSet, a Cloud '

@@ -40,6 +40,8 @@ class Options:
   dry_run: bool
   sweep: str
   features: str
+  images_per_s: int | None
+  devices_per_host: int
   host: str
   port: int
   argv: tuple[str, ...]  # the whole command line, without the name of the program
@@ -229,6 +231,8 @@ def _options(values: flags.FlagValues, mode: str, workdir: str, argv: Sequence[s
     dry_run=values.dry_run,
     sweep=values.sweep or '',
     features=values.features or '',
+    images_per_s=values.images_per_s,
+    devices_per_host=values.devices_per_host,
     host=values.host or FLAGS['host'].default,
     port=values.port,
     argv=tuple(argv),

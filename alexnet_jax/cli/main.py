@@ -62,7 +62,7 @@ def _config(options: 'Options') -> Result:
 def _describe(options: 'Options') -> Result:
   from alexnet_jax.evaluation.describe import describe
 
-  return describe(options.config)
+  return describe(options.config, options.images_per_s, options.devices_per_host)
 
 
 def _prepare(options: 'Options') -> Result:

@@ -2,7 +2,7 @@
 
 Training reads the endless concatenation of one permutation of the training images per epoch: batch
 s is rows [sB, (s+1)B) of it. A data set whose canvases fit into memory is decoded once. A larger one
-is streamed, by threads or by tf.data. All three ways give the same batches, bit for bit.
+is streamed, by tf.data or by Python threads. All three ways give the same batches, bit for bit.
 """
 
 import atexit
@@ -278,15 +278,23 @@ class Dataset:
     """Yields batches that are decoded as they are read; only a few are in memory at a time."""
     images = self._images[split]
     plan = pipeline.BatchPlan(
-      indices, images.fill, self._canvas.size, start, stop, self._config.threads
+      indices=indices,
+      fill=images.fill,
+      read=images.read,
+      form=images.split.form,
+      size=self._canvas.size,
+      start=start,
+      stop=stop,
+      threads=self._threads,
     )
-    if self._config.loader == 'tf.data':
-      loaded = pipeline.tf_data_batches(plan, 'config.data.loader=tf.data')
-    else:
-      loaded = pipeline.threaded_batches(plan)
-    with contextlib.closing(loaded):
+    with contextlib.closing(self._loader(plan)) as loaded:
       for image, mask, numbers in loaded:
         yield _batch(image, mask, numbers, images.split.labels)
+
+  @functools.cached_property
+  def _loader(self) -> pipeline.Loader:
+    """Returns the loader; the first use logs its name and may import TensorFlow."""
+    return pipeline.open_loader(self._config.loader, self._config.source)
 
   def _on_error(self, split: str, index: int, reason: str) -> None:
     """Records an undecodable image.

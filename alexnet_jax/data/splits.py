@@ -20,6 +20,7 @@ class Split:
       split.
     fill: writes image i to a uint8 [S, S, 3] array, where the images are stored as canvases; else
       None. It can be called from many threads and raises OSError or ValueError.
+    form: `jpeg` or `raw` where the images are stored as canvases in that form; else ''.
     sequential: whether random access is slow.
   """
 
@@ -27,6 +28,7 @@ class Split:
   read: Callable[[int], bytes | np.ndarray]
   name: Callable[[int], str]
   fill: Callable[[int, np.ndarray], None] | None = None
+  form: str = ''
   sequential: bool = False
 
   def __len__(self) -> int:
@@ -45,6 +47,7 @@ class Split:
       lambda i: self.read(int(rows[i])),
       lambda i: self.name(int(rows[i])),
       fill_selected if fill else None,
+      self.form,
       self.sequential,
     )
 

@@ -45,7 +45,7 @@ def open_tfds(name: str, config_data: Any) -> Source:
   """
   need = f'config.data.source=tfds:{name}'
   import_tensorflow(need)
-  tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', need)
+  tfds = import_module('tensorflow_datasets', 'data', need)
   builder = _prepared_builder(tfds, name, need, config_data)
   if 'train' not in builder.info.splits:
     raise UserError(f'{need} has no split train; it has {", ".join(builder.info.splits)}')

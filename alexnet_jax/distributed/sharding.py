@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 import math
-from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -114,14 +113,12 @@ def shard_map(function: Callable, mesh: Mesh, in_specs, out_specs) -> Callable:
 
 
 def bytes_per_device(tree) -> tuple[int, int]:
-  """Returns the bytes of `tree` on the device that holds most, and the bytes of its global arrays.
+  """Returns the bytes of `tree` on each device, and the bytes of its global arrays.
 
   Args:
-    tree: live `jax.Array`s. The bytes are read from their addressable shards.
+    tree: `jax.Array`s, or ShapeDtypeStructs with shardings.
   """
-  held: dict[Any, int] = {}
-  for leaf in jax.tree.leaves(tree):
-    for shard in leaf.addressable_shards:
-      held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
-  total = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-  return max(held.values()), total
+  leaves = jax.tree.leaves(tree)
+  shards = [leaf.sharding.shard_shape(leaf.shape) for leaf in leaves]
+  held = sum(math.prod(s) * leaf.dtype.itemsize for s, leaf in zip(shards, leaves, strict=True))
+  return held, sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

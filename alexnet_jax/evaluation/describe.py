@@ -1,4 +1,4 @@
-"""`--mode=describe`: the layers, the bytes on each device and the collectives of the training step."""
+"""`--mode=describe`: layers, bytes on each device, collectives of a training step, and what they demand."""
 
 import functools
 import math
@@ -16,20 +16,30 @@ from alexnet_jax import models, steps
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import multihost, sharding
+from alexnet_jax.evaluation import demand as demand_lib
 from alexnet_jax.evaluation.collectives import collectives
 from alexnet_jax.models.alexnet import DEFAULT_CLASSES
 from alexnet_jax.steps import optimizer
 
 
-def describe(config: ConfigDict) -> dict[str, object]:
-  """Describes the network of `config` and its training step; prints two tables to stderr.
+def describe(
+  config: ConfigDict, images_per_s: int | None = None, devices_per_host: int = 8
+) -> dict[str, object]:
+  """Describes the network of `config` and its training step; prints tables to stderr.
 
-  It compiles the step that `train` runs, on the mesh that `train` would use, and needs no data.
+  It compiles the step that `train` runs, on the mesh that `train` would use. It needs no data, and holds
+  no parameters, so that one machine can describe a mesh of hundreds of pretended devices.
+
+  Args:
+    config: a whole config.
+    images_per_s: the speed of one device that is assumed, in images per second, or None.
+    devices_per_host: the number of devices in one host that is assumed with it.
 
   Returns:
     `parameters`; `neurons` (see `neurons`); `macs` (multiply-adds of one image, forward); `mesh`,
-    [data, tower]; `bytes_per_device` and `bytes_total` (parameters and momentum, of the live state);
-    and `collectives` (see `collectives.collectives`).
+    [data, tower]; `bytes_per_device` and `bytes_total` (parameters and momentum);
+    `collectives` (see `collectives.collectives`); `bytes_sent_per_device` (see `demand.sent`); and with
+    `images_per_s` also `demand` (see `demand.demand`).
 
   Raises:
     UserError: the config is invalid, or its network does not fit the devices.
@@ -42,12 +52,13 @@ def describe(config: ConfigDict) -> dict[str, object]:
   mesh = mesh_lib.make_mesh(config)
   if multihost.is_primary():
     print_layers(rows)
-  state = steps.init_state(config, mesh)
+  state = steps.abstract_state(config, mesh)
   per_device, total = sharding.bytes_per_device((state.params, state.opt_state))
   found = collectives(compiled_step(config, mesh, state).as_text() or '', mesh)
+  sent = sum(demand_lib.sent(row, mesh) for row in found)
   if multihost.is_primary():
-    print_collectives(found)
-  return {
+    print_collectives(found, mesh)
+  result: dict[str, Any] = {
     'parameters': sum(row['parameters'] for row in rows),
     'neurons': neurons(config.model, rows),
     'macs': sum(row['macs'] for row in rows),
@@ -55,7 +66,13 @@ def describe(config: ConfigDict) -> dict[str, object]:
     'bytes_per_device': per_device,
     'bytes_total': total,
     'collectives': found,
+    'bytes_sent_per_device': sent,
   }
+  if images_per_s is not None:
+    result['demand'] = demand_lib.demand(config, mesh, sent, images_per_s, devices_per_host)
+    if multihost.is_primary():
+      demand_lib.print_demand(result['demand'])
+  return result
 
 
 def neurons(model: FrozenConfigDict, rows: list[dict[str, Any]]) -> int:
@@ -83,17 +100,22 @@ def print_layers(rows: list[dict[str, Any]]) -> None:
   print(line.format('total', '', *totals), file=sys.stderr)
 
 
-def print_collectives(found: list[dict[str, Any]]) -> None:
-  """Prints `collectives` to stderr as a table: how many of each kind and axis, and their bytes in all."""
+def print_collectives(found: list[dict[str, Any]], mesh: Mesh) -> None:
+  """Prints `collectives` to stderr as a table.
+
+  Each line has the number of collectives of a kind along an axis, the bytes of their results on one
+  device, and the bytes that the device sends for them.
+  """
   print('\ncollectives of one training step', file=sys.stderr)
   if not found:
     print('none: the step runs on one device', file=sys.stderr)
     return
-  line = '{:<20} {:<12} {:>6} {:>14}'
-  print(line.format('kind', 'axis', 'count', 'bytes'), file=sys.stderr)
+  line = '{:<20} {:<12} {:>6} {:>14} {:>14}'
+  print(line.format('kind', 'axis', 'count', 'bytes', 'bytes sent'), file=sys.stderr)
   for kind, axis in sorted({(row['kind'], row['axis']) for row in found}):
-    sizes = [row['bytes'] for row in found if (row['kind'], row['axis']) == (kind, axis)]
-    print(line.format(kind, axis, len(sizes), f'{sum(sizes):,}'), file=sys.stderr)
+    rows = [row for row in found if (row['kind'], row['axis']) == (kind, axis)]
+    sizes = sum(row['bytes'] for row in rows), sum(demand_lib.sent(row, mesh) for row in rows)
+    print(line.format(kind, axis, len(rows), *(f'{size:,}' for size in sizes)), file=sys.stderr)
 
 
 def compiled_step(
@@ -104,7 +126,7 @@ def compiled_step(
   Args:
     config: a whole, valid config.
     mesh: the mesh.
-    state: a live train state on `mesh`.
+    state: a train state on `mesh`, live or abstract.
 
   Raises:
     UserError: as `steps.make_train_step` and `optimizer.rate_tree`.

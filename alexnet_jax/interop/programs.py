@@ -99,6 +99,7 @@ def _canvases(size: int) -> jax.ShapeDtypeStruct:
 
 
 def _write_stablehlo(function: Callable, constants: tuple, size: int, output: str) -> None:
+  import_module('flatbuffers', 'interop', '--format=stablehlo')  # JAX imports it to serialise
   program = jax.jit(lambda images: function(*constants, images))
   exported = export.export(program, platforms=_PLATFORMS)(_canvases(size))
   pathlib.Path(output).write_bytes(exported.serialize())
@@ -111,9 +112,7 @@ def _write_savedmodel(function: Callable, constants: tuple, size: int, output: s
   JAX 0.12 writes it. This function writes an older version, which both know.
   """
   tf = import_tensorflow('--format=savedmodel')
-  xla = import_module(
-    'tensorflow.compiler.tf2xla.python.xla', 'tensorflow-cpu', '--format=savedmodel'
-  )
+  xla = import_module('tensorflow.compiler.tf2xla.python.xla', 'data', '--format=savedmodel')
 
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), constants)
   program = export.export(jax.jit(function), platforms=_PLATFORMS)(*abstract, _canvases(size))

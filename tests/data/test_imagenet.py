@@ -129,8 +129,13 @@ def test_extracted_folders_are_read(tmp_path, year, flat):
   check(source, ALL)
 
 
-def test_without_a_devkit_the_labels_of_2012_are_those_of_tfds(tmp_path):
-  pytest.importorskip('tensorflow_datasets')
+def test_the_labels_of_2012_are_those_of_tfds():
+  tfds = pytest.importorskip('tensorflow_datasets')
+  path = pathlib.Path(tfds.__file__).parent / 'datasets/imagenet2012/validation_labels.txt'
+  assert imagenet.validation_of_2012() == path.read_text().split()
+
+
+def test_without_a_devkit_the_labels_of_2012_are_known(tmp_path):
   check(open_source(make_config(f'folder:{write_folders(tmp_path / "imagenet")}')), ALL)
 
 

@@ -100,7 +100,7 @@ def test_the_source_elpv():
 
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'elpv_dataset', None)
-  with pytest.raises(UserError, match='pip install elpv-dataset'):
+  with pytest.raises(UserError, match=r"pip install '(\.|alexnet_jax)\[data\]'"):
     open_source(make_config('elpv'))
 
 

@@ -238,6 +238,13 @@ def test_bytes_of_the_state_on_a_device(mesh, most):
   devices = mesh_lib.make_mesh(config)
   state = visible_state(config, devices)
   held, total = sharding.bytes_per_device((state.params, state.opt_state))
+  abstract = steps.abstract_state(config, devices)
+  assert (held, total) == sharding.bytes_per_device((abstract.params, abstract.opt_state))
+  live = collections.Counter()
+  for leaf in jax.tree.leaves((state.params, state.opt_state)):
+    for shard in leaf.addressable_shards:
+      live[shard.device] += shard.data.nbytes
+  assert set(live.values()) == {held}
   params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   assert total == 2 * 4 * params  # weights and velocity, float32
   assert 0.5 <= held / total <= most

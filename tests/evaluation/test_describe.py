@@ -30,7 +30,15 @@ def test_tables_of_two_devices(capsys):
   lines = [line.split() for line in err.splitlines()]
   assert ['total', f'{result["parameters"]:,}', f'{result["macs"]:,}'] in lines
   size = sum(row['bytes'] for row in gathers)
-  assert ['all-gather', 'tower', '3', f'{size:,}'] in lines
+  assert ['all-gather', 'tower', '3', f'{size:,}', f'{size // 2:,}'] in lines
+  assert result['bytes_sent_per_device'] > size // 2 and 'demand' not in result
+
+
+def test_an_assumed_speed_gives_demands(capsys):
+  result = describe.describe(tiny_config(mesh=(1, 1)), images_per_s=100, devices_per_host=8)
+  assert result['demand']['images_per_s'] == result['demand']['host_images_per_s'] == 100
+  assert result['demand']['sent_per_device'] == result['bytes_sent_per_device'] == 0
+  assert 'if each device computes 100 images/s' in capsys.readouterr().err
 
 
 def test_one_device_has_no_collectives(capsys):

@@ -251,8 +251,8 @@ def test_local_leaves_no_process_if_it_is_stopped_while_it_starts(stage):
       os.kill(pid, 0)
 
 
-@pytest.mark.parametrize('code', [0, 3, 75])
-def test_slurm_requeues_a_preempted_run(stage, tmp_path, code):
+@pytest.mark.parametrize(('code', 'expected'), [(0, 0), (3, 3), (75, 75), (137, 3)])
+def test_slurm_requeues_a_preempted_run(stage, tmp_path, code, expected):
   # SLURM runs a copy of the script with another name.
   spool = tmp_path / 'job00007' / 'slurm_script'
   spool.parent.mkdir()
@@ -265,7 +265,7 @@ def test_slurm_requeues_a_preempted_run(stage, tmp_path, code):
     'SLURM_CPUS_PER_TASK': '16',
   }
   result = stage.run(spool, '--config=a b.py', '--workdir=runs/x', **environment)
-  assert result.returncode == code, result.stderr
+  assert result.returncode == expected, result.stderr
   assert (stage.notes / 'srun').read_text().splitlines() == [
     *('--cpus-per-task=16', '--kill-on-bad-exit=0', 'python', 'main.py'),
     *('--config=a b.py', '--workdir=runs/x', '--distributed'),
@@ -273,6 +273,23 @@ def test_slurm_requeues_a_preempted_run(stage, tmp_path, code):
   requeued = stage.notes / 'scontrol'
   assert requeued.exists() == (code == 75)
   assert code != 75 or requeued.read_text().splitlines() == ['requeue', '7']
+
+
+@pytest.mark.parametrize(
+  ('mode', 'variables', 'added'),
+  [
+    ('prepare', {'SLURM_ARRAY_TASK_ID': '2', 'SLURM_ARRAY_TASK_COUNT': '8'}, '--shard=2/8'),
+    ('train', {'SLURM_ARRAY_TASK_ID': '2', 'SLURM_ARRAY_TASK_COUNT': '8'}, '--distributed'),
+    ('train', {}, '--distributed'),
+  ],
+)
+def test_a_job_array_prepares_parts_of_a_store(stage, mode, variables, added):
+  stage.program('srun', 'printf "%s\\n" "$@" > "$NOTES/srun"')
+  environment = {'SLURM_SUBMIT_DIR': str(ROOT), 'SLURM_JOB_ID': '7', **variables}
+  result = stage.run(LAUNCH / 'slurm.sbatch', f'--mode={mode}', '--output=store', **environment)
+  assert result.returncode == 0, result.stderr
+  last = (stage.notes / 'srun').read_text().splitlines()[-3:]
+  assert last == [f'--mode={mode}', '--output=store', added]
 
 
 def test_slurm_must_be_submitted_from_the_checkout(stage, tmp_path):

@@ -107,8 +107,17 @@ def test_resume_on_another_mesh(tmp_path, before, after, parallelism):
 
 
 @pytest.mark.long
-def test_a_killed_run_resumes_exactly(tmp_path):
-  config = write_config(tmp_path, train__epochs=6.0)
+@pytest.mark.parametrize(
+  'reading',
+  [
+    {},
+    {'data__cache_mib': 0, 'data__loader': 'threads'},
+    {'data__cache_mib': 0, 'data__loader': 'tf.data'},
+  ],
+  ids=['memory', 'threads', 'tf.data'],
+)
+def test_a_killed_run_resumes_exactly(tmp_path, reading):
+  config = write_config(tmp_path, train__epochs=6.0, **reading)
   args = (f'--config={config}', f'--workdir={tmp_path / "killed"}')
   assert main(f'--config={config}', f'--workdir={tmp_path / "whole"}').returncode == 0
   log = tmp_path / 'killed' / 'metrics.jsonl'

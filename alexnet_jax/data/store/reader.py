@@ -164,5 +164,6 @@ def _open_split(path: str, split: str, meta: dict, arrays: dict[str, np.ndarray]
     data = read_into(i, np.empty(index.size[i], np.uint8))
     return data.reshape(size, size, 3) if meta['format'] == 'raw' else data.tobytes()
 
-  fill = fill_raw if meta['format'] == 'raw' else fill_jpeg
-  return Split(index.label, read, lambda i: f'{path}/{split}[{i}]', fill)
+  form = meta['format']
+  fill = fill_raw if form == 'raw' else fill_jpeg
+  return Split(index.label, read, lambda i: f'{path}/{split}[{i}]', fill, form)

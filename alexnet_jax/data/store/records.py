@@ -59,7 +59,7 @@ def write(path: str, records: Iterable[tuple[bytes, bytes]]) -> tuple[np.ndarray
     UserError: the package array-record is not installed.
     RunError: the disk is full, or the file does not read back as it was written.
   """
-  module = import_module('array_record.python.array_record_module', 'array-record', 'a store')
+  module = import_module('array_record.python.array_record_module', 'data', 'a store')
   temporary = f'{path}.{os.getpid()}'
   heads = []
   try:

@@ -26,8 +26,8 @@ def make_features(
   Raises:
     UserError: TensorFlow Datasets is not installed.
   """
-  tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
-  core = import_module('tensorflow_datasets.core.example_serializer', 'tensorflow-datasets', _NEED)
+  tfds = import_module('tensorflow_datasets', 'data', _NEED)
+  core = import_module('tensorflow_datasets.core.example_serializer', 'data', _NEED)
   shape = (size, size, 3)
   if form == 'jpeg':
     image = tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format='jpeg')
@@ -56,7 +56,7 @@ def write_metadata(output: str, features: Any, meta: dict[str, Any]) -> None:
   Raises:
     UserError: TensorFlow Datasets is not installed.
   """
-  tfds = import_module('tensorflow_datasets', 'tensorflow-datasets', _NEED)
+  tfds = import_module('tensorflow_datasets', 'data', _NEED)
   template = tfds.core.ShardedFileTemplate(
     data_dir=output, dataset_name='images', filetype_suffix='array_record'
   )
