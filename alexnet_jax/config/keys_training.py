@@ -121,7 +121,7 @@ TRAIN: Schema = {
     minimum=0,
     below=100,
   ),
-  'stop_after': Key(
+  'early_stopping': Key(
     0,
     'The number of evaluations in a row without a lower validation error after which the run ends '
     '(early stopping). 0 never ends it early.',

@@ -130,7 +130,7 @@ class Record:
     """Returns why the run ends before its last step, given `config.train`; '' if it goes on."""
     if self.has_reached(config.until_train_error):
       return f'the error on the training images is at most {config.until_train_error:g} %'
-    if 0 < config.stop_after <= self.stale:
+    if 0 < config.early_stopping <= self.stale:
       return f'the validation error has not become lower in {self.stale} evaluations'
     return ''
 

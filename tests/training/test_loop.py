@@ -307,7 +307,7 @@ def test_undecodable_training_images_are_skipped_but_validation_images_are_not(t
 
 def test_early_stopping_ends_the_run_and_is_resumed(tmp_path):
   """The network does not change, so no evaluation but the first one lowers the error."""
-  frozen = {'optim__rate': 0.0, 'optim__bias_rate': 0.0, 'train__stop_after': 2, **FEW}
+  frozen = {'optim__rate': 0.0, 'optim__bias_rate': 0.0, 'train__early_stopping': 2, **FEW}
   summary = train(tiny_config(**frozen), tmp_path / 'run')
   assert summary['step'] == 15 and summary['best_step'] == 15
   assert summary['best_error'] == summary['top1_error']
@@ -316,7 +316,7 @@ def test_early_stopping_ends_the_run_and_is_resumed(tmp_path):
   resumed = train(tiny_config(**frozen), tmp_path / 'parts')
   assert (resumed['step'], resumed['best_error']) == (15, summary['best_error'])
   assert train(tiny_config(**frozen), tmp_path / 'parts')['step'] == 15  # it has ended already
-  longer = train(tiny_config(**frozen | {'train__stop_after': 0}), tmp_path / 'parts')
+  longer = train(tiny_config(**frozen | {'train__early_stopping': 0}), tmp_path / 'parts')
   assert longer['step'] == 20
 
 

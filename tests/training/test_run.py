@@ -68,11 +68,11 @@ def test_the_best_error_and_the_evaluations_since_then():
   assert (record.best_error, record.best_step, record.stale) == (7.0, 10, 1)
   record.add_error(20, 7.0, True)  # an equal error is not lower, but its checkpoint is the best one
   assert (record.best_error, record.best_step, record.stale) == (7.0, 20, 2)
-  options = tiny_config(train__stop_after=2).train
+  options = tiny_config(train__early_stopping=2).train
   assert 'not become lower in 2 evaluations' in record.reason_to_end(options)
-  options.stop_after = 3
+  options.early_stopping = 3
   assert record.reason_to_end(options) == ''
-  options.stop_after = 0
+  options.early_stopping = 0
   assert record.reason_to_end(options) == ''
 
 
