@@ -5,20 +5,23 @@
 Prints one line of JSON with the images per second of each way to read, as medians of interleaved rounds
 with a warm page cache. `ratios` are medians of the ratios within each round:
 
-  raw_files   this pipeline from the image files to uint8 canvases of 256x256 pixels
-  jpeg_store  this pipeline from a store of JPEG files, quality 95 (written to a temporary folder)
-  raw_store   this pipeline from a store of uint8 arrays
+  raw_files   tf.data, this pipeline's default, from the image files to uint8 canvases of 256x256 pixels
+  jpeg_store  the same from a store of JPEG files, quality 95 (written to a temporary folder)
+  raw_store   the same from a store of uint8 arrays
+  raw_files_threads, jpeg_store_threads, raw_store_threads
+              the same batches, read by Python threads (config.data.loader=threads)
   ordinary    the usual tf.data pipeline from the files: decode (TensorFlow's default DCT), short side to 256,
               random 224 crop, flip, float32, batch; AUTOTUNE
   torch       a PyTorch DataLoader from the files with Pillow and the same transforms, one worker per core
   ceiling     libjpeg-turbo (simplejpeg) alone: it decodes the JPEG files of the store from memory, one worker
               per core; the faster of threads and processes
 
-`cpu_ms` is the processor time per image, for the pipelines that run in this process. On a machine with
-other load it is more reliable than elapsed time. `checksums` are sums over all decoded images of their
-CRC-32, so they do not depend on the order: raw_files must equal raw_store, and jpeg_store must equal
-ceiling. `from_pillow` is the mean difference of our canvases from Pillow's antialiased bicubic scaling,
-in grey levels.
+`scaling` has the images per second of each source and loader with 1, 2, 4 and 8 decoding threads (--scaling).
+`first_batch_s` is the time to the first batch, after TensorFlow has been imported. `cpu_ms` is the processor
+time per image, for the pipelines that run in this process. On a machine with other load it is more reliable
+than elapsed time. `checksums` are sums over all decoded images of their CRC-32, so they do not depend on the
+order: raw_files must equal raw_store, jpeg_store must equal ceiling, and both loaders must agree.
+`from_pillow` is the mean difference of our canvases from Pillow's antialiased bicubic scaling in grey levels.
 """
 
 import argparse
@@ -37,23 +40,27 @@ import statistics
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Any, NamedTuple
 import zlib
 
 import numpy as np
 from PIL import Image
 
 BATCH, CANVAS, CROP, CHUNK = 128, 256, 224, 16
+LOADERS = {
+  'tf.data': '',
+  'threads': '_threads',
+}  # config.data.loader, and the ending of its results
 PACKAGES = ('tensorflow-cpu', 'simplejpeg', 'cykooz-resizer', 'pillow', 'numpy', 'torch')
 
 
-def ours(source: str, threads: int) -> Any:
+def ours(source: str, loader: str, threads: int) -> Any:
   """Opens a source with the data settings of the recipe `original`, without a cache."""
   from alexnet_jax.config import recipes
   from alexnet_jax.data import open_dataset
 
   data = recipes.get('original').data
-  data.source, data.cache_mib, data.threads = source, 0, threads
+  data.source, data.cache_mib, data.loader, data.threads = source, 0, loader, threads
   return open_dataset(data, 0)
 
 
@@ -128,26 +135,45 @@ def ceiling(encoded: list[bytes], pool: Any) -> Iterator[int]:
       yield waiting.pop(0).result()
 
 
-def rate(
-  batches: Iterator[Any], seconds: float, images: Callable[[Any], int]
-) -> tuple[float, float]:
-  """Returns images per second and the processor time of this process in ms per image, after a warm-up."""
+class Measurement(NamedTuple):
+  """One measurement of one way to read.
+
+  Attributes:
+    rate: images per second, after the first batch.
+    cpu_ms: processor time of this process per image, in ms.
+    first_s: time to the first batch, in seconds.
+  """
+
+  rate: float
+  cpu_ms: float
+  first_s: float
+
+
+def timed(
+  make: Callable[[], Iterator[Any]], seconds: float, images: Callable[[Any], int]
+) -> Measurement:
+  """Reads batches for some seconds; `images` returns the number of images in a batch."""
+  began = time.perf_counter()
+  batches = make()
   next(batches)
+  first = time.perf_counter() - began
   start, cpu, done = time.perf_counter(), time.process_time(), 0
   while time.perf_counter() - start < seconds:
     done += images(next(batches))
-  elapsed = time.perf_counter() - start
-  return done / elapsed, 1000 * (time.process_time() - cpu) / done
+  elapsed, used = time.perf_counter() - start, time.process_time() - cpu
+  if hasattr(batches, 'close'):
+    batches.close()
+  return Measurement(done / elapsed, 1000 * used / done, first)
 
 
-def ratios(rates: dict[str, list], sources: Iterable[str]) -> dict[str, float]:
+def ratios(rounds: dict[str, list[Measurement]], names: Iterable[str]) -> dict[str, float]:
   """Returns the medians of the ratios within each round, which other load affects least."""
-  speed = {name: np.asarray([r for r, _ in found]) for name, found in rates.items()}
+  speed = {name: np.asarray([m.rate for m in found]) for name, found in rounds.items()}
   speed['ceiling'] = np.maximum(speed['ceiling_threads'], speed['ceiling_processes'])
   return {
     f'{name}/{peer}': round(float(np.median(speed[name] / speed[peer])), 3)
-    for name in sources
-    for peer in ('ordinary', 'torch', 'ceiling')
+    for name in names
+    for peer in (f'{name}_threads', 'ordinary', 'torch', 'ceiling')
     if peer in speed
   }
 
@@ -185,64 +211,81 @@ def batch_size(batch: dict[str, Any]) -> int:
   return len(batch['image'])
 
 
+def write_stores(source: str, folder: str) -> dict[str, str]:
+  """Writes a JPEG and a raw store of a source into `folder`; returns the three sources by name."""
+  from alexnet_jax.config import recipes
+  from alexnet_jax.data import prepare as prepare_lib
+
+  config = recipes.get('original')
+  config.data.source = source
+  sources = {'raw_files': source}
+  for form in ('jpeg', 'raw'):
+    config.prepare.format = form
+    prepare_lib.prepare(config, os.path.join(folder, form))
+    sources[f'{form}_store'] = f'store:{os.path.join(folder, form)}'
+  return sources
+
+
 def measure(
   options: argparse.Namespace, folder: str, stack: contextlib.ExitStack
 ) -> dict[str, Any]:
   """Measures every way to read and returns the results that are printed."""
-  from alexnet_jax.config import recipes
-  from alexnet_jax.data import prepare as prepare_lib
   from alexnet_jax.data.splits import cores
 
-  config = recipes.get('original')
-  config.data.source = options.source
-  stores = {}
-  for form in ('jpeg', 'raw'):
-    config.prepare.format = form
-    stores[form] = os.path.join(folder, form)
-    prepare_lib.prepare(config, stores[form])
-  sources = {
-    'raw_files': options.source,
-    'jpeg_store': f'store:{stores["jpeg"]}',
-    'raw_store': f'store:{stores["raw"]}',
-  }
-  data = {name: ours(source, options.threads) for name, source in sources.items()}
+  sources = write_stores(options.source, folder)
+  data, scaled = {}, {}
+  for (name, source), loader in itertools.product(sources.items(), LOADERS):
+    data[name + LOADERS[loader]] = ours(source, loader, options.threads)
+    scaled |= {(name, loader, n): ours(source, loader, n) for n in options.scaling}
+  for opened in (*data.values(), *scaled.values()):
+    stack.enter_context(contextlib.closing(opened))
   split, stored = (data[name]._images['train'].split for name in ('raw_files', 'jpeg_store'))
   paths = [split.name(i) for i in range(len(split))]
   encoded = [stored.read(i) for i in range(len(stored))]
-  threads = stack.enter_context(ThreadPoolExecutor(cores()))
+  pool = stack.enter_context(ThreadPoolExecutor(cores()))
   spawn = multiprocessing.get_context('spawn')
   processes = stack.enter_context(ProcessPoolExecutor(cores(), spawn))
   list(processes.map(decode_all, [encoded[:1]] * cores()))
 
-  runs = {name: (lambda d=d: d.train_batches(0, BATCH), batch_size) for name, d in data.items()}
+  runs: dict[Any, tuple] = {
+    name: (lambda d=d: d.train_batches(0, BATCH), batch_size) for name, d in (data | scaled).items()
+  }
   runs['ordinary'] = lambda: ordinary(paths), len
   if importlib.util.find_spec('torch'):
     runs['torch'] = lambda: torch_batches(paths, cores()), len
-  runs['ceiling_threads'] = lambda: ceiling(encoded, threads), int
+  runs['ceiling_threads'] = lambda: ceiling(encoded, pool), int
   runs['ceiling_processes'] = lambda: ceiling(encoded, processes), int
-  rates: dict[str, list] = {name: [] for name in runs}
+  rounds: dict[Any, list[Measurement]] = {name: [] for name in runs}
   for k, (name, (make, images)) in itertools.product(range(options.rounds), runs.items()):
-    batches = make()
-    rates[name].append(rate(batches, options.seconds, images))
-    if hasattr(batches, 'close'):
-      batches.close()
-    del batches
-    print(f'round {k + 1}: {name} {rates[name][-1][0]:.0f} images/s', file=sys.stderr)
-  result: dict[str, Any] = {
-    name: round(statistics.median(r for r, _ in found), 1) for name, found in rates.items()
-  }
-  result.setdefault('torch', None)
-  result['ceiling'] = max(result['ceiling_threads'], result['ceiling_processes'])
-  inside = [*sources, 'ordinary', 'ceiling_threads']
-  result['cpu_ms'] = {n: round(statistics.median(c for _, c in rates[n]), 3) for n in inside}
-  result['ratios'] = ratios(rates, sources)
+    rounds[name].append(timed(make, options.seconds, images))
+    print(f'round {k + 1}: {name} {rounds[name][-1].rate:.0f} images/s', file=sys.stderr)
+  result = summary(rounds, list(data), list(sources), options.scaling)
   result['checksums'] = {name: checksum(canvases(d)) for name, d in data.items()}
   result['checksums']['ceiling'] = checksum(decoded(encoded))
-  result['from_pillow'] = from_pillow(split)
-  result['images'] = len(paths)
-  for d in data.values():
-    d.close()
-  return result
+  return result | {'from_pillow': from_pillow(split), 'images': len(paths)}
+
+
+def summary(
+  rounds: dict[Any, list[Measurement]], ours: list[str], sources: list[str], scaling: list[int]
+) -> dict[str, Any]:
+  """Returns the medians over the rounds, and the ratios of our pipelines to the others."""
+
+  def median(name: Any, field: str, digits: int) -> float:
+    return round(statistics.median(getattr(m, field) for m in rounds[name]), digits)
+
+  result: dict[str, Any] = {n: median(n, 'rate', 1) for n in rounds if isinstance(n, str)}
+  result.setdefault('torch', None)
+  result['ceiling'] = max(result['ceiling_threads'], result['ceiling_processes'])
+  result['scaling'] = {
+    name: {
+      loader: {str(n): median((name, loader, n), 'rate', 1) for n in scaling} for loader in LOADERS
+    }
+    for name in sources
+  }
+  inside = [*ours, 'ordinary', 'ceiling_threads']
+  result['cpu_ms'] = {name: median(name, 'cpu_ms', 3) for name in inside}
+  result['first_batch_s'] = {name: median(name, 'first_s', 3) for name in ours}
+  return result | {'ratios': ratios(rounds, ours)}
 
 
 def decoded(encoded: list[bytes]) -> Iterator[np.ndarray]:
@@ -273,7 +316,11 @@ def main() -> None:
   parser.add_argument(
     '--threads', type=int, default=0, help='threads of our pipeline; 0 means one per core'
   )
+  parser.add_argument(
+    '--scaling', default='1,2,4,8', help='numbers of threads for the measurement of scaling'
+  )
   options = parser.parse_args()
+  options.scaling = [int(n) for n in options.scaling.split(',') if n]
   if not options.source.startswith('folder:'):
     parser.error(f'--source={options.source}: pass a folder of images as folder:PATH')
   from alexnet_jax.utils import memory

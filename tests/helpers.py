@@ -15,7 +15,8 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import models
 from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
-from alexnet_jax.interop import archive, importer
+from alexnet_jax.interop import importer
+from alexnet_jax.workdir import archive
 
 # In grey levels. Photographs less their mean have about this standard deviation.
 PIXEL_DEVIATION = 60.0

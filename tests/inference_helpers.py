@@ -6,7 +6,7 @@ import numpy as np
 from alexnet_jax import config as config_lib
 from alexnet_jax import models
 from alexnet_jax.data import Canvas, decode_canvas
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import loading
 
 SIZES = {'a.jpg': (80, 90), 'b.png': (200, 72), 'deep/c.jpeg': (72, 72)}  # (height, width)
 
@@ -15,7 +15,7 @@ def reference_probabilities(workdir, paths, views):
   """Returns class names and probabilities `[N, classes]`, computed by `module.apply` image by image."""
   config = config_lib.load_workdir(workdir)
   config.mesh = (1, 1)
-  trained = evaluate.load(workdir, 'best', config)
+  trained = loading.load(workdir, 'best', config)
   module, mean = models.create(trained.config.model), np.asarray(trained.model.mean_image)
   apply = jax.jit(lambda p, x: jax.nn.softmax(module.apply({'params': p}, x, train=False)))
   rows = []

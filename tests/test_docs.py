@@ -23,6 +23,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.cli import flags
 from alexnet_jax.cli import main as cli
 from alexnet_jax.config import recipes
+from alexnet_jax.workdir import archive
 
 
 class CommandParsed(Exception):
@@ -72,6 +73,11 @@ def parse_main(argv: list[str]) -> None:
       if name:
         os.makedirs(name, exist_ok=True)
         pathlib.Path(name, config_lib.FILE).write_text(config_lib.to_json(recipes.get('original')))
+  weights = given.get('--weights', '')
+  if mode != 'import' and weights.endswith('.safetensors'):
+    metadata = {'format': archive.FORMAT, 'version': archive.VERSION}
+    metadata['config'] = config_lib.to_json(recipes.get('original'))
+    archive.write_tensors(weights, {}, metadata)
   pathlib.Path('alexnet-owt-7be5be79.pth').touch()
   pathlib.Path('bvlc_alexnet.caffemodel').write_bytes(b'')
   if mode == 'import' and '--format=caffe' in argv:

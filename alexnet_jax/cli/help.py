@@ -1,15 +1,11 @@
-"""Help texts made of the declarations of flags and config keys: --help, --helpfull and docs/CONFIG.md."""
+"""Texts made of the declarations of config keys: those of --helpfull and docs/CONFIG.md."""
 
 from collections.abc import Iterator, Sequence
-import os
-import pathlib
-import sys
 import textwrap
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.cli import flags
 from alexnet_jax.config import keys, recipes
 from alexnet_jax.models import keys as model_keys
 from alexnet_jax.models.spec import is_layer
@@ -62,44 +58,6 @@ def config_text(config: ConfigDict | FrozenConfigDict) -> str:
     lines.append(f'  --config.{name}={value!r}')
     lines += textwrap.wrap(_described(key), 100, initial_indent=' ' * 8, subsequent_indent=' ' * 8)
   return '\n'.join(lines)
-
-
-def text(config: ConfigDict | None = None) -> str:
-  """Returns the text of --help; with a config, that of --helpfull."""
-  program = 'alexnet-jax' if pathlib.Path(sys.argv[0]).stem == 'alexnet-jax' else 'python main.py'
-  lines = [
-    f'Usage: {program} --config=CONFIG --workdir=DIR [--mode=MODE] [--config.KEY=VALUE ...]',
-    '',
-    'Flags (a mode before a colon is the mode that the flag belongs to; defaults are in brackets):',
-    '  --config: FILE.py[:VARIANT], or the name of a shipped config: '
-    f'{", ".join(config_lib.shipped())}.',
-    '  --config.KEY=VALUE: sets a key of the config; --helpfull explains every key.',
-  ]
-  for name, flag in flags.FLAGS.items():
-    default = f' [{flag.default}]' if flag.default else ''
-    lines.append(f'  --{name}: {flag.meaning}{default}')
-  lines += ['', 'Modes:', *(f'  {mode}: {meaning}' for mode, meaning in flags.MODES.items())]
-  if config is not None:
-    lines += ['', 'Config keys, with the values of the config:', config_text(config)]
-  return '\n'.join(lines)
-
-
-def show(argv: Sequence[str]) -> bool:
-  """Prints the help that a command line asks for; returns whether it asks for any.
-
-  Raises:
-    UserError: --helpfull is given with a config that cannot be loaded.
-  """
-  if not {'--help', '-h', '--helpfull'} & set(argv):
-    return False
-  config = None
-  if '--helpfull' in argv:
-    config = config_lib.load_file(flags.take(argv, 'config')[0] or 'alexnet')
-  try:
-    print(text(config), flush=True)
-  except BrokenPipeError:  # The reader, such as `head`, has left; Python flushes stdout once more.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  return True
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,30 +1,29 @@
 """The command line: reads flags, config and mode, does the work, and prints one line of JSON."""
 
 from collections.abc import Callable, Sequence
-import errno
 import json
 import os
 import sys
 import traceback
+from typing import TYPE_CHECKING
 
-from alexnet_jax import config as config_lib
-from alexnet_jax.cli import help as help_lib
-from alexnet_jax.cli.flags import Options, parse
+from alexnet_jax.cli import usage
 from alexnet_jax.distributed import cluster as cluster_lib
-from alexnet_jax.distributed import multihost, supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
-from alexnet_jax.utils import compilation_cache, console, memory
+from alexnet_jax.utils import atomic_io, console, memory
+
+if TYPE_CHECKING:
+  from alexnet_jax.cli.flags import Options
 
 DONE, BUG, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 75, 130
 _SMALLER = 'lower config.train.batch_size, eval.batch_size or, for the host, data.cache_mib'
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 Result = dict[str, object]  # what a mode prints as JSON
 
 # There is one function for each mode. They import modules late, so that --help and errors appear quickly.
 
 
-def _train(options: Options) -> Result:
+def _train(options: 'Options') -> Result:
   if options.dry_run:
     from alexnet_jax.training.dry_run import dry_run
 
@@ -38,7 +37,7 @@ def _train(options: Options) -> Result:
   return train(options.config, options.workdir)
 
 
-def _eval(options: Options) -> Result:
+def _eval(options: 'Options') -> Result:
   from alexnet_jax.evaluation.evaluate import evaluate
 
   return evaluate(
@@ -47,29 +46,32 @@ def _eval(options: Options) -> Result:
     which=options.checkpoint,
     weights=options.weights,
     search=options.search_weights,
+    output=options.output,
   )
 
 
-def _config(options: Options) -> Result:
+def _config(options: 'Options') -> Result:
+  from alexnet_jax import config as config_lib
+
   config_lib.validate(options.config)
   for key, value in config_lib.flatten(options.config).items():
     print(f'{key} = {value!r}', file=sys.stderr)
   return options.config.to_dict()
 
 
-def _describe(options: Options) -> Result:
+def _describe(options: 'Options') -> Result:
   from alexnet_jax.evaluation.describe import describe
 
   return describe(options.config, options.images_per_s, options.devices_per_host)
 
 
-def _prepare(options: Options) -> Result:
+def _prepare(options: 'Options') -> Result:
   from alexnet_jax.data.prepare import prepare
 
   return prepare(options.config, output=options.output, shard=options.shard)
 
 
-def _predict(options: Options) -> Result:
+def _predict(options: 'Options') -> Result:
   from alexnet_jax.inference.predict import predict
 
   return predict(
@@ -78,10 +80,11 @@ def _predict(options: Options) -> Result:
     images=options.images,
     which=options.checkpoint,
     picture=options.picture,
+    output=options.output,
   )
 
 
-def _features(options: Options) -> Result:
+def _features(options: 'Options') -> Result:
   from alexnet_jax.inference.features import features
 
   return features(
@@ -95,7 +98,7 @@ def _features(options: Options) -> Result:
   )
 
 
-def _import(options: Options) -> Result:
+def _import(options: 'Options') -> Result:
   from alexnet_jax.interop.importer import import_network
 
   return import_network(
@@ -109,7 +112,7 @@ def _import(options: Options) -> Result:
   )
 
 
-def _export(options: Options) -> Result:
+def _export(options: 'Options') -> Result:
   from alexnet_jax.interop.exporter import export_network
 
   return export_network(
@@ -121,7 +124,7 @@ def _export(options: Options) -> Result:
   )
 
 
-def _serve(options: Options) -> Result:
+def _serve(options: 'Options') -> Result:
   from alexnet_jax.serve.app import serve
 
   return serve(
@@ -134,13 +137,13 @@ def _serve(options: Options) -> Result:
   )
 
 
-def _report(options: Options) -> Result:
+def _report(options: 'Options') -> Result:
   from alexnet_jax.report.page import report
 
-  return report(options.config, options.workdir, which=options.checkpoint)
+  return report(options.config, options.workdir, which=options.checkpoint, output=options.output)
 
 
-_WORK: dict[str, Callable[[Options], Result]] = {
+_WORK: dict[str, Callable[['Options'], Result]] = {
   'train': _train,
   'eval': _eval,
   'config': _config,
@@ -155,12 +158,12 @@ _WORK: dict[str, Callable[[Options], Result]] = {
 }
 
 
-def run(options: Options) -> Result:
+def run(options: 'Options') -> Result:
   """Does what the mode asks for and returns the result that is printed as JSON."""
   return _WORK[options.mode](options)
 
 
-def main(argv: Sequence[str], work: Callable[[Options], Result] = run) -> int:
+def main(argv: Sequence[str], work: Callable[['Options'], Result] = run) -> int:
   """Runs a command line and returns its exit code.
 
   The exit codes are 0 (done), 2 (user's mistake, explained in one line on stderr), 3 (the run failed), 75
@@ -173,8 +176,10 @@ def main(argv: Sequence[str], work: Callable[[Options], Result] = run) -> int:
   """
   console.setup()
   try:
-    if help_lib.show(argv):
+    if usage.show(argv):
       return DONE
+    from alexnet_jax.cli.flags import parse
+
     options = parse(argv)
   except UserError as error:
     console.say_error(error)
@@ -182,6 +187,8 @@ def main(argv: Sequence[str], work: Callable[[Options], Result] = run) -> int:
   if not options.cluster:
     _ready()
     return _guard(lambda: print(json.dumps(work(options))))
+  from alexnet_jax.distributed import supervisor
+
   cluster = options.cluster
   if not supervisor.is_child():
     return supervisor.supervise(cluster)
@@ -194,16 +201,20 @@ def main(argv: Sequence[str], work: Callable[[Options], Result] = run) -> int:
 
 
 def _ready() -> None:
+  from alexnet_jax.utils import compilation_cache
+
   memory.keep_freed_memory()
   compilation_cache.keep_programs()
 
 
 def _work_with_others(
-  options: Options,
+  options: 'Options',
   cluster: cluster_lib.Cluster,
-  work: Callable[[Options], Result],
+  work: Callable[['Options'], Result],
 ) -> None:
   """Does the work as one of several processes; process 0 prints the result."""
+  from alexnet_jax.distributed import multihost, supervisor
+
   stdout = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # C++ libraries print to stdout, too.
   multihost.join(cluster, options.peer_timeout, stops_at_a_step=options.mode == 'train')
@@ -222,7 +233,7 @@ def _work_with_others(
 
 
 def _is_disk(error: Exception) -> bool:
-  return isinstance(error, OSError) and error.errno in _DISK
+  return isinstance(error, OSError) and error.errno in atomic_io.REMEDIES
 
 
 def _guard(work: Callable[[], None]) -> int:
@@ -250,7 +261,8 @@ def _guard(work: Callable[[], None]) -> int:
   except OSError as error:
     if not _is_disk(error):
       raise
-    console.say_error(f'{error}: free the disk, then run the same command again')
+    remedy = atomic_io.REMEDIES[error.errno or 0]
+    console.say_error(f'{error}: {remedy}, then run the same command again')
     return RUN_FAILED
   return DONE
 

@@ -6,10 +6,10 @@ from alexnet_jax.config.io import (
   from_json,
   load_file,
   load_workdir,
-  shipped,
   to_json,
 )
 from alexnet_jax.config.validation import check_same_run, validate
+from alexnet_jax.utils.shipped import shipped
 
 __all__ = [
   'FILE',

@@ -10,19 +10,12 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.config import keys, recipes
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils.shipped import shipped
 from alexnet_jax.utils.suggestion import suggest
 
 FILE = 'config.json'
 # Keys that were added later, with the behaviour before; the recipes have other values for new runs.
 _BEFORE = {'data.canvas.exif_orientation': False}
-
-
-def shipped() -> dict[str, pathlib.Path]:
-  """Returns the paths of the shipped configs by name: `{'quickstart': PATH, ...}`."""
-  package = pathlib.Path(__file__).parent.parent
-  installed, checkout = package / 'configs', package.parent / 'configs'
-  folder = installed if installed.is_dir() else checkout
-  return {path.stem: path for path in sorted(folder.glob('*.py')) if path.stem != '__init__'}
 
 
 def _find(name: str) -> str | pathlib.Path | None:

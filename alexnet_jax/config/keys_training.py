@@ -121,6 +121,26 @@ TRAIN: Schema = {
     minimum=0,
     below=100,
   ),
+  'early_stopping': Key(
+    0,
+    'The number of evaluations in a row without a lower validation error after which the run ends '
+    '(early stopping). 0 never ends it early.',
+    unit='evaluations',
+    minimum=0,
+  ),
+  'label_smoothing': Key(
+    0.0,
+    'The share of the target probability that is spread evenly over all classes (label smoothing), such '
+    'as 0.1. The paper used none.',
+    minimum=0,
+    below=1,
+  ),
+  'class_weights': Key(
+    'none',
+    'How the losses of images are weighted: `balanced` divides each by the number of training images of '
+    'its class, times a constant for which the mean weight is 1; `none` weights all images alike.',
+    choices=('none', 'balanced'),
+  ),
   'profile': Key(
     (0, 0),
     'The first and the last step, counted from 1, of which a profile is written to '

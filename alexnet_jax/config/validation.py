@@ -12,7 +12,7 @@ from alexnet_jax.utils import schema
 # Keys, or prefixes of keys, in which a resumed run may differ from the run that it resumes.
 _FREE = (
     'mesh', 'micro_batches', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
-    'train.diagnose_every', 'train.profile', 'train.until_train_error', 'eval.',
+    'train.diagnose_every', 'train.profile', 'train.until_train_error', 'train.early_stopping', 'eval.',
     'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
     'log.', 'note', 'prepare.', 'serve.', 'report.',
 )  # fmt: skip

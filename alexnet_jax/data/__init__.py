@@ -1,7 +1,8 @@
 """The input pipeline: from image files to uint8 batches on the host.
 
-TensorFlow is imported only to read TensorFlow Datasets (TFDS), to write a store, and for
-`config.data.loader=tf.data`. Importing this package imports neither TensorFlow nor JAX.
+TensorFlow is imported only to read TensorFlow Datasets (TFDS), to write a store, and to read a set that
+does not fit into memory; without TensorFlow, Python threads read such a set. Importing this package
+imports neither TensorFlow nor JAX.
 """
 
 from alexnet_jax.data.dataset import Dataset, open_dataset

@@ -2,12 +2,13 @@
 
 Training reads the endless concatenation of one permutation of the training images per epoch: batch
 s is rows [sB, (s+1)B) of it. A data set whose canvases fit into memory is decoded once. A larger one
-is streamed, by threads or by tf.data. All three ways give the same batches, bit for bit.
+is streamed, by tf.data or by Python threads. All three ways give the same batches, bit for bit.
 """
 
 import atexit
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import functools
 import itertools
 import os
@@ -23,10 +24,10 @@ from tqdm import tqdm
 from alexnet_jax.data import pipeline
 from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.decode import Canvas
-from alexnet_jax.data.images import SplitImages
+from alexnet_jax.data.images import SplitImages, find_undecodable
 from alexnet_jax.data.order import batch_indices
 from alexnet_jax.data.sources import open_source
-from alexnet_jax.data.splits import Source, cores
+from alexnet_jax.data.splits import Source, Split, cores
 from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.utils.prefetch import prefetch
 
@@ -34,6 +35,7 @@ Batch = dict[str, np.ndarray]
 
 _AHEAD = 2  # number of batches produced ahead of the consumer
 _STATISTICS_BATCH = 64
+_NAMED = 10  # number of bad validation images that an error names
 
 
 class Dataset:
@@ -45,21 +47,27 @@ class Dataset:
 
   Attributes:
     class_names: names of the classes, in the order of the labels.
+    class_titles: the same classes in words, if the source stores them, else None.
     train_labels: int32 [num_train].
     validation_labels: int32 [num_validation], or None without a validation split.
     num_train: number of training images.
     num_validation: number of validation images.
     train_counts: number of training images of each class, int64 [classes].
     cached: whether the canvases are kept in memory.
+    dropped: names of the validation images that `config.data.drop_bad_validation` leaves out.
   """
 
   def __init__(self, source: Source, config_data: Any, seed: int):
     self._config, self._seed = FrozenConfigDict(config_data), seed
     self._canvas = Canvas.from_config(config_data.canvas)
     self._threads = config_data.threads or cores()
-    self._lock = threading.Lock()
+    self._lock, self._search_lock = threading.Lock(), threading.Lock()
+    self._bad_images = ''
     self._skipped: dict[tuple[str, int], str] = {}
     self._iterators: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
+    self.dropped: tuple[str, ...] = ()
+    if config_data.drop_bad_validation:
+      source = self._drop_bad_validation(source)
     splits = {'train': source.train, 'validation': source.validation}
     self._images = {
       name: SplitImages(split, self._canvas, functools.partial(self._on_error, name))
@@ -67,7 +75,7 @@ class Dataset:
       if split is not None
     }
     self._statistics = source.statistics
-    self.class_names = source.class_names
+    self.class_names, self.class_titles = source.class_names, source.class_titles
     self.train_labels = source.train.labels
     self.validation_labels = source.validation.labels if source.validation else None
     self.num_train = len(source.train)
@@ -140,8 +148,14 @@ class Dataset:
     """Returns single images of a split, uint8 [b, S, S, 3]; an undecodable image is zero."""
     return self._images[split].take(np.asarray(indices, np.int64))[0]
 
-  def preload(self) -> None:
+  def preload(self, share: tuple[int, int] = (0, 1), is_new: bool = False) -> None:
     """Decodes all splits if they are kept in memory, so that bad images are found at once.
+
+    Otherwise, for a new run, it decodes the validation images once, unless a store holds them.
+
+    Args:
+      share: (i, n) checks only the validation images i, i + n, i + 2n, ...: the share of process i of n.
+      is_new: whether the run has not begun.
 
     Raises:
       UserError: a validation image cannot be decoded.
@@ -150,6 +164,29 @@ class Dataset:
     if self.cached:
       for images in self._images.values():
         images.keep_in_memory(self._threads)
+    elif is_new and not self._config.drop_bad_validation and 'validation' in self._images:
+      split = self._images['validation'].split
+      part = split.select(np.arange(share[0], len(split), share[1]))
+      if split.fill is None and (bad := find_undecodable(part, self._canvas, self._threads)):
+        raise UserError(_list_bad(part, bad))
+
+  def _drop_bad_validation(self, source: Source) -> Source:
+    """Returns the source without the validation images that cannot be decoded, whose names it logs."""
+    split = source.validation
+    if split is None or split.fill is not None:
+      return source
+    bad = find_undecodable(split, self._canvas, self._threads)
+    self.dropped = tuple(split.name(i) for i in bad)
+    if bad:
+      logging.warning(
+        'config.data.drop_bad_validation leaves out %d of %d validation images: %s',
+        len(bad),
+        len(split),
+        ', '.join(self.dropped),
+      )
+    kept = [i for i in range(len(split)) if i not in bad]
+    rest = split.select(np.asarray(kept, np.int64)) if kept else None
+    return dataclasses.replace(source, validation=rest)
 
   def checksums(self) -> dict[str, str]:
     """Returns the CRC-32 of every image in hexadecimal, for each split; empty unless the set is cached."""
@@ -241,15 +278,23 @@ class Dataset:
     """Yields batches that are decoded as they are read; only a few are in memory at a time."""
     images = self._images[split]
     plan = pipeline.BatchPlan(
-      indices, images.fill, self._canvas.size, start, stop, self._config.threads
+      indices=indices,
+      fill=images.fill,
+      read=images.read,
+      form=images.split.form,
+      size=self._canvas.size,
+      start=start,
+      stop=stop,
+      threads=self._threads,
     )
-    if self._config.loader == 'tf.data':
-      loaded = pipeline.tf_data_batches(plan, 'config.data.loader=tf.data')
-    else:
-      loaded = pipeline.threaded_batches(plan)
-    with contextlib.closing(loaded):
+    with contextlib.closing(self._loader(plan)) as loaded:
       for image, mask, numbers in loaded:
         yield _batch(image, mask, numbers, images.split.labels)
+
+  @functools.cached_property
+  def _loader(self) -> pipeline.Loader:
+    """Returns the loader; the first use logs its name and may import TensorFlow."""
+    return pipeline.open_loader(self._config.loader, self._config.source)
 
   def _on_error(self, split: str, index: int, reason: str) -> None:
     """Records an undecodable image.
@@ -263,10 +308,12 @@ class Dataset:
       bad = sorted(i for s, i in self._skipped if s == 'train')
     name = self._images[split].split.name
     if split != 'train':
-      raise UserError(
-        f'the {split} image {name(index)} cannot be decoded ({reason}): repair or remove it; a run that '
-        'has begun can go on only with as many validation images as it had'
-      )
+      with self._search_lock:  # threads that find bad images at the same time wait for one search
+        if not self._bad_images:
+          images = self._images[split].split
+          found = find_undecodable(images, self._canvas, self._threads)
+          self._bad_images = _list_bad(images, {index: reason} | found)
+      raise UserError(self._bad_images)
     if not known:
       logging.warning('skipping %s image %s: %s', split, name(index), reason)
     n, max_share = self.num_train, self._config.max_bad_share
@@ -299,6 +346,17 @@ def open_dataset(config_data: Any, seed: int) -> Dataset:
     UserError: a value is not allowed, or the source is missing or malformed.
   """
   return Dataset(open_source(config_data), config_data, seed)
+
+
+def _list_bad(split: Split, bad: Mapping[int, str]) -> str:
+  """Returns an error message about validation images that cannot be decoded, given {index: reason}."""
+  named = [f'{split.name(i)} ({reason})' for i, reason in sorted(bad.items())[:_NAMED]]
+  more = f' and {len(bad) - _NAMED} more' if len(bad) > _NAMED else ''
+  return (
+    f'{len(bad)} of {len(split)} validation images cannot be decoded: {", ".join(named)}{more}: repair '
+    'them; or, before a run begins, remove them or leave them out with '
+    '--config.data.drop_bad_validation=True; a run that has begun needs the images that it had'
+  )
 
 
 def _rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:

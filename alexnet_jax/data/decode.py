@@ -98,7 +98,9 @@ _thread = threading.local()
 
 
 def decode_canvas(
-  source: bytes | np.ndarray, canvas: Any = _DEFAULT, notes: list[str] | None = None
+  source: bytes | np.ndarray | Image.Image,
+  canvas: Any = _DEFAULT,
+  notes: list[str] | None = None,
 ) -> np.ndarray:
   """Decodes one image and fits it to the canvas.
 
@@ -107,7 +109,7 @@ def decode_canvas(
   same with and without simplejpeg.
 
   Args:
-    source: an encoded image, or uint8 pixels [H, W], [H, W, 1] or [H, W, 3] (RGB).
+    source: an encoded image, a Pillow image, or uint8 pixels [H, W], [H, W, 1] or [H, W, 3] (RGB).
     canvas: a `Canvas`, or any object with its attributes.
     notes: a list to which a line is appended for each repair or conversion.
 
@@ -123,6 +125,8 @@ def decode_canvas(
       image = _from_array(source)
       height, width = image.shape[:2]
       _check_pixels(width, height, canvas)
+    elif isinstance(source, Image.Image):
+      image, width, height = _from_pillow(source, canvas, notes, reduce=False)
     else:
       image, width, height = _decode(source, canvas, notes)
     image = _fit(image, width, height, canvas)
@@ -244,18 +248,26 @@ def _decode(data: bytes, canvas: Any, notes: list[str]) -> tuple[np.ndarray, flo
   except UnidentifiedImageError as error:  # its message is an address in memory
     raise ValueError(f'not an image of a known format ({", ".join(_FORMATS)})') from error
   with image:
-    width, height = image.size
-    _check_pixels(width, height, canvas)
-    is_jpeg = image.format in ('JPEG', 'MPO')
-    orientation = _orientation_of(image) if is_jpeg and canvas.exif_orientation else 1
-    n = _reduction(width, height, canvas, orientation) if is_jpeg else 1
+    return _from_pillow(image, canvas, notes, reduce=True)
+
+
+def _from_pillow(
+  image: Image.Image, canvas: Any, notes: list[str], reduce: bool
+) -> tuple[np.ndarray, float, float]:
+  """Returns what `_decode` returns; `reduce` allows a JPEG file to be decoded at a fraction of its size."""
+  width, height = image.size
+  _check_pixels(width, height, canvas)
+  is_jpeg = image.format in ('JPEG', 'MPO')
+  orientation = _orientation_of(image) if is_jpeg and canvas.exif_orientation else 1
+  n = _reduction(width, height, canvas, orientation) if is_jpeg and reduce else 1
+  if reduce:
     image.draft(None, (width // n, height // n))
-    if getattr(image, 'is_animated', False):
-      notes.append(f'animated {image.format}: the first frame was used')
-    pixels = _from_array(np.asarray(_to_gray_or_rgb(image, notes)))
-    if canvas.exif_orientation and not is_jpeg:  # in a PNG, the EXIF data may follow the pixels
-      orientation = _orientation_of(image)
-    return _upright(pixels, width, height, n, orientation)
+  if getattr(image, 'is_animated', False):
+    notes.append(f'animated {image.format}: the first frame was used')
+  pixels = _from_array(np.asarray(_to_gray_or_rgb(image, notes)))
+  if canvas.exif_orientation and not is_jpeg:  # in a PNG, the EXIF data may follow the pixels
+    orientation = _orientation_of(image)
+  return _upright(pixels, width, height, n, orientation)
 
 
 def _upright(

@@ -167,8 +167,10 @@ def reorder(source: Source, order: str, root: pathlib.Path, devkit: str) -> Sour
         f'config.data.devkit={kit.path} has no class {min(missing)}: name the devkit of that year'
       )
     names = tuple(name for name in kit.wnids if name in set(names))
+  titles = source.class_titles and dict(zip(source.class_names, source.class_titles, strict=True))
   return dataclasses.replace(
     source,
+    class_titles=tuple(titles[name] for name in names) if titles else None,
     train=_relabel(source.train, source.class_names, names),
     validation=source.validation and _relabel(source.validation, source.class_names, names),
     class_names=names,

@@ -89,7 +89,8 @@ DATA: Schema = {
   'canvas': CANVAS,
   'threads': Key(
     0,
-    'The number of threads that decode images. 0 is one thread per processor core.',
+    'The number of threads that decode images, with either loader. 0 is one thread per processor '
+    'core.',
     minimum=0,
     maximum=1024,
   ),
@@ -108,10 +109,11 @@ DATA: Schema = {
     minimum=1,
   ),
   'loader': Key(
-    'threads',
-    'What reads data sets that are not kept in memory: `threads` of this package, or `tf.data`. '
-    'Both make the same batches.',
-    choices=('threads', 'tf.data'),
+    'auto',
+    'What reads data sets that are not kept in memory: `tf.data`, `threads` of Python, or `auto`, '
+    'which is tf.data where TensorFlow is installed and threads elsewhere. Both make the same '
+    'batches.',
+    choices=('auto', 'tf.data', 'threads'),
   ),
   'cache_mib': Key(
     2048,
@@ -125,6 +127,11 @@ DATA: Schema = {
     'such image never stops it.',
     minimum=0,
     maximum=1,
+  ),
+  'drop_bad_validation': Key(
+    False,
+    'Whether validation images that cannot be decoded are left out when a run begins. Otherwise they '
+    'are an error that lists them, because errors measured on other images cannot be compared.',
   ),
   'synthetic': {
     'classes': Key(10, 'The number of classes of the source `synthetic`.', minimum=1),

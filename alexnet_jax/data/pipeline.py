@@ -1,15 +1,29 @@
-"""The two parallel loaders: Python threads, and tf.data.
+"""The two loaders of data sets that are not kept in memory: tf.data, and Python threads.
 
-Both produce the same batches in the same order. The threads decode straight into the batch, which
-saves the copies between Python and TensorFlow, and they need no TensorFlow. They are the default
-because they are faster (RESULTS.md).
+Both give the same batches. `tf_data_graph` is the tf.data pipeline:
+
+  range      the steps; a resumed run begins its graph at its step
+  map        the images of a step, in the project's own order (`order.py`): int64 [b]
+  unbatch    chunks of at most 32 images
+  map        read by index and decoded to canvases, in parallel: uint8 [c, S, S, 3]
+  batch      uint8 [b / c, c, S, S, 3]
+  prefetch   two batches
+
+TensorFlow decodes the JPEG canvases of a store, because `tf.io.decode_jpeg` gives the pixels of `decode.py`.
+Only a damaged JPEG can differ: where libjpeg warns and goes on, `decode.py` refuses the image and TensorFlow
+does not.
+Photographs must be scaled too, which TensorFlow does with other results, so that `decode.py` decodes them.
+The canvases of a raw store need no decoding: one Python call reads a batch.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+import functools
 import itertools
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
+from absl import logging
 import numpy as np
 
 from alexnet_jax.data.splits import cores
@@ -17,7 +31,9 @@ from alexnet_jax.utils.optional_import import import_tensorflow
 from alexnet_jax.utils.prefetch import map_ahead
 
 _AHEAD = 2  # number of batches produced ahead of the consumer
-_CHUNK = 16  # images per task; one image per task costs about 8 % more CPU time
+_ALIGNED = 64  # bytes; the alignment of arrays that TensorFlow uses without a copy
+_CHUNK = 16  # images per task of a thread; one image per task costs about 8 % more CPU time
+_TF_CHUNK = 32  # images per call in tf.data
 
 # (images uint8 [b, S, S, 3], mask bool [b], indices int64 [b])
 ImageBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -30,6 +46,9 @@ class BatchPlan(NamedTuple):
     indices: returns the image indices of a step, int64 [b]; -1 is padding.
     fill: decodes the images of some indices, int64 [c], into uint8 [c, S, S, 3] and returns a mask,
       bool [c].
+    read: returns the JPEG files of some indices, int64 [c], as (bytes, dtype object [c]; a mask,
+      bool [c]), where the form is `jpeg`. Where the mask is False, the file is a black canvas.
+    form: what the source holds: `jpeg` or `raw` canvases, or '' for images that have to be scaled.
     size: S, the side of the canvas in pixels.
     start: the first step.
     stop: the step after the last one, or None for an endless sequence.
@@ -38,18 +57,149 @@ class BatchPlan(NamedTuple):
 
   indices: Callable[[int], np.ndarray]
   fill: Callable[[np.ndarray, np.ndarray], np.ndarray]
+  read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+  form: str
   size: int
   start: int
   stop: int | None
   threads: int
+
+  def new(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the canvases of some indices (int64 [c]), uint8 [c, S, S, 3], and their mask, bool [c].
+
+    The array begins at a multiple of 64 bytes: TensorFlow would copy any other.
+    """
+    shape = len(indices), self.size, self.size, 3
+    buffer = np.empty(math.prod(shape) + _ALIGNED, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNED
+    images = buffer[start : start + math.prod(shape)].reshape(shape)
+    return images, self.fill(indices, images)
 
   def steps(self) -> Iterable[int]:
     """Returns all steps, in order."""
     return itertools.count(self.start) if self.stop is None else range(self.start, self.stop)
 
 
+Loader = Callable[[BatchPlan], Generator[ImageBatch]]
+
+
+def open_loader(name: str, source: str) -> Loader:
+  """Returns the loader of `config.data.loader`, and logs which one reads the source.
+
+  Args:
+    name: `threads`, `tf.data`, or `auto`, which is tf.data if TensorFlow can be imported and else
+      threads.
+    source: `config.data.source`, for the log.
+
+  Raises:
+    UserError: the loader is `tf.data`, and TensorFlow is not installed.
+  """
+  reason = 'config.data.loader=threads'
+  if name != 'threads':
+    try:
+      tf = import_tensorflow(f'config.data.loader={name}')
+    except Exception as error:  # an installation that is broken raises many types
+      if name != 'auto':
+        raise
+      reason = f'TensorFlow is not installed ({error.__cause__ or error})'
+    else:
+      logging.info('tf.data reads %s', source)
+      return functools.partial(tf_data_batches, tf)
+  logging.info('Python threads read %s; %s', source, reason)
+  return threaded_batches
+
+
+def tf_data_graph(tf: Any, plan: BatchPlan, failures: list[Exception]) -> Any:
+  """Returns the batches of a plan as a `tf.data.Dataset` of (images, mask, indices).
+
+  Args:
+    tf: the module tensorflow.
+    plan: the batches.
+    failures: a list to which the exceptions of `plan.fill` and `plan.read` are appended. The data set
+      then raises InvalidArgumentError.
+
+  Returns:
+    The data set. The elements have the form uint8 [b / c, c, S, S, 3], bool [b / c, c] and int64 [b / c, c],
+    or for raw canvases uint8 [b, S, S, 3], bool [b] and int64 [b].
+  """
+  b, threads = len(plan.indices(plan.start)), plan.threads or cores()
+  canvas = [plan.size, plan.size, 3]
+  c = b if plan.form == 'raw' else max(c for c in range(1, _TF_CHUNK + 1) if b % c == 0)
+
+  def images_of(step):
+    return tf.ensure_shape(tf.numpy_function(plan.indices, [step], tf.int64), [b])
+
+  def decode_jpeg(indices):
+    files, mask = _call(tf, plan.read, indices, (tf.string, tf.bool), failures)
+    decode = functools.partial(tf.io.decode_jpeg, channels=3, dct_method='INTEGER_ACCURATE')
+    images = [decode(file) for file in tf.unstack(tf.ensure_shape(files, [c]))]
+    return tf.ensure_shape(tf.stack(images), [c, *canvas]), tf.ensure_shape(mask, [c]), indices
+
+  def fill(indices):
+    images, mask = _call(tf, plan.new, indices, (tf.uint8, tf.bool), failures)
+    return tf.ensure_shape(images, [c, *canvas]), tf.ensure_shape(mask, [c]), indices
+
+  steps = tf.data.Dataset.range(plan.start, tf.int64.max if plan.stop is None else plan.stop)
+  batches = steps.map(images_of)
+  if plan.form == 'raw':
+    batches = batches.map(fill, num_parallel_calls=min(threads, _AHEAD))
+  else:
+    chunks = batches.map(lambda indices: tf.reshape(indices, [b // c, c])).unbatch()
+    decode = decode_jpeg if plan.form == 'jpeg' else fill
+    batches = chunks.map(decode, num_parallel_calls=threads).batch(b // c)
+  options = tf.data.Options()
+  options.deterministic = True
+  options.threading.private_threadpool_size = threads
+  return batches.prefetch(_AHEAD).with_options(options)
+
+
+def _call(
+  tf: Any, function: Callable, indices: Any, types: tuple, failures: list[Exception]
+) -> Any:
+  """Calls a Python function in a graph; returns empty arrays after an exception, which `failures` keeps.
+
+  TensorFlow would replace the exception by one of its own.
+  """
+
+  def guarded(values: np.ndarray) -> tuple[np.ndarray, ...]:
+    try:
+      return function(values)
+    except Exception as error:
+      failures.append(error)
+      return tuple(np.zeros(0, dtype.as_numpy_dtype) for dtype in types)
+
+  return tf.numpy_function(guarded, [indices], types)
+
+
+def tf_data_batches(tf: Any, plan: BatchPlan) -> Generator[ImageBatch]:
+  """Produces the batches with tf.data.
+
+  A JPEG canvas that TensorFlow cannot decode ends the graph. `plan.fill` then decodes the batch and finds
+  out which image it is, and a new graph begins with the next step.
+  """
+  failures: list[Exception] = []
+  step = plan.start
+  while plan.stop is None or step < plan.stop:
+    graph = tf_data_graph(tf, plan._replace(start=step), failures)
+    try:
+      for images, mask, indices in graph.as_numpy_iterator():
+        yield images.reshape(-1, *images.shape[-3:]), mask.reshape(-1), indices.reshape(-1)
+        step += 1
+    except tf.errors.InvalidArgumentError:
+      if failures:
+        raise failures[0] from None
+      if plan.form != 'jpeg':
+        raise
+      indices = plan.indices(step)
+      yield *plan.new(indices), indices
+      step += 1
+
+
 def threaded_batches(plan: BatchPlan) -> Generator[ImageBatch]:
-  """Produces the batches with Python threads; the decoders release the interpreter lock."""
+  """Produces the batches with Python threads, which decode straight into the batch.
+
+  The decoders release the interpreter lock.
+  """
   threads = plan.threads or cores()
 
   def chunks() -> Iterator[tuple[ImageBatch, int, int]]:
@@ -75,46 +225,3 @@ def threaded_batches(plan: BatchPlan) -> Generator[ImageBatch]:
     ):
       if is_last:
         yield batch
-
-
-def tf_data_batches(plan: BatchPlan, need: str) -> Generator[ImageBatch]:
-  """Produces the same batches with tf.data.
-
-  Args:
-    plan: the batches.
-    need: the setting that requires TensorFlow, for the error message.
-
-  Raises:
-    UserError: TensorFlow is not installed.
-  """
-  tf = import_tensorflow(need)
-  size, b = plan.size, len(plan.indices(plan.start))
-  chunk = max(c for c in range(1, _CHUNK + 1) if b % c == 0)
-  failures: list[Exception] = []
-
-  def fill(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    images = np.empty((chunk, size, size, 3), np.uint8)
-    try:
-      return images, plan.fill(indices, images)
-    except Exception as error:  # TensorFlow would replace the exception by one of its own
-      failures.append(error)
-      return images, np.zeros(chunk, bool)
-
-  def chunked_indices(step):
-    indices = tf.numpy_function(lambda s: plan.indices(int(s)).reshape(-1, chunk), [step], tf.int64)
-    return tf.ensure_shape(indices, [b // chunk, chunk])
-
-  def decode(indices):
-    images, mask = tf.numpy_function(fill, [indices], [tf.uint8, tf.bool])
-    images = tf.ensure_shape(images, [chunk, size, size, 3])
-    return images, tf.ensure_shape(mask, [chunk]), indices
-
-  steps = tf.data.Dataset.range(plan.start, tf.int64.max if plan.stop is None else plan.stop)
-  dataset = steps.map(chunked_indices).unbatch()
-  parallel_calls = plan.threads or tf.data.AUTOTUNE
-  dataset = dataset.map(decode, num_parallel_calls=parallel_calls, deterministic=True)
-  dataset = dataset.batch(b // chunk, drop_remainder=True).prefetch(_AHEAD)
-  for images, mask, indices in dataset.as_numpy_iterator():
-    if failures:
-      raise failures[0]
-    yield images.reshape(b, size, size, 3), mask.reshape(b), indices.reshape(b)

@@ -20,6 +20,7 @@ class Split:
       split.
     fill: writes image i to a uint8 [S, S, 3] array, where the images are stored as canvases; else
       None. It can be called from many threads and raises OSError or ValueError.
+    form: `jpeg` or `raw` where the images are stored as canvases in that form; else ''.
     sequential: whether random access is slow.
   """
 
@@ -27,6 +28,7 @@ class Split:
   read: Callable[[int], bytes | np.ndarray]
   name: Callable[[int], str]
   fill: Callable[[int, np.ndarray], None] | None = None
+  form: str = ''
   sequential: bool = False
 
   def __len__(self) -> int:
@@ -45,6 +47,7 @@ class Split:
       lambda i: self.read(int(rows[i])),
       lambda i: self.name(int(rows[i])),
       fill_selected if fill else None,
+      self.form,
       self.sequential,
     )
 
@@ -57,6 +60,7 @@ class Source:
     train: the training images.
     validation: the validation images; None if the source has none and none could be held out.
     class_names: names of the classes, in the order of the labels.
+    class_titles: names of the classes in words, in the same order, if the source stores them, else None.
     statistics: a `statistics.Statistics` of the training images if the source stores one, else None.
   """
 
@@ -64,6 +68,7 @@ class Source:
   validation: Split | None
   class_names: tuple[str, ...]
   statistics: Any = None
+  class_titles: tuple[str, ...] | None = None
 
 
 def generator(seed: int, index: int, purpose: int) -> np.random.Generator:

@@ -7,78 +7,36 @@ over the networks of an ensemble.
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import math
+import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import logging
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
+from tqdm import tqdm
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import steps
-from alexnet_jax.data import Dataset, Statistics, open_dataset
+from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import multihost, sharding
 from alexnet_jax.errors import RunError, UserError
-from alexnet_jax.evaluation import baseline, ensemble
-from alexnet_jax.workdir.checkpoint import Checkpoints
+from alexnet_jax.evaluation import baseline, ensemble, per_class
+from alexnet_jax.evaluation.loading import (
+  Model,
+  Trained,
+  batch_size_on,
+  check_overrides,
+  class_labels,
+  load,
+  make_mesh,
+)
+from alexnet_jax.utils import output_path
 
 _IN_FLIGHT = 2  # batches on the devices: one that is computed, and one that waits
-_WITH_TOP5 = 6  # smallest number of classes with a meaningful top-5 error
-
-
-class Model(NamedTuple):
-  """A network ready to predict.
-
-  Attributes:
-    predict: the function that `steps.make_predict_step` returns.
-    params, batch_stats: as in a train state.
-    mean_image: float32 `[C, C, 3]`, the mean of the network's own training images.
-    weight: the weight of its probabilities in an ensemble. The weights add up to 1.
-  """
-
-  predict: Callable
-  params: dict
-  batch_stats: dict
-  mean_image: jax.Array
-  weight: float
-
-
-class Trained(NamedTuple):
-  """A network that was read from a checkpoint.
-
-  Attributes:
-    model: ready to predict.
-    config: the whole config of the checkpoint, with the mesh and the `eval` values of the caller.
-    meta: the metadata of the checkpoint, among them `class_names`, `class_counts` and `config`.
-    step: the step of the checkpoint.
-    statistics: of the training images.
-    mesh: on which the model predicts.
-  """
-
-  model: Model
-  config: FrozenConfigDict
-  meta: dict
-  step: int
-  statistics: Statistics
-  mesh: jax.sharding.Mesh
-
-
-def batch_size_on(config: ConfigDict | FrozenConfigDict, data: int) -> int:
-  """Returns `config.eval.batch_size`, rounded up to a multiple of `data`, the data axis of the mesh."""
-  return -(-config.eval.batch_size // data) * data
-
-
-def _mesh(config: ConfigDict | FrozenConfigDict) -> jax.sharding.Mesh:
-  """Returns the mesh of an evaluation.
-
-  Without `config.mesh`, each device holds a whole network, and the batch is split over as many devices
-  as it can be. Networks with one and with two towers can then share the mesh in an ensemble.
-  """
-  shape = config.mesh if any(config.mesh) else (mesh_lib.most_devices(config.eval.batch_size), 1)
-  chosen = ConfigDict(config.to_dict() | {'mesh': shape})
-  return mesh_lib.make_mesh(chosen, batch_size_on(config, max(shape[0], 1)))
+WITH_TOP5 = 6  # smallest number of classes with a meaningful top-5 error
 
 
 def _never() -> bool:
@@ -92,6 +50,7 @@ def errors_of(
   mesh: jax.sharding.Mesh,
   split: str = 'validation',
   is_stopping: Callable[[], bool] = _never,
+  tally: Callable[..., None] | None = None,
 ) -> dict[str, Any] | None:
   """Measures the errors of the weighted average of `models` on a whole split.
 
@@ -102,6 +61,7 @@ def errors_of(
     mesh: the mesh of the models.
     split: validation or train.
     is_stopping: called before each batch; if it returns True, the evaluation ends.
+    tally: called with probabilities, labels and mask of each batch, on the devices.
 
   Returns:
     `top1_error` and `top5_error` in per cent (the latter None for 5 classes or fewer), `loss` (mean negative
@@ -113,15 +73,20 @@ def errors_of(
   """
   batch_size = batch_size_on(config, mesh.shape[mesh_lib.DATA])
   sums = []
-  for batch in dataset.eval_batches(batch_size, sharding.local_rows(mesh, batch_size), split):
-    jax.block_until_ready(sums[-_IN_FLIGHT:][:1])
-    if is_stopping():
-      return None
-    rows = sharding.shard_batch(mesh, batch)
-    probabilities = sum(
-      m.weight * m.predict(m.params, m.batch_stats, rows['image'], m.mean_image) for m in models
-    )
-    sums.append(steps.score(probabilities, rows['label'], rows['mask']))
+  total = dataset.num_train if split == 'train' else dataset.num_validation
+  with tqdm(total=total, desc=f'{split} images', unit='image', disable=None, leave=False) as bar:
+    for batch in dataset.eval_batches(batch_size, sharding.local_rows(mesh, batch_size), split):
+      jax.block_until_ready(sums[-_IN_FLIGHT:][:1])
+      if is_stopping():
+        return None
+      rows = sharding.shard_batch(mesh, batch)
+      probabilities = sum(
+        m.weight * m.predict(m.params, m.batch_stats, rows['image'], m.mean_image) for m in models
+      )
+      sums.append(steps.score(probabilities, rows['label'], rows['mask']))
+      if tally:
+        tally(probabilities, rows['label'], rows['mask'])
+      bar.update(min(batch_size, total - bar.n))
   return errors_from(sums, config.model.num_classes, split)
 
 
@@ -139,7 +104,7 @@ def errors_from(
     raise UserError(f'no {split} image could be decoded: nothing to evaluate')
   return {
     'top1_error': 100 * total['top1'] / examples,
-    'top5_error': 100 * total['top5'] / examples if classes >= _WITH_TOP5 else None,
+    'top5_error': 100 * total['top5'] / examples if classes >= WITH_TOP5 else None,
     'loss': total['loss'] / examples,
     'examples': examples,
   }
@@ -159,7 +124,7 @@ def _search_weights(
     batch_probabilities = [m.predict(m.params, m.batch_stats, images, m.mean_image) for m in models]
     probabilities.append(np.stack(jax.device_get(batch_probabilities))[:, batch['mask']])
     labels.append(batch['label'][batch['mask']])
-  score = 'top5' if config.model.num_classes >= _WITH_TOP5 else 'top1'
+  score = 'top5' if config.model.num_classes >= WITH_TOP5 else 'top1'
   weights = ensemble.search(np.concatenate(probabilities, 1), np.concatenate(labels), score)
   logging.warning(
     'the weights %s were chosen on the images that they are measured on, so these errors are too low',
@@ -172,58 +137,6 @@ def check_finite(errors: Mapping[str, Any]) -> None:
   """Raises RunError where `errors_of` found probabilities that are not finite."""
   if not math.isfinite(errors['loss']):
     raise RunError('the network predicts numbers that are not finite: use an earlier checkpoint')
-
-
-def load(
-  workdir: str | pathlib.Path, which: str, overrides: ConfigDict, weight: float = 1.0
-) -> Trained:
-  """Reads a trained network from its workdir.
-
-  Args:
-    workdir: the folder of the run.
-    which: the checkpoint: best, latest or a step.
-    overrides: a whole config. Its mesh and its `eval` values are used; all others are the checkpoint's.
-    weight: the weight of the network in an ensemble.
-
-  Raises:
-    UserError: there is no such checkpoint, or `overrides` is invalid.
-  """
-  config_lib.validate(overrides)
-  with Checkpoints(workdir, read_only=True) as checkpoints:
-    step = checkpoints.choose(which)
-    meta = checkpoints.meta(step)
-    own = ConfigDict(meta['config'].to_dict())
-    own.mesh, own.eval = overrides.mesh, overrides.eval
-    own.parallelism = 'towers'  # prediction needs no split of units, even if training used it
-    config = FrozenConfigDict(own)
-    if own.eval.weights == 'ema' and not own.optim.ema:
-      raise UserError(
-        f'config.eval.weights=ema, but the run in {workdir} keeps no average: train with '
-        '--config.optim.ema=0.999'
-      )
-    mesh = _mesh(config)
-    abstract = steps.abstract_state(config, mesh)
-    params, batch_stats = checkpoints.restore_params(step, abstract, own.eval.weights)
-    statistics = checkpoints.restore_statistics(step, mesh, config.data.canvas.size)
-  predict = steps.make_predict_step(config, mesh, config.eval.views)
-  model = Model(predict, params, batch_stats, statistics.mean_image, weight)
-  return Trained(model, config, meta, step, statistics, mesh)
-
-
-def load_alone(workdir: str | pathlib.Path, which: str, config: ConfigDict) -> Trained:
-  """Reads a trained network for one device, and checks that it is the one that `config` describes.
-
-  Args:
-    workdir: the folder of the run.
-    which: the checkpoint: best, latest or a step.
-    config: a whole config; see `load`.
-
-  Raises:
-    UserError: there is no such checkpoint, or it holds another network than `config` describes.
-  """
-  trained = load(workdir, which, ConfigDict(config.to_dict() | {'mesh': (1, 1)}))
-  check_overrides(config, trained.config)
-  return trained
 
 
 def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
@@ -253,49 +166,40 @@ def classes_apart(ours: Sequence[str], theirs: Sequence[str]) -> str:
   return f'{len(ours)} and {len(theirs)}, ' + (', '.join(more) or 'the same in another order')
 
 
-def check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
-  """Checks that `config` describes the network of a checkpoint, whose config is `own`.
-
-  Raises:
-    UserError: a value of `config.model` or `config.augment` differs. The number of classes may.
-  """
-  trained = config_lib.flatten(own)
-  for key, value in config_lib.flatten(config).items():
-    is_of_network = key.startswith(('model.', 'augment.')) and key != 'model.num_classes'
-    if is_of_network and value != trained.get(key):
-      raise UserError(
-        f'config.{key}={value!r}, but the checkpoint was trained with {trained.get(key)!r}: leave it '
-        'out; the network comes from the checkpoint'
-      )
-
-
 def evaluate(
   config: ConfigDict,
   workdirs: Sequence[str | pathlib.Path],
   which: str = 'best',
   weights: Sequence[float] = (),
   search: bool = False,
+  output: str = '',
 ) -> dict[str, object]:
-  """Evaluates the run in one workdir, or the weighted average of several.
+  """Evaluates one network, or the weighted average of several, and writes the figures of each class.
 
   Args:
     config: a whole config. It names the data (the canvas is that of the networks), the `eval` values
       and the mesh.
-    workdirs: the folders of the runs.
+    workdirs: the folders of the runs, or .safetensors files.
     which: the checkpoint of each run: best, latest or a step.
     weights: one for each workdir, or empty for equal weights. They are scaled to add up to 1.
     search: whether to search the weights that make the fewest errors on the same images, and use them.
+    output: the JSON file of the figures of each class (`per_class.describe`). By default evaluation.json in
+      the workdir, if there is one.
 
   Returns:
     The result of `errors_of`; `weights` if they were searched; `views`; `checkpoint` (the step, or a
-    list of steps); `skipped_images`; `majority_error` (see `baseline.majority_error`); and, with
-    `config.eval.baseline`, `baseline_error` (see `baseline.ridge_error`).
+    list of steps); `skipped_images`; `dropped_images`, the names that `config.data.drop_bad_validation`
+    leaves out; `majority_error` (see `baseline.majority_error`); `macro_f1`, if there
+    are at most 1000 classes; and, with `config.eval.baseline`, `baseline_error` (see
+    `baseline.ridge_error`).
 
   Raises:
     UserError: there is no checkpoint, there are no validation images, or the networks do not fit together.
     RunError: a network predicts numbers that are not finite.
   """
   weights = _check_weights(weights, len(workdirs), search)
+  if output:
+    output_path.check(output, ('.json',))
   trained = [
     load(workdir, which, config, weight / sum(weights))
     for workdir, weight in zip(workdirs, weights, strict=True)
@@ -305,25 +209,71 @@ def evaluate(
   check_overrides(config, first.config)
   with contextlib.closing(_open_data(config, first)) as dataset:
     labels = _validation_labels(dataset, config.data.source)
-    models, mesh = [t.model for t in trained], _mesh(first.config)
+    models, mesh = [t.model for t in trained], make_mesh(first.config)
     if search:
       weights = _search_weights(models, dataset, first.config, mesh)
-      models = [
-        model._replace(weight=weight / sum(weights))
-        for model, weight in zip(models, weights, strict=True)
-      ]
-    result = errors_of(models, dataset, first.config, mesh)
-    assert result is not None  # it was not stopped
-    check_finite(result)
+      shares = (weight / sum(weights) for weight in weights)
+      models = [model._replace(weight=x) for model, x in zip(models, shares, strict=True)]
+    titles, tally = class_labels(first), _tally(first)
+    result = _measure(config, models, dataset, first, mesh, labels, tally)
     if search:
       result['weights'] = weights
-    result['views'] = config.eval.views
-    result['majority_error'] = baseline.majority_error(first.meta['class_counts'], labels)
-    if config.eval.baseline and multihost.is_primary():
-      result['baseline_error'] = baseline.ridge_error(dataset, first.config.model.input_size)
-    result['skipped_images'] = len(dataset.skipped)
   checkpoints = [t.step for t in trained]
-  return result | {'checkpoint': checkpoints[0] if len(checkpoints) == 1 else checkpoints}
+  result['checkpoint'] = checkpoints[0] if len(checkpoints) == 1 else checkpoints
+  if tally:
+    described = per_class.describe(tally.matrix(), first.meta['class_names'], titles)
+    result['macro_f1'] = described['macro_f1']
+    path = output or _default_output(workdirs)
+    _write_classes(path, {'source': config.data.source, **result, **described})
+  return result
+
+
+def _tally(trained: Trained) -> per_class.Tally | None:
+  """Returns what counts the confusions of classes; None for too many classes."""
+  classes = trained.config.model.num_classes
+  return per_class.Tally() if classes <= per_class.MAX_CLASSES else None
+
+
+def _measure(
+  config: ConfigDict,
+  models: Sequence[Model],
+  dataset: Dataset,
+  first: Trained,
+  mesh: jax.sharding.Mesh,
+  labels: np.ndarray,
+  tally: per_class.Tally | None,
+) -> dict[str, Any]:
+  """Measures the errors of the average of `models` and of the baselines; see `evaluate`."""
+  logging.info('evaluating %d images with %d view(s)', len(labels), config.eval.views)
+  result = errors_of(models, dataset, first.config, mesh, tally=tally)
+  assert result is not None  # it was not stopped
+  check_finite(result)
+  result['views'] = config.eval.views
+  result['majority_error'] = baseline.majority_error(first.meta['class_counts'], labels)
+  if config.eval.baseline and multihost.is_primary():
+    result['baseline_error'] = baseline.ridge_error(dataset, first.config.model.input_size)
+  result['skipped_images'] = len(dataset.skipped)
+  if dataset.dropped:
+    result['dropped_images'] = list(dataset.dropped)
+  return result
+
+
+def _default_output(workdirs: Sequence[str | pathlib.Path]) -> str:
+  """Returns WORKDIR/evaluation.json for a single run, else ''."""
+  if len(workdirs) > 1 or not os.path.isdir(workdirs[0]):
+    return ''
+  return os.path.join(workdirs[0], per_class.FILE)
+
+
+def _write_classes(path: str, content: dict[str, Any]) -> None:
+  """Writes the figures of each class, if there is a path."""
+  if not path or not multihost.is_primary():
+    return
+  try:
+    per_class.write(path, content)
+    logging.info('wrote the figures of each class to %s', path)
+  except OSError as error:  # the folder of someone else's run may be read-only
+    logging.warning('%s cannot be written (%s): name another file with --output', path, error)
 
 
 def _check_weights(weights: Sequence[float], runs: int, search: bool) -> list[float]:

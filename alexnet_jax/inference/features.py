@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import contextlib
 import functools
-import os
 import pathlib
 
 import jax
@@ -15,10 +14,11 @@ from tqdm import tqdm
 from alexnet_jax import models
 from alexnet_jax.data import Canvas, open_dataset
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import loading
 from alexnet_jax.inference.files import Reader, find_images
 from alexnet_jax.models import alexnet, spec
 from alexnet_jax.steps import augment
+from alexnet_jax.utils import output_path
 
 
 def layer_keys(config: FrozenConfigDict) -> dict[str, str]:
@@ -93,7 +93,7 @@ def features(
 
   Args:
     config: `data` names the images if `images` is empty; `eval.batch_size` is the batch size.
-    workdir: folder of the run.
+    workdir: folder of the run, or a .safetensors file.
     layer: a layer, as for `feature_function`.
     output: path of the file; the ending .npz may be left out.
     images: files, folders and globs. If empty, the images are the split `split` of
@@ -107,10 +107,8 @@ def features(
   Raises:
     UserError: there are no readable images, or no such layer, split or checkpoint.
   """
-  suffix = pathlib.Path(output).suffix
-  if suffix not in ('', '.npz') or os.path.isdir(output):
-    raise UserError(f'--output={output}: name a file that ends in .npz')
-  trained = evaluate.load_alone(workdir, which, config)
+  path = output_path.check(output if pathlib.Path(output).suffix else f'{output}.npz', ('.npz',))
+  trained = loading.load_alone(workdir, which, config)
   function = feature_function(trained.config, layer)
   variables = {'params': trained.model.params, 'batch_stats': trained.model.batch_stats}
   compute = functools.partial(function, variables, trained.model.mean_image)
@@ -119,8 +117,6 @@ def features(
   else:
     data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
     vectors, columns, skipped = _of_split(compute, data, config.seed, trained, split)
-  path = output if suffix else f'{output}.npz'
-  pathlib.Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
   np.savez(
     path,
     features=vectors,
@@ -130,7 +126,7 @@ def features(
     **columns,
   )
   return {
-    'output': path,
+    'output': str(path),
     'layer': layer,
     'shape': list(vectors.shape),
     'skipped': skipped,
@@ -138,10 +134,10 @@ def features(
   }
 
 
-def _of_files(compute, paths: list[str], trained: evaluate.Trained):
+def _of_files(compute, paths: list[str], trained: loading.Trained):
   """Returns the features, columns and skipped images of image files."""
   canvas = Canvas.from_config(trained.config.data.canvas)
-  reader = Reader(paths, canvas, trained.config.eval.batch_size)
+  reader = Reader(paths, canvas, loading.batch_size_on(trained.config, 1, len(paths)))
   vectors, read = [], []
   for names, canvases in reader:
     vectors.append(np.asarray(compute(canvases), np.float32)[: len(names)])
@@ -151,7 +147,7 @@ def _of_files(compute, paths: list[str], trained: evaluate.Trained):
   return np.concatenate(vectors), {'paths': np.asarray(read)}, reader.skipped
 
 
-def _of_split(compute, data: ConfigDict, seed: int, trained: evaluate.Trained, split: str):
+def _of_split(compute, data: ConfigDict, seed: int, trained: loading.Trained, split: str):
   """Returns the features, columns and skipped images of a split of `data`."""
   vectors, labels, index = [], [], []
   with contextlib.closing(open_dataset(data, seed)) as dataset:

@@ -6,8 +6,10 @@ import glob
 import os
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from alexnet_jax.data import Canvas, decode_canvas
@@ -44,43 +46,54 @@ def find_images(patterns: Sequence[str]) -> list[str]:
 
 
 class Reader:
-  """Iterates over image files as batches of canvases, and skips those that cannot be read.
+  """Iterates over images as batches of canvases, and skips those that cannot be read.
 
-  An iteration yields the paths of n images and their canvases, uint8 `[B, C, C, 3]`, which are zero
-  after the first n.
+  An iteration yields n of the images and their canvases, uint8 `[B, C, C, 3]`, which are zero after the
+  first n.
 
   Args:
-    paths: the image files.
+    images: paths of files, PIL images, or pixels, uint8 `[H, W, 3]` or `[H, W]`.
     canvas: how an image becomes a canvas of C x C pixels.
     batch_size: B.
+    strict: raise UserError for an image that cannot be read, and show no progress.
 
   Attributes:
     skipped: `{'path', 'reason'}` of each file that was skipped so far.
   """
 
-  def __init__(self, paths: Sequence[str], canvas: Canvas, batch_size: int):
-    self._paths, self._canvas, self._batch_size = paths, canvas, batch_size
+  def __init__(self, images: Sequence[Any], canvas: Canvas, batch_size: int, strict: bool = False):
+    self._images, self._canvas, self._batch_size = images, canvas, batch_size
+    self._strict = strict
     self.skipped: list[dict[str, str]] = []
 
-  def _read(self, path: str) -> np.ndarray | str:
-    """Returns the canvas of a file, or the reason why it cannot be read."""
+  def _read(self, image: Any) -> np.ndarray | str:
+    """Returns the canvas of an image, or the reason why it cannot be read."""
     try:
-      return decode_canvas(pathlib.Path(path).read_bytes(), self._canvas)
+      if isinstance(image, str | os.PathLike):
+        image = pathlib.Path(image).read_bytes()
+      elif not isinstance(image, Image.Image):
+        image = np.asarray(image)
+      return decode_canvas(image, self._canvas)
     except (OSError, ValueError) as error:
       return ' '.join(str(error).split())
 
-  def __iter__(self) -> Iterator[tuple[list[str], np.ndarray]]:
+  def __iter__(self) -> Iterator[tuple[list, np.ndarray]]:
     size = self._canvas.size
     with (
       ThreadPoolExecutor() as pool,
-      tqdm(total=len(self._paths), unit='image', disable=None) as bar,
+      tqdm(total=len(self._images), unit='image', disable=self._strict or None) as bar,
     ):
-      for start in range(0, len(self._paths), self._batch_size):
-        chunk = self._paths[start : start + self._batch_size]
+      for start in range(0, len(self._images), self._batch_size):
+        chunk = self._images[start : start + self._batch_size]
         canvases = np.zeros((self._batch_size, size, size, 3), np.uint8)
         good = []
-        for path, canvas in zip(chunk, pool.map(self._read, chunk), strict=True):
+        for number, (path, canvas) in enumerate(
+          zip(chunk, pool.map(self._read, chunk), strict=True)
+        ):
           if isinstance(canvas, str):
+            if self._strict:
+              name = path if isinstance(path, str | os.PathLike) else f'image {start + number}'
+              raise UserError(f'{name} cannot be read ({canvas}): leave it out')
             self.skipped.append({'path': path, 'reason': canvas})
             tqdm.write(f'skipping {path}: {canvas}', file=sys.stderr)
           else:

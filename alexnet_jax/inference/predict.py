@@ -1,87 +1,64 @@
 """`--mode=predict`: the most probable classes of image files."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+import csv
+import io
 import pathlib
 import sys
 from typing import Any
 
 from ml_collections import ConfigDict
-import numpy as np
 from tqdm import tqdm
 
-from alexnet_jax.data import Canvas, imagenet
-from alexnet_jax.distributed import mesh as mesh_lib
-from alexnet_jax.distributed import sharding
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import evaluate, loading
 from alexnet_jax.inference import picture as picture_lib
+from alexnet_jax.inference.classifier import Classifier, most_probable
 from alexnet_jax.inference.files import Reader, find_images
-
-_TOP = 5
-
-
-def most_probable(probabilities: np.ndarray, labels: Sequence[str]) -> list[dict]:
-  """Returns the five most probable classes of an image.
-
-  Args:
-    probabilities: float `[classes]`.
-    labels: names of the classes.
-
-  Returns:
-    `[{'label', 'probability'}, ...]`, the most probable first; ties keep the order of the classes.
-  """
-  best = np.argsort(-probabilities, kind='stable')[:_TOP]
-  return [{'label': labels[k], 'probability': float(probabilities[k])} for k in best]
-
-
-def class_labels(trained: evaluate.Trained) -> list[str]:
-  """Returns the names of the classes; ImageNet classes are named in words (`tench, Tinca tinca`)."""
-  names = trained.meta['class_names']
-  path = pathlib.Path(trained.config.data.source.partition(':')[2])
-  return imagenet.titles(tuple(names), path, trained.config.data.devkit) or names
+from alexnet_jax.utils import atomic_io, output_path
 
 
 def predict(
-  config: ConfigDict, workdir: str, images: Sequence[str], which: str = 'best', picture: str = ''
+  config: ConfigDict,
+  workdir: str,
+  images: Sequence[str],
+  which: str = 'best',
+  picture: str = '',
+  output: str = '',
 ) -> dict[str, object]:
   """Predicts the classes of image files, and prints them on stderr.
 
   Args:
     config: `eval.views`, `eval.batch_size` and `mesh` are used.
-    workdir: folder of the run.
+    workdir: folder of the run, or a .safetensors file.
     images: files, folders and globs.
     which: the checkpoint: best, latest or a step.
-    picture: path of a picture of the first images with their most probable classes, or ''. An image
-      has a true class if its folder is named after one.
+    picture: path of a picture of some images with their most probable classes, or ''. It shows images of
+      every folder in turn.
+    output: path of a .csv file with one line for each image, or ''.
 
   Returns:
     `{'images': [{'path', 'top': [{'label', 'probability'}, ...]}], 'skipped': [{'path', 'reason'}],
-    'views', 'checkpoint'}`, and with a picture also its path, `picture`. `top` holds at most five
-    classes.
+    'views', 'checkpoint'}`, and with a picture or a .csv file also its path, `picture` or `output`. `top`
+    holds at most five classes. An image whose folder is named after a class also has that class, `label`;
+    `labelled` is the number of such images, and `top1_error` and `top5_error` are measured on them, in per
+    cent (the latter None for five classes or fewer).
 
   Raises:
     UserError: no image can be read, or there is no such checkpoint.
   """
   if picture:
     picture_lib.check(picture)
+  if output:
+    output_path.check(output, ('.csv',))
   paths = find_images(images)
-  trained = evaluate.load(workdir, which, config)
-  evaluate.check_overrides(config, trained.config)
-  batch_size = evaluate.batch_size_on(trained.config, trained.mesh.shape[mesh_lib.DATA])
-  reader = Reader(paths, Canvas.from_config(trained.config.data.canvas), batch_size)
-  model, labels = trained.model, class_labels(trained)
-  results: list[dict[str, Any]] = []
-  shown: list[np.ndarray] = []
-  for names, canvases in reader:
-    batch = sharding.shard_batch(trained.mesh, {'image': canvases})
-    probabilities = np.asarray(
-      model.predict(model.params, model.batch_stats, batch['image'], model.mean_image)
-    )
-    for path, row in zip(names, probabilities, strict=False):
-      results.append({'path': path, 'top': most_probable(row, labels)})
-      _print(results[-1])
-    if picture:
-      shown.extend(canvases[: min(len(names), picture_lib.MAX_IMAGES - len(shown))])
+  trained = loading.load(workdir, which, config)
+  loading.check_overrides(config, trained.config)
+  classifier = Classifier(trained)
+  reader = Reader(paths, classifier.canvas, classifier.batch_size(len(paths)))
+  label_of = dict(zip(classifier.class_names, classifier.labels, strict=True))
+  shown = set(picture_lib.choose(paths)) if picture else set()
+  results, ranks, panels = _predict_all(reader, classifier, label_of, shown)
   if not results:
     raise UserError(f'none of the {len(paths)} images can be read: {reader.skipped[0]["reason"]}')
   summary = {
@@ -89,14 +66,74 @@ def predict(
     'skipped': reader.skipped,
     'views': trained.config.eval.views,
     'checkpoint': trained.step,
+    **_errors(ranks, len(label_of)),
   }
   if picture:
-    label_of = dict(zip(trained.meta['class_names'], labels, strict=True))
-    folders = [pathlib.Path(r['path']).absolute().parent.name for r in results[: len(shown)]]
-    tops = [r['top'] for r in results[: len(shown)]]
-    picture_lib.draw(picture, shown, tops, [label_of.get(folder) for folder in folders])
+    picture_lib.draw(picture, panels)
     summary['picture'] = picture
+  if output:
+    _write_csv(output, results)
+    summary['output'] = output
   return summary
+
+
+def _predict_all(
+  reader: Reader, classifier: Classifier, label_of: Mapping[str, str], shown: Container[str]
+) -> tuple[list[dict[str, Any]], list[int], list[picture_lib.Panel]]:
+  """Predicts and prints all images.
+
+  Args:
+    reader: the images.
+    classifier: the network.
+    label_of: the label of each class by its name.
+    shown: the paths of the images of the picture.
+
+  Returns:
+    The results, the ranks of the images whose class is known (see `_errors`), and the panels of the picture.
+  """
+  results: list[dict[str, Any]] = []
+  ranks: list[int] = []
+  panels: list[picture_lib.Panel] = []
+  for names, canvases in reader:
+    for path, canvas, row in zip(names, canvases, classifier.classify(canvases), strict=False):
+      result = {'path': path, 'top': most_probable(row, classifier.labels)}
+      folder = pathlib.Path(path).absolute().parent.name
+      if folder in label_of:
+        result['label'] = label_of[folder]
+        ranks.append(int((row >= row[classifier.class_names.index(folder)]).sum()))
+      results.append(result)
+      _print(result)
+      if path in shown:
+        panels.append(picture_lib.Panel(canvas, result['top'], label_of.get(folder)))
+  return results, ranks, panels
+
+
+def _errors(ranks: Sequence[int], classes: int) -> dict[str, Any]:
+  """Returns the errors on the images whose class is known; empty if there are none.
+
+  Args:
+    ranks: for each image, the number of classes that are at least as probable as its own, with its own. A
+      tie therefore counts as an error, as in an evaluation.
+    classes: number of classes.
+  """
+  if not ranks:
+    return {}
+  top1, top5 = (100 * sum(rank > k for rank in ranks) / len(ranks) for k in (1, 5))
+  top5_error = top5 if classes >= evaluate.WITH_TOP5 else None
+  print(f'{len(ranks)} images lie in folders of classes: {top1:.2f} % errors', file=sys.stderr)
+  return {'labelled': len(ranks), 'top1_error': top1, 'top5_error': top5_error}
+
+
+def _write_csv(path: str, results: Sequence[Mapping]) -> None:
+  """Writes one line for each image: its path, its class if it is known, and its most probable classes."""
+  text, most = io.StringIO(), max(len(result['top']) for result in results)
+  writer = csv.writer(text, lineterminator='\n')
+  columns = [f'{name}{k}' for k in range(1, most + 1) for name in ('class', 'probability')]
+  writer.writerow(['path', 'label', *columns])
+  for result in results:
+    cells = [x for guess in result['top'] for x in (guess['label'], guess['probability'])]
+    writer.writerow([result['path'], result.get('label', ''), *cells])
+  atomic_io.write(pathlib.Path(path), text.getvalue())
 
 
 def _print(result: dict) -> None:

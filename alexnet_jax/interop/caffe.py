@@ -17,6 +17,7 @@ import numpy as np
 from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
 from alexnet_jax.interop import layout
+from alexnet_jax.workdir import archive
 
 # For each message its fields: (name, number, type). A type in camel case is another message. All fields are
 # declared as repeated, which reads single fields as well. Packed numbers have the wire format of bytes and
@@ -192,7 +193,7 @@ def from_caffe(path: str | os.PathLike, model: ConfigDict | FrozenConfigDict | N
     found |= {f'{layer} {name}': blob.shape for name, blob in planar[layer].items()}
   found |= {name: b[0].shape for name, b in blobs.items() if name not in planar}
   classes = model.num_classes or 1000
-  layout.check_shapes(expected, found, path, f"Caffe's AlexNet or CaffeNet of {classes} classes")
+  archive.check_shapes(expected, found, path, f"Caffe's AlexNet or CaffeNet of {classes} classes")
   planar['conv1']['weight'] = planar['conv1']['weight'][:, ::-1]
   return layout.from_planar(planar, model)
 

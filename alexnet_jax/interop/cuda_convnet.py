@@ -22,7 +22,8 @@ import numpy as np
 
 from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
-from alexnet_jax.interop import archive, layout
+from alexnet_jax.interop import layout
+from alexnet_jax.workdir import archive
 
 _TOWERS = 2
 _LAYERS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8')
@@ -86,7 +87,7 @@ def from_cuda_convnet(
   shapes = layout.planar_shapes(model)
   expected = _expected_shapes(shapes, model)
   network = f'the matrices of net 145 of {model.num_classes or 1000} classes'
-  layout.check_shapes(expected, {name: x.shape for name, x in found.items()}, what, network)
+  archive.check_shapes(expected, {name: x.shape for name, x in found.items()}, what, network)
   planar = {}
   for layer, arrays in shapes.items():
     _, *inner = arrays['weight']

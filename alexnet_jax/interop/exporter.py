@@ -1,19 +1,21 @@
 """`--mode=export`: writes the network of a checkpoint for another framework or program."""
 
+from collections.abc import Sequence
 import json
+import math
 import os
 import pathlib
 
+from absl import logging
 import jax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import loading
 from alexnet_jax.interop import (
-  archive,
   cuda_convnet,
   layout,
   model_card,
@@ -21,8 +23,17 @@ from alexnet_jax.interop import (
   pytorch,
   sidecar,
 )
+from alexnet_jax.utils import output_path
+from alexnet_jax.workdir import archive
 
 EXPORTS = ('torchvision', 'pytorch', 'cuda_convnet', 'safetensors', 'stablehlo', 'savedmodel')
+
+_SUFFIXES = {
+  'torchvision': ('.pth', '.pt', '.safetensors'),
+  'pytorch': ('.pth', '.pt', '.safetensors'),
+  'cuda_convnet': ('.npz', '.safetensors'),
+  'safetensors': ('.safetensors',),
+}
 
 
 def export_network(
@@ -33,7 +44,7 @@ def export_network(
   Args:
     config: `eval.weights` chooses the weights, and `eval.views` (1 or 10) how many views an exported program
       averages. All other values are those of the checkpoint.
-    workdir: the folder of the run.
+    workdir: the folder of the run, or a .safetensors file.
     form: one of `EXPORTS`.
     output: the file, or for savedmodel the folder. Files of torchvision and pytorch end in .pth or
       .safetensors, those of cuda_convnet in .npz or .safetensors.
@@ -51,9 +62,10 @@ def export_network(
     raise UserError(f'--format={form}: choose one of {", ".join(EXPORTS)}')
   if os.path.exists(output):
     raise UserError(f'--output={output} exists already: remove it, or name another')
-  trained = evaluate.load_alone(workdir, which, config)
-  pathlib.Path(output).absolute().parent.mkdir(parents=True, exist_ok=True)
+  output_path.check(output, _SUFFIXES.get(form, ()))
+  trained = loading.load_alone(workdir, which, config)
   more: dict[str, object] = {}
+  logging.info('writing %s', output)
   if form in programs.FORMATS:
     more = programs.export_program(trained, form, output)
   elif form == 'safetensors':
@@ -65,7 +77,7 @@ def export_network(
   return result | more | {'model_card': model_card.write(trained, form, output)}
 
 
-def _write_weights(trained: evaluate.Trained, form: str, output: str) -> None:
+def _write_weights(trained: loading.Trained, form: str, output: str) -> None:
   """Writes the parameters alone, in the format of another framework."""
   params, model = jax.device_get(trained.model.params), trained.config.model
   if form == 'pytorch':
@@ -78,19 +90,40 @@ def _write_weights(trained: evaluate.Trained, form: str, output: str) -> None:
     cuda_convnet.write(output, params)
 
 
-def _write_archive(trained: evaluate.Trained, output: str) -> None:
+def _write_archive(trained: loading.Trained, output: str) -> None:
   """Writes our own archive (`alexnet_jax.interop.archive`)."""
   params, batch_stats = jax.device_get((trained.model.params, trained.model.batch_stats))
   statistics = jax.tree.map(np.asarray, jax.device_get(trained.statistics))._asdict()
   tree = {'params': params, 'batch_stats': batch_stats, 'statistics': statistics}
+  meta, labels = trained.meta, loading.class_labels(trained)
+  training = {name: meta[name] for name in ('epoch', 'num_train', 'num_validation', 'validation')}
   metadata = {
     'format': archive.FORMAT,
     'version': archive.VERSION,
-    'config': config_lib.to_json(trained.config),
-    'class_names': json.dumps(trained.meta['class_names']),
-    'class_counts': json.dumps(trained.meta['class_counts']),
+    'config': config_lib.to_json(_portable(trained.config, meta['config'].mesh)),
+    'class_names': json.dumps(meta['class_names']),
+    'class_counts': json.dumps(meta['class_counts']),
+    'class_titles': json.dumps(labels if labels != list(meta['class_names']) else None),
+    'training': json.dumps({'step': trained.step, **training}),
   }
   archive.write_tensors(output, archive.flatten(tree), metadata)
+
+
+def _portable(config: FrozenConfigDict, mesh: Sequence[int]) -> ConfigDict:
+  """Returns a config that needs no more than one device and names only the last parts of absolute paths."""
+  own = ConfigDict(config.to_dict())
+  own.mesh = mesh if math.prod(mesh) <= 1 else (0, 0)
+  form, _, path = own.data.source.partition(':')
+  if form in ('folder', 'store'):
+    own.data.source = f'{form}:{_relative(path)}'
+  own.init_from = _relative(own.init_from)
+  for key in ('data_dir', 'manual_dir', 'devkit'):
+    own.data[key] = _relative(own.data[key])
+  return own
+
+
+def _relative(path: str) -> str:
+  return os.path.basename(path.rstrip('/')) if path[:1] in ('/', '~') else path
 
 
 def _bytes(output: str) -> int:

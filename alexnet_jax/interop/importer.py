@@ -1,9 +1,8 @@
 """`--mode=import`: makes a workdir, with a checkpoint of step 0, from weights that were trained elsewhere."""
 
-import json
 import pathlib
-from typing import NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -15,9 +14,10 @@ from alexnet_jax.config import recipes
 from alexnet_jax.data import imagenet
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
-from alexnet_jax.interop import archive, caffe, cuda_convnet, layout, pytorch, sidecar
+from alexnet_jax.interop import caffe, cuda_convnet, layout, pytorch, sidecar
 from alexnet_jax.steps import optimizer, schedules
 from alexnet_jax.utils import atomic_io
+from alexnet_jax.workdir import archive
 from alexnet_jax.workdir.checkpoint import FOLDER, Checkpoints
 
 IMPORTS = ('torchvision', 'pytorch', 'caffe', 'cuda_convnet', 'safetensors')
@@ -37,23 +37,6 @@ _EIGENVECTORS = (  # in columns
 _DEVIATIONS = (19.7208, 37.0939, 121.7801)
 _IMAGENET = 1000  # classes of ILSVRC
 _NEAR = 1.5  # two channel means that differ by less, in grey levels, count as the same
-
-
-class Network(NamedTuple):
-  """A network that was trained elsewhere, with everything that a checkpoint stores about it.
-
-  Attributes:
-    params, batch_stats: NumPy arrays in our layout.
-    statistics: mean image and colour statistics, for the canvas of the config.
-    class_names: in the order of the labels.
-    class_counts: number of training images of each class; zeros if unknown.
-  """
-
-  params: dict
-  batch_stats: dict
-  statistics: Statistics
-  class_names: list[str]
-  class_counts: list[int]
 
 
 def default_config(form: str, weights: str) -> ConfigDict:
@@ -118,6 +101,7 @@ def import_network(
   config = config.copy_and_resolve_references()
   config_lib.validate(config)
   usual = _usual_channels(form, channels)
+  logging.info('reading %s', weights)
   if form == 'safetensors':
     network = _from_archive(config, weights)
   else:
@@ -129,6 +113,7 @@ def import_network(
     network = network._replace(class_names=_read_classes(classes, len(network.class_names)))
   config.model.num_classes = len(network.class_names)
   config.optim.ema, config.eval.weights = 0.0, 'last'  # a file holds one set of weights
+  logging.info('writing %s', workdir)
   checkpoint = _save(FrozenConfigDict(config), folder, network)
   return {
     'workdir': str(workdir),
@@ -139,6 +124,14 @@ def import_network(
     'channels': channels or usual,
     'mean': [round(float(x), 3) for x in network.statistics.mean_image.mean((0, 1), np.float64)],
   }
+
+
+def _from_archive(config: ConfigDict, weights: str) -> archive.Network:
+  """Reads our archive, which must hold the network of `config`."""
+  own = default_config('safetensors', weights).model
+  layout.check_same_function(config.model, own, weights)
+  config.model.num_classes = config.model.num_classes or own.num_classes
+  return archive.read_network(weights, config)
 
 
 def _check_format(form: str) -> None:
@@ -162,7 +155,9 @@ def _usual_channels(form: str, channels: str) -> str:
   return usual
 
 
-def _from_weights(config: ConfigDict, form: str, weights: str, is_reversed: bool) -> Network:
+def _from_weights(
+  config: ConfigDict, form: str, weights: str, is_reversed: bool
+) -> archive.Network:
   """Reads weights in the format of another framework, and their sidecar if they have one.
 
   Args:
@@ -181,14 +176,16 @@ def _from_weights(config: ConfigDict, form: str, weights: str, is_reversed: bool
   classes = params[last]['bias'].size
   if not described:
     names = _class_names(classes, form, config.data.devkit)
-    return Network(params, {}, _statistics(form, config), names, [0] * classes)
+    return archive.Network(params, {}, _statistics(form, config), names, [0] * classes)
   size, own = config.data.canvas.size, described.config.data.canvas.size
   if size != own:
     raise UserError(
       f'config.data.canvas.size={size}, but {weights} was exported with a mean image of {own} pixels: '
       'leave it out'
     )
-  return Network(params, {}, described.statistics, described.class_names, described.class_counts)
+  return archive.Network(
+    params, {}, described.statistics, described.class_names, described.class_counts
+  )
 
 
 def _read_params(form: str, weights: str, model: ConfigDict) -> dict:
@@ -281,32 +278,9 @@ def _read_classes(path: str, number: int) -> list[str]:
   return names
 
 
-def _from_archive(config: ConfigDict, path: str) -> Network:
-  """Reads our archive, which must hold the network of `config`."""
-  metadata = archive.read_metadata(path)
-  own = config_lib.from_json(metadata['config'])
-  layout.check_same_function(config.model, own.model, path)
-  config.model.num_classes = config.model.num_classes or own.model.num_classes
-  tensors = archive.read_tensors(path)
-  expected = {
-    name: x.shape for name, x in archive.flatten(layout.abstract_variables(config.model)).items()
-  }
-  size = config.data.canvas.size
-  expected['statistics/mean_image'] = (size, size, 3)
-  expected |= {'statistics/eigenvectors': (3, 3), 'statistics/deviations': (3,)}
-  found = {name: x.shape for name, x in tensors.items()}
-  layout.check_shapes(expected, found, path, f'the network of recipe {config.recipe}')
-  tree = archive.unflatten(tensors)
-  return Network(
-    tree['params'],
-    tree.get('batch_stats', {}),
-    Statistics(**tree['statistics']),
-    json.loads(metadata['class_names']),
-    json.loads(metadata['class_counts']),
-  )
-
-
-def _save(config: FrozenConfigDict, workdir: pathlib.Path, network: Network) -> pathlib.Path:
+def _save(
+  config: FrozenConfigDict, workdir: pathlib.Path, network: archive.Network
+) -> pathlib.Path:
   """Writes the checkpoint of step 0, then config.json; returns the folder of the checkpoint."""
   state = steps.TrainState(
     step=jnp.zeros((), jnp.int32),

@@ -18,7 +18,6 @@ Our parameters (`alexnet_jax.models.alexnet`) are `{layer: {'kernel', 'bias'}}`:
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
@@ -27,7 +26,6 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.models.spec import is_dense, is_local
 
 Planar = dict[str, dict[str, np.ndarray]]
-_SHOWN = 8  # number of unexpected tensors that an error lists
 _FREE = ('std', 'bias', 'features')  # keys of a layer that do not change what it computes
 
 
@@ -106,15 +104,9 @@ def _pixels(params: Mapping, before: str | None, inputs: int) -> int:
   return inputs // params[before]['bias'].size
 
 
-def abstract_variables(model: ConfigDict | FrozenConfigDict) -> dict:
-  """Returns the variables of the network of `config.model` as ShapeDtypeStructs, computing nothing."""
-  image = jax.ShapeDtypeStruct((1, model.input_size, model.input_size, 3), jnp.float32)
-  return jax.eval_shape(models.create(model).init, jax.random.key(0), image)
-
-
 def planar_shapes(model: ConfigDict | FrozenConfigDict) -> dict[str, dict[str, tuple[int, ...]]]:
   """Returns the shapes of the planar parameters of `config.model`: `{layer: {'weight', 'bias'}}`."""
-  params = abstract_variables(model)['params']
+  params = models.abstract_variables(model)['params']
   planar = jax.eval_shape(lambda params: to_planar(params, model.layers), params)
   return {
     layer: {name: planar[layer][name].shape for name in ('weight', 'bias')}
@@ -139,42 +131,6 @@ def check_planar(model: ConfigDict | FrozenConfigDict, what: str) -> None:
       f'{what} cannot hold {", ".join(unsupported)}, only convolutions and fully connected layers that '
       'read all towers: choose --format=safetensors'
     )
-
-
-def check_shapes(
-  expected: Mapping[str, tuple[int, ...]],
-  found: Mapping[str, tuple[int, ...]],
-  what: str,
-  network: str,
-) -> None:
-  """Checks that a file holds the tensors of a network.
-
-  Args:
-    expected: for each tensor's name in the file, the shape that the network needs.
-    found: for each tensor's name in the file, its shape.
-    what: the file, for the message.
-    network: the network, in words.
-
-  Raises:
-    UserError: names or shapes differ. The message lists each with the expected and the found shape.
-  """
-  unexpected = [name for name in found if name not in expected]
-  differing = [
-    f'{name}: expected {_shape_text(expected.get(name))}, found {_shape_text(found.get(name))}'
-    for name in (*expected, *unexpected[:_SHOWN])
-    if expected.get(name) != found.get(name)
-  ]
-  if len(unexpected) > _SHOWN:
-    differing.append(f'and {len(unexpected) - _SHOWN} more that are not expected')
-  if differing:
-    raise UserError(
-      f'{what} does not hold {network} ({"; ".join(differing)}): give a file with its weights, or the '
-      'config that these weights are for'
-    )
-
-
-def _shape_text(shape: tuple[int, ...] | None) -> str:
-  return 'nothing' if shape is None else str(list(shape))
 
 
 def dropout_factor(model: ConfigDict | FrozenConfigDict) -> float:

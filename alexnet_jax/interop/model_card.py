@@ -10,7 +10,7 @@ import string
 import numpy as np
 
 from alexnet_jax import models
-from alexnet_jax.evaluation.evaluate import Trained
+from alexnet_jax.evaluation.loading import Trained
 from alexnet_jax.version import __version__
 
 _TEMPLATE = pathlib.Path(__file__).with_name('model_card.md')
@@ -18,8 +18,8 @@ _SHOWN = 10  # number of classes that the card names
 
 # How to use a file of each format.
 _USAGE = {
-  'safetensors': 'Import it with `alexnet-jax --mode=import --format=safetensors --weights=$file '
-  '--workdir=DIR`.',
+  'safetensors': 'Classify images with `alexnet-jax --mode=predict --weights=$file --images=FOLDER`, or in '
+  'Python with `alexnet_jax.load("$file").predict(images)`.',
   'torchvision': 'It is a state_dict of `torchvision.models.alexnet`.',
   'pytorch': 'It is a state_dict for PyTorch: it names the layers as `alexnet_jax` does, towers are groups '
   '(`nn.Conv2d(..., groups=2)`), and fc6 follows `flatten(1)`.',

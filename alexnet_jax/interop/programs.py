@@ -18,7 +18,7 @@ from ml_collections import FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import models
-from alexnet_jax.evaluation.evaluate import Trained
+from alexnet_jax.evaluation.loading import Trained
 from alexnet_jax.steps import augment
 from alexnet_jax.utils.optional_import import import_module, import_tensorflow
 

@@ -23,8 +23,9 @@ import numpy as np
 
 from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
-from alexnet_jax.interop import archive, layout
+from alexnet_jax.interop import layout
 from alexnet_jax.utils.optional_import import import_module
+from alexnet_jax.workdir import archive
 
 NAMES = {
   'conv1': 'features.0',
@@ -125,7 +126,7 @@ def _convert(
     for name, shape in shapes.items()
   }
   found = {name: array.shape for name, array in arrays.items()}
-  layout.check_shapes(expected, found, what, f'{network}, {model.num_classes or 1000} classes')
+  archive.check_shapes(expected, found, what, f'{network}, {model.num_classes or 1000} classes')
   planar = {
     layer: {name: arrays[f'{theirs}.{name}'] for name in ('weight', 'bias')}
     for layer, theirs in names.items()

@@ -25,7 +25,7 @@ import numpy as np
 from alexnet_jax import config as config_lib
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation.evaluate import Trained
+from alexnet_jax.evaluation.loading import Trained
 
 FORMAT, VERSION = 'alexnet_jax weights', 1
 

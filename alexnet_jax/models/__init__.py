@@ -2,6 +2,6 @@
 
 from alexnet_jax.models.alexnet import AlexNet, create
 from alexnet_jax.models.keys import validate
-from alexnet_jax.models.summary import layer_table
+from alexnet_jax.models.summary import abstract_variables, layer_table
 
-__all__ = ['AlexNet', 'create', 'layer_table', 'validate']
+__all__ = ['AlexNet', 'abstract_variables', 'create', 'layer_table', 'validate']

@@ -13,6 +13,12 @@ from alexnet_jax.models import spec
 from alexnet_jax.models.alexnet import create, intermediate_key
 
 
+def abstract_variables(model: ConfigDict | FrozenConfigDict) -> dict:
+  """Returns the variables of the network of `config.model` as ShapeDtypeStructs, and computes nothing."""
+  image = jax.ShapeDtypeStruct((1, model.input_size, model.input_size, 3), jnp.float32)
+  return jax.eval_shape(create(model).init, jax.random.key(0), image)
+
+
 def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, Any]]:
   """Describes each layer of `config.model` without computing anything.
 

@@ -14,32 +14,40 @@ import os
 import pathlib
 from typing import Any
 
+from absl import logging
 import jax
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from alexnet_jax import steps
 from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import baseline, evaluate
+from alexnet_jax.evaluation import baseline, evaluate, loading, per_class
 from alexnet_jax.inference import features as features_lib
-from alexnet_jax.inference import predict
 from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
+from alexnet_jax.utils import output_path
 from alexnet_jax.utils.optional_import import import_module
+from alexnet_jax.workdir import archive
 from alexnet_jax.workdir import metrics as metrics_lib
 
 _MAX_SIDE = 256  # largest side of a picture on the page, in pixels
 _BARS = 5
+_CLASSES = 30  # largest number of classes in the table of classes
+_MATRIX = 12  # largest number of classes for which the page shows the confusion matrix
 
 
-def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, object]:
-  """Writes the report on the run in `workdir`.
+def report(
+  config: ConfigDict, workdir: str, which: str = 'best', output: str = ''
+) -> dict[str, object]:
+  """Writes the report on a trained network.
 
   Args:
     config: `data` names the images, `report` sets their numbers, and `eval.views` the test views.
-    workdir: folder of the run.
+    workdir: folder of the run, or a .safetensors file.
     which: the checkpoint: best, latest or a step.
+    output: the page to write. By default WORKDIR/report/index.html, or FILE.html beside FILE.safetensors.
 
   Returns:
     `{'output', 'checkpoint', 'bytes', 'top1_error', 'top5_error', 'views', 'examples', 'specialisation'}`,
@@ -50,9 +58,9 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
       from those of the checkpoint, or Jinja or matplotlib is not installed.
     RunError: the network predicts non-finite numbers.
   """
-  template = _template()
+  template, path = _template(), _path_of_page(workdir, output)
   curves.plotter()
-  trained = evaluate.load_alone(workdir, which, config)
+  trained = loading.load_alone(workdir, which, config)
   data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
     if apart := evaluate.classes_apart(dataset.class_names, trained.meta['class_names']):
@@ -62,17 +70,26 @@ def report(config: ConfigDict, workdir: str, which: str = 'best') -> dict[str, o
       )
     if not dataset.num_validation:
       raise UserError(f'{data.source} has no validation images to report on: add PATH/val')
+    logging.info('evaluating %d images', dataset.num_validation)
     page = _Page(config, trained, dataset, which)
     values = page.values(pathlib.Path(workdir))
-  output = pathlib.Path(workdir) / 'report' / 'index.html'
-  output.parent.mkdir(exist_ok=True)
   html = template.render(**values)
-  temporary = output.with_suffix('.tmp')
+  path.parent.mkdir(exist_ok=True)
+  temporary = path.with_suffix('.tmp')
   temporary.write_text(html)
-  os.replace(temporary, output)
+  os.replace(temporary, path)
   keys = ('top1_error', 'top5_error', 'views', 'examples', 'specialisation', 'codes')
   found = {key: values[key] for key in keys if values[key] is not None or key != 'codes'}
-  return {'output': str(output), 'checkpoint': trained.step, 'bytes': len(html.encode()), **found}
+  return {'output': str(path), 'checkpoint': trained.step, 'bytes': len(html.encode()), **found}
+
+
+def _path_of_page(workdir: str, output: str) -> pathlib.Path:
+  """Returns the path of the page; see `report`."""
+  if output:
+    return output_path.check(output, ('.html',))
+  if archive.is_archive(workdir):
+    return output_path.check(str(pathlib.Path(workdir).with_suffix('.html')))
+  return pathlib.Path(workdir) / 'report' / 'index.html'
 
 
 def _template() -> Any:
@@ -90,11 +107,11 @@ def _template() -> Any:
 class _Page:
   """Computes the values of the page template."""
 
-  def __init__(self, config: ConfigDict, trained: evaluate.Trained, dataset: Dataset, which: str):
+  def __init__(self, config: ConfigDict, trained: loading.Trained, dataset: Dataset, which: str):
     self.settings, self.trained, self.dataset = config.report, trained, dataset
     self.source, self.which = config.data.source, which
     self.layer = trained.config.model.layers[-2]
-    self.labels = predict.class_labels(trained)
+    self.labels = loading.class_labels(trained)
 
   def values(self, workdir: pathlib.Path) -> dict[str, object]:
     """Returns the variables of the template."""
@@ -131,7 +148,24 @@ class _Page:
       'worst': self._cards(worst, index, labels, probabilities),
       'wrong': round(errors['top1_error'] * errors['examples'] / 100),
       'pairs': mistakes.confused_pairs(probabilities, labels, self.labels, 10),
+      **self._classes(probabilities, labels),
       **self._neighbours(shown, index, labels, vectors, *self._stored()),
+    }
+
+  def _classes(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+    """Returns the figures of each class, the lowest F1 first, and the confusion matrix if it is small."""
+    size = len(self.labels)
+    matrix = np.zeros((size, size), np.int64)
+    np.add.at(matrix, (labels, probabilities.argmax(1)), 1)
+    described = per_class.describe(matrix, self.trained.meta['class_names'], self.labels)
+    rows = [row for row in described['classes'] if row['images']]
+    rows.sort(key=lambda row: row['f1'])
+    return {
+      'macro_f1': described['macro_f1'],
+      'classes': rows[:_CLASSES],
+      'all_classes': len(rows),
+      'confusion': described['confusion'] if size <= _MATRIX else None,
+      'labels': self.labels,
     }
 
   def _some(self, number: int) -> np.ndarray:
@@ -142,7 +176,9 @@ class _Page:
   def _validation(self) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
     """Returns the errors, and the probabilities, label and index of every validation image."""
     model, sums, rows = self.trained.model, [], []
-    for batch in self.dataset.eval_batches(self.trained.config.eval.batch_size):
+    total, size = self.dataset.num_validation, self.trained.config.eval.batch_size
+    batches = self.dataset.eval_batches(size)
+    for batch in tqdm(batches, 'validation images', -(-total // size), unit='batch', disable=None):
       mask = batch['mask']
       probabilities = model.predict(
         model.params, model.batch_stats, batch['image'], model.mean_image
@@ -170,10 +206,14 @@ class _Page:
     left = min(self.settings.train_images, self.dataset.num_train)
     batch_size = self.trained.config.eval.batch_size
     vectors, labels, index = [], [], []
-    with contextlib.closing(self.dataset.train_batches(0, batch_size)) as batches:
+    with (
+      contextlib.closing(self.dataset.train_batches(0, batch_size)) as batches,
+      tqdm(total=left, desc='training images', unit='image', disable=None) as bar,
+    ):
       while left > 0:  # the first epoch holds every image once
         batch = next(batches)
         mask = batch['mask'] & (np.arange(batch_size) < left)
+        bar.update(min(batch_size, left))
         left -= batch_size
         vectors.append(self._vectors(batch['image'])[mask])
         labels.append(batch['label'][mask])

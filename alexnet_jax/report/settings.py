@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from alexnet_jax import config as config_lib
 from alexnet_jax.config import keys, recipes
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation.evaluate import Trained
+from alexnet_jax.evaluation.loading import Trained
 from alexnet_jax.models.spec import is_layer
 
 _MAIN = (

@@ -10,11 +10,10 @@ from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.data import Canvas, decode_canvas
+from alexnet_jax.data import decode_canvas
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import evaluate
-from alexnet_jax.inference import features as features_lib
-from alexnet_jax.inference import predict
+from alexnet_jax.evaluation import loading
+from alexnet_jax.inference.classifier import Classifier, most_probable
 from alexnet_jax.report.neighbours import Index
 
 _NEIGHBOURS = 6
@@ -71,7 +70,7 @@ class Network:
 
   Args:
     config: `eval` and `serve` are used.
-    workdir: folder of the run.
+    workdir: folder of the run, or a .safetensors file.
     which: the checkpoint: best, latest or a step.
     features: an .npz file of `--mode=features`, or ''.
 
@@ -85,15 +84,13 @@ class Network:
   def __init__(self, config: ConfigDict, workdir: str, which: str = 'best', features: str = ''):
     values = config.to_dict()
     values['eval']['batch_size'] = 1
-    self._trained = evaluate.load_alone(workdir, which, ConfigDict(values))
-    self._labels = predict.class_labels(self._trained)
-    canvas = Canvas.from_config(self._trained.config.data.canvas)
+    self._trained = loading.load_alone(workdir, which, ConfigDict(values))
+    self._classifier = Classifier(self._trained)
+    canvas = self._classifier.canvas
     max_pixels = min(canvas.max_pixels, config.serve.max_pixels)
     self._canvas = canvas._replace(max_pixels=max_pixels)
     self._lock = threading.Lock()
     self.features = Features(features, self._trained.step) if features else None
-    if self.features:
-      self._function = features_lib.feature_function(self._trained.config, self.features.layer)
     size = canvas.size
     self.classify(np.zeros((size, size, 3), np.uint8))  # compile before the first request
 
@@ -105,7 +102,7 @@ class Network:
       'checkpoint': self._trained.step,
       'weights': config.eval.weights,
       'views': config.eval.views,
-      'classes': len(self._labels),
+      'classes': len(self._classifier.labels),
       'max_pixels': self._canvas.max_pixels,
       'exif_orientation': self._canvas.exif_orientation,
       'neighbours_among': len(self.features.paths) if self.features else 0,
@@ -126,14 +123,13 @@ class Network:
       `{'top': [{'label', 'probability'}, ...], 'neighbours': [{'index', 'name', 'distance'}, ...]}`,
       where `index` is the position of the image in the features.
     """
-    model, image = self._trained.model, canvas[None]
+    classifier, image = self._classifier, canvas[None]
     with self._lock:
-      row = model.predict(model.params, model.batch_stats, image, model.mean_image)
-      found: dict[str, Any] = {'top': predict.most_probable(np.asarray(row)[0], self._labels)}
+      (row,) = classifier.classify(image)
+      found: dict[str, Any] = {'top': most_probable(row, classifier.labels)}
       found['neighbours'] = []
       if self.features:
-        variables = {'params': model.params, 'batch_stats': model.batch_stats}
-        vector = np.asarray(self._function(variables, model.mean_image, image), np.float32)
+        vector = classifier.activations(image, self.features.layer)
         for index, distance in self.features.nearest(vector.reshape(-1)):
           name = self.features.paths[index].rpartition('/')[2]
           found['neighbours'].append({'index': index, 'name': name, 'distance': distance})

@@ -5,6 +5,7 @@ run draws the same numbers as an uninterrupted one.
 """
 
 import jax
+import numpy as np
 
 Array = jax.Array
 
@@ -16,8 +17,11 @@ def seed_key(seed: int) -> Array:
   """Returns the root key of a run.
 
   It is always a Threefry key, whatever JAX's default, because draws from `rbg` keys depend on the batch size.
+  JAX uses the lower 32 bits of a seed. The upper ones are folded in unless they are 0.
   """
-  return jax.random.key(seed, impl='threefry2x32')
+  high, low = divmod(seed % 2**64, 2**32)
+  key = jax.random.key(np.uint32(low), impl='threefry2x32')
+  return jax.random.fold_in(key, np.uint32(high)) if high else key
 
 
 def step_key(seed_key: Array, step: Array | int, purpose: int) -> Array:

@@ -48,7 +48,9 @@ def _dexp_factor(factor: float, levels: int, progress: float) -> float:
   The rate falls from part to part, by `factor` in total. At a boundary the old rate still holds (O, the
   original code: src/lr.cu): with 4 levels, progress 0.25 belongs to the first.
   """
-  level = min(levels - 1, max(0, math.ceil(progress * levels) - 1))
+  # Rounding errors, of about 1e-16, must not carry a boundary into the next part: 0.28 * 25 > 7.
+  parts = progress * levels * (1 - 1e-12)
+  level = min(levels - 1, max(0, math.ceil(parts) - 1))
   return factor ** (-level / (levels - 1))
 
 

@@ -30,6 +30,14 @@ def _counts(logits: Array, labels: Array) -> Array:
   return (~(logits < own)).sum(-1) - 1
 
 
+def _losses(logits: Array, labels: Array, smoothing: float) -> Array:
+  """Returns the cross-entropy of each row, `[B]`, with labels that are smoothed if `smoothing` is not 0."""
+  if not smoothing:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+
+
 def loss_and_gradients(
   config: FrozenConfigDict, mesh: Mesh, collections: Sequence[str] = ('batch_stats',)
 ) -> Callable:
@@ -67,7 +75,9 @@ def loss_and_gradients(
         rngs={'dropout': rng.step_key(seed_key, step, rng.DROPOUT)},
         mutable=list(collections),
       )
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      losses = _losses(logits, labels, config.train.label_smoothing)
+      if 'weight' in batch:
+        losses = losses * batch['weight'].astype(losses.dtype)
       loss = jnp.where(mask, losses, 0.0).sum() / jnp.maximum(examples, 1).astype(losses.dtype)
       return loss, (logits, examples, variables)
 
@@ -76,7 +86,9 @@ def loss_and_gradients(
   return function
 
 
-def in_micro_batches(compute: Callable, count: int) -> Callable:
+def in_micro_batches(
+  compute: Callable, count: int, merge: Callable[[list], Any] = lambda parts: {}
+) -> Callable:
   """Splits the rows of a device into `count` parts and adds up the loss and the gradients of the parts.
 
   The results equal those of all rows at once except for the order of sums, and the random numbers are the
@@ -85,6 +97,7 @@ def in_micro_batches(compute: Callable, count: int) -> Callable:
   Args:
     compute: the function that `loss_and_gradients` returns.
     count: number of parts; it must divide the number of rows of a device.
+    merge: combines the `variables` that `compute` returns for each part; by default they are dropped.
 
   Returns:
     `f(params, batch_stats, batch, step, colour, statistics)`, with the results of `compute`.
@@ -96,13 +109,14 @@ def in_micro_batches(compute: Callable, count: int) -> Callable:
     examples = lax.psum(batch['mask'].sum(), mesh_lib.DATA)
     first = lax.axis_index(mesh_lib.DATA) * rows
     total: Any = None
-    parts = []
+    parts, variables = [], []
     for start in range(0, rows, size):
       part = {name: leaf[start : start + size] for name, leaf in batch.items()}
-      (loss, (logits, _, _)), grads = compute(
+      (loss, (logits, _, own)), grads = compute(
         params, batch_stats, part, step, colour, statistics, first + start, examples
       )
       parts.append(logits)
+      variables.append(own)
       total = (loss, grads) if total is None else jax.tree.map(jnp.add, total, (loss, grads))
       # Make the next part depend on the gradients of this one. Otherwise XLA's CPU backend, which ignores
       # optimization barriers, holds the activations of all parts at once: 149 instead of 81 MB of temporaries
@@ -110,7 +124,7 @@ def in_micro_batches(compute: Callable, count: int) -> Callable:
       # as long.
       params = jax.tree.map(lambda leaf, grad: leaf + 0 * grad.ravel()[0], params, total[1])
     loss, grads = total
-    return (loss, (jnp.concatenate(parts), examples, {})), grads
+    return (loss, (jnp.concatenate(parts), examples, merge(variables))), grads
 
   return function
 

@@ -5,6 +5,7 @@ import contextlib
 import time
 from typing import TypeVar
 
+from absl import logging
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -41,21 +42,23 @@ def dry_run(config: ConfigDict) -> dict[str, object]:
   config_lib.validate(config)
   models.layer_table(config.model)
   mesh = mesh_lib.make_mesh(config)
-  data = ConfigDict(
-    config.data.to_dict() | {'cache_mib': 0}
-  )  # read one batch instead of filling the cache
+  # One batch is read instead of filling the cache, without the seconds that importing TensorFlow takes.
+  data = ConfigDict(config.data.to_dict() | {'cache_mib': 0, 'loader': 'threads'})
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
     frozen = resolve(config, dataset)
+    logging.info('reading a batch of %d images', frozen.train.batch_size)
     batch, read_s = _timed(lambda: _read_batch(frozen, mesh, dataset))
     images = dataset.num_train, dataset.num_validation, len(dataset.class_names)
   state = steps.init_state(frozen, mesh)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  logging.info('compiling the training step of %d parameters', parameters)
   step, compile_s = _timed(lambda: describe.compiled_step(frozen, mesh, state))
   side = frozen.data.canvas.size
   statistics = Statistics(*(np.zeros(s, np.float32) for s in ((side, side, 3), (3, 3), (3,))))
   rates = jax.tree.map(np.float32, optimizer.rate_tree(frozen.optim, state.params, 0.0, 0.0, 0.0))
   inputs = sharding.replicate(mesh, (rates, np.float32(0), statistics))
   durations = []
+  logging.info('running %d steps', _TIMED_STEPS)
   for _ in range(_TIMED_STEPS):
     began = time.perf_counter()
     state, loss = step(state, batch, *inputs)

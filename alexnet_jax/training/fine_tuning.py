@@ -17,9 +17,9 @@ import numpy as np
 
 from alexnet_jax import steps
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import evaluate
-from alexnet_jax.interop import archive
+from alexnet_jax.evaluation import loading
 from alexnet_jax.models.spec import number
+from alexnet_jax.workdir import archive
 
 Tree = dict[str, dict[str, np.ndarray]]  # arrays by layer and name
 
@@ -45,7 +45,7 @@ def read(source: str, config: FrozenConfigDict) -> tuple[Tree, Tree]:
     )
   # Without a mesh, every process reads the whole network.
   any_mesh = ConfigDict(config.to_dict() | {'mesh': (0, 0)})
-  model = evaluate.load(source, 'latest', any_mesh).model
+  model = loading.load(source, 'latest', any_mesh).model
   return jax.tree.map(np.asarray, (model.params, model.batch_stats))
 
 

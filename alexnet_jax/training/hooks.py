@@ -17,7 +17,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import steps
 from alexnet_jax.data import Statistics
 from alexnet_jax.distributed import multihost, sharding
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import evaluate, loading
 from alexnet_jax.steps import layer_stats, schedules
 from alexnet_jax.training.pending_losses import NonFiniteError
 from alexnet_jax.training.run import Record, Run
@@ -133,7 +133,9 @@ class Evaluate:
     self._predict = steps.make_predict_step(config, run.mesh, config.eval.train_views)
     self._validates = config.train.evaluate and run.dataset.num_validation > 0
     if config.train.evaluate and not self._validates:
-      logging.warning('there are no validation images: evaluation is skipped')
+      logging.warning(
+        'there are no validation images: evaluation is skipped, and the run reports no error'
+      )
     self._splits = {'val': 'validation'} if self._validates else {}
     if config.train.until_train_error > 0:
       self._splits['train_set'] = 'train'
@@ -160,6 +162,9 @@ class Evaluate:
       self._record.validation = errors
       self._outputs.metrics.write(step, {'epoch': round(epoch, 4), **errors})
       self._outputs.progress.end()
+      if self._validates:
+        counts = self._run.epoch_ended(step)
+        self._record.add_error(step, errors['val/top1_error'], counts)
       for prefix, split in self._splits.items():
         top1 = errors[f'{prefix}/top1_error']
         logging.info('epoch %.2f: %s top-1 error %.2f %%', epoch, split, top1)
@@ -170,7 +175,7 @@ class Evaluate:
     run = self._run
     params = state.ema if run.config.eval.weights == 'ema' else state.params
     mean_image: Any = self._statistics.mean_image
-    model = evaluate.Model(self._predict, params, state.batch_stats, mean_image, 1.0)
+    model = loading.Model(self._predict, params, state.batch_stats, mean_image, 1.0)
     found: dict[str, float] = {}
     for prefix, split in self._splits.items():
       errors = evaluate.errors_of(
@@ -228,6 +233,7 @@ class Save:
     return {
       'config': config_lib.to_json(self._run.config),
       'class_names': list(dataset.class_names),
+      'class_titles': dataset.class_titles and list(dataset.class_titles),
       'class_counts': [int(count) for count in dataset.train_counts],
       'num_train': dataset.num_train,
       'num_validation': dataset.num_validation,
@@ -236,5 +242,6 @@ class Save:
       'schedule': self._record.schedule._asdict(),
       'validation': self._record.validation,
       'unevaluated': self._record.unevaluated,
+      'best': self._record.best(),
       'checksums': self._checksums,
     }

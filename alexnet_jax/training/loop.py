@@ -7,6 +7,7 @@ from typing import NamedTuple
 from absl import logging
 import jax
 from ml_collections import ConfigDict
+import numpy as np
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import models, steps
@@ -34,8 +35,10 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
   """Trains the run of `config` in `workdir`, from its newest checkpoint if there is one.
 
   Returns:
-    `{'step', 'epoch', 'loss', 'top1_error', 'checkpoint', 'skipped_images'}`: the last loss and validation
-    error (in per cent) that were logged, and the path of the newest checkpoint.
+    `{'step', 'epoch', 'loss', 'top1_error', 'best_error', 'best_step', 'checkpoint', 'skipped_images'}`: the
+    last loss and validation error (in per cent) that were logged, the lowest validation error and its step,
+    the path of the newest checkpoint, and the number of training images that could not be decoded. If
+    validation images were left out, `dropped_images` holds their names.
 
   Raises:
     UserError: the config or the data cannot be used, or the workdir holds another run.
@@ -47,6 +50,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
   config_lib.validate(config)
   check_origin(config)
   models.layer_table(config.model)  # an impossible network is reported before the data are read
+  run_config.check_before_data(workdir, config)
   mesh = mesh_lib.make_mesh(config)
   with StopSignal() as stop:
     with multihost.primary_first('data'):
@@ -55,8 +59,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
       resolved = resolve(config, dataset)
       lock.make_workdir(workdir)
       with lock.locked(workdir), Checkpoints(workdir, resolved.train.keep) as checkpoints:
-        run_config.write_or_check(workdir, resolved, checkpoints.latest() is not None)
-        dataset.preload()
+        resumes = checkpoints.latest() is not None
+        run_config.write_or_check(workdir, resolved, resumes)
+        dataset.preload(multihost.share(), is_new=not resumes)
         return _train(Run(resolved, workdir, dataset, mesh, checkpoints, stop))
 
 
@@ -91,7 +96,7 @@ def _train(run: Run) -> dict[str, object]:
     try:
       if record.unevaluated:
         _repeat_evaluation(run, state, record, hooks)
-      if step >= run.total_steps or record.has_reached(run.config.train.until_train_error):
+      if step >= run.total_steps or record.reason_to_end(run.config.train):
         logging.info('nothing to do: the run has ended already, at step %d', step)
       else:
         step = _loop(run, state, statistics, record, train_step, inputs, hooks, outputs.timer)
@@ -143,8 +148,8 @@ def _loop(
       if evaluate_now or stopping or hooks.save.due(step):
         hooks.save(step, state, errors)
 
-      if record.has_reached(target := run.config.train.until_train_error):
-        logging.info('the error on the training images is at most %g %%: training ends', target)
+      if reason := record.reason_to_end(run.config.train):
+        logging.info('%s: training ends', reason)
         return step
       if stopping and (record.unevaluated or step < run.total_steps):
         run.checkpoints.wait()
@@ -175,6 +180,11 @@ def _log_start(run: Run, state: steps.TrainState) -> None:
     run.total_steps,
     tuple(run.mesh.shape.values()),
   )
+  _warn_of_missing_classes(run)
+  if (weights := run.class_weights) is not None:
+    logging.info(
+      'the losses of the classes have weights from %.3g to %.3g', weights.min(), weights.max()
+    )
   factor = schedules.batch_factor(run.config)
   if factor != 1:
     logging.info(
@@ -182,14 +192,41 @@ def _log_start(run: Run, state: steps.TrainState) -> None:
     )
 
 
+def _warn_of_missing_classes(run: Run) -> None:
+  """Warns if the validation images lack classes, about which their error says nothing."""
+  labels = run.dataset.validation_labels
+  if labels is None:
+    return
+  names = run.dataset.class_names
+  missing = [names[k] for k in np.setdiff1d(np.arange(len(names)), labels)]
+  if missing:
+    shown = ', '.join(missing[:5]) + (', ...' if len(missing) > 5 else '')
+    logging.warning(
+      '%d of %d classes have no validation image (%s): the validation error says nothing about them',
+      len(missing),
+      len(names),
+      shown,
+    )
+
+
 def _summary(run: Run, record: Record, step: int) -> dict[str, object]:
   """Returns the JSON object that `--mode=train` prints at its end."""
   checkpoints = run.checkpoints
+  if record.best_error is not None:
+    logging.info(
+      'the lowest validation top-1 error is %.2f %%, at step %d',
+      record.best_error,
+      record.best_step,
+    )
+  dropped = {'dropped_images': list(run.dataset.dropped)} if run.dataset.dropped else {}
   return {
     'step': step,
     'epoch': round(run.epoch(step), 4),
     'loss': record.loss,
     'top1_error': record.validation.get('val/top1_error'),
+    'best_error': record.best_error,
+    'best_step': record.best_step,
     'checkpoint': str(checkpoints.folder / str(checkpoints.latest())),
     'skipped_images': len(run.dataset.skipped),
+    **dropped,
   }

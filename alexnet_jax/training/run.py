@@ -1,6 +1,6 @@
 """A training run: its fixed parts, which the loop and its hooks share, its start, and its results so far."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 import dataclasses
 import functools
 import math
@@ -10,6 +10,7 @@ from typing import Any
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
+import numpy as np
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import steps
@@ -51,6 +52,18 @@ class Run:
     """Returns the number of steps of the whole run."""
     return schedules.total_steps(self.config, self.dataset.num_train)
 
+  @functools.cached_property
+  def class_weights(self) -> np.ndarray | None:
+    """Returns the weight of the loss of each class, float32 `[classes]`, or None for equal weights.
+
+    The mean over the training images is 1.
+    """
+    if self.config.train.class_weights == 'none':
+      return None
+    counts = self.dataset.train_counts
+    weights = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return weights.astype(np.float32)
+
   def epoch(self, step: int) -> float:
     """Returns the number of epochs, with fraction, that are complete after `step` steps."""
     return step * self.config.train.batch_size / self.dataset.num_train
@@ -64,9 +77,11 @@ class Run:
 
     Closing the generator ends the thread that reads ahead. The data set closes its own reader.
     """
-    batch_size = self.config.train.batch_size
+    batch_size, weights = self.config.train.batch_size, self.class_weights
     rows = sharding.local_rows(self.mesh, batch_size)
-    on_host = self.dataset.train_batches(first, batch_size, rows)
+    on_host: Iterator[dict] = self.dataset.train_batches(first, batch_size, rows)
+    if weights is not None:
+      on_host = (batch | {'weight': weights[batch['label']]} for batch in on_host)
     on_devices = (sharding.shard_batch(self.mesh, batch) for batch in on_host)
     return prefetch(on_devices, _BATCHES_AHEAD)
 
@@ -80,12 +95,44 @@ class Record:
     loss: mean training loss of the last log line, None before the first.
     validation: what the last evaluation wrote to metrics.jsonl, such as `val/top1_error` in per cent.
     unevaluated: whether an evaluation was due at the last step and SIGTERM interrupted it.
+    best_error: the lowest validation top-1 error so far, in per cent; None before the first evaluation.
+    best_step: the last step with that error.
+    stale: the number of evaluations since the error was last lowered.
   """
 
   schedule: schedules.ScheduleState = dataclasses.field(default_factory=schedules.ScheduleState)
   loss: float | None = None
   validation: dict[str, Any] = dataclasses.field(default_factory=dict)
   unevaluated: bool = False
+  best_error: float | None = None
+  best_step: int | None = None
+  stale: int = 0
+
+  def add_error(self, step: int, error: float, counts: bool) -> None:
+    """Records a validation top-1 error, in per cent; the later of equals is the best, as of checkpoints.
+
+    Args:
+      step: the number of complete steps.
+      error: the error.
+      counts: whether the evaluation counts as stale if the error is not lower. That at the end of a run does
+        not if it is within an epoch, because a longer run would not evaluate there.
+    """
+    is_lower = self.best_error is None or error < self.best_error
+    self.stale = 0 if is_lower else self.stale + counts
+    if is_lower or error == self.best_error:
+      self.best_error, self.best_step = error, step
+
+  def best(self) -> dict[str, Any]:
+    """Returns what a checkpoint stores of the best error."""
+    return {'best_error': self.best_error, 'best_step': self.best_step, 'stale': self.stale}
+
+  def reason_to_end(self, config: ConfigDict | FrozenConfigDict) -> str:
+    """Returns why the run ends before its last step, given `config.train`; '' if it goes on."""
+    if self.has_reached(config.until_train_error):
+      return f'the error on the training images is at most {config.until_train_error:g} %'
+    if 0 < config.early_stopping <= self.stale:
+      return f'the validation error has not become lower in {self.stale} evaluations'
+    return ''
 
   def has_reached(self, target: float) -> bool:
     """Returns whether the error on the training split is at most `target` per cent; False if that is 0."""
@@ -138,6 +185,7 @@ def start(run: Run) -> tuple[steps.TrainState, Statistics, Record]:
     loss=meta['loss'],
     validation=meta['validation'],
     unevaluated=meta.get('unevaluated', False),
+    **meta.get('best', {}),
   )
   size = run.config.data.canvas.size
   statistics = run.checkpoints.restore_statistics(step, run.mesh, size)

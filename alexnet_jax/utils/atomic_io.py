@@ -7,11 +7,19 @@ disagrees with its manifest is damaged.
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+import errno
 import hashlib
 import json
 import os
 import pathlib
 
+# What helps against an OSError when a file is written.
+REMEDIES = {
+  errno.ENOSPC: 'free the disk',
+  errno.EDQUOT: 'free the disk or raise the quota',
+  errno.EROFS: 'make the disk writable, or name a folder on another one',
+  errno.EIO: 'test the disk, which cannot be read or written',
+}
 MANIFEST = 'manifest.json'
 _SYNC_THREADS = 16
 

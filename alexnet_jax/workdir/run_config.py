@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import pathlib
 import time
 
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import Dataset
@@ -42,6 +42,23 @@ def write_or_check(workdir: pathlib.Path, config: FrozenConfigDict, resumes: boo
   raise UserError(
     f'--workdir={workdir} is not the same folder on every process: use a shared file system'
   )
+
+
+def check_before_data(workdir: pathlib.Path, config: ConfigDict) -> None:
+  """Compares the config of a run that will resume with that in its workdir, before the data are opened.
+
+  The number of classes is left out if the config takes it from the data.
+
+  Raises:
+    UserError: the workdir holds a run of another config.
+  """
+  checkpoints = workdir / 'checkpoints'
+  resumes = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+  if not resumes or not (workdir / config_lib.FILE).exists():
+    return
+  old, new = config_lib.load_workdir(workdir), config.copy_and_resolve_references()
+  new.model.num_classes = new.model.num_classes or old.model.num_classes
+  config_lib.check_same_run(old, new, workdir)
 
 
 def check_same_data(

@@ -85,9 +85,10 @@ def write_store(folder: pathlib.Path, form: str, images: list[np.ndarray]) -> fl
 
 
 def delivered(source: str, size: int, threads: int, seconds: float) -> float:
-  """Returns the images per second that the pipeline reads from a source with `threads` threads."""
+  """Returns the images per second that `threads` Python threads read from a source."""
   data = recipes.get('original').data
   data.source, data.cache_mib, data.threads, data.canvas.size = source, 0, threads, size
+  data.loader = 'threads'
   with contextlib.closing(open_dataset(data, 0)) as dataset:
     batches = dataset.train_batches(0, _BATCH)
     next(batches)

@@ -58,10 +58,20 @@ def test_the_input_pipeline_is_timed_beside_others(tmp_path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (300, 280, 3), dtype=np.uint8)).save(path)
   result = run(
-    'input_pipeline', f'--source=folder:{tmp_path / "photos"}', '--rounds=1', '--seconds=0.2'
+    'input_pipeline',
+    f'--source=folder:{tmp_path / "photos"}',
+    '--rounds=1',
+    '--seconds=0.2',
+    '--scaling=1,2',
   )
   assert {'raw_files', 'jpeg_store', 'raw_store', 'ordinary', 'ceiling'} <= set(result)
-  assert ('torch' in result) == HAS_TORCH
+  assert (result['torch'] is not None) == HAS_TORCH
+  for source in ('raw_files', 'jpeg_store', 'raw_store'):
+    assert set(result['scaling'][source]) == {'tf.data', 'threads'}
+    assert all(set(found) == {'1', '2'} for found in result['scaling'][source].values())
+    assert result['ratios'][f'{source}/{source}_threads'] > 0
+    assert result['checksums'][source] == result['checksums'][f'{source}_threads']
+  assert result['checksums']['jpeg_store'] == result['checksums']['ceiling']
 
 
 @pytest.mark.long

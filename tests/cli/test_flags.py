@@ -3,8 +3,11 @@
 import pytest
 from tiny import ROOT
 
+from alexnet_jax import config as config_lib
 from alexnet_jax.cli import flags
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
+from alexnet_jax.workdir import archive
 
 PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
 RUN = '--workdir=w'
@@ -32,16 +35,28 @@ def test_an_empty_value_is_the_default():
 
 def test_values_are_converted_to_their_types():
   options = flags.parse(
-    ['--mode=eval', '--checkpoints=a,b', '--weights=1,0.5', PAPER, '--port=0', '--search_weights']
+    ['--mode=eval', '--checkpoints=a,b', '--weights=1,0.5', PAPER, '--search_weights']
   )
   assert options.checkpoints == ('a', 'b') and options.weights == (1.0, 0.5)
-  assert options.port == 0 and options.search_weights is True
+  assert options.search_weights is True
+  assert flags.parse(['--mode=serve', RUN, PAPER, '--port=0']).port == 0
 
 
 def test_weights_of_an_import_are_a_file():
   args = ['--mode=import', '--format=torchvision', '--weights=my,file.safetensors', RUN]
   options = flags.parse(args)
   assert options.file == 'my,file.safetensors' and options.weights == ()
+
+
+def test_a_file_of_weights_replaces_the_workdir(tmp_path):
+  path = tmp_path / 'net.safetensors'
+  metadata = {'format': archive.FORMAT, 'version': archive.VERSION}
+  metadata['config'] = config_lib.to_json(recipes.get('owt'))
+  archive.write_tensors(str(path), {}, metadata)
+  options = flags.parse(['--mode=predict', f'--weights={path}', '--images=a.jpg'])
+  assert options.workdir == str(path) and options.config.recipe == 'owt' and options.weights == ()
+  ensemble = flags.parse(['--mode=eval', f'--checkpoints={path},run', '--weights=1,2'])
+  assert ensemble.config.recipe == 'owt' and ensemble.weights == (1.0, 2.0)
 
 
 def test_overrides_change_the_config():
@@ -65,7 +80,14 @@ def test_overrides_change_the_config():
     ([PAPER, RUN, '--process_id=1'], '--process_id describes several processes: add'),
     (['--mode=serve', PAPER], '--mode=serve needs --workdir'),
     (['--mode=prepare', PAPER, '--output=s', '--distributed'], 'divide the work with --shard'),
-    (['--mode=eval', RUN, PAPER, '--dry_run'], 'need --mode=train'),
+    (['--mode=eval', RUN, PAPER, '--dry_run'], 'does not use --dry_run, which belongs to train'),
+    (['--mode=eval', RUN, PAPER, '--images=a.jpg'], '--images, which belongs to predict, features'),
+    (['--mode=predict', RUN, PAPER, '--images=a', '--split=train'], 'does not use --split'),
+    ([PAPER, RUN, '--weights=x.safetensors'], '--mode=train does not use --weights'),
+    (['--mode=predict', '--images=a', '--weights=w.safetensors', RUN], 'leave one of them out'),
+    (['--mode=predict', '--images=a', '--weights=w.pth'], r'name a \.safetensors file'),
+    (['--mode=eval', RUN, PAPER, '--weights=1,2'], 'both name a network'),
+    (['--mode=eval', '--weights=1,2'], 'several networks with --checkpoints'),
   ],
 )
 def test_invalid_command_lines_are_refused(args, message):

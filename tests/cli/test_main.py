@@ -1,6 +1,8 @@
 """The command line prints one line of JSON, has documented exit codes, and reports errors in one line."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -102,6 +104,19 @@ def test_errors_have_their_exit_codes(error, code, tmp_path):
     raise error('one line')
 
   assert main_lib.main([PAPER, f'--workdir={tmp_path}'], work) == code
+
+
+@pytest.mark.parametrize(
+  ('code', 'remedy'),
+  [(errno.ENOSPC, 'free the disk, then'), (errno.EROFS, 'make the disk writable')],
+)
+def test_an_error_of_the_disk_has_its_remedy(code, remedy, tmp_path, capsys):
+  def work(options):
+    raise OSError(code, os.strerror(code))
+
+  assert main_lib.main([PAPER, f'--workdir={tmp_path}'], work) == 3
+  err = capsys.readouterr().err
+  assert remedy in err and err.count('disk') == 1
 
 
 @pytest.mark.long

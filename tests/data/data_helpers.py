@@ -58,6 +58,7 @@ def make_config(source: str = 'synthetic', **changes: Any) -> ml_collections.Con
       'buffer': 4096,
       'cache_mib': 64,
       'max_bad_share': 0.01,
+      'drop_bad_validation': False,
       'synthetic': {'classes': 3, 'train': 21, 'validation': 7},
     }
   )

@@ -20,7 +20,15 @@ from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.prepare import prepare
 from alexnet_jax.errors import RunError, UserError
 
-CACHED_OR_STREAMED = pytest.mark.parametrize('cache_mib', [64, 0])
+IN_MEMORY, THREADS, TF_DATA = (
+  {'cache_mib': 64},
+  {'cache_mib': 0, 'loader': 'threads'},
+  {'cache_mib': 0, 'loader': 'tf.data'},
+)
+CACHED_OR_STREAMED = pytest.mark.parametrize(
+  'reading', [IN_MEMORY, THREADS, TF_DATA], ids=['memory', 'threads', 'tf.data']
+)
+STREAMED = pytest.mark.parametrize('loader', ['threads', 'tf.data'])
 
 
 def prefetch_threads():
@@ -42,9 +50,9 @@ def run(script, **values):
 
 
 @CACHED_OR_STREAMED
-def test_training_batches_are_a_function_of_the_step(cache_mib):
-  data = open_dataset(make_config(cache_mib=cache_mib), 5)
-  assert data.cached == bool(cache_mib)
+def test_training_batches_are_a_function_of_the_step(reading):
+  data = open_dataset(make_config(**reading), 5)
+  assert data.cached == (reading is IN_MEMORY)
   batches = take(data.train_batches(0, 8), 6)
   for step, batch in enumerate(batches):
     chex.assert_shape(batch['image'], (8, 24, 24, 3))
@@ -53,7 +61,8 @@ def test_training_batches_are_a_function_of_the_step(cache_mib):
     chex.assert_trees_all_equal(batch['index'], batch_indices(5, step, 8, 21).astype(np.int32))
     chex.assert_trees_all_equal(batch['label'], data.train_labels[batch['index']])
     assert batch['mask'].all()
-  chex.assert_trees_all_equal(take(data.train_batches(4, 8), 2), batches[4:])
+  for step in range(6):  # a run can resume at any step
+    chex.assert_trees_all_equal(take(data.train_batches(step, 8), 6 - step), batches[step:])
   rows = np.array([0, 1, 6, 7])  # the rows of one of several processes
   part = [{key: value[rows] for key, value in batch.items()} for batch in batches[4:]]
   chex.assert_trees_all_equal(take(data.train_batches(4, 8, rows), 2), part)
@@ -71,7 +80,8 @@ from alexnet_jax.data import open_dataset
 from data_helpers import make_config
 from tiny import tiny_config
 rows = sharding.local_rows(mesh_lib.make_mesh(tiny_config(mesh=(2, 1))), 8)
-batches = open_dataset(make_config({source!r}, cache_mib=0), 3).train_batches(0, 8, rows)
+data = open_dataset(make_config({source!r}, cache_mib=0, loader={loader!r}), 3)
+batches = data.train_batches(0, 8, rows)
 for _ in range(21):
   batch = next(batches)
   seen = [zlib.crc32(image) for image in batch['image']]
@@ -79,14 +89,16 @@ for _ in range(21):
 """
 
 
-def test_processes_together_see_every_image_once_per_epoch(tmp_path):
+@pytest.mark.parametrize('loader', ['threads', pytest.param('tf.data', marks=pytest.mark.long)])
+def test_processes_together_see_every_image_once_per_epoch(tmp_path, loader):
   """The test runs two processes with one device each for eight epochs of 21 images."""
-  prepare(make_store_config(format='raw'), str(tmp_path / 'store'))
+  prepare(make_store_config(), str(tmp_path / 'store'))
   source = f'store:{tmp_path / "store"}'
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
-  processes = [start(ONE_OF_TWO_PROCESSES, port=port, process=i, source=source) for i in range(2)]
+  values = {'port': port, 'source': source, 'loader': loader}
+  processes = [start(ONE_OF_TWO_PROCESSES, process=i, **values) for i in range(2)]
   shares = []
   for process in processes:
     output, errors = process.communicate(timeout=120)
@@ -104,7 +116,7 @@ def test_processes_together_see_every_image_once_per_epoch(tmp_path):
     chex.assert_trees_all_equal(np.sort(epoch), np.arange(21))
 
 
-@pytest.mark.parametrize('loader', ['threads', 'tf.data'])
+@STREAMED
 def test_streamed_batches_equal_cached_ones(make_folder, loader):
   root = make_folder({'train/a': 9, 'train/b': 7, 'val/a': 3, 'val/b': 2})
   (root / 'train/a/003.jpg').write_bytes(b'no image')
@@ -126,8 +138,8 @@ def test_streamed_batches_equal_cached_ones(make_folder, loader):
 
 @CACHED_OR_STREAMED
 @pytest.mark.parametrize('batch_size', [2, 4, 14])
-def test_evaluation_uses_every_image_once(cache_mib, batch_size):
-  data = open_dataset(make_config(cache_mib=cache_mib), 0)
+def test_evaluation_uses_every_image_once(reading, batch_size):
+  data = open_dataset(make_config(**reading), 0)
   shares = np.split(np.random.default_rng(0).permutation(batch_size), 2)
   shards = [list(data.eval_batches(batch_size, rows)) for rows in shares]
   assert len(shards[0]) == len(shards[1]) == -(-7 // batch_size)
@@ -152,10 +164,10 @@ def test_a_dataset_knows_its_numbers_of_images(make_folder):
 
 
 @CACHED_OR_STREAMED
-def test_a_bad_training_image_is_skipped_and_named(make_folder, cache_mib):
+def test_a_bad_training_image_is_skipped_and_named(make_folder, reading):
   root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 2})
   (root / 'train/a/001.jpg').write_bytes(b'no image')
-  data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
+  data = open_dataset(make_config(f'folder:{root}', **reading), 0)
   for batch in take(data.train_batches(0, 6), 3):
     bad = batch['index'] == 1
     chex.assert_trees_all_equal(batch['mask'], ~bad)
@@ -167,22 +179,51 @@ def test_a_bad_training_image_is_skipped_and_named(make_folder, cache_mib):
 
 
 @CACHED_OR_STREAMED
-def test_a_bad_validation_image_is_an_error(make_folder, cache_mib):
+def test_a_bad_validation_image_is_an_error(make_folder, reading):
   """Error rates over different sets of images could not be compared."""
   root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 2})
   (root / 'val/a/000.jpg').unlink()
   (root / 'val/a/000.jpg').symlink_to(root / 'gone')  # an unreadable file counts as undecodable
-  data = open_dataset(make_config(f'folder:{root}', cache_mib=cache_mib), 0)
-  with pytest.raises(UserError, match=r'val/a/000\.jpg cannot be decoded .*: repair or remove it'):
+  data = open_dataset(make_config(f'folder:{root}', **reading), 0)
+  with pytest.raises(
+    UserError, match=r'1 of 2 validation images .*: .*val/a/000\.jpg \(.*\): repair'
+  ):
     list(data.eval_batches(2))
 
 
 @CACHED_OR_STREAMED
-def test_too_many_bad_images_stop_the_run(make_folder, cache_mib):
+def test_all_bad_validation_images_are_listed_or_left_out(make_folder, reading, caplog):
+  root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 8, 'val/b': 8})
+  bad = [f'val/{name}/{i:03}.jpg' for name in 'ab' for i in range(6)]
+  for name in bad:
+    (root / name).write_bytes(b'no image')
+  config = make_config(f'folder:{root}', **reading)
+  with pytest.raises(UserError, match='12 of 16 validation images cannot be decoded') as error:
+    open_dataset(config, 0).preload(is_new=True)
+  assert all(name in str(error.value) for name in bad[:10]) and bad[10] not in str(error.value)
+  assert ' and 2 more: repair them' in str(error.value)
+  config.drop_bad_validation = True
+  data = open_dataset(config, 0)
+  data.preload(is_new=True)
+  assert data.num_validation == 4 and list(data.validation_labels) == [0, 0, 1, 1]
+  assert data.dropped == tuple(str(root / name) for name in bad)
+  (batch,) = data.eval_batches(4)
+  assert batch['mask'].all() and f'leaves out 12 of 16 validation images: {root}' in caplog.text
+
+
+def test_a_validation_split_of_bad_images_alone_is_left_out(make_folder):
+  root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 1})
+  (root / 'val/a/000.jpg').write_bytes(b'no image')
+  data = open_dataset(make_config(f'folder:{root}', drop_bad_validation=True), 0)
+  assert (data.num_validation, data.validation_labels) == (0, None)
+
+
+@CACHED_OR_STREAMED
+def test_too_many_bad_images_stop_the_run(make_folder, reading):
   root = make_folder({'train/a': 10, 'train/b': 10, 'val/a': 1})
   for i in range(4):
     (root / f'train/b/00{i}.jpg').write_bytes(b'no image')
-  config = make_config(f'folder:{root}', cache_mib=cache_mib, max_bad_share=0.1)
+  config = make_config(f'folder:{root}', **reading, max_bad_share=0.1)
   for _ in range(2):  # a second attempt fails too
     data = open_dataset(config, 0)
     with pytest.raises(RunError, match=r'[34] of 20 .* train/b/00|max_bad_share=0\.1'):
@@ -199,8 +240,8 @@ def test_a_data_set_of_bad_images_is_an_error(make_folder):
 
 
 @CACHED_OR_STREAMED
-def test_an_unexpected_error_while_reading_is_raised(cache_mib, capfd):
-  data = open_dataset(make_config(cache_mib=cache_mib), 0)
+def test_an_unexpected_error_while_reading_is_raised(reading, capfd):
+  data = open_dataset(make_config(**reading), 0)
 
   def fail(_):
     raise KeyError('a bug')
@@ -248,8 +289,8 @@ sys.modules['alexnet_jax'] = package
 from alexnet_jax.data import open_dataset
 from data_helpers import make_config
 for source in {sources!r}:
-  for cache_mib in (64, 0):
-    data = open_dataset(make_config(source, cache_mib=cache_mib), 0)
+  for cache_mib, loader in ((64, 'tf.data'), (0, 'auto'), (0, 'threads')):
+    data = open_dataset(make_config(source, loader=loader, cache_mib=cache_mib), 0)
     next(data.train_batches(0, 4))
     next(data.eval_batches(4))
     data.statistics()
@@ -260,7 +301,7 @@ import sys
 sys.path[:0] = {path!r}
 from data_helpers import make_config
 from alexnet_jax.data import open_dataset
-batches = open_dataset(make_config(cache_mib=0), 0).train_batches(0, 4)
+batches = open_dataset(make_config(cache_mib=0, loader={loader!r}), 0).train_batches(0, 4)
 next(batches)
 print('end')
 """
@@ -276,16 +317,17 @@ def test_reading_needs_neither_tensorflow_nor_jax(make_folder, tmp_path):
   assert code == 0, errors
 
 
-def test_a_program_can_exit_with_an_unfinished_stream():
-  code, output, errors = run(EXIT_DURING_STREAM)
+@STREAMED
+def test_a_program_can_exit_with_an_unfinished_stream(loader):
+  code, output, errors = run(EXIT_DURING_STREAM, loader=loader)
   assert (code, output) == (0, 'end'), errors
 
 
 @CACHED_OR_STREAMED
-def test_photographs_in_a_folder_are_turned_upright(make_folder, cache_mib):
+def test_photographs_in_a_folder_are_turned_upright(make_folder, reading):
   root = make_folder({'train/a': 1, 'train/b': 1, 'val/a': 1})
   (root / 'train/a/000.jpg').write_bytes(rotated(photo(5), quality=95))
-  config = make_config(f'folder:{root}', cache_mib=cache_mib)
+  config = make_config(f'folder:{root}', **reading)
   upright = decode_canvas(photo(5), Canvas.from_config(config.canvas)).astype(int)
   for turn in (True, False):
     config.canvas.exif_orientation = turn

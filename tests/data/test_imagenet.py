@@ -171,9 +171,12 @@ def test_label_orders_can_be_converted(tmp_path):
   prepare(config, str(tmp_path / 'store'))
   kept = open_source(make_config(f'store:{tmp_path / "store"}'))
   assert kept.class_names == DEVKIT
+  words = {wnid: WORDS.get(wnid, f'words of {wnid}') for wnid in DEVKIT}
+  assert kept.class_titles == tuple(words[wnid] for wnid in DEVKIT)
   check(kept, ALL)
   back = open_source(make_config(f'store:{tmp_path / "store"}', label_order='wordnet'))
   assert back.class_names == WNIDS
+  assert back.class_titles == tuple(words[wnid] for wnid in WNIDS)
   check(back, ALL)
   labels = np.arange(4, dtype=np.int32)
   converted = imagenet.convert(labels, WNIDS, DEVKIT)

@@ -11,7 +11,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import models, steps
 from alexnet_jax.data import open_dataset
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import evaluate, loading
 from alexnet_jax.steps import augment
 from alexnet_jax.training.loop import train
 
@@ -31,7 +31,7 @@ def reference_probabilities(workdirs, weights, views, batch_size=5):
   """Returns mean probabilities `[N, classes]` and labels, computed by `module.apply` image by image."""
   total, images, labels = 0, [], []
   for workdir, weight in zip(workdirs, weights, strict=True):
-    trained = evaluate.load(workdir, 'best', config_lib.load_workdir(workdir))
+    trained = loading.load(workdir, 'best', config_lib.load_workdir(workdir))
     module = models.create(trained.config.model)
     apply = jax.jit(lambda p, x, m=module: jax.nn.softmax(m.apply({'params': p}, x, train=False)))
     if not images:

@@ -14,10 +14,11 @@ from alexnet_jax.cli.flags import Options
 from alexnet_jax.data import Statistics, open_dataset
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.errors import UserError
-from alexnet_jax.interop import archive, caffe, cuda_convnet, importer
+from alexnet_jax.interop import caffe, cuda_convnet, importer
 from alexnet_jax.steps import optimizer, schedules
 from alexnet_jax.training.run import resolve
 from alexnet_jax.utils import atomic_io
+from alexnet_jax.workdir import archive
 
 Reader = Callable[[bytes], bool]
 

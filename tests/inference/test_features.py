@@ -10,7 +10,7 @@ import pytest
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import main as main_lib
 from alexnet_jax.config import recipes
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import loading
 from alexnet_jax.inference import features as features_lib
 
 
@@ -36,7 +36,7 @@ def test_features_of_files(workdir, pictures, tmp_path):
   _, expected = reference_probabilities(workdir, [pictures / name for name in SIZES], 1)
   np.testing.assert_allclose(jax.nn.softmax(out['fc8']), expected, rtol=1e-4, atol=1e-7)
   config.mesh = (1, 1)
-  params = jax.device_get(evaluate.load(workdir, 'best', config).model.params['fc8'])
+  params = jax.device_get(loading.load(workdir, 'best', config).model.params['fc8'])
   logits = 0.5 * out['fc7'] @ params['kernel'].reshape(-1, 7) + params['bias']
   np.testing.assert_allclose(logits, out['fc8'], rtol=1e-4, atol=1e-6)
 

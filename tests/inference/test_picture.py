@@ -29,8 +29,16 @@ def test_the_picture_shows_images_labels_and_bars(workdir, tmp_path, suffix):
     assert {(200, 0, 0), (200, 160, 0)} <= {tuple(map(int, p)) for p in np.unique(pixels, axis=0)}
 
 
+def test_the_picture_takes_images_of_every_folder_in_turn():
+  paths = [f'{folder}/{i}.jpg' for folder in 'abc' for i in range(30)]
+  chosen = picture.choose([*paths, 'd/0.jpg'])
+  assert len(chosen) == picture.MAX_IMAGES and chosen[-1] == 'd/0.jpg'
+  assert [sum(path.startswith(folder) for path in chosen) for folder in 'abc'] == [8, 8, 7]
+  assert chosen[:2] == ['a/0.jpg', 'a/1.jpg'] and picture.choose(paths[:3]) == paths[:3]
+
+
 def test_unknown_formats_are_refused(tmp_path):
-  with pytest.raises(UserError, match=r'--picture=x\.gif: use a name that ends in one of \.png'):
+  with pytest.raises(UserError, match=r'--picture=x\.gif: use a name that ends in \.png or'):
     picture.check('x.gif')
   picture.check('x.PNG')
 
@@ -39,10 +47,11 @@ def test_a_picture_is_replaced_atomically(tmp_path):
   path = tmp_path / 'x.png'
   path.write_bytes(b'old')
   image = np.zeros((8, 8, 3), np.uint8)
-  with pytest.raises(ValueError):  # three labels for one image
-    picture.draw(str(path), [image], [[{'label': 'a', 'probability': 1.0}]], ['a', 'b', 'c'])
+  top = [{'label': 'a' * 90, 'probability': 1.0}]
+  with pytest.raises(TypeError):
+    picture.draw(str(path), [picture.Panel(image[0, 0], top, None)])
   assert path.read_bytes() == b'old'
-  picture.draw(str(path), [image], [[{'label': 'a' * 90, 'probability': 1.0}]], [None])
+  picture.draw(str(path), [picture.Panel(image, top, None)])
   with Image.open(path) as drawn:
     assert drawn.size[0] > 100
   assert [p.name for p in tmp_path.iterdir()] == ['x.png']

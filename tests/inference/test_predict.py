@@ -1,7 +1,9 @@
 """`--mode=predict` predicts as the network does; both inference modes refuse invalid arguments."""
 
+import csv
 import json
 import pathlib
+import shutil
 
 import helpers
 from inference_helpers import reference_probabilities
@@ -39,6 +41,33 @@ def test_predictions_are_those_of_the_network(workdir, pictures, capsys, views):
     np.testing.assert_allclose([g['probability'] for g in image['top']], row[best], rtol=1e-4)
   first = result['images'][0]['top'][0]
   assert f'{100 * first["probability"]:7.2f} %  {first["label"]}' in err
+
+
+def test_folders_that_are_named_as_classes_give_errors_and_a_csv_file(
+  workdir, pictures, tmp_path, capsys
+):
+  """Errors are measured on the images whose class is known; all images are in the file."""
+  for i, name in enumerate(('class3', 'class3', 'class0', 'other')):
+    (tmp_path / 'images' / name).mkdir(parents=True, exist_ok=True)
+    shutil.copy(pictures / ('a.jpg', 'b.png', 'a.jpg', 'a.jpg')[i], tmp_path / 'images' / name)
+  table = tmp_path / 'new' / 'table.csv'
+  args = [f'--workdir={workdir}', f'--images={tmp_path / "images"}', f'--output={table}']
+  assert main_lib.main(['--mode=predict', *args]) == 0
+  result = json.loads(capsys.readouterr().out)
+  known = [image for image in result['images'] if 'label' in image]
+  assert [image['label'] for image in known] == ['class0', 'class3', 'class3']
+  first = [image['top'][0]['label'] != image['label'] for image in known]
+  five = [image['label'] not in [g['label'] for g in image['top']] for image in known]
+  assert result['labelled'] == 3 and result['output'] == str(table)
+  assert result['top1_error'] == pytest.approx(100 * sum(first) / 3)
+  assert result['top5_error'] == pytest.approx(100 * sum(five) / 3)
+  with table.open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row['path'] for row in rows] == [image['path'] for image in result['images']]
+  assert [row['label'] for row in rows] == ['class0', 'class3', 'class3', '']
+  for row, image in zip(rows, result['images'], strict=True):
+    assert row['class5'] == image['top'][4]['label']
+    assert float(row['probability1']) == image['top'][0]['probability']
 
 
 @pytest.mark.long
@@ -82,7 +111,7 @@ def test_predict_runs_in_a_new_process_in_another_folder(workdir, pictures):
     ),
     (
       ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--picture=x.gif'],
-      'use a name that ends in one of .png',
+      'use a name that ends in .png or',
     ),
     (
       ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--config.eval.batch_size=0'],
@@ -93,8 +122,12 @@ def test_predict_runs_in_a_new_process_in_another_folder(workdir, pictures):
       'config.model.width=0.5, but the checkpoint was trained with 0.0625',
     ),
     (
+      ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--output=x.json'],
+      '--output=x.json: use a name that ends in .csv',
+    ),
+    (
       ['--mode=features', '--workdir=WORKDIR', '--images=a.jpg', '--output=x.csv'],
-      '--output=x.csv: name a file that ends in .npz',
+      '--output=x.csv: use a name that ends in .npz',
     ),
     (['--mode=features', '--workdir=WORKDIR'], 'needs --output'),
     (

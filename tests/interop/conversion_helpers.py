@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import main as main_lib
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import loading
 
 
 def photographs(count: int, size: int) -> np.ndarray:
@@ -57,10 +57,10 @@ def fail(capsys, *args: str) -> str:
   return line
 
 
-def trained(workdir, which='best') -> evaluate.Trained:
+def trained(workdir, which='best') -> loading.Trained:
   config = config_lib.load_workdir(workdir)
   config.mesh = (1, 1)
-  return evaluate.load(workdir, which, config)
+  return loading.load(workdir, which, config)
 
 
 def params_of(workdir) -> dict:

@@ -12,8 +12,9 @@ from tiny import ROOT
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import interop
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import loading
 from alexnet_jax.interop import layout
+from alexnet_jax.workdir import archive
 
 NARROW = '--config.model.width=0.0625'
 
@@ -69,7 +70,7 @@ def test_a_caffe_import_selects_its_recipe_and_reads_a_mean_image(tmp_path, caps
   assert made['recipe'] == variant
   config = config_lib.load_workdir(workdir)
   config.mesh, config.eval.views = (1, 1), 1
-  network = evaluate.load(workdir, 'best', config)
+  network = loading.load(workdir, 'best', config)
   assert network.config.model.conv1.then == model.conv1.then
   np.testing.assert_array_equal(network.model.mean_image, mean[0, ::-1].transpose(1, 2, 0))
   # Our network gets RGB canvases, and the network in Caffe gets BGR images minus the mean.
@@ -153,7 +154,7 @@ def test_invalid_arguments_are_refused(runs, tmp_path, capsys):
     helpers.visible_params(helpers.narrow('torchvision', width=1 / 16))
   )
   weights = tmp_path / 'net.safetensors'
-  interop.archive.write_tensors(str(weights), narrow, {'format': 'pt'})
+  archive.write_tensors(str(weights), narrow, {'format': 'pt'})
   base = ('--mode=import', f'--workdir={tmp_path / "new"}')
   of_torch = (*base, '--format=torchvision', f'--weights={weights}')
   assert 'needs --format' in fail(capsys, *base)
@@ -187,7 +188,7 @@ def test_invalid_arguments_are_refused(runs, tmp_path, capsys):
     capsys, *of_torch, NARROW, f'--classes={tmp_path / "names"}'
   )
   narrow['features.0.bias'] = narrow['features.0.bias'] * np.nan
-  interop.archive.write_tensors(str(weights), narrow, {})
+  archive.write_tensors(str(weights), narrow, {})
   assert 'not finite' in fail(capsys, *of_torch, NARROW)
   assert not (tmp_path / 'new' / 'config.json').exists()
   taken = f'--workdir={runs / "original"}'

@@ -19,7 +19,7 @@ from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.config import recipes
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import loading
 from alexnet_jax.interop import exporter
 
 VIEWS = {'original': 10, 'torchvision': 1, 'caffe': 1}
@@ -55,7 +55,7 @@ def network_probabilities(workdir, canvases, views):
   """Returns the probabilities `[B, classes]` from the compiled step of evaluation and prediction."""
   config = config_lib.load_workdir(workdir)
   config.mesh, config.eval.views = (1, 1), views
-  model = evaluate.load(workdir, 'best', config).model
+  model = loading.load(workdir, 'best', config).model
   return np.asarray(model.predict(model.params, model.batch_stats, canvases, model.mean_image))
 
 

@@ -16,7 +16,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import interop
 from alexnet_jax.cli import main as main_lib
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import loading
 from alexnet_jax.interop import layout, pytorch
 
 torch = pytest.importorskip('torch', reason='PyTorch is an extra: pip install torch')
@@ -57,7 +57,7 @@ def imported(workdir) -> tuple[FrozenConfigDict, dict]:
   """Returns `config.model` and the parameters of the checkpoint that an import made."""
   config = config_lib.load_workdir(workdir)
   config.mesh = (1, 1)
-  trained = evaluate.load(workdir, 'best', config)
+  trained = loading.load(workdir, 'best', config)
   return trained.config.model, jax.device_get(trained.model.params)
 
 

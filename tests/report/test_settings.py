@@ -2,7 +2,7 @@
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.config import recipes
-from alexnet_jax.evaluation.evaluate import Trained
+from alexnet_jax.evaluation.loading import Trained
 from alexnet_jax.report import settings
 
 

@@ -14,7 +14,7 @@ from alexnet_jax import steps
 from alexnet_jax.cli import main as main_lib
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.evaluation import loading
 from alexnet_jax.training.loop import train
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
@@ -83,7 +83,7 @@ def test_eval_weights_selects_the_average(uninterrupted, tmp_path, capsys):
   assert main_lib.main(['--mode=export', *args]) == 0
   args = [f'--workdir={tmp_path / "run"}', '--format=safetensors', f'--weights={out}']
   assert main_lib.main(['--mode=import', *args]) == 0
-  imported = evaluate.load(tmp_path / 'run', 'best', config_lib.load_workdir(tmp_path / 'run'))
+  imported = loading.load(tmp_path / 'run', 'best', config_lib.load_workdir(tmp_path / 'run'))
   chex.assert_trees_all_equal(jax.device_get(imported.model.params), state_of(uninterrupted, 5).ema)
 
 
@@ -93,7 +93,7 @@ def test_the_average_of_a_run_without_one_is_refused(tmp_path):
   config = config_lib.load_workdir(tmp_path)
   config.eval.weights = 'ema'
   with pytest.raises(UserError, match=r'keeps no average: train with --config.optim.ema'):
-    evaluate.load(tmp_path, 'best', config)
+    loading.load(tmp_path, 'best', config)
   with pytest.raises(UserError, match=r'config.optim.ema is 0: set'):
     train(tiny_config(eval__weights='ema'), tmp_path / 'other')
   with pytest.raises(UserError, match=r'config.optim.ema=1.0: must be'):

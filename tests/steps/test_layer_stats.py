@@ -1,6 +1,7 @@
 """Statistics of layers are correct, are equal on every mesh, and do not change the run."""
 
 import functools
+import re
 
 from helpers import relative_error
 import jax
@@ -74,6 +75,28 @@ def test_statistics_do_not_depend_on_the_mesh(variant, mesh, parallelism):
   _, _, one = diagnose(variant, (1, 1))
   _, _, other = diagnose(variant, mesh, parallelism=parallelism)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-5, atol=1e-6), one, other)
+
+
+@pytest.mark.long
+def test_micro_batches_change_nothing():
+  few = ('conv1', 'fc6', 'fc8')
+  _, _, whole = diagnose('paper', (1, 1), few)
+  _, _, parts = diagnose('paper', (1, 1), few, micro_batches=4)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=2e-5, atol=1e-6), whole, parts)
+
+
+@pytest.mark.parametrize('micro_batches', [1, 4])
+def test_micro_batches_divide_the_activations(micro_batches):
+  """So the diagnostics need no more memory than the training step, which computes the same parts."""
+  layers = {'model__layers': ('conv1', 'fc8')}
+  config = configure('paper', (1, 1), micro_batches=micro_batches, **layers)
+  mesh = mesh_lib.make_mesh(config)
+  batch, statistics = inputs()
+  batch = {name: jax.ShapeDtypeStruct((52, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+  arguments = (steps.abstract_state(config, mesh), batch, np.float32(0.1), statistics)
+  program = make_diagnostics_step(config, mesh).lower(*arguments).as_text()
+  rows = {int(n) for n in re.findall(r'tensor<(\d+)x\d+x\d+x\d+xf32>', program)}
+  assert 52 // micro_batches in rows and (52 in rows) == (micro_batches == 1)
 
 
 @pytest.mark.long

@@ -22,6 +22,14 @@ def test_keys_differ_by_seed_step_and_purpose():
   assert len(keys) == 3 * 3 * len(purposes)
 
 
+def test_all_64_bits_of_a_seed_count():
+  """JAX alone drops the upper 32 bits. The key of a smaller seed is that of JAX."""
+  seeds = (0, 5, 2**32 - 1, -1, 2**32, 2**32 + 5, -(2**32), 2**63 - 1, 1 - 2**63)
+  assert len({data(rng.seed_key(seed)) for seed in seeds}) == len(seeds)
+  for seed in (0, 5, 2**31 - 1, 2**31, 2**32 - 1):
+    assert data(rng.seed_key(seed)) == data(jax.random.key(seed, impl='threefry2x32'))
+
+
 def test_a_row_has_the_same_key_in_every_batch():
   key = rng.step_key(rng.seed_key(0), 5, rng.CROP)
   keys = jax.random.key_data(rng.row_keys(key, jnp.arange(8)))

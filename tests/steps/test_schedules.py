@@ -41,6 +41,17 @@ def test_constant_schedule():
   assert rates(config, 10**6, 80.0, 0.9) == (0.01, 0.02)
 
 
+@pytest.mark.parametrize('levels', [2, 4, 25, 49, 100, 1000])
+def test_dexp_keeps_the_old_rate_at_every_boundary(levels):
+  """0.28 * 25 is 7.000000000000001 in floating point; the boundary still belongs to the part before it."""
+  config = get('owt', optim__dexp__levels=levels).optim
+  total = 7 * levels
+  for level in range(levels):
+    expected = 0.01 * 250 ** (-level / (levels - 1))
+    for step in (7 * level + 1, 7 * level + 7):
+      assert rates(config, progress=step / total)[0] == pytest.approx(expected), (level, step)
+
+
 @pytest.mark.parametrize(
   ('progress', 'weight_rate', 'bias_rate'),
   [

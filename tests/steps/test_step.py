@@ -27,9 +27,11 @@ def arguments(config, mesh):
   return state, sharding.shard_batch(mesh, batch), *rest
 
 
-def test_loss_and_sums_of_a_step_agree_with_numpy():
+@pytest.mark.parametrize(('smoothing', 'weighted'), [(0.0, False), (0.2, True)])
+def test_loss_and_sums_of_a_step_agree_with_numpy(smoothing, weighted):
   """The loss is the mean cross-entropy over the rows whose mask is set. The sums are counts for the log."""
-  config = configure('paper+no_dropout+no_colour', (1, 1), **PLAIN)
+  smooth = {'train__label_smoothing': smoothing}
+  config = configure('paper+no_dropout+no_colour', (1, 1), **PLAIN, **smooth)
   mesh = mesh_lib.make_mesh(config)
   state, batch, *rest = arguments(config, mesh)
   host, statistics = inputs()
@@ -40,7 +42,12 @@ def test_loss_and_sums_of_a_step_agree_with_numpy():
   logits = np.asarray(apply({'params': state.params}, images), np.float64)
   # At test time, the recipe `paper` multiplies the outputs of fc6 and fc7 by 0.5 only if it has dropout.
   log_sums = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
-  losses = log_sums - logits[np.arange(BATCH), host['label']]
+  losses = log_sums - (1 - smoothing) * logits[np.arange(BATCH), host['label']]
+  losses -= smoothing * logits.mean(1)
+  if weighted:
+    weights = np.random.default_rng(1).uniform(0.5, 2, BATCH).astype(np.float32)
+    losses *= weights
+    batch |= sharding.shard_batch(mesh, {'weight': weights})
   state, loss = steps.make_train_step(config, mesh)(state, batch, *rest)
   assert float(loss) == pytest.approx(losses[host['mask']].mean(), rel=1e-4)
   correct = (logits.argmax(1) == host['label'])[host['mask']].sum()

@@ -18,9 +18,12 @@ from training_helpers import final_state
 from alexnet_jax import config as config_lib
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.errors import RunError, UserError
+from alexnet_jax.evaluation.evaluate import evaluate
 from alexnet_jax.training import hooks
 from alexnet_jax.training.loop import train
 from alexnet_jax.workdir.checkpoint import Checkpoints
+
+FEW = {'model__layers': ('conv1', 'fc6', 'fc8')}
 
 
 @pytest.mark.long
@@ -104,8 +107,17 @@ def test_resume_on_another_mesh(tmp_path, before, after, parallelism):
 
 
 @pytest.mark.long
-def test_a_killed_run_resumes_exactly(tmp_path):
-  config = write_config(tmp_path, train__epochs=6.0)
+@pytest.mark.parametrize(
+  'reading',
+  [
+    {},
+    {'data__cache_mib': 0, 'data__loader': 'threads'},
+    {'data__cache_mib': 0, 'data__loader': 'tf.data'},
+  ],
+  ids=['memory', 'threads', 'tf.data'],
+)
+def test_a_killed_run_resumes_exactly(tmp_path, reading):
+  config = write_config(tmp_path, train__epochs=6.0, **reading)
   args = (f'--config={config}', f'--workdir={tmp_path / "killed"}')
   assert main(f'--config={config}', f'--workdir={tmp_path / "whole"}').returncode == 0
   log = tmp_path / 'killed' / 'metrics.jsonl'
@@ -277,9 +289,60 @@ def test_undecodable_training_images_are_skipped_but_validation_images_are_not(t
   summary = train(config, tmp_path / 'run')
   assert summary['skipped_images'] == 1 and np.isfinite(summary['loss'])
   (tmp_path / 'images' / 'val' / 'b' / '0.png').write_bytes(b'not an image')
-  with pytest.raises(UserError, match=r'0\.png cannot be decoded'):
+  with pytest.raises(UserError, match=r'1 of 4 validation images cannot be decoded: .*0\.png'):
     train(config, tmp_path / 'run2')
   assert not list((tmp_path / 'run2' / 'checkpoints').iterdir())
+  config.data.cache_mib = (
+    0  # a set that is not kept in memory is checked before the first step, too
+  )
+  with pytest.raises(UserError, match=r'1 of 4 validation images cannot be decoded: .*0\.png'):
+    train(config, tmp_path / 'run3')
+  assert not list((tmp_path / 'run3' / 'checkpoints').iterdir())
+  config.data.drop_bad_validation = True
+  summary = train(config, tmp_path / 'run4')
+  assert summary['dropped_images'] == [str(tmp_path / 'images' / 'val' / 'b' / '0.png')]
+  evaluated = evaluate(config, [tmp_path / 'run4'])
+  assert evaluated['examples'] == 3 and evaluated['dropped_images'] == summary['dropped_images']
+
+
+def test_early_stopping_ends_the_run_and_is_resumed(tmp_path):
+  """The network does not change, so no evaluation but the first one lowers the error."""
+  frozen = {'optim__rate': 0.0, 'optim__bias_rate': 0.0, 'train__early_stopping': 2, **FEW}
+  summary = train(tiny_config(**frozen), tmp_path / 'run')
+  assert summary['step'] == 15 and summary['best_step'] == 15
+  assert summary['best_error'] == summary['top1_error']
+  first = train(tiny_config(**frozen, train__steps=5), tmp_path / 'parts')
+  assert (first['step'], first['best_step']) == (5, 5)
+  resumed = train(tiny_config(**frozen), tmp_path / 'parts')
+  assert (resumed['step'], resumed['best_error']) == (15, summary['best_error'])
+  assert train(tiny_config(**frozen), tmp_path / 'parts')['step'] == 15  # it has ended already
+  longer = train(tiny_config(**frozen | {'train__early_stopping': 0}), tmp_path / 'parts')
+  assert longer['step'] == 20
+
+
+def test_training_with_class_weights_and_smoothing_resumes_exactly(tmp_path):
+  changes = {'train__class_weights': 'balanced', 'train__label_smoothing': 0.1, **FEW}
+  config = tiny_config(**changes, data__synthetic__train=42)
+  train(tiny_config(**changes, data__synthetic__train=42, train__steps=4), tmp_path / 'parts')
+  config.train.steps = 7
+  train(config, tmp_path / 'parts')
+  train(config, tmp_path / 'whole')
+  a, b = (final_state(config, tmp_path / name) for name in ('parts', 'whole'))
+  chex.assert_trees_all_equal(a.params, b.params)
+
+
+def test_training_warns_of_classes_without_validation_images(tmp_path, caplog):
+  rng = np.random.default_rng(0)
+  for folder in ('train/a', 'train/b', 'val/b'):
+    path = tmp_path / 'images' / folder / '0.png'
+    path.parent.mkdir(parents=True)
+    Image.fromarray(rng.integers(0, 255, (80, 80, 3), np.uint8)).save(path)
+  config = tiny_config(data__source=f'folder:{tmp_path / "images"}', train__steps=1, **FEW)
+  train(config, tmp_path / 'run')
+  assert '1 of 2 classes have no validation image (a): ' in caplog.text
+  caplog.clear()
+  train(tiny_config(train__steps=1, data__synthetic__validation=0, **FEW), tmp_path / 'run2')
+  assert 'there are no validation images: evaluation is skipped, and' in caplog.text
 
 
 def test_data_with_a_single_class_are_refused(tmp_path):

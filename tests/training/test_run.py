@@ -1,9 +1,12 @@
 """The settings of a run, those that depend on the data, and the start with and without a checkpoint."""
 
+import contextlib
+
 import chex
 import jax
 from ml_collections import FrozenConfigDict
 import numpy as np
+from PIL import Image
 import pytest
 from tiny import tiny_config
 from training_helpers import final_state, open_run
@@ -56,6 +59,41 @@ def test_a_run_starts_new_or_from_its_checkpoint(tmp_path):
     assert record.schedule.best_error == record.validation['val/top1_error']
     chex.assert_shape(statistics.mean_image, (72, 72, 3))
     chex.assert_trees_all_equal(jax.device_get(state), final_state(None, tmp_path / 'trained'))
+
+
+def test_the_best_error_and_the_evaluations_since_then():
+  record = Record()
+  for step, error, counts in ((5, 9.0, True), (10, 7.0, True), (15, 8.0, True), (18, 8.0, False)):
+    record.add_error(step, error, counts)
+  assert (record.best_error, record.best_step, record.stale) == (7.0, 10, 1)
+  record.add_error(20, 7.0, True)  # an equal error is not lower, but its checkpoint is the best one
+  assert (record.best_error, record.best_step, record.stale) == (7.0, 20, 2)
+  options = tiny_config(train__early_stopping=2).train
+  assert 'not become lower in 2 evaluations' in record.reason_to_end(options)
+  options.early_stopping = 3
+  assert record.reason_to_end(options) == ''
+  options.early_stopping = 0
+  assert record.reason_to_end(options) == ''
+
+
+def test_balanced_class_weights(tmp_path):
+  """The classes have 4 and 12 training images; the mean weight of an image is 1."""
+  rng = np.random.default_rng(0)
+  for name, number in (('a', 4), ('b', 12)):
+    for i in range(number):
+      path = tmp_path / 'images' / 'train' / name / f'{i}.png'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(rng.integers(0, 255, (80, 80, 3), np.uint8)).save(path)
+  changes = {'data__source': f'folder:{tmp_path / "images"}', 'data__holdout': 0.0}
+  config = tiny_config(train__class_weights='balanced', **changes)
+  with open_run(config, tmp_path / 'run') as run, contextlib.closing(run.batches(0)) as batches:
+    np.testing.assert_allclose(run.class_weights, [2, 2 / 3], rtol=1e-6)
+    found = [jax.device_get(next(batches)) for _ in range(2)]
+  for batch in found:
+    np.testing.assert_array_equal(batch['weight'], run.class_weights[batch['label']])
+  assert np.mean([batch['weight'] for batch in found]) == pytest.approx(1)
+  with open_run(tiny_config(**changes), tmp_path / 'plain') as run:
+    assert run.class_weights is None
 
 
 @pytest.mark.parametrize(

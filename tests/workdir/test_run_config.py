@@ -9,6 +9,7 @@ from tiny import tiny_config
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import open_dataset
 from alexnet_jax.errors import UserError
+from alexnet_jax.training.loop import train
 from alexnet_jax.workdir import run_config
 
 
@@ -28,6 +29,18 @@ def test_a_resumed_run_must_have_the_same_config(tmp_path):
     run_config.write_or_check(tmp_path, frozen(optim__rate=0.5), resumes=True)
   run_config.write_or_check(tmp_path, frozen(train__log_every=7), resumes=True)
   assert config_lib.load_workdir(tmp_path).train.log_every == 7
+
+
+def test_the_config_is_compared_before_the_data_are_opened(tmp_path):
+  run_config.write_or_check(tmp_path, frozen(model__num_classes=7), resumes=False)
+  other = tiny_config('torchvision', data__source='folder:/nonexistent')
+  run_config.check_before_data(tmp_path, other)  # the workdir has no checkpoint yet
+  (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
+  run_config.check_before_data(tmp_path, tiny_config())  # the data decide the number of classes
+  with pytest.raises(UserError, match=r'recipe: .original. there, .torchvision. here'):
+    run_config.check_before_data(tmp_path, other)
+  with pytest.raises(UserError, match=r'recipe: .original. there, .torchvision. here'):
+    train(other, tmp_path)
 
 
 @pytest.mark.parametrize(

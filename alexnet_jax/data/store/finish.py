@@ -108,7 +108,9 @@ def _describe_split(
 
 
 def _class_titles(job: Job) -> list[str] | None:
-  """Returns the names of ImageNet classes in words, else None."""
+  """Returns the names of the classes in words: those of the source, or those of ImageNet, else None."""
+  if job.source.class_titles:
+    return list(job.source.class_titles)
   form, _, path = job.config_data.source.partition(':')
   root = pathlib.Path(path).expanduser() if form == 'folder' else pathlib.Path(path)
   return imagenet.titles(job.source.class_names, root, job.config_data.devkit)

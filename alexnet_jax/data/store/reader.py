@@ -100,7 +100,14 @@ def open_store(path: str, canvas: Canvas) -> Source:
     raise UserError(f'{need}: {ARRAYS} is damaged ({error}): prepare the store again') from error
   splits = {name: _open_split(path, name, meta, arrays) for name in meta['splits']}
   statistics = Statistics(*(arrays[field] for field in Statistics._fields))
-  return Source(splits['train'], splits.get('validation'), tuple(meta['class_names']), statistics)
+  titles = meta.get('class_titles')
+  return Source(
+    splits['train'],
+    splits.get('validation'),
+    tuple(meta['class_names']),
+    statistics,
+    tuple(titles) if titles else None,
+  )
 
 
 def read_meta(path: str) -> dict[str, Any] | None:
@@ -157,5 +164,6 @@ def _open_split(path: str, split: str, meta: dict, arrays: dict[str, np.ndarray]
     data = read_into(i, np.empty(index.size[i], np.uint8))
     return data.reshape(size, size, 3) if meta['format'] == 'raw' else data.tobytes()
 
-  fill = fill_raw if meta['format'] == 'raw' else fill_jpeg
-  return Split(index.label, read, lambda i: f'{path}/{split}[{i}]', fill)
+  form = meta['format']
+  fill = fill_raw if form == 'raw' else fill_jpeg
+  return Split(index.label, read, lambda i: f'{path}/{split}[{i}]', fill, form)

@@ -85,8 +85,8 @@ def _call(method: Callable, path: str, *args: bytes) -> None:
     method(*args)
   except RuntimeError as error:
     raise RunError(
-      f'{path} cannot be written ({" ".join(str(error).split())}): free the disk, then run the same '
-      'command again; finished shards are kept'
+      f'{path} cannot be written ({" ".join(str(error).split())}): check that the disk has '
+      'space and is writable, then run the same command again; finished shards are kept'
     ) from error
 
 

@@ -58,6 +58,6 @@ def test_no_file_remains_after_an_error(tmp_path):
 def test_a_full_disk_is_reported(tmp_path):
   path = str(tmp_path / 'file')
   os.symlink('/dev/full', f'{path}.{os.getpid()}')  # the temporary file is on a full disk
-  with pytest.raises(RunError, match='free the disk'):
+  with pytest.raises(RunError, match='has space and is writable'):
     records.write(path, [(bytes(10**6), b'')])
   assert not os.path.exists(path)

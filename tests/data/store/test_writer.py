@@ -144,7 +144,7 @@ def test_a_job_is_resumed_after_a_full_disk(tmp_path):
   job = make_store_config(shuffle=False)
   path = output / f'images-train.array_record-00002-of-00005.{os.getpid()}'
   os.symlink('/dev/full', path)  # the disk is full at the third file
-  with pytest.raises(RunError, match=r'00002-of-00005.*free the disk'):
+  with pytest.raises(RunError, match=r'00002-of-00005.*has space and is writable'):
     prepare(job, str(output))
   assert len(list(output.glob('images-*'))) == 2
   prepare(job, str(output))

@@ -1,0 +1,221 @@
+"""Trained networks: read from the checkpoint of a run or from a .safetensors file, and ready to predict."""
+
+from collections.abc import Callable
+import os
+import pathlib
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict, FrozenConfigDict
+import numpy as np
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import steps
+from alexnet_jax.data import Statistics, imagenet
+from alexnet_jax.distributed import mesh as mesh_lib
+from alexnet_jax.distributed import sharding
+from alexnet_jax.errors import UserError
+from alexnet_jax.workdir import archive
+from alexnet_jax.workdir.checkpoint import Checkpoints
+
+
+class Model(NamedTuple):
+  """A network ready to predict.
+
+  Attributes:
+    predict: the function that `steps.make_predict_step` returns.
+    params, batch_stats: as in a train state.
+    mean_image: float32 `[C, C, 3]`, the mean of the network's own training images.
+    weight: the weight of its probabilities in an ensemble. The weights add up to 1.
+  """
+
+  predict: Callable
+  params: dict
+  batch_stats: dict
+  mean_image: jax.Array
+  weight: float
+
+
+class Trained(NamedTuple):
+  """A network that was read from a checkpoint, or from a .safetensors file.
+
+  Attributes:
+    model: ready to predict.
+    config: the whole config of the checkpoint, with the mesh and the `eval` values of the caller.
+    meta: the metadata of the checkpoint, among them `class_names`, `class_counts` and `config`.
+    step: the step of the checkpoint.
+    statistics: of the training images.
+    mesh: on which the model predicts.
+  """
+
+  model: Model
+  config: FrozenConfigDict
+  meta: dict
+  step: int
+  statistics: Statistics
+  mesh: jax.sharding.Mesh
+
+
+def batch_size_on(
+  config: ConfigDict | FrozenConfigDict, data: int, images: int | None = None
+) -> int:
+  """Returns the size of the batches in which images are evaluated.
+
+  Args:
+    config: a whole config. The size is `eval.batch_size`, rounded up to a multiple of `data`.
+    data: the data axis of the mesh.
+    images: the number of images. For a few, the next power of two is enough; so there are few sizes, for
+      each of which the network is compiled. None means many.
+  """
+  size = config.eval.batch_size
+  if images is not None:
+    size = min(size, 1 << max(images - 1, 0).bit_length())
+  return -(-size // data) * data
+
+
+def make_mesh(config: ConfigDict | FrozenConfigDict) -> jax.sharding.Mesh:
+  """Returns the mesh of an evaluation.
+
+  Without `config.mesh`, each device holds a whole network, and the batch is split over as many devices
+  as it can be. Networks with one and with two towers can then share the mesh in an ensemble.
+  """
+  shape = config.mesh if any(config.mesh) else (mesh_lib.most_devices(config.eval.batch_size), 1)
+  chosen = ConfigDict(config.to_dict() | {'mesh': shape})
+  return mesh_lib.make_mesh(chosen, batch_size_on(config, max(shape[0], 1)))
+
+
+def load(
+  source: str | pathlib.Path, which: str, overrides: ConfigDict, weight: float = 1.0
+) -> Trained:
+  """Reads a trained network.
+
+  Args:
+    source: the workdir of a run, or a .safetensors file that `--mode=export` wrote.
+    which: the checkpoint of a run: best, latest or a step. A file holds one checkpoint.
+    overrides: a whole config. Its mesh, its `eval` values and its `data.devkit` are used; all others are the
+      checkpoint's.
+    weight: the weight of the network in an ensemble.
+
+  Raises:
+    UserError: there is no such checkpoint or file, or `overrides` is invalid.
+  """
+  config_lib.validate(overrides)
+  read = _read_archive if archive.is_archive(source) else _read_checkpoint
+  config, meta, step, mesh, variables, statistics = read(source, which, overrides)
+  predict = steps.make_predict_step(config, mesh, config.eval.views)
+  params, batch_stats = variables
+  model = Model(predict, params, batch_stats, statistics.mean_image, weight)
+  return Trained(model, config, meta, step, statistics, mesh)
+
+
+def _own_config(config: FrozenConfigDict, overrides: ConfigDict) -> FrozenConfigDict:
+  """Returns the config of a checkpoint with the mesh and the `eval` values of `overrides`."""
+  own = ConfigDict(config.to_dict())
+  own.mesh, own.eval = overrides.mesh, overrides.eval
+  own.data.devkit = overrides.data.devkit  # it may name the classes in words
+  own.parallelism = 'towers'  # prediction needs no split of units, even if training used it
+  return FrozenConfigDict(own)
+
+
+def _read_checkpoint(workdir: str | pathlib.Path, which: str, overrides: ConfigDict):
+  """Reads a checkpoint of a run; returns what `load` needs."""
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    step = checkpoints.choose(which)
+    meta = checkpoints.meta(step)
+    config = _own_config(meta['config'], overrides)
+    if config.eval.weights == 'ema' and not config.optim.ema:
+      raise UserError(
+        f'config.eval.weights=ema, but the run in {workdir} keeps no average: train with '
+        '--config.optim.ema=0.999'
+      )
+    mesh = make_mesh(config)
+    abstract = steps.abstract_state(config, mesh)
+    variables = checkpoints.restore_params(step, abstract, config.eval.weights)
+    statistics = checkpoints.restore_statistics(step, mesh, config.data.canvas.size)
+  return config, meta, step, mesh, variables, statistics
+
+
+def _read_archive(path: str | pathlib.Path, which: str, overrides: ConfigDict):
+  """Reads a .safetensors file; returns what `load` needs."""
+  path = str(path)
+  meta = archive.read_facts(path)
+  step, weights = meta['step'], meta['config'].eval.weights
+  if which not in ('best', 'latest', str(step)):
+    raise UserError(f'--checkpoint={which}: {path} holds the checkpoint of step {step} alone')
+  config = _own_config(meta['config'], overrides)
+  if config.eval.weights != weights:
+    raise UserError(
+      f'config.eval.weights={config.eval.weights}, but {path} holds the weights {weights!r} alone: '
+      'leave it out'
+    )
+  mesh, network = make_mesh(config), archive.read_network(path, config)
+  abstract = steps.abstract_state(config, mesh)
+
+  def put(array: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, array.__getitem__)
+
+  variables = tuple(
+    jax.tree.map(put, arrays, leaves)
+    for arrays, leaves in (
+      (network.params, abstract.params),
+      (network.batch_stats, abstract.batch_stats),
+    )
+  )
+  return config, meta, step, mesh, variables, sharding.replicate(mesh, network.statistics)
+
+
+def load_alone(source: str | pathlib.Path, which: str, config: ConfigDict) -> Trained:
+  """Reads a trained network for one device, and checks that it is the one that `config` describes.
+
+  Args:
+    workdir: the folder of the run.
+    which: the checkpoint: best, latest or a step.
+    config: a whole config; see `load`.
+
+  Raises:
+    UserError: there is no such checkpoint, or it holds another network than `config` describes.
+  """
+  trained = load(source, which, ConfigDict(config.to_dict() | {'mesh': (1, 1)}))
+  check_overrides(config, trained.config)
+  return trained
+
+
+def check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
+  """Checks that `config` describes the network of a checkpoint, whose config is `own`.
+
+  Raises:
+    UserError: a value of `config.model` or `config.augment` differs. The number of classes may.
+  """
+  trained = config_lib.flatten(own)
+  for key, value in config_lib.flatten(config).items():
+    is_of_network = key.startswith(('model.', 'augment.')) and key != 'model.num_classes'
+    if is_of_network and value != trained.get(key):
+      raise UserError(
+        f'config.{key}={value!r}, but the checkpoint was trained with {trained.get(key)!r}: leave it '
+        'out; the network comes from the checkpoint'
+      )
+
+
+def class_labels(trained: Trained) -> list[str]:
+  """Returns the names of the classes; ImageNet classes are named in words (`tench, Tinca tinca`).
+
+  The words come from the devkit that the caller of `load` named, or else from the training data, or from what
+  `imagenet.titles` finds.
+
+  Raises:
+    UserError: the devkit cannot be read, or the classes are not those of ImageNet.
+  """
+  names, own = tuple(trained.meta['class_names']), trained.meta['config'].data
+  devkit = trained.config.data.devkit
+  if devkit != own.devkit:
+    if not imagenet.is_imagenet(names):
+      raise UserError(
+        f'config.data.devkit={devkit}: the classes are not WordNet IDs but {", ".join(names[:3])}: '
+        'leave it out'
+      )
+  elif titles := trained.meta.get('class_titles'):
+    return list(titles)
+  elif not os.path.isdir(devkit):
+    devkit = ''  # it has moved since training
+  root = pathlib.Path(own.source.partition(':')[2])
+  return imagenet.titles(names, root, devkit) or list(names)
