@@ -21,13 +21,12 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import models
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils.optional_import import import_module
 
 FORMAT, VERSION, SUFFIX = 'alexnet_jax', '1', '.safetensors'
 _SHOWN = 8  # number of unexpected tensors that an error lists
@@ -73,13 +72,18 @@ def unflatten(flat: Mapping[str, Any]) -> dict:
 
 @contextlib.contextmanager
 def _opened(path: str):
-  """Opens a .safetensors file; raises UserError if it is missing or damaged, or has unknown types."""
+  """Opens a .safetensors file.
+
+  Raises:
+    UserError: it is missing or damaged, has unknown types, or safetensors is not installed.
+  """
+  safetensors = import_module('safetensors', 'interop', path)
   try:
-    with safe_open(path, framework='numpy') as file:
+    with safetensors.safe_open(path, framework='numpy') as file:
       yield file
   except FileNotFoundError:
     raise UserError(f'--weights={path}: there is no such file') from None
-  except (SafetensorError, OSError, TypeError, ValueError) as error:
+  except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
     raise UserError(
       f'{path} cannot be read as safetensors ({" ".join(str(error).split())[:200]}): download it again'
     ) from None
@@ -98,12 +102,17 @@ def read_tensors(path: str) -> dict[str, np.ndarray]:
 def write_tensors(
   path: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-  """Writes a .safetensors file under a temporary name and renames it."""
+  """Writes a .safetensors file under a temporary name and renames it.
+
+  Raises:
+    UserError: safetensors is not installed.
+  """
+  safetensors = import_module('safetensors.numpy', 'interop', path)
   pathlib.Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
   temporary = f'{path}.{os.getpid()}'
   arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
   # `save_file` would make a file that only its owner may read.
-  pathlib.Path(temporary).write_bytes(save(arrays, dict(metadata)))
+  pathlib.Path(temporary).write_bytes(safetensors.save(arrays, dict(metadata)))
   os.replace(temporary, path)
 
 
