@@ -35,11 +35,26 @@ _WEIGHTS_ONLY = (
   'cuda_convnet',
 )  # formats that hold nothing but parameters
 
+# For each `config.model.name`, what the card calls the network, and the paper.
+_ALEXNET = '*ImageNet Classification with Deep Convolutional Neural Networks* (Krizhevsky, Sutskever, Hinton, 2012)'
+_NETWORKS = {
+  'alexnet': ('AlexNet', _ALEXNET),
+  'cifar10': ('Network for CIFAR-10', f'{_ALEXNET}, sections 3.1 and 3.3'),
+  'lenet5': (
+    'LeNet-5',
+    '*Gradient-Based Learning Applied to Document Recognition* (LeCun, Bottou, Bengio, Haffner, 1998)',
+  ),
+}
+
 # For each source of images, the licence of a network trained on them: its name on the Hub, and its terms.
 _TERMS = {
   'elpv': (
     'cc-by-nc-sa-4.0',
     'The network was trained on elpv-dataset, whose licence is CC BY-NC-SA 4.0: no commercial use.',
+  ),
+  'tfds:mnist': (
+    'cc-by-sa-3.0',
+    'The network was trained on MNIST, whose licence is CC BY-SA 3.0 (Yann LeCun and Corinna Cortes).',
   ),
   'tfds:imagenet': (
     'other',
@@ -130,7 +145,11 @@ def write(trained: Trained, form: str, output: str) -> str:
     license_name, terms = _UNKNOWN
   names, path = meta['class_names'], pathlib.Path(output)
   more = ', ...' if len(names) > _SHOWN else ''
+  network, paper = _NETWORKS[config.model.name]
   text = string.Template(_TEMPLATE.read_text()).substitute(
+    network=network,
+    paper=paper,
+    tag=config.model.name,
     license=license_name,
     index=index,
     recipe=config.recipe,
