@@ -36,7 +36,10 @@ _WEIGHTS_ONLY = (
 )  # formats that hold nothing but parameters
 
 # For each `config.model.name`, what the card calls the network, and the paper.
-_ALEXNET = '*ImageNet Classification with Deep Convolutional Neural Networks* (Krizhevsky, Sutskever, Hinton, 2012)'
+_ALEXNET = (
+  '*ImageNet Classification with Deep Convolutional Neural Networks* (Krizhevsky, Sutskever, Hinton, '
+  '2012)'
+)
 _NETWORKS = {
   'alexnet': ('AlexNet', _ALEXNET),
   'cifar10': ('Network for CIFAR-10', f'{_ALEXNET}, sections 3.1 and 3.3'),
