@@ -23,22 +23,9 @@ Hardware: 2 CPU cores.
 """
 
 from alexnet_jax.config import recipes
+from alexnet_jax.config.overrides import SMALL_SET
 
-EVERY_RUN = {
-  'model.width': 0.125,
-  'model.init': 'torch',
-  'data.source': 'tfds:cats_vs_dogs',
-  'optim.rate': 0.005,
-  'optim.bias_rate': 0.005,
-  'optim.bias_factor': 0.1,
-  'optim.boundaries': (30.0, 38.0),
-  'optim.layer_rates': (),
-  'augment.colour_until': 0.0,
-  'train.epochs': 40.0,
-  'train.batch_size': 32,
-  'train.stall_steps': 0,
-  'eval.baseline': True,
-}
+EVERY_RUN = SMALL_SET | {'data.source': 'tfds:cats_vs_dogs'}
 SHORT = {'optim.boundaries': (12.0, 16.0), 'train.epochs': 18.0}
 # The factor of the learning rates of copied layers.
 VARIANTS = {'scratch': 1.0, 'fine_tune': 0.1, 'features': 0.0}

@@ -14,25 +14,10 @@ Result:   31.0 % on 400 training photographs of cats and dogs (seed 0, 2026-11-2
 """
 
 from alexnet_jax.config import recipes
+from alexnet_jax.config.overrides import SMALL_SET
 
 
 def get_config(variant='original'):
   """The config of the network of `RECIPE` or `RECIPE+OVERRIDE+...`."""
-  return recipes.apply(
-    recipes.get(variant),
-    {
-      'model.width': 0.125,
-      'model.init': 'torch',
-      'data.canvas.exif_orientation': True,
-      'optim.rate': 0.005,
-      'optim.bias_rate': 0.005,
-      'optim.bias_factor': 0.1,
-      'optim.boundaries': (30.0, 38.0),
-      'optim.layer_rates': (),
-      'augment.colour_until': 0.0,
-      'train.epochs': 40.0,
-      'train.batch_size': 32,
-      'train.stall_steps': 0,
-      'eval.baseline': True,
-    },
-  )
+  changes = SMALL_SET | {'data.canvas.exif_orientation': True}
+  return recipes.apply(recipes.get(variant), changes)

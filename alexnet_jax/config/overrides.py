@@ -20,6 +20,22 @@ DEXP: Changes = {
   'augment.colour_until': 0.0,
 }
 
+# Some hundreds to some thousands of images, on two CPU cores: configs/photos.py and configs/cats_vs_dogs.py.
+SMALL_SET: Changes = {
+  'model.width': 0.125,
+  'model.init': 'torch',
+  'optim.rate': 0.005,
+  'optim.bias_rate': 0.005,
+  'optim.bias_factor': 0.1,
+  'optim.boundaries': (30.0, 38.0),
+  'optim.layer_rates': (),
+  'augment.colour_until': 0.0,
+  'train.epochs': 40.0,
+  'train.batch_size': 32,
+  'train.stall_steps': 0,
+  'eval.baseline': True,
+}
+
 
 def _without(config: ConfigDict, layer: str) -> tuple[str, ...]:
   return tuple(name for name in config.model.layers if name != layer)

@@ -1,7 +1,8 @@
 """Convolutions on a CPU.
 
-A convolution is computed by Winograd's method where that saves multiplications (`winograd.py`). Elsewhere XLA
-computes it, and this module computes the gradient of the kernel in a faster way than XLA does.
+A convolution is computed by Winograd's method where that saves multiplications (`winograd.py`). At stride 1,
+the convolution of an image with few channels is computed in squares of outputs. XLA computes the others, and
+this module computes the gradient of their kernels in a faster way than XLA does.
 """
 
 import functools
