@@ -46,6 +46,7 @@ def _photographs(folder: pathlib.Path) -> None:
   for name, shade in {'cat': (150, 60, 20), 'dog': (20, 60, 150)}.items():
     for i in range(10):
       write(folder / 'photos' / name / f'{i}.jpg', shade)
+      write(folder / 'data' / 'cifar10' / name / f'{i}.jpg', shade)
       write(folder / 'imagenet' / ('val' if i > 7 else 'train') / name / f'{i}.jpg', shade)
     write(folder / 'holiday' / f'{name}.jpg', shade)
     write(folder / 'more' / f'{name}.png', shade)
