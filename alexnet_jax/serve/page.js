@@ -8,7 +8,8 @@ const SIDE = 480; // largest side of the pictures that the page keeps, in pixels
 const TINY = 100; // images with a smaller side are enlarged without smoothing
 
 const at = (id) => document.getElementById(id);
-const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
+const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}\u00a0%`;
+const short = (label) => label.split(', ')[0]; // ImageNet names a class by all its synonyms
 let about = null; // what the server says about the network
 let entries = []; // the history, newest first: {name, truth, picture, tiny, answer, error}
 let current = null; // the entry that is shown
@@ -25,8 +26,14 @@ function element(name, text, parent, className) {
 
 // ---- The network ----
 
-const classNames = (names) => (names.length > 2 ? `${names.slice(0, -1).join(', ')},` : names[0]) +
-  ` or ${names.at(-1)}?`;
+function describeLayers({layers, towers, width}) {
+  const kinds = [['conv', 'convolutional'], ['local', 'locally connected'], ['fc', 'fully connected']];
+  const counted = kinds.map(([prefix, kind]) => [layers.filter((name) => name.startsWith(prefix)).length, kind]);
+  const text = counted.filter(([count]) => count).map(([count, kind]) => `${count} ${kind}`).join(' and ');
+  const share = width < 1 && Number.isInteger(1 / width) ? `1/${1 / width}` : width;
+  return `${text} layers, ${towers === 1 ? 'one tower' : `${towers} towers`}` +
+    (width === 1 ? '' : `, ${share} of the usual width`);
+}
 
 function addFact(name, value, note) {
   const group = element('div', undefined, at('facts'));
@@ -36,34 +43,37 @@ function addFact(name, value, note) {
 }
 
 function describe() {
-  const {classes, validation, towers, layers} = about;
-  at('question').textContent = classes.length <= 4 ? classNames(classes) : `Which of ${classes.length} classes?`;
+  const {classes, validation} = about;
+  at('question').textContent = classes.length <= 4
+    ? `${classes.slice(0, -1).join(', ')} or ${classes.at(-1)}?`
+    : `Which of ${classes.length.toLocaleString('en')} classes?`;
   document.title = `${at('question').textContent} – alexnet_jax`;
 
-  const shown = classes.slice(0, 10).join(', ');
-  const note = addFact('Classes', classes.length.toLocaleString('en'), shown);
-  if (classes.length > 10) {
-    note.textContent = `${classes.slice(0, 3).join(', ')}, …`;
+  const few = classes.length <= 10;
+  const note = addFact('Classes', classes.length.toLocaleString('en'),
+    few ? classes.join(', ') : `${classes.slice(0, 3).map(short).join(', ')}, …`);
+  if (!few) {
     const all = element('details', undefined, note);
     element('summary', 'all classes', all);
-    element('div', classes.join(', '), all);
+    const list = element('ul', undefined, all);
+    for (const name of classes) element('li', name, list);
   }
   if (validation) {
     const views = validation.views === 1 ? 'one view' : `${validation.views} views`;
     const other = validation.data === about.data ? '' : ` of ${validation.data}`;
-    addFact('Validation error', percent(validation.top1_error / 100),
+    addFact('Validation error', percent(validation.top1_error / 100, validation.top1_error < 10 ? 2 : 1),
       `of ${validation.images.toLocaleString('en')} images${other} not used for training, ${views} of each`);
   } else {
-    addFact('Validation error', 'unknown', 'It was not measured; --mode=eval measures it.');
+    element('code', '--mode=eval', addFact('Validation error', 'unknown', 'It is measured by '));
   }
   const images = about.training_images;
   addFact('Trained on', about.data, images ? `${images.toLocaleString('en')} images` : 'number of images unknown');
-  const convolutions = layers.filter((name) => name.startsWith('conv')).length;
-  const width = about.width === 1 ? '' : `, widths times ${about.width}`;
-  addFact('Recipe', about.recipe, `${convolutions} convolutional and ${layers.length - convolutions} other layers, ` +
-    `${towers === 1 ? 'one tower' : `${towers} towers`}${width}`);
+  addFact('Recipe', about.recipe, describeLayers(about));
   addFact('Parameters', about.parameters.toLocaleString('en'),
     `after training step ${about.checkpoint.toLocaleString('en')}; reads ${about.input_size} × ${about.input_size} pixels`);
+  const {probability, margin} = about.unsure;
+  at('rule').textContent = `It is called unsure if that share is less than ${percent(probability, 0)}, or less than ` +
+    `${(100 * margin).toFixed(0)} percentage points ahead of the next.`;
 }
 
 function showTowers() {
@@ -91,10 +101,10 @@ function showExamples() {
     const button = element('button', undefined, element('li', undefined, at('examples')));
     button.type = 'button';
     const image = element('img', undefined, button);
-    image.alt = 'Example:';
+    image.alt = 'Example of';
     image.addEventListener('load', () => image.classList.toggle('tiny', image.naturalWidth < TINY));
     image.src = `examples/${index}`;
-    element('span', label, button, 'name');
+    element('span', short(label), button, 'name').title = label;
     button.addEventListener('click', async () => {
       try {
         const response = await fetch(image.src);
@@ -110,6 +120,7 @@ function showExamples() {
 // ---- One answer ----
 
 function showError(text) {
+  at('guide').hidden = true;
   at('message').replaceChildren(element('p', text, null, 'wrong'));
 }
 
@@ -121,9 +132,9 @@ function showVerdict({answer, truth}) {
   at('message').replaceChildren(verdict);
   if (answer.unsure) {
     element('span', 'unsure', verdict, 'badge');
-    const {probability, margin} = about.unsure;
-    element('p', `The network is unsure: the first class has less than ${percent(probability, 0)}, or is less than ` +
-      `${(100 * margin).toFixed(0)} percentage points ahead of the second.`, at('message'), 'soft');
+    const low = first.probability < about.unsure.probability;
+    element('p', low ? `The network is unsure: no class has ${percent(about.unsure.probability, 0)} or more.`
+      : `The network is unsure: “${answer.top[1].label}” is nearly as probable.`, at('message'), 'soft');
   }
   if (truth) {
     const right = truth === first.label;
@@ -149,8 +160,8 @@ function showAnswer(answer) {
     image.addEventListener('load', () => image.classList.toggle('tiny', image.naturalWidth < TINY));
     image.src = `neighbours/${near.index}`;
     image.alt = '';
-    if (near.label !== null) element('span', near.label, item, 'name');
-    element('span', near.name, item, 'soft');
+    if (near.label !== null) element('span', short(near.label), item, 'name').title = near.label;
+    element('span', near.name, item, 'soft file').title = near.name;
     element('span', `distance ${near.distance.toFixed(1)}`, item, 'soft');
   }
   at('near').hidden = !answer || answer.neighbours.length === 0;
@@ -170,7 +181,8 @@ function show(entry) {
   at('preview').classList.toggle('tiny', Boolean(entry && entry.tiny));
   at('preview').alt = entry ? entry.name : '';
   at('hint').textContent = entry ? entry.name : 'Drop images here, or paste them.';
-  if (!entry) at('message').replaceChildren(element('p', 'The answer to your image appears here.', null, 'soft'));
+  at('guide').hidden = Boolean(entry);
+  if (!entry) at('message').replaceChildren();
   else if (entry.answer) showVerdict(entry);
   else if (entry.error) showError(entry.error);
   else at('message').replaceChildren(element('p', 'Classifying the image …', null, 'soft'));
@@ -194,15 +206,16 @@ function remember(entry) {
   }
   if (entry.answer) {
     const [first] = entry.answer.top;
-    element('span', first.label, entry.button, 'name');
+    element('span', short(first.label), entry.button, 'name').title = first.label;
     element('span', percent(first.probability), entry.button, 'soft');
     if (entry.answer.unsure) element('span', 'unsure', entry.button, 'badge');
   } else {
     element('span', 'no answer', entry.button, 'name wrong');
+    element('span', entry.name, entry.button, 'soft file');
   }
   if (entry.truth && entry.answer) {
     const right = entry.truth === entry.answer.top[0].label;
-    element('span', right ? '✓ right' : `✗ ${entry.truth}`, entry.button, right ? 'right' : 'wrong');
+    element('span', right ? '✓ right' : `✗ ${short(entry.truth)}`, entry.button, right ? 'right' : 'wrong');
   }
   entry.button.addEventListener('click', () => {
     show(entry);
@@ -286,6 +299,7 @@ for (const [button, input] of [['choose', 'file'], ['photograph', 'camera']]) {
     at(input).value = ''; // so that the same file can be chosen again
   });
 }
+at('photograph').hidden = !navigator.maxTouchPoints; // phones and tablets have a camera
 at('clear').addEventListener('click', () => {
   entries.splice(0).forEach(forget);
   at('past').hidden = true;
