@@ -88,5 +88,5 @@ def _read(path: pathlib.Path) -> Mapping[str, Any]:
 
 
 def _name_of(source: str) -> str:
-  """Returns a short name of `config.data.source`, without the folders above: `photos` for `folder:a/photos`."""
+  """Returns a short name of `config.data.source`: `photos` for `folder:a/photos`."""
   return os.path.basename(source.rpartition(':')[2].rstrip('/')) or source

@@ -167,9 +167,7 @@ class Network:
     for index, distance in features.nearest(vector):
       path = pathlib.Path(features.paths[index])
       label = label_of.get(path.parent.name)
-      neighbours.append(
-        {'index': index, 'name': path.name, 'label': label, 'distance': distance}
-      )
+      neighbours.append({'index': index, 'name': path.name, 'label': label, 'distance': distance})
     return neighbours
 
   def neighbour(self, index: int) -> bytes:
