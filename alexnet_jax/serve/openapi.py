@@ -124,31 +124,24 @@ def _picture(summary: str, parameter: str, kind: str) -> Schema:
   return {'get': {'summary': summary, 'parameters': [index], 'responses': responses}}
 
 
-def document(max_bytes: int) -> dict[str, Any]:
-  """Returns the OpenAPI document.
-
-  Args:
-    max_bytes: largest size of an upload.
-  """
+def _predict(max_bytes: int) -> Schema:
+  """Returns the description of /predict."""
   file = {'type': 'string', 'format': 'binary'}
   form = {'type': 'object', 'properties': {'image': {'type': 'array', 'items': file}}}
   size = f'at most {max_bytes} bytes'
-  busy = _error('The server is busy.') | {
-    'headers': {'Retry-After': {'description': 'Seconds to wait.', 'schema': _INTEGER}}
+  retry = {'Retry-After': {'description': 'Seconds to wait.', 'schema': _INTEGER}}
+  activations = {
+    'name': 'activations',
+    'in': 'query',
+    'description': '1 adds pictures of the maps of the first layer.',
+    'schema': {'enum': ['0', '1'], 'default': '0'},
   }
-  predict = {
+  return {
     'summary': 'Classify an image, or several',
     'description': f'The body is the file itself, or a form with up to {forms.MAX_PARTS} files; '
     f'{size} in all. The formats are JPEG, PNG, GIF, BMP, WebP and TIFF. If a file of a form '
     'cannot be read, the error names it, and no file is answered.',
-    'parameters': [
-      {
-        'name': 'activations',
-        'in': 'query',
-        'description': '1 adds pictures of the maps of the first layer.',
-        'schema': {'enum': ['0', '1'], 'default': '0'},
-      }
-    ],
+    'parameters': [activations],
     'requestBody': {
       'required': True,
       'content': {'*/*': {'schema': {}}, 'multipart/form-data': {'schema': form}},
@@ -164,11 +157,20 @@ def document(max_bytes: int) -> dict[str, Any]:
       '408': _error(f'The upload took longer than {limits.UPLOAD_SECONDS} seconds.'),
       '413': _error(f'The upload is too large ({size}), or the form has too many parts.'),
       '422': _error('A file is not a readable image, or has too many pixels.'),
-      '503': busy,
+      '503': _error('The server is busy.') | {'headers': retry},
     },
   }
+
+
+def document(max_bytes: int) -> dict[str, Any]:
+  """Returns the OpenAPI document.
+
+  Args:
+    max_bytes: largest size of an upload.
+  """
   about = {'200': _response('The network.', 'application/json', _ref('About'))}
   own = {'200': _response('This document.', 'application/json', {'type': 'object'})}
+  kernels = 'Return the kernels of the first layer of a tower'
   return {
     'openapi': '3.1.0',
     'info': {
@@ -178,12 +180,10 @@ def document(max_bytes: int) -> dict[str, Any]:
     },
     'paths': {
       '/about': {'get': {'summary': 'Describe the network', 'responses': about}},
-      '/predict': {'post': predict},
+      '/predict': {'post': _predict(max_bytes)},
       '/examples/{index}': _picture('Return an example image', 'index', 'image/png'),
       '/neighbours/{index}': _picture('Return a similar image', 'index', 'image/jpeg'),
-      '/kernels/{tower}': _picture(
-        'Return the kernels of the first layer of a tower', 'tower', 'image/png'
-      ),
+      '/kernels/{tower}': _picture(kernels, 'tower', 'image/png'),
       '/openapi.json': {'get': {'summary': 'Return this document', 'responses': own}},
     },
     'components': {'schemas': _SCHEMAS},

@@ -116,7 +116,7 @@ def test_invalid_requests_are_refused(client):
 
 
 def test_pages_have_a_content_security_policy(client):
-  paths = '/ /page.css /page.js /about /kernels/1 /examples/0 /openapi.json'.split()
+  paths = ['/', '/page.css', '/page.js', '/about', '/kernels/1', '/examples/0', '/openapi.json']
   for path in paths:
     answer = client.get(path)
     assert answer.status_code == 200
