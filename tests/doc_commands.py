@@ -26,6 +26,7 @@ ONLY_PARSED = {
   'python -m benchmarks': 'it takes minutes; tests/benchmarks runs every benchmark small',
   'python -m tests.faults': 'it takes minutes to hours',
   'python -m alexnet_jax.cli.help': 'tests/cli compares its output with docs/CONFIG.md',
+  'curl': 'it needs a running server; tests/serve sends the same requests',
   'python experiments/': 'it takes hours; tests/experiments runs them on small settings',
 }
 # Maps an argument of main.py to the reason why a command with this argument is not run.

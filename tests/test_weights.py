@@ -8,8 +8,12 @@ import pytest
 from tiny import ROOT
 
 import alexnet_jax
+from alexnet_jax.evaluation import loading
+from alexnet_jax.serve import about
+from alexnet_jax.workdir import archive
 
 FOLDER = ROOT / 'weights'
+README = FOLDER / 'README.md'
 FILES = sorted(FOLDER.glob('*.safetensors'))
 
 
@@ -25,11 +29,19 @@ def digit(*strokes) -> Image.Image:
 def test_files_are_small_and_described():
   assert FILES
   assert sum(path.stat().st_size for path in FILES) <= 25e6
-  listed = re.findall(r'^\| `([^`]+)`', (FOLDER / 'README.md').read_text(), re.M)
+  listed = re.findall(r'^\| `([^`]+)`', README.read_text(), re.M)
   assert sorted(listed) == [path.name for path in FILES]
   for path in FILES:
     assert path.stat().st_size <= 10e6
     assert path.with_name(f'{path.name}.README.md').is_file()
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_the_page_of_a_network_shows_the_error_of_its_table(path):
+  trained = loading.load_alone(str(path), 'best', archive.read_config(path))
+  found = about.validation(trained, str(path))
+  (error,) = re.findall(rf'^\| `{path.name}`.*\| ([^|]+) images \|', README.read_text(), re.M)
+  assert f'{found["top1_error"]:.2f} % of the {found["images"]:,} test' == error
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)

@@ -233,6 +233,13 @@ SERVE: Schema = {
     unit='pixels',
     minimum=1,
   ),
+  'examples': Key(
+    20,
+    'The largest number of validation images that the page of --mode=serve offers as examples. '
+    'Everyone who can open the page can see them.',
+    unit='images',
+    minimum=0,
+  ),
 }
 
 LOG: Schema = {

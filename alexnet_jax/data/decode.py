@@ -6,7 +6,9 @@ is one antialiased resize of a box of the image, so that no intermediate is larg
 the canvas, however long and thin the image is.
 """
 
+from collections.abc import Callable
 import io
+import itertools
 import math
 import threading
 from typing import Any, NamedTuple
@@ -39,6 +41,7 @@ _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 _MIN_SCALE = 1.5
 _EXIF_BYTES = 2**16  # the EXIF data of a JPEG are within its first bytes, at most this many
 _ORIENTATION = 0x0112  # EXIF tag
+_STRIP = 256  # rows of an image that Pillow converts at a time
 _PAD_LEVEL = 128  # mid-gray; the original pasted on the mean image, which is not known here
 
 
@@ -264,7 +267,7 @@ def _from_pillow(
     image.draft(None, (width // n, height // n))
   if getattr(image, 'is_animated', False):
     notes.append(f'animated {image.format}: the first frame was used')
-  pixels = _from_array(np.asarray(_to_gray_or_rgb(image, notes)))
+  pixels = _from_array(_to_gray_or_rgb(image, notes))
   if canvas.exif_orientation and not is_jpeg:  # in a PNG, the EXIF data may follow the pixels
     orientation = _orientation_of(image)
   return _upright(pixels, width, height, n, orientation)
@@ -279,27 +282,52 @@ def _upright(
   return _turn(pixels, orientation), width / n, height / n
 
 
-def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> Image.Image:
-  """Decodes a Pillow image of any mode into mode L (uint8 [H, W]) or RGB (uint8 [H, W, 3])."""
+def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
+  """Decodes a Pillow image of any mode to gray, uint8 [H, W], or RGB, uint8 [H, W, 3]."""
   if image.mode == 'CMYK':
     notes.append('CMYK was converted to RGB')
   if image.mode.startswith('I') or ';16' in str([part.args for part in getattr(image, 'tile', ())]):
     notes.append('16 bits per channel were scaled to 8')
   if image.mode.startswith('I;16') or (image.mode == 'I' and image.format == 'PNG'):
-    # Pillow's own conversion clips at 255, which gives a white image.
-    return Image.fromarray(np.round(np.asarray(image, np.float32) / 257).astype(np.uint8))
+    return _convert(image, _from_16_bits)
   if image.mode in ('I', 'F'):
     raise ValueError(f'pixels of mode {image.mode} have an unknown range')
   if image.has_transparency_data:
     notes.append('transparent parts were composited on white')
-    image = image.convert('RGBA')
-    opaque = Image.new('RGB', image.size, 'white')
-    opaque.paste(image, mask=image)
-    return opaque
-  if image.mode in ('L', 'RGB'):
-    image.load()
-    return image.copy() if image.format == 'GIF' else image
-  return image.convert('L' if image.mode == '1' else 'RGB')
+    return _convert(image, _on_white)
+  mode = 'L' if image.mode in ('1', 'L') else 'RGB'
+  return _convert(image, lambda strip: strip if strip.mode == mode else strip.convert(mode))
+
+
+def _convert(image: Image.Image, function: Callable[[Image.Image], Any]) -> np.ndarray:
+  """Applies a function of single pixels to strips of rows, and returns the result, uint8 [H, W(, 3)].
+
+  Pillow keeps RGB and RGBA in 4 bytes per pixel, and its WebP decoder three such copies. With more
+  copies of the whole image, a WebP file of 49 million pixels would need over a gigabyte.
+  """
+  image.load()
+  width, height = image.size
+  tops = range(0, height, _STRIP)
+  boxes = ((0, top, width, min(top + _STRIP, height)) for top in tops)
+  strips = (np.asarray(function(image.crop(box))) for box in boxes)
+  first = next(strips)
+  pixels = np.empty((height, *first.shape[1:]), np.uint8)
+  for top, strip in zip(tops, itertools.chain([first], strips), strict=True):
+    pixels[top : top + _STRIP] = strip
+  return pixels
+
+
+def _from_16_bits(image: Image.Image) -> np.ndarray:
+  """Scales 16-bit gray to uint8 [H, W]; Pillow's own conversion clips at 255, which gives white."""
+  return np.round(np.asarray(image, np.float32) / 257).astype(np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+  """Composites a transparent image on white."""
+  image = image.convert('RGBA')
+  opaque = Image.new('RGB', image.size, 'white')
+  opaque.paste(image, mask=image)
+  return opaque
 
 
 def _fit(image: np.ndarray, width: float, height: float, canvas: Any) -> np.ndarray:

@@ -3,7 +3,7 @@
 The address is the loopback address by default. `limits` documents the limits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import ipaddress
 import json
@@ -17,7 +17,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.serve import limits
+from alexnet_jax.serve import forms, limits, openapi
 from alexnet_jax.serve.network import Network
 from alexnet_jax.utils.optional_import import import_module
 
@@ -28,6 +28,7 @@ _HEADERS = {
   # data: and blob: addresses.
   'Content-Security-Policy': "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
   "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+  'Cross-Origin-Resource-Policy': 'same-origin',
   'X-Content-Type-Options': 'nosniff',
   'Referrer-Policy': 'no-referrer',
   'Cache-Control': 'no-store',
@@ -50,7 +51,6 @@ class _Handlers:
   def __init__(self, network: Network, max_bytes: int):
     self._network = network
     self._limits = limits.Limits(max_bytes)
-    self._kernels = network.kernels()
     self._starlette = import_module('starlette.responses', 'serve', _NEED)
     concurrency = import_module('starlette.concurrency', 'serve', _NEED)
     self._in_thread = concurrency.run_in_threadpool
@@ -70,26 +70,37 @@ class _Handlers:
     """Returns the description of the network, as JSON."""
     return self._json(self._network.about() | {'max_bytes': self._limits.max_bytes})
 
+  async def openapi(self, request: Any) -> Any:
+    """Returns the description of the HTTP interface, as JSON."""
+    return self._json(openapi.document(self._limits.max_bytes))
+
   async def kernels(self, request: Any) -> Any:
-    """Returns the kernels of the first layer, as PNG."""
-    return self._respond(self._kernels, 'image/png')
+    """Returns the kernels of the first layer of a tower, as PNG."""
+    return await self._picture(self._network.kernels, request.path_params['tower'], 'image/png')
+
+  async def example(self, request: Any) -> Any:
+    """Returns an example, as PNG."""
+    return await self._picture(self._network.example, request.path_params['index'], 'image/png')
 
   async def neighbour(self, request: Any) -> Any:
     """Returns an image of the features, as JPEG."""
+    return await self._picture(self._network.neighbour, request.path_params['index'], 'image/jpeg')
+
+  async def _picture(self, make: Callable[[int], bytes], index: int, media_type: str) -> Any:
     try:
       async with self._limits.decoding:
-        image = await self._in_thread(self._network.neighbour, request.path_params['index'])
+        image = await self._in_thread(make, index)
     except (IndexError, OSError, ValueError):
       return self._json({'error': 'there is no such image, or it cannot be read any more'}, 404)
-    return self._respond(image, 'image/jpeg')
+    return self._respond(image, media_type)
 
   async def predict(self, request: Any) -> Any:
-    """Classifies the image in the body of a POST."""
+    """Classifies the image, or the form with images, in the body of a POST."""
     try:
       try:
         limits.check_origin(request.headers)
         with self._limits.upload():
-          return await self._predict(request)
+          return self._json(await self._predict(request))
       except limits.Refused as error:
         if error.status in (403, 503):
           await limits.discard(request, self._limits.max_bytes)
@@ -98,15 +109,27 @@ class _Handlers:
     except self._disconnect:
       return self._respond(b'', 'text/plain', 400)  # the visitor is gone and does not see it
 
-  async def _predict(self, request: Any) -> Any:
+  async def _predict(self, request: Any) -> dict[str, Any]:
+    """Returns the answer to a file, or the answers to the files of a form; raises Refused."""
     data = await self._limits.read(request)
+    with_activations = request.query_params.get('activations') == '1'
+    content_type = request.headers.get('content-type', '')
+    if not forms.is_form(content_type):
+      return await self._classify(data, 'the file', with_activations)
+    answers = []
+    for file in forms.files(data, content_type):
+      answer = await self._classify(file.content, file.name, with_activations)
+      answers.append({'name': file.name} | answer)
+    return {'images': answers}
+
+  async def _classify(self, data: Any, name: str, with_activations: bool) -> dict[str, Any]:
     try:
       async with self._limits.decoding:
         canvas = await self._in_thread(self._network.decode, data)
     except ValueError as error:
       reason = ' '.join(str(error).split())
-      return self._json({'error': f'the file is not a readable image: {reason}'}, 422)
-    return self._json(await self._in_thread(self._network.classify, canvas))
+      raise limits.Refused(422, f'{name} is not a readable image: {reason}') from None
+    return await self._in_thread(self._network.classify, canvas, with_activations)
 
 
 def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Any:
@@ -114,7 +137,7 @@ def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Any:
 
   Args:
     network: the network.
-    max_bytes: largest size of an image file.
+    max_bytes: largest size of an upload.
     hosts: allowed host names, or ['*'] for any. A request with another Host header is refused, so
       that a page of another name that resolves to this machine cannot read the answers.
 
@@ -129,7 +152,9 @@ def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Any:
   routes = [routing.Route(path, handlers.file) for path in _FILES]
   routes += [
     routing.Route('/about', handlers.about),
-    routing.Route('/kernels.png', handlers.kernels),
+    routing.Route('/openapi.json', handlers.openapi),
+    routing.Route('/kernels/{tower:int}', handlers.kernels),
+    routing.Route('/examples/{index:int}', handlers.example),
     routing.Route('/neighbours/{index:int}', handlers.neighbour),
     routing.Route('/predict', handlers.predict, methods=['POST']),
   ]
@@ -148,7 +173,7 @@ def serve(
   """Serves the page until Ctrl-C or SIGTERM.
 
   Args:
-    config: `eval` (views, weights) and `serve` (limits) are used.
+    config: `data` (examples), `eval` (views, weights) and `serve` (limits) are used.
     workdir: folder of the run.
     which: the checkpoint: best, latest or a step.
     features: an .npz file of `--mode=features --images=`, for the nearest images, or ''.

@@ -27,11 +27,10 @@ class Refused(Exception):
 class Limits:
   """Bounds the memory of uploads.
 
-  At most `MAX_UPLOADS` images of at most `max_bytes` are in memory, and one of them is decoded at a
-  time.
+  At most `MAX_UPLOADS` uploads of at most `max_bytes` are in memory, and one image is decoded at a time.
 
   Args:
-    max_bytes: largest size of an image file.
+    max_bytes: largest size of an upload: of an image file, or of a form with several.
   """
 
   def __init__(self, max_bytes: int):
@@ -50,7 +49,7 @@ class Limits:
     finally:
       self._uploads -= 1
 
-  async def read(self, request: Any) -> bytes:
+  async def read(self, request: Any) -> bytearray:
     """Reads the body of a request.
 
     Raises:
@@ -62,10 +61,10 @@ class Limits:
         async for part in request.stream():
           data += part
           if len(data) > self.max_bytes:
-            raise Refused(413, f'the file is too large: at most {self.max_bytes >> 20} MiB')
+            raise Refused(413, f'the upload is too large: at most {self.max_bytes >> 20} MiB')
     except TimeoutError:
       raise Refused(408, f'the upload took longer than {UPLOAD_SECONDS} seconds') from None
-    return bytes(data)
+    return data
 
 
 def check_origin(headers: Any) -> None:

@@ -1,6 +1,9 @@
-"""A trained network for the page: classes of an image, nearest images, and the first kernels."""
+"""A trained network for the page: classes of an image, nearest images, kernels and activations."""
 
+import base64
+from collections.abc import Sequence
 import io
+import pathlib
 import threading
 from typing import Any
 import zipfile
@@ -13,14 +16,24 @@ from PIL import Image
 from alexnet_jax.data import decode_canvas
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import loading
-from alexnet_jax.inference.classifier import Classifier, most_probable
+from alexnet_jax.inference.classifier import Classifier, Prediction, most_probable
+from alexnet_jax.report import kernels as kernels_lib
 from alexnet_jax.report.neighbours import Index
+from alexnet_jax.serve import about as about_lib
+from alexnet_jax.serve import examples as examples_lib
 
+# An answer is called unsure if the most probable class has less than this probability, or if its
+# probability exceeds that of the second by less than this margin.
+UNSURE_PROBABILITY = 0.5
+UNSURE_MARGIN = 0.2
 _NEIGHBOURS = 6
-_KERNELS_PER_ROW = 16  # the 48 kernels of a tower in the paper fill three rows
-_SCALE = 5  # screen pixels per kernel pixel
-_GAP = 1  # kernel pixels between two kernels
 _QUALITY = 90  # JPEG quality
+
+
+def is_unsure(top: Sequence[Prediction]) -> bool:
+  """Returns whether an answer is called unsure, given the most probable classes in order."""
+  first, second = top[0]['probability'], top[1]['probability']
+  return first < UNSURE_PROBABILITY or first - second < UNSURE_MARGIN
 
 
 class Features:
@@ -69,7 +82,7 @@ class Network:
   """A checkpoint on one device that classifies one image at a time; safe to call from several threads.
 
   Args:
-    config: `eval` and `serve` are used.
+    config: `data` (the examples), `eval` and `serve` are used.
     workdir: folder of the run, or a .safetensors file.
     which: the checkpoint: best, latest or a step.
     features: an .npz file of `--mode=features`, or ''.
@@ -85,55 +98,77 @@ class Network:
     values = config.to_dict()
     values['eval']['batch_size'] = 1
     self._trained = loading.load_alone(workdir, which, ConfigDict(values))
+    self._workdir = str(workdir)
     self._classifier = Classifier(self._trained)
     canvas = self._classifier.canvas
     max_pixels = min(canvas.max_pixels, config.serve.max_pixels)
     self._canvas = canvas._replace(max_pixels=max_pixels)
     self._lock = threading.Lock()
     self.features = Features(features, self._trained.step) if features else None
+    self._examples = examples_lib.load(config, canvas, self._classifier.class_names)
+    layer = self._trained.config.model.layers[0]
+    kernels = np.asarray(jax.device_get(self._trained.model.params[layer]['kernel']))
+    self._kernels = [_picture(tower) for tower in kernels]
+    self._maps = kernels.shape[-1]  # of one tower
     size = canvas.size
-    self.classify(np.zeros((size, size, 3), np.uint8))  # compile before the first request
+    # Compile before the first request.
+    self.classify(np.zeros((size, size, 3), np.uint8), with_activations=True)
 
   def about(self) -> dict[str, Any]:
-    """Returns a description of the network for the page."""
-    config = self._trained.config
-    return {
-      'recipe': config.recipe,
-      'checkpoint': self._trained.step,
-      'weights': config.eval.weights,
-      'views': config.eval.views,
-      'classes': len(self._classifier.labels),
+    """Returns a description of the network for the page: that of `about.describe`, and more."""
+    labels = self._classifier.labels
+    return about_lib.describe(self._trained, self._workdir, labels) | {
+      'unsure': {'probability': UNSURE_PROBABILITY, 'margin': UNSURE_MARGIN},
       'max_pixels': self._canvas.max_pixels,
       'exif_orientation': self._canvas.exif_orientation,
       'neighbours_among': len(self.features.paths) if self.features else 0,
+      'kernels': self._maps,
+      'examples': [
+        {'index': i, 'label': labels[example.label]} for i, example in enumerate(self._examples)
+      ],
     }
 
-  def decode(self, data: bytes) -> np.ndarray:
+  def decode(self, data: bytes | bytearray | memoryview) -> np.ndarray:
     """Decodes an image file to its canvas, uint8 `[C, C, 3]`.
 
     Raises:
       ValueError: the image cannot be decoded, or is too large.
     """
-    return decode_canvas(data, self._canvas)
+    return decode_canvas(bytes(data), self._canvas)
 
-  def classify(self, canvas: np.ndarray) -> dict[str, Any]:
+  def classify(self, canvas: np.ndarray, with_activations: bool = False) -> dict[str, Any]:
     """Classifies a canvas, uint8 `[C, C, 3]`, and finds its nearest images.
 
     Returns:
-      `{'top': [{'label', 'probability'}, ...], 'neighbours': [{'index', 'name', 'distance'}, ...]}`,
-      where `index` is the position of the image in the features.
+      `{'top': [{'label', 'probability'}, ...], 'unsure', 'neighbours': [...]}`. A neighbour is `{'index',
+      'name', 'label', 'distance'}`: `index` is its position in the features, and `label` is the class that
+      its folder is named after, or None. `activations` is added if they are wanted: one picture of the maps
+      of the first layer for each tower, as a data URL.
     """
     classifier, image = self._classifier, canvas[None]
+    found: dict[str, Any] = {}
     with self._lock:
       (row,) = classifier.classify(image)
-      found: dict[str, Any] = {'top': most_probable(row, classifier.labels)}
-      found['neighbours'] = []
+      top = most_probable(row, classifier.labels)
+      found |= {'top': top, 'unsure': is_unsure(top), 'neighbours': []}
       if self.features:
         vector = classifier.activations(image, self.features.layer)
-        for index, distance in self.features.nearest(vector.reshape(-1)):
-          name = self.features.paths[index].rpartition('/')[2]
-          found['neighbours'].append({'index': index, 'name': name, 'distance': distance})
+        found['neighbours'] = self._neighbours(self.features, vector.reshape(-1))
+      if with_activations:
+        (maps,) = classifier.activations(image, self._trained.config.model.layers[0])
+    if with_activations:
+      towers = np.split(maps, maps.shape[-1] // self._maps, axis=-1)
+      found['activations'] = [_data_url(_picture(_centred(tower))) for tower in towers]
     return found
+
+  def _neighbours(self, features: Features, vector: np.ndarray) -> list[dict[str, Any]]:
+    label_of = dict(zip(self._classifier.class_names, self._classifier.labels, strict=True))
+    neighbours = []
+    for index, distance in features.nearest(vector):
+      path = pathlib.Path(features.paths[index])
+      label = label_of.get(path.parent.name)
+      neighbours.append({'index': index, 'name': path.name, 'label': label, 'distance': distance})
+    return neighbours
 
   def neighbour(self, index: int) -> bytes:
     """Returns the canvas of an image of the features, as JPEG.
@@ -148,21 +183,36 @@ class Network:
     with open(self.features.paths[index], 'rb') as file:
       return _encoded(self.decode(file.read()), 'JPEG', quality=_QUALITY)
 
-  def kernels(self) -> bytes:
-    """Returns the kernels of the first layer as PNG, by tower, each scaled to its own range around grey."""
-    layer = self._trained.config.model.layers[0]
-    kernel = np.asarray(jax.device_get(self._trained.model.params[layer]['kernel']))
-    towers, size, _, channels, maps = kernel.shape
-    tiles = kernel.transpose(0, 4, 1, 2, 3).reshape(towers * maps, size, size, channels)
-    tiles = 0.5 + 0.5 * tiles / np.maximum(np.abs(tiles).max((1, 2, 3), keepdims=True), 1e-12)
-    columns = min(_KERNELS_PER_ROW, len(tiles))
-    rows, step = -(-len(tiles) // columns), size + _GAP
-    sheet = np.ones((rows * step - _GAP, columns * step - _GAP, channels))
-    for i, tile in enumerate(tiles):
-      top, left = i // columns * step, i % columns * step
-      sheet[top : top + size, left : left + size] = tile
-    sheet = sheet.repeat(_SCALE, 0).repeat(_SCALE, 1)
-    return _encoded(np.round(255 * sheet).astype(np.uint8), 'PNG')
+  def example(self, index: int) -> bytes:
+    """Returns the canvas of an example, as PNG; raises IndexError if there is no such example."""
+    if not 0 <= index < len(self._examples):
+      raise IndexError(index)
+    return _encoded(self._examples[index].canvas, 'PNG')
+
+  def kernels(self, tower: int) -> bytes:
+    """Returns the kernels of the first layer of a tower, as PNG, each scaled to its own range around grey.
+
+    Raises:
+      IndexError: there is no such tower.
+    """
+    if not 0 <= tower < len(self._kernels):
+      raise IndexError(tower)
+    return self._kernels[tower]
+
+
+def _picture(maps: np.ndarray) -> bytes:
+  """Draws kernels or maps, float `[H, W, 1 or 3, maps]`, in a grid, as PNG."""
+  return _encoded(kernels_lib.picture(maps), 'PNG')
+
+
+def _centred(maps: np.ndarray) -> np.ndarray:
+  """Scales each map of float `[H, W, maps]` to -1 ... 1; returns `[H, W, 1, maps]`."""
+  low, high = maps.min((0, 1)), maps.max((0, 1))
+  return (2 * (maps - low) / np.maximum(high - low, np.finfo(np.float32).tiny) - 1)[:, :, None]
+
+
+def _data_url(png: bytes) -> str:
+  return f'data:image/png;base64,{base64.b64encode(png).decode()}'
 
 
 def _encoded(pixels: np.ndarray, form: str, **options: Any) -> bytes:

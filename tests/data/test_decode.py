@@ -5,12 +5,15 @@ import glob
 import io
 import itertools
 import os
+import subprocess
+import sys
 
 import chex
 from data_helpers import encode, photo
 import numpy as np
 from PIL import Image, ImageOps
 import pytest
+from tiny import ROOT
 
 from alexnet_jax.data import decode as canvas_lib
 from alexnet_jax.data import keys
@@ -131,6 +134,58 @@ def test_palettes_and_transparency():
   assert (decode_canvas(encode(clear, 'PNG'), SMALL) == 255).all()
   opaque = Image.fromarray(np.dstack([pixels, np.full((32, 32), 255, np.uint8)]))
   chex.assert_trees_all_equal(decode_canvas(encode(opaque, 'PNG'), SMALL), pixels)
+
+
+def test_strips_of_tall_images_are_converted_as_the_whole_image():
+  rng = np.random.default_rng(0)
+  rgba = Image.fromarray(rng.integers(0, 256, (600, 20, 4), np.uint8))
+  palette = rgba.convert('RGB').quantize(16)
+  canvas = Canvas(20, 'warp')
+  for image, form, options in (
+    (rgba, 'PNG', {}),
+    (rgba, 'WEBP', {'lossless': True}),
+    (rgba.convert('LA'), 'PNG', {}),
+    (rgba.convert('RGB'), 'PNG', {'transparency': rgba.getpixel((3, 400))[:3]}),
+    (palette, 'PNG', {'transparency': 3}),
+    (palette, 'GIF', {'transparency': 3}),
+    (palette, 'PNG', {}),
+    (rgba.convert('1'), 'PNG', {}),
+    (rgba.convert('CMYK'), 'TIFF', {}),
+  ):
+    data = encode(image, form, **options)
+    with Image.open(io.BytesIO(data)) as whole:
+      if whole.has_transparency_data:
+        opaque = Image.new('RGB', whole.size, 'white')
+        opaque.paste(whole.convert('RGBA'), mask=whole.convert('RGBA'))
+      else:
+        opaque = whole.convert('RGB')
+    expected = decode_canvas(np.asarray(opaque), canvas)
+    chex.assert_trees_all_equal(decode_canvas(data, canvas), expected)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='needs /proc')
+def test_the_memory_for_a_large_transparent_image():
+  """A WebP file of 49 million pixels takes about 790 MB; with copies of the whole image it took 1,080 MB."""
+  file = io.BytesIO()
+  Image.new('RGBA', (7000, 7000), (9, 9, 9, 100)).save(file, 'WEBP', method=0, lossless=True)
+  program = """
+import re, sys
+import numpy as np
+from alexnet_jax.data.decode import decode_canvas
+def memory(field):
+  return 1024 * int(re.search(field + r':\\s+(\\d+)', open('/proc/self/status').read())[1])
+data = sys.stdin.buffer.read()
+decode_canvas(np.zeros((300, 300, 3), np.uint8))
+idle = memory('VmRSS')
+canvas = decode_canvas(data)
+print(memory('VmHWM') - idle, *canvas[0, 0])
+"""
+  line = [sys.executable, '-c', program]
+  done = subprocess.run(line, input=file.getvalue(), cwd=ROOT, capture_output=True, check=True)
+  used, *pixel = map(int, done.stdout.split())
+  assert pixel == [159, 159, 159]  # 9 and white, in the proportion of 100 to 155
+  assert used < 900e6
 
 
 def with_orientation(orientation: int) -> Image.Exif:

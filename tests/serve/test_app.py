@@ -1,6 +1,5 @@
 """The server answers and refuses requests over HTTP, and its page works in a browser."""
 
-import asyncio
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import io
@@ -19,7 +18,7 @@ from browser import open_chromium
 import numpy as np
 from PIL import Image
 import pytest
-from serve_helpers import MARKUP_NAME
+from serve_helpers import MARKUP_NAME, post_slowly
 from starlette.testclient import TestClient
 from tiny import ROOT, command
 
@@ -48,6 +47,32 @@ def test_predictions_are_those_of_mode_predict(run, client):
   assert [guess['label'] for guess in answer['top']] == [guess['label'] for guess in top]
   for found, guess in zip(answer['top'], top, strict=True):
     assert found['probability'] == pytest.approx(guess['probability'], rel=1e-4)
+
+
+def test_a_form_has_an_answer_for_each_file(run, client):
+  paths = [run / 'images' / name for name in ('2.png', MARKUP_NAME)]
+  form = [('image', (path.name, path.read_bytes())) for path in paths]
+  answer = client.post('/predict', files=form, data={'note': 'a field'}).json()
+  alone = [client.post('/predict', content=path.read_bytes()).json() for path in paths]
+  assert [image.pop('name') for image in answer['images']] == ['2.png', MARKUP_NAME]
+  assert answer['images'] == alone
+
+
+def test_invalid_forms_are_refused(run, client):
+  data = (run / 'images' / '2.png').read_bytes()
+  big = io.BytesIO()
+  Image.new('RGB', (300, 200)).save(big, 'PNG')
+  for files, status, words in (
+    ([('a', ('good.png', data)), ('b', ('bad.png', b'no image'))], 422, 'bad.png is not'),
+    ([('a', ('big.png', big.getvalue()))], 422, '300x200 pixels'),
+    ([('a', ('1.png', data))] * 17, 413, 'at most 16'),
+    ([('a', ('1.png', bytes(MIB << 19)))] * 2, 413, 'at most 1 MiB'),
+    ([('a', (None, b'a field'))], 400, 'no file'),
+  ):
+    answer = client.post('/predict', files=files)
+    assert answer.status_code == status and words in answer.json()['error']
+  headers = {'origin': 'http://evil.example'}
+  assert client.post('/predict', files={'a': ('1.png', data)}, headers=headers).status_code == 403
 
 
 def test_neighbours_are_the_nearest_by_distance(run, client):
@@ -84,19 +109,26 @@ def test_invalid_requests_are_refused(client):
     assert answer.status_code == status and words in answer.json()['error']
   assert client.get('/neighbours/8').status_code == 404
   assert client.get('/neighbours/-1').status_code == 404
+  assert client.get('/examples/20').status_code == client.get('/kernels/2').status_code == 404
   assert client.get('/network.py').status_code == client.get('/../app.py').status_code == 404
   assert client.get('/predict').status_code == 405
   assert client.get('/', headers={'host': 'evil.example'}).status_code == 400
 
 
 def test_pages_have_a_content_security_policy(client):
-  for path in ('/', '/page.css', '/page.js', '/about', '/kernels.png'):
+  paths = ['/', '/page.css', '/page.js', '/about', '/kernels/1', '/examples/0', '/openapi.json']
+  for path in paths:
     answer = client.get(path)
     assert answer.status_code == 200
     assert "default-src 'none'" in answer.headers['content-security-policy']
     assert answer.headers['x-content-type-options'] == 'nosniff'
-  assert client.get('/about').json()['neighbours_among'] == 8
+    assert answer.headers['cross-origin-resource-policy'] == 'same-origin'
+  about = client.get('/about').json()
+  assert about['neighbours_among'] == 8 and about['max_bytes'] == MIB << 20
   assert 'innerHTML' not in client.get('/page.js').text
+  assert re.findall('(?:src|href)="([^"]*)"', client.get('/').text) == [
+    'data:,', 'page.css', 'page.js', 'openapi.json',
+  ]  # fmt: skip
 
 
 def test_an_endless_upload_is_cut_off(client):
@@ -108,17 +140,7 @@ def test_an_endless_upload_is_cut_off(client):
     sent += 1
     return {'type': 'http.request', 'body': bytes(1 << 16), 'more_body': True}
 
-  messages = []
-
-  async def send(message):
-    messages.append(message)
-
-  scope = {
-    'type': 'http', 'method': 'POST', 'path': '/predict', 'headers': [(b'host', b'localhost')],
-    'query_string': b'',
-  }  # fmt: skip
-  asyncio.run(client.app(scope, receive, send))
-  assert messages[0]['status'] == 413 and sent == 17
+  assert post_slowly(client.app, receive)[0] == 413 and sent == 17
 
 
 @pytest.mark.parametrize(
@@ -200,27 +222,40 @@ def post_until_accepted(address, data):
     time.sleep(int(headers['Retry-After']))
 
 
-def open_upload(address):
+def form_of(*files):
+  """Returns the body and the headers of a form with files."""
+  head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+  body = b''.join(head + data + b'\r\n' for data in files) + b'--x--\r\n'
+  return body, {'Content-Type': 'multipart/form-data; boundary=x'}
+
+
+def open_upload(address, content_type='image/png'):
   """Returns a connection over which a part of an upload has been sent."""
   url = urllib.parse.urlsplit(address)
   connection = socket.create_connection((url.hostname, url.port))
-  head = f'POST /predict HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 100000\r\n\r\n'
+  head = f'POST /predict HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 100000\r\n'
+  head += f'Content-Type: {content_type}\r\n\r\n'
   connection.sendall(head.encode() + bytes(1000))
   return connection
 
 
 @pytest.mark.long
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='needs /proc')
-def test_thirty_large_images_at_once_take_less_than_a_gigabyte(run, server):
-  """Each is a PNG file of 160 KB with 7000x7000 pixels. Another visitor gets the same answers as before."""
+@pytest.mark.parametrize('of_form', [0, 2])
+def test_thirty_large_images_at_once_take_less_than_a_gigabyte(run, server, of_form):
+  """Each is a transparent WebP file of 130 KB with 7000x7000 pixels, alone or twice in a form.
+
+  Another visitor gets the same answers as before.
+  """
   process, address = server
   file = io.BytesIO()
-  Image.new('RGB', (7000, 7000), (9, 9, 9)).save(file, 'PNG')
+  Image.new('RGBA', (7000, 7000), (9, 9, 9, 100)).save(file, 'WEBP', method=0, quality=50)
+  body, headers = form_of(*[file.getvalue()] * of_form) if of_form else (file.getvalue(), {})
   ordinary = (run / 'images' / '2.png').read_bytes()
   before = post(address, ordinary)[2]
   idle = memory(process, 'VmRSS')
   with ThreadPoolExecutor(31) as pool:
-    attack = [pool.submit(post, address, file.getvalue()) for _ in range(30)]
+    attack = [pool.submit(post, address, body, **headers) for _ in range(30)]
     visitor = pool.submit(post_until_accepted, address, ordinary)
     answers = [one.result() for one in attack]
     assert visitor.result() == (200, before)
@@ -234,6 +269,9 @@ def test_thirty_large_images_at_once_take_less_than_a_gigabyte(run, server):
 
 def test_a_page_of_another_site_may_not_post(run, server):
   ordinary = (run / 'images' / '2.png').read_bytes()
+  body, headers = form_of(ordinary)
+  assert post(server[1], body, Origin='http://evil.example', **headers)[0] == 403
+  assert post(server[1], body, **headers)[0] == 200
   status, _, answer = post(server[1], ordinary, Origin='http://evil.example')
   assert status == 403 and 'another site' in answer['error']
   assert post(server[1], ordinary, Origin=server[1].rstrip('/'))[0] == 200
@@ -241,8 +279,8 @@ def test_a_page_of_another_site_may_not_post(run, server):
 
 def test_the_server_survives_an_aborted_upload(run, server):
   """`test_sigterm_ends_the_server` checks that the server printed no traceback."""
-  for _ in range(3):
-    open_upload(server[1]).close()
+  for content_type in ('image/png', 'multipart/form-data; boundary=x', 'image/png'):
+    open_upload(server[1], content_type).close()
   assert post(server[1], (run / 'images' / '2.png').read_bytes())[0] == 200
 
 
@@ -254,50 +292,78 @@ def test_sigterm_ends_a_server_during_an_upload(run):
   assert json.loads(out) == {'address': address} and 'Traceback' not in err
 
 
+def wait_until(page, condition):
+  """Waits until a JavaScript expression is true; `wait_for_function` would violate the page's policy."""
+  while not page.evaluate(condition):
+    page.wait_for_timeout(50)
+
+
+DROP = """(files) => {
+  const moved = new DataTransfer();
+  for (const {name, mimeType, bytes} of files) {
+    moved.items.add(new File([new Uint8Array(bytes)], name, {type: mimeType}));
+  }
+  const drop = new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: moved});
+  document.getElementById('drop').dispatchEvent(drop);
+}"""
+
+
 @pytest.mark.parametrize('phone', [False, True])
-def test_the_page_classifies_an_image_in_a_browser(run, server, phone):
+def test_the_page_classifies_images_in_a_browser(run, server, phone):
   """Markup in a file name is shown as text, and nothing is wider than the screen."""
   with open_chromium() as browser:
     size = {'width': 360, 'height': 740} if phone else {'width': 1100, 'height': 800}
-    page = browser.new_page(viewport=size, color_scheme='dark' if phone else 'light')
+    page = browser.new_page(
+      viewport=size, color_scheme='dark' if phone else 'light', has_touch=phone
+    )
     problems = []
     page.on('pageerror', lambda error: problems.append(str(error)))
     page.on('console', lambda entry: problems.append(entry.text) if entry.type == 'error' else None)
     page.on('dialog', lambda dialog: (problems.append('an alert'), dialog.dismiss()))
     page.goto(server[1])
-    data = (run / 'images' / MARKUP_NAME).read_bytes()
+    page.wait_for_selector('#examples button')
+    assert page.locator('#question').inner_text().lower() == 'which of 7 classes?'
+    assert page.locator('#photograph').is_visible() == phone
+    data = {name: (run / 'images' / name).read_bytes() for name in ('0.png', MARKUP_NAME)}
     if phone:
-      page.set_input_files('#file', {'name': MARKUP_NAME, 'mimeType': 'image/png', 'buffer': data})
+      files = [
+        {'name': name, 'mimeType': 'image/png', 'buffer': data} for name, data in data.items()
+      ]
+      page.set_input_files('#file', files)
     else:
-      page.evaluate(
-        """([bytes, name]) => {
-          const moved = new DataTransfer();
-          moved.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}));
-          const drop = new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: moved});
-          document.getElementById('drop').dispatchEvent(drop);
-        }""",
-        [list(data), MARKUP_NAME],
-      )
-    page.wait_for_selector('#bars li')
-    page.wait_for_function('[...document.images].every((image) => image.complete)')
+      files = [
+        {'name': name, 'mimeType': 'image/png', 'bytes': list(data)} for name, data in data.items()
+      ]
+      page.evaluate(DROP, files)
+    wait_until(page, "document.querySelectorAll('#history li').length === 2")
+    wait_until(page, '[...document.images].every((image) => image.complete)')
     bars = page.locator('#bars progress').evaluate_all('(bars) => bars.map((bar) => bar.value)')
     assert len(bars) == 5 and bars == sorted(bars, reverse=True)
     expected = predict.predict(
       config_lib.load_workdir(run / 'run'), run / 'run', [str(run / 'images' / MARKUP_NAME)]
     )
     assert bars[0] == pytest.approx(expected['images'][0]['top'][0]['probability'], rel=1e-3)
-    assert page.locator('#neighbours span').first.inner_text().startswith(MARKUP_NAME)
+    assert page.locator('#neighbours .file').first.inner_text() == MARKUP_NAME
     loaded = '(images) => images.every((image) => image.naturalWidth > 0)'
-    assert page.locator('#neighbours img, #kernels, #preview').evaluate_all(loaded)
+    assert page.locator('#neighbours img, #towers img, #preview').evaluate_all(loaded)
+    assert page.locator('#towers img:visible').count() == 4
     assert page.evaluate('document.documentElement.scrollWidth <= window.innerWidth')
     if 'SCREENSHOTS' in os.environ:
       page.screenshot(
         path=f'{os.environ["SCREENSHOTS"]}/{"phone" if phone else "desk"}.png', full_page=True
       )
+    page.locator('#examples button').last.click()
+    page.wait_for_selector('#message .right, #message .wrong')
+    assert 'the image shows class6' in page.locator('#message').inner_text()
     page.set_input_files('#file', {'name': 'x.png', 'mimeType': 'image/png', 'buffer': b'none'})
-    page.wait_for_selector('#message.wrong')
+    wait_until(page, "document.querySelectorAll('#history li').length === 4")
     assert 'not a readable image' in page.locator('#message').inner_text()
     assert page.locator('#bars li').count() == 0
+    page.locator('#history button').nth(2).click()  # newest first
+    assert page.locator('#hint').inner_text() == MARKUP_NAME
+    assert page.locator('#bars li').count() == 5
+    page.locator('#clear').click()
+    assert page.locator('#history li').count() == 0 and page.locator('#past').is_hidden()
     # A browser reports the status 422 in its console.
     assert [text for text in problems if '422' not in text] == []
 

@@ -1,5 +1,6 @@
-"""The network of the server: its kernels, its features, and its answers for single images."""
+"""The network of the server: its kernels, features and examples, and its answers for single images."""
 
+import base64
 import concurrent.futures
 import io
 
@@ -9,8 +10,12 @@ from PIL import Image
 import pytest
 from serve_helpers import MARKUP_NAME
 
+import alexnet_jax
 from alexnet_jax import config as config_lib
+from alexnet_jax.data import open_dataset
 from alexnet_jax.errors import UserError
+from alexnet_jax.serve import examples
+from alexnet_jax.serve import network as network_lib
 from alexnet_jax.serve.network import Features, Network
 
 
@@ -20,15 +25,91 @@ def network(run):
   return Network(config, run / 'run', features=str(run / 'x.npz'))
 
 
-def test_the_picture_of_kernels_shows_both_towers(run, network):
-  with Image.open(io.BytesIO(network.kernels())) as picture:
-    pixels = np.asarray(picture)
+def pixels_of(png):
+  with Image.open(io.BytesIO(png)) as picture:
+    return np.asarray(picture)
+
+
+def test_each_tower_has_a_picture_of_its_kernels(run, network):
   params = helpers.visible_params(config_lib.load_workdir(run / 'run').model)
-  # This is the first kernel of the second tower. In the picture, three kernels of the first tower precede it.
-  kernel = params['conv1']['kernel'][1, :, :, :, 0]
-  grey = np.round(255 * (0.5 + 0.5 * kernel / np.abs(kernel).max()))
-  tile = pixels[:55:5, 3 * 60 : 3 * 60 + 55 : 5]
-  np.testing.assert_allclose(tile, grey, atol=1)
+  for tower in (0, 1):
+    kernel = params['conv1']['kernel'][tower, :, :, :, 2]  # the last of three
+    grey = 127.5 + 127.5 * kernel / np.abs(kernel).max()
+    tile = pixels_of(network.kernels(tower))[1:12, 25:36]
+    np.testing.assert_allclose(tile, grey, atol=1)
+  with pytest.raises(IndexError):
+    network.kernels(2)
+
+
+def test_each_tower_has_a_picture_of_its_activations(run, network):
+  canvas = network.decode((run / 'images' / '2.png').read_bytes())
+  answer = network.classify(canvas, with_activations=True)
+  assert 'activations' not in network.classify(canvas)
+  classifier = alexnet_jax.load(run / 'run')
+  maps = classifier.features(canvas, 'conv1')  # [7, 7, 6]: three maps of each tower
+  side = maps.shape[0]
+  assert len(answer['activations']) == 2
+  for tower, url in enumerate(answer['activations']):
+    kind, _, data = url.partition(',')
+    assert kind == 'data:image/png;base64'
+    own = maps[:, :, 3 * tower + 1]
+    grey = 255 * (own - own.min()) / (own.max() - own.min())
+    left = side + 2
+    tile = pixels_of(base64.b64decode(data))[1 : 1 + side, left : left + side]
+    np.testing.assert_allclose(tile, np.repeat(grey[:, :, None], 3, 2), atol=1)
+
+
+@pytest.mark.parametrize(
+  ('first', 'second', 'unsure'),
+  [
+    (0.61, 0.39, False),
+    (0.59, 0.41, True),  # the margin is below 0.2
+    (0.51, 0.30, False),
+    (0.52, 0.33, True),
+    (0.49, 0.01, True),  # below 0.5
+    (1.0, 0.0, False),
+  ],
+)
+def test_answers_with_a_low_probability_or_a_small_margin_are_unsure(first, second, unsure):
+  top = [{'label': 'a', 'probability': first}, {'label': 'b', 'probability': second}]
+  assert network_lib.is_unsure(top) == unsure
+
+
+def test_answers_and_the_description_follow_the_rule(run, network, monkeypatch):
+  canvas = network.decode((run / 'images' / '2.png').read_bytes())
+  monkeypatch.setattr(network_lib, 'UNSURE_PROBABILITY', 0.0)
+  monkeypatch.setattr(network_lib, 'UNSURE_MARGIN', 0.0)
+  assert network.about()['unsure'] == {'probability': 0.0, 'margin': 0.0}
+  assert not network.classify(canvas)['unsure']
+  monkeypatch.setattr(network_lib, 'UNSURE_PROBABILITY', 1.1)
+  assert network.classify(canvas)['unsure']
+
+
+def test_neighbours_have_the_class_that_their_folder_is_named_after(run, tmp_path):
+  with np.load(run / 'x.npz') as file:
+    arrays = dict(file)
+  arrays['paths'] = np.asarray(
+    [f'/photos/{"class2" if i < 4 else "other"}/{i}.png' for i in range(8)]
+  )
+  np.savez(tmp_path / 'x.npz', **arrays)
+  config = config_lib.load_workdir(run / 'run')
+  network = Network(config, run / 'run', features=str(tmp_path / 'x.npz'))
+  near = network.classify(np.zeros((72, 72, 3), np.uint8))['neighbours']
+  assert {one['label'] for one in near} == {'class2', None}
+  assert all((one['label'] == 'class2') == (one['index'] < 4) for one in near)
+
+
+def test_examples_are_offered_without_loss(run, network):
+  described = network.about()['examples']
+  dataset = open_dataset(config_lib.load_workdir(run / 'run').data, 0)
+  rows = examples.choose(dataset.validation_labels, 20)
+  names = [f'class{k}' for k in dataset.validation_labels[rows]]
+  assert [example['label'] for example in described] == names
+  expected = dataset.canvases('validation', rows)
+  for example, canvas in zip(described, expected, strict=True):
+    np.testing.assert_array_equal(network.decode(network.example(example['index'])), canvas)
+  with pytest.raises(IndexError):
+    network.example(len(described))
 
 
 def test_answers_do_not_depend_on_other_threads(run, network):

@@ -1,0 +1,77 @@
+"""The description of a network says what it was trained on and how often it errs."""
+
+import json
+
+import pytest
+
+from alexnet_jax import config as config_lib
+from alexnet_jax.evaluation import loading
+from alexnet_jax.interop.exporter import export_network
+from alexnet_jax.serve import about
+
+MEASURED = {
+  'source': 'folder:/private/photos/',
+  'top1_error': 12.5,
+  'examples': 80,
+  'views': 10,
+  'checkpoint': 0,
+}
+
+
+@pytest.fixture(scope='module')
+def trained(run):
+  return loading.load_alone(str(run / 'run'), 'best', config_lib.load_workdir(run / 'run'))
+
+
+def test_a_network_is_described(run, trained):
+  labels = loading.class_labels(trained)
+  found = about.describe(trained, str(run / 'run'), labels)
+  assert found['classes'] == labels == [f'class{i}' for i in range(7)]
+  assert found['recipe'] == 'original' and found['architecture'] == 'alexnet'
+  assert found['towers'] == 2 and found['width'] == 1 / 16 and found['input_size'] == 64
+  assert found['layers'][0] == 'conv1' and found['layers'][-1] == 'fc8'
+  leaves = [leaf for layer in trained.model.params.values() for leaf in layer.values()]
+  assert found['parameters'] == sum(leaf.size for leaf in leaves)
+  assert found['data'] == 'synthetic' and found['training_images'] is None
+  assert found['validation'] is None
+  known = trained._replace(meta=trained.meta | {'num_train': 40})
+  assert about.describe(known, str(run / 'run'), labels)['training_images'] == 40
+
+
+def test_the_error_comes_from_the_evaluation_of_the_same_checkpoint(tmp_path, trained):
+  file = tmp_path / 'evaluation.json'
+  expected = {'top1_error': 12.5, 'images': 80, 'views': 10, 'data': 'photos'}
+  file.write_text(json.dumps(MEASURED))
+  assert about.validation(trained, str(tmp_path)) == expected
+  for text in (json.dumps(MEASURED | {'checkpoint': 9}), 'damaged', '[]'):
+    file.write_text(text)
+    assert about.validation(trained, str(tmp_path)) is None
+
+
+def test_the_error_of_a_file_lies_beside_it(run, tmp_path):
+  path = tmp_path / 'network.safetensors'
+  config = config_lib.load_workdir(run / 'run')
+  export_network(config, str(run / 'run'), form='safetensors', output=str(path))
+  (tmp_path / 'network.evaluation.json').write_text(json.dumps(MEASURED))
+  trained = loading.load_alone(str(path), 'best', config)
+  assert about.validation(trained, str(path))['images'] == 80
+
+
+def test_the_error_that_training_measured_is_the_second_choice(tmp_path, trained):
+  measured = {'val/top1_error': 30.0, 'val/loss': 1.0, 'val/examples': 18.0}
+  trained = trained._replace(meta=trained.meta | {'validation': measured})
+  expected = {'top1_error': 30.0, 'images': 18, 'views': 1, 'data': 'synthetic'}
+  assert about.validation(trained, str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+  ('source', 'name'),
+  [
+    ('folder:/home/me/photos/', 'photos'),
+    ('tfds:cifar10', 'cifar10'),
+    ('store:stores/imagenet', 'imagenet'),
+    ('elpv', 'elpv'),
+  ],
+)
+def test_data_are_named_without_the_folders_above(source, name):
+  assert about._name_of(source) == name
