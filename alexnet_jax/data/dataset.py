@@ -93,7 +93,7 @@ class Dataset:
     return tuple((split, self._images[split].split.name(i), why) for (split, i), why in found)
 
   def name(self, split: str, index: int) -> str:
-    """Returns the name of an image of a split, `train` or `validation`: the path of its file, if it has one."""
+    """Returns the name of an image of `train` or `validation`: the path of its file, if it has one."""
     return self._images[split].split.name(index)
 
   def train_batches(

@@ -1,8 +1,8 @@
 """Charts as values for the page template, which draws them in SVG and HTML.
 
-The lines are SVG in a square of 100 x 100 units, which the page stretches to the space that it has. All text is
-HTML at percentages of that square, so its size does not depend on the width of the screen, and its colours
-are those of the page.
+The lines are SVG in a square of 100 x 100 units, which the page stretches to the space that it has. All
+text is HTML at percentages of that square, so its size does not depend on the width of the screen, and its
+colours are those of the page.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 _MOST_POINTS = 400  # of a drawn line; more are averaged in groups of equal size
 _LOG_RATIO = 20  # an axis is logarithmic if its largest value is this many times its smallest
-_FROM_ZERO = 0.4  # a linear axis begins at 0 if its smallest value is below this share of its largest
+_FROM_ZERO = (
+  0.4  # a linear axis begins at 0 if its smallest value is below this share of its largest
+)
 _MARGIN = 1.25  # factor between the outermost values and the ends of a logarithmic axis
 
 Points = Sequence[tuple[float, float]]
@@ -48,9 +50,9 @@ def chart(
     dot: (epoch, value) of a dot.
 
   Returns:
-    `title`, `unit`, `text` (the lines in words), `is_log`, `lines` (`name` and `path`), `x_ticks` and `y_ticks`
-    (`at` and `text`), `guess` (`name` and `at`), `mark` (`at`) and `dot` (`x` and `y`). Positions are in per
-    cent, from the left and from the top.
+    `title`, `unit`, `text` (the lines in words), `is_log`, `lines` (`name` and `path`), `x_ticks` and
+    `y_ticks` (`at` and `text`), `guess` (`name` and `at`), `mark` (`at`) and `dot` (`x` and `y`). Positions
+    are in per cent, from the left and from the top.
   """
   values = [y for points in lines.values() for _, y in points] + ([guess.value] if guess else [])
   last = max(x for points in lines.values() for x, _ in points) or 1.0
@@ -101,7 +103,10 @@ def _linear_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
 
 
 def _log_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
-  """Returns the ends of a logarithmic axis, and the powers of ten on it; with 2 and 5 times these if it is short."""
+  """Returns the ends of a logarithmic axis, and the powers of ten on it.
+
+  On a short axis, 2 and 5 times these are ticks too.
+  """
   low, high = min(values) / _MARGIN, max(values) * _MARGIN
   powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
   factors = (1, 2, 5) if high < 300 * low else (1,)

@@ -1,4 +1,4 @@
-"""The top of the page: the error beside that of guessing and of the baselines, and the facts of the training."""
+"""The top of the page: the error beside those of guessing and of baselines, and facts of the training."""
 
 from collections.abc import Mapping, Sequence
 import datetime
@@ -77,7 +77,11 @@ def verdict(found: Sequence[Bar], within: tuple[float, float]) -> list[str]:
     ),
     ('The error is higher than that of {}.', [bar.name for bar in others if bar.error < low]),
   )
-  return [text.format(', and of '.join(names)) for text, names in parts if names]
+  return [
+    text.format(' and '.join(filter(None, (', '.join(names[:-1]), names[-1]))))
+    for text, names in parts
+    if names
+  ]
 
 
 def facts(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_SURE = (0.0, 0.5, 0.7, 0.9, 0.99)  # lower bounds of the groups of `confidence`
+_SURE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)  # lower bounds of the groups of `confidence`
 
 
 def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

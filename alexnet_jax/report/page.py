@@ -40,7 +40,9 @@ from alexnet_jax.workdir.checkpoint import Checkpoints
 
 _CLASSES = 20  # largest number of classes in the table of classes
 _MATRIX = 12  # largest number of classes for which the page shows the confusion matrix
-_PAIRS = 10  # largest number of confused pairs, and of images that are listed as being in both splits
+_PAIRS = (
+  10  # largest number of confused pairs, and of images that are listed as being in both splits
+)
 
 
 def report(
@@ -183,7 +185,7 @@ class _Page:
     return {'facts': facts, 'curves': curves.draw(rows, len(self.labels), epoch), 'epoch': epoch}
 
   def _kernels(self) -> dict[str, object]:
-    """Returns the pictures of the kernels of conv1, and how far the towers specialise, if there is such a layer."""
+    """Returns the kernels of conv1 as pictures, and how far the towers specialise in colour."""
     params = self.trained.model.params
     has_kernels = 'conv1' in params
     in_colour = has_kernels and not self.trained.config.model.gray
@@ -285,7 +287,7 @@ class _Page:
       canvas = self.pictures.canvas('validation', index[at])
       found = [
         self.pictures.of('train', stored_index[i], stored_labels[i])
-        | {'distance': f'{distance:.3g}', 'same': bool(stored_labels[i] == labels[at])}
+        | {'distance': f'{round(distance, 4):.3g}', 'same': bool(stored_labels[i] == labels[at])}
         | {'like': duplicates.likeness(canvas, self.pictures.canvas('train', stored_index[i]))}
         for i, distance in zip(row, row_distances, strict=True)
       ]

@@ -1,8 +1,8 @@
 """When and on which machine a run was trained: sessions.jsonl, with two lines for each session.
 
-A session is one start of training, from its first step until it ends, fails or is stopped. Its first line,
-`{"start", "step", "device", "platform", "devices", "cores", "jax", "version"}`, is written when it begins. Its
-second line, `{"end", "seconds"}`, is missing if the process was killed.
+A session is one start of training, from its first step until it ends, fails or is stopped. Its first
+line, `{"start", "step", "device", "platform", "devices", "cores", "jax", "version"}`, is written when it
+begins. Its second line, `{"end", "seconds"}`, is missing if the process was killed.
 """
 
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ def test_ticks_are_round_and_enclose_the_values(low, high, expected):
 
 
 def test_a_linear_chart():
-  """The axis goes from tick to tick; positions are from the left and from the top; guess, mark and dot fit."""
+  """The axis goes from tick to tick. Positions are from the left and from the top."""
   guess = charts.Guess('guessing', 50.0)
   lines = {'training': [(0, 50.0), (5, 30.0), (10, 20.0)]}
   found = charts.chart('Error', '%', lines, guess, mark=5, dot=(10, 20.0))

@@ -13,7 +13,12 @@ from alexnet_jax.report import headline
 def test_interval_of_an_error():
   """The intervals equal published values of Wilson's interval, and stay within 0 and 100."""
   # Newcombe, Statistics in Medicine 17 (1998), Table I: 81 of 263, 15 of 148, 0 of 20 and 1 of 29.
-  published = ((81, 263, 25.53, 36.62), (15, 148, 6.24, 16.05), (0, 20, 0.0, 16.11), (1, 29, 0.61, 17.18))
+  published = (
+    (81, 263, 25.53, 36.62),
+    (15, 148, 6.24, 16.05),
+    (0, 20, 0.0, 16.11),
+    (1, 29, 0.61, 17.18),
+  )
   for wrong, number, low, high in published:
     found = headline.interval(100 * wrong / number, number)
     assert found == pytest.approx((low, high), abs=0.006)
@@ -35,6 +40,8 @@ def test_the_error_is_compared_with_guessing_and_baselines():
     'The error is higher than that of the most frequent class.',
   ]
   assert len(headline.bars(40.0, 4, None, None)) == 2
+  (sentence,) = headline.verdict(headline.bars(1.0, 4, 20.0, 30.0), (0.5, 2.0))
+  assert sentence.endswith('of guessing, the most frequent class and ridge regression.')
 
 
 SESSION = {

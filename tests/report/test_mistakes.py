@@ -22,7 +22,7 @@ def test_confidence():
   probabilities = np.array([[0.6, 0.4], [0.35, 0.65], [0.9, 0.1], [0.0, 1.0]])
   rows = mistakes.confidence(probabilities, np.array([0, 0, 0, 1]))
   assert [(row['low'], row['high'], row['images']) for row in rows] == [
-    (50, 70, 2), (90, 99, 1), (99, 100, 1),
+    (50, 75, 2), (90, 99, 1), (99, 100, 1),
   ]  # fmt: skip
   assert [row['right'] for row in rows] == [50, 100, 100]
   assert rows[0]['probability'] == 62.5

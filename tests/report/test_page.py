@@ -1,6 +1,7 @@
 """The report has its contents, needs no other files, and is displayed correctly in a browser."""
 
 from html.parser import HTMLParser
+import itertools
 import json
 import pathlib
 import re
@@ -35,8 +36,11 @@ def page(tmp_path_factory):
     (images / split / 'class3').rename(images / split / MARKUP)
     (images / split / 'class1').rename(images / split / LONG)
     (images / split / 'class0' / '0.png').rename(images / split / 'class0' / '<b>.png')
+  # This validation image, one of the three that the page shows, is a training image too.
   shutil.copy(images / 'train' / 'class0' / '1.png', images / 'val' / 'class0' / '1.png')
-  config = tiny_config(eval__views=10, eval__baseline=True, **dict(zip(NAMES, (3, 4, 16), strict=True)))
+  config = tiny_config(
+    eval__views=10, eval__baseline=True, **dict(zip(NAMES, (3, 4, 16), strict=True))
+  )
   config.data.source = f'folder:{images}'
   config.recipe = 'original <script>alert(1)</script>'
   helpers.untrained_run(config, workdir)
@@ -70,9 +74,9 @@ def test_the_page_needs_no_other_files(page):
   assert result['output'] == str(workdir / 'report' / 'index.html')
   assert result['bytes'] == len(html.encode())
   tags = Tags(html)
-  assert 'alert(1)' in tags.text and MARKUP in tags.text and 'val/class0/' in tags.text
+  assert 'alert(1)' in tags.text and MARKUP in tags.text and '<b>.png' in tags.text
   assert [attributes for tag, attributes in tags.tags if tag == 'script'] == [{}]
-  assert 'alert' not in html.rpartition('<script>')[2]
+  assert 'alert' not in html.rpartition('<script>')[2] and '<b>.png' not in html
   images = [attributes for tag, attributes in tags.tags if tag == 'img']
   # The page has two towers, three images twice, and three rows of an image and four neighbours.
   assert len(images) == 2 + 3 + 3 + 3 * 5
@@ -102,7 +106,7 @@ def test_the_headings_are_in_order(page):
   tags = Tags(pathlib.Path(page[1]['output']).read_text()).tags
   levels = [int(tag[1]) for tag, _ in tags if re.fullmatch('h[1-6]', tag)]
   assert levels.count(1) == 1 == levels[0]
-  assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+  assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
 def test_the_numbers_are_those_of_evaluation(page, tmp_path):
@@ -118,7 +122,7 @@ def test_the_numbers_are_those_of_evaluation(page, tmp_path):
   assert f'{found["baseline_error"]:.1f} %' in text and f'{found["macro_f1"]:.1f} %' in text
   for row in found['classes']:
     values = ' '.join(
-      '–' if row[key] is None else f'{row[key]:.1f}' for key in ('accuracy', 'precision', 'f1')
+      '\u2013' if row[key] is None else f'{row[key]:.1f}' for key in ('accuracy', 'precision', 'f1')
     )
     assert f'{row["label"]} {row["images"]} {values}' in text
   cells = re.findall(r'<td class="o[a-z]+" style="--share[^>]*>(\d+)', html)
@@ -142,6 +146,7 @@ def test_images_in_both_splits_are_named(page):
   assert result['in_both_splits'] == 1
   assert '1 of the 16 validation images is also among the training images' in text
   assert 'val/class0/1.png = train/class0/1.png' in text
+  assert text.count('identical to the validation image') == 1
 
 
 def test_the_page_shows_the_settings(page):
