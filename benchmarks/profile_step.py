@@ -28,7 +28,7 @@ from benchmarks import machine, sides
 
 _STEPS = 3
 _INSTRUCTION = re.compile(r'%?([\w.\-]+) = .*metadata=\{.*?op_name="([^"]*)"')
-_LAYER = re.compile(r'/((?:conv|fc|act|norm|map_norm|pool|dropout|batch_norm)\d+)(?:/|$)')
+_LAYER = re.compile(r'/((?:conv|local|fc|act|norm|map_norm|pool|dropout|batch_norm)\d+)(?:/|$)')
 
 
 def layer_of(op_name: str) -> tuple[str, str]:

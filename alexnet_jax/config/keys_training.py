@@ -71,6 +71,12 @@ AUGMENT: Schema = {
     unit='epochs',
     minimum=0,
   ),
+  'mixup': Key(
+    0.0,
+    'Mixes pairs of augmented images, and their losses, with shares drawn from Beta(mixup, mixup), '
+    'as in mixup (Zhang et al., 2018), where 0.2 is usual. The paper used none. 0 mixes nothing.',
+    minimum=0,
+  ),
 }
 
 TRAIN: Schema = {

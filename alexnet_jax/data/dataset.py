@@ -81,8 +81,9 @@ class Dataset:
     self.num_train = len(source.train)
     self.num_validation = len(source.validation) if source.validation else 0
     self.train_counts = np.bincount(self.train_labels, minlength=len(self.class_names))
-    canvas_bytes = (self.num_train + self.num_validation) * self._canvas.size**2 * 3
-    self.cached = canvas_bytes <= config_data.cache_mib * 2**20
+    images = self.num_train + self.num_validation
+    self._canvas_bytes = images * self._canvas.size**2 * 3
+    self.cached = self._canvas_bytes <= config_data.cache_mib * 2**20
     _open_datasets.add(self)
 
   @property
@@ -162,6 +163,11 @@ class Dataset:
       RunError: as `train_batches`.
     """
     if self.cached:
+      mib, limit = self._canvas_bytes / 2**20, self._config.cache_mib
+      source = self._config.source
+      logging.info(
+        '%s is kept in memory: %.1f of %d MiB (config.data.cache_mib)', source, mib, limit
+      )
       for images in self._images.values():
         images.keep_in_memory(self._threads)
     elif is_new and not self._config.drop_bad_validation and 'validation' in self._images:

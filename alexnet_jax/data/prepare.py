@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from alexnet_jax.data import keys
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.store import reader, writer
-from alexnet_jax.data.store.job import StoreSettings
+from alexnet_jax.data.store.job import StoreSettings, check_folder
 from alexnet_jax.utils import schema
 from alexnet_jax.utils.optional_import import import_module, import_tensorflow
 
@@ -34,7 +34,8 @@ def prepare(config: ConfigDict, output: str, shard: str = '') -> dict[str, objec
   schema.check(config.prepare, keys.PREPARE, 'config.prepare')
   settings = StoreSettings(**config.prepare.to_dict())
   writer.part_of(shard)
-  reader.read_meta(output)
+  if reader.read_meta(output) is None:
+    check_folder(output)
   import_tensorflow(_NEED)
   import_module('tensorflow_datasets', 'data', _NEED)
   return writer.write_store(open_source(config.data), config.data, settings, output, shard)

@@ -8,6 +8,7 @@ import os
 import pathlib
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from alexnet_jax.data import imagenet, keys
@@ -77,6 +78,13 @@ def _open_folder(root: pathlib.Path, share: float, seed: int, devkit: str) -> So
   if len(validation_names) == 2:
     raise UserError(f'config.data.source=folder:{root}: it has val and validation; keep one')
   if not validation_names:
+    if 'test' in folders:
+      logging.warning(
+        '%s is not read, and validation images are held out of %s: to evaluate on the images of '
+        'test, rename the folder to val',
+        root / 'test',
+        root / 'train',
+      )
     return Source(*split_off(train, train.labels, share, seed), names)
   folder = root / validation_names[0]
   is_flat = not _visible(folder, folders=True) and bool(_visible(folder, folders=False))

@@ -175,6 +175,38 @@ def train_images(
   return _for_each(augmented, canvases, tops, lefts, mirrored, noise)
 
 
+def of_partners(array: Array) -> Array:
+  """Exchanges the rows 0 and 1, 2 and 3, and so on: the partners of mixup. `[B, ...]`, B even."""
+  return array.reshape(-1, 2, *array.shape[1:])[:, ::-1].reshape(array.shape)
+
+
+def own_shares(
+  mask: Array, rows: Array, seed_key: Array, step: Array, config: FrozenConfigDict
+) -> Array:
+  """Draws for mixup how much of its own image each row keeps; the rest is its partner's (Zhang et al., 2018).
+
+  Args:
+    mask: bool `[B]`, whether a row has an image. A row whose partner has none keeps its image.
+    rows: int32 `[B]`, their indices in the global batch; the first one and B are even.
+    seed_key: the root key of the run (`rng.seed_key`).
+    step: int32 scalar.
+    config: the whole config; `augment.mixup` is the parameter of the Beta distribution.
+
+  Returns:
+    float32 `[B]` from 0 to 1, equal for partners.
+  """
+  keys = rng.row_keys(rng.step_key(seed_key, step, rng.MIXUP), rows // 2)
+  parameter = jnp.float32(config.augment.mixup)
+  shares = jax.vmap(lambda key: jax.random.beta(key, parameter, parameter))(keys)
+  return jnp.where(of_partners(mask), shares, jnp.float32(1))
+
+
+def mixed(images: Array, shares: Array) -> Array:
+  """Mixes each image `[B, S, S, 3]` with that of its partner; `shares` are those of `own_shares`."""
+  shares = shares[:, None, None, None].astype(images.dtype)
+  return shares * images + (1 - shares) * of_partners(images)
+
+
 def eval_images(canvases: Array, view: Array, mean_image: Array, config: FrozenConfigDict) -> Array:
   """Cuts one test view from every canvas.
 

@@ -10,7 +10,7 @@ import numpy as np
 Array = jax.Array
 
 # Purposes of keys. Existing numbers must not change, because they determine the draws of every run.
-INIT, DROPOUT, CROP, FLIP, COLOUR = range(5)
+INIT, DROPOUT, CROP, FLIP, COLOUR, MIXUP = range(6)
 
 
 def seed_key(seed: int) -> Array:

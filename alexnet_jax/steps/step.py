@@ -30,12 +30,17 @@ def _counts(logits: Array, labels: Array) -> Array:
   return (~(logits < own)).sum(-1) - 1
 
 
-def _losses(logits: Array, labels: Array, smoothing: float) -> Array:
-  """Returns the cross-entropy of each row, `[B]`, with labels that are smoothed if `smoothing` is not 0."""
-  if not smoothing:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-  return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+def _losses(logits: Array, batch: Batch, smoothing: float) -> Array:
+  """Returns the cross-entropy of each row, `[B]`, times the weight of the row, if the batch has weights.
+
+  Labels are smoothed if `smoothing` is not 0.
+  """
+  if smoothing:
+    targets = jax.nn.one_hot(batch['label'], logits.shape[-1], dtype=logits.dtype)
+    losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+  else:
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
+  return losses * batch['weight'].astype(losses.dtype) if 'weight' in batch else losses
 
 
 def loss_and_gradients(
@@ -65,6 +70,10 @@ def loss_and_gradients(
       examples = lax.psum(mask.sum(), mesh_lib.DATA)
     rows = first + jnp.arange(len(labels))
     images = augment.train_images(batch['image'], rows, seed_key, step, colour, statistics, config)
+    mixup = config.augment.mixup > 0
+    if mixup:
+      shares = augment.own_shares(mask, rows, seed_key, step, config)
+      images = augment.mixed(images, shares)
 
     def loss_of(params):
       logits, variables = module.apply(
@@ -75,9 +84,12 @@ def loss_and_gradients(
         rngs={'dropout': rng.step_key(seed_key, step, rng.DROPOUT)},
         mutable=list(collections),
       )
-      losses = _losses(logits, labels, config.train.label_smoothing)
-      if 'weight' in batch:
-        losses = losses * batch['weight'].astype(losses.dtype)
+      losses = _losses(logits, batch, config.train.label_smoothing)
+      if mixup:
+        partners = {n: augment.of_partners(batch[n]) for n in ('label', 'weight') if n in batch}
+        others = _losses(logits, partners, config.train.label_smoothing)
+        share = shares.astype(losses.dtype)
+        losses = share * losses + (1 - share) * others
       loss = jnp.where(mask, losses, 0.0).sum() / jnp.maximum(examples, 1).astype(losses.dtype)
       return loss, (logits, examples, variables)
 
@@ -138,16 +150,19 @@ def make_train_step(config: FrozenConfigDict, mesh: Mesh) -> jax.stages.Wrapped:
     the mean cross-entropy over the rows of the global batch whose mask is set.
 
   Raises:
-    UserError: the batch cannot be divided into `config.micro_batches` parts on each device.
+    UserError: the batch cannot be divided into `config.micro_batches` parts on each device, or for mixup
+      into pairs of each part.
   """
   compute = loss_and_gradients(config, mesh)
+  mixup = config.augment.mixup > 0
+  parts = mesh.shape[mesh_lib.DATA] * config.micro_batches * (2 if mixup else 1)
+  if (config.micro_batches > 1 or mixup) and config.train.batch_size % parts:
+    raise UserError(
+      f'config.micro_batches={config.micro_batches} on a mesh with data={mesh.shape[mesh_lib.DATA]}'
+      f'{", and the pairs of config.augment.mixup" if mixup else ""}: '
+      f'config.train.batch_size={config.train.batch_size} must be a multiple of {parts}'
+    )
   if config.micro_batches > 1:
-    parts = mesh.shape[mesh_lib.DATA] * config.micro_batches
-    if config.train.batch_size % parts:
-      raise UserError(
-        f'config.micro_batches={config.micro_batches} on a mesh with data={mesh.shape[mesh_lib.DATA]}: '
-        f'config.train.batch_size={config.train.batch_size} must be a multiple of {parts}'
-      )
     compute = in_micro_batches(compute, config.micro_batches)
   transform = optimizer.paper_sgd(config.optim)
 

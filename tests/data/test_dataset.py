@@ -211,6 +211,17 @@ def test_all_bad_validation_images_are_listed_or_left_out(make_folder, reading, 
   assert batch['mask'].all() and f'leaves out 12 of 16 validation images: {root}' in caplog.text
 
 
+def test_the_log_says_that_images_are_kept_in_memory(make_folder, caplog):
+  config = make_config(f'folder:{make_folder({"train/a": 3, "train/b": 3, "val/a": 1})}')
+  with caplog.at_level('INFO', 'absl'):
+    open_dataset(config, 0).preload()
+    assert f'{config.source} is kept in memory: ' in caplog.text
+    caplog.clear()
+    config.cache_mib = 0
+    open_dataset(config, 0).preload()
+  assert 'in memory' not in caplog.text
+
+
 def test_a_validation_split_of_bad_images_alone_is_left_out(make_folder):
   root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 1})
   (root / 'val/a/000.jpg').write_bytes(b'no image')

@@ -42,6 +42,13 @@ def test_folder_without_validation_splits_off_images(make_folder, prefix):
   assert names(other.validation) != names(source.validation)
 
 
+def test_a_warning_names_a_folder_of_test_images(make_folder, caplog):
+  root = make_folder({'train/a': 20, 'train/b': 10, 'test/a': 4})
+  source = open_source(make_config(f'folder:{root}'))
+  assert f'{root}/test is not read' in caplog.text and 'rename the folder to val' in caplog.text
+  assert names(source.validation) and all('train/' in name for name in names(source.validation))
+
+
 def test_too_few_images_to_split_off(make_folder):
   root = make_folder({'a': 1, 'b': 1})
   assert open_source(make_config(f'folder:{root}')).validation is None

@@ -212,6 +212,38 @@ def test_crops_flips_and_noise_have_independent_keys():
   assert central == [(16, 16, mirrored) for *_, mirrored in plain]
 
 
+# --- mixup
+
+
+def own_shares(rows, mixup=0.4, mask=None):
+  mask = np.ones(len(rows), bool) if mask is None else mask
+  config = configure(augment__mixup=mixup)
+  key = rng.seed_key(0)
+  return np.asarray(augment.own_shares(jnp.asarray(mask), rows, key, 3, config))
+
+
+@pytest.mark.parametrize('mixup', [0.2, 1.0])
+def test_mixup_draws_one_share_for_each_pair(mixup):
+  shares = own_shares(np.arange(8192), mixup)
+  np.testing.assert_array_equal(shares[::2], shares[1::2])
+  deviation = (1 / (8 * mixup + 4)) ** 0.5  # of Beta(mixup, mixup)
+  assert shares.mean() == pytest.approx(0.5, abs=4 * deviation / 4096**0.5)
+  assert shares.std() == pytest.approx(deviation, rel=0.05)
+  np.testing.assert_array_equal(own_shares(np.arange(4096, 8192), mixup), shares[4096:])
+
+
+def test_mixup_leaves_an_image_whose_partner_is_missing():
+  mask = np.array([True, False, True, True])
+  shares = own_shares(np.arange(4), mask=mask)
+  assert shares[0] == 1 and 0 < shares[2] == shares[3] < 1
+  images = np.random.default_rng(0).uniform(size=(4, 5, 5, 3)).astype(np.float32)
+  mixed = np.asarray(augment.mixed(jnp.asarray(images), jnp.asarray(shares)))
+  np.testing.assert_array_equal(mixed[0], images[0])
+  for row, partner in ((2, 3), (3, 2)):
+    expected = shares[2] * images[row] + (1 - shares[2]) * images[partner]
+    np.testing.assert_allclose(mixed[row], expected, rtol=1e-6)
+
+
 # --- torchvision's RandomResizedCrop
 
 RESIZED = {'augment__crop': 'resized', 'augment__flip': False, **PLAIN}

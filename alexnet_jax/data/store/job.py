@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -117,9 +118,8 @@ class Job:
     """
     path = os.path.join(self.output, reader.PARTS, _PLAN)
     parts = os.path.dirname(path)
+    check_folder(self.output)
     try:
-      if os.path.isdir(self.output) and os.listdir(self.output) and not os.path.isdir(parts):
-        raise UserError(f'--output={self.output} holds other files: name a new folder')
       os.makedirs(parts, exist_ok=True)
       if os.path.exists(path):
         with open(path, encoding='utf-8') as file:
@@ -141,6 +141,22 @@ class Job:
         f'--output={self.output} holds another store, with a different {key}'
         f'{values if key != "class_names" else ""}: name another folder, or remove that one'
       )
+
+
+def check_folder(output: str) -> None:
+  """Checks, and writes nothing, whether a store can be begun or continued in a folder.
+
+  Raises:
+    UserError: the folder holds other files, or it is not writable.
+  """
+  is_begun = os.path.isdir(os.path.join(output, reader.PARTS))
+  if os.path.isdir(output) and os.listdir(output) and not is_begun:
+    raise UserError(f'--output={output} holds other files: name a new folder')
+  existing = pathlib.Path(output).absolute()
+  while not existing.exists():
+    existing = existing.parent
+  if not existing.is_dir() or not os.access(existing, os.W_OK):
+    raise UserError(f'--output={output}: {existing} cannot be written: name another folder')
 
 
 def write_json(path: str, value: Any) -> None:

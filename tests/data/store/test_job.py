@@ -30,9 +30,19 @@ def test_a_folder_belongs_to_one_plan(make_folder, tmp_path):
       prepare(make_store_config(**change), output)
   with pytest.raises(UserError, match='holds other files'):
     prepare(make_store_config(), str(make_folder({'a': 1})))
+
+
+def test_the_folder_is_checked_before_the_source_is_opened(make_folder, tmp_path):
+  config = make_store_config('folder:no_such_folder')
   (tmp_path / 'file').write_bytes(b'')
-  with pytest.raises(UserError, match='cannot be written'):
-    prepare(make_store_config(), str(tmp_path / 'file'))
+  for name in ('file', 'file/store'):
+    with pytest.raises(UserError, match=f'--output={tmp_path}/{name}: .* cannot be written'):
+      prepare(config, str(tmp_path / name))
+  with pytest.raises(UserError, match='holds other files'):
+    prepare(config, str(make_folder({'a': 1})))
+  with pytest.raises(UserError, match='no_such_folder'):
+    prepare(config, str(tmp_path / 'new' / 'store'))
+  assert not (tmp_path / 'new').exists()
 
 
 @pytest.mark.parametrize(
