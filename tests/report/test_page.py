@@ -125,6 +125,7 @@ def test_the_numbers_are_those_of_evaluation(page, tmp_path):
       '\u2013' if row[key] is None else f'{row[key]:.1f}' for key in ('accuracy', 'precision', 'f1')
     )
     assert f'{row["label"]} {row["images"]} {values}' in text
+  assert all(int(share) <= 45 for share in re.findall(r'--share: (\d+)', html))
   cells = re.findall(r'<td class="o[a-z]+" style="--share[^>]*>(\d+)', html)
   assert list(map(int, cells)) == [count for row in found['confusion'] for count in row]
 
@@ -218,6 +219,14 @@ def test_the_colours_have_enough_contrast(page):
     for name in ('first', 'second', 'third', 'accent', 'soft', 'bar'):
       assert contrast(name, 'ground') >= (2.5 if name == 'bar' else 3), name
     assert contrast('ink', 'warn') >= 4.5
+    for tone in (
+      'right',
+      'wrong',
+    ):  # the darkest cells of the confusion matrix are mixed from two colours
+      channels = ([int(colours[name][k : k + 2], 16) for name in (tone, 'card')] for k in (1, 3, 5))
+      mixed = ''.join(f'{round(0.45 * first + 0.55 * second):02x}' for first, second in channels)
+      light['cell'] = _luminance(f'#{mixed}')
+      assert contrast('ink', 'cell') >= 4.5, tone
 
 
 @pytest.fixture(scope='module')
