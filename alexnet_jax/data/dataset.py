@@ -93,9 +93,9 @@ class Dataset:
       found = sorted(self._skipped.items())
     return tuple((split, self._images[split].split.name(i), why) for (split, i), why in found)
 
-  def train_name(self, index: int) -> str:
-    """Returns the name of a training image: the path of its file, if it has one."""
-    return self._images['train'].split.name(index)
+  def name(self, split: str, index: int) -> str:
+    """Returns the name of an image of `train` or `validation`: the path of its file, if it has one."""
+    return self._images[split].split.name(index)
 
   def train_batches(
     self, start_step: int, batch_size: int, rows: np.ndarray | None = None

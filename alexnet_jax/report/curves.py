@@ -1,27 +1,19 @@
-"""Training curves from metrics.jsonl, drawn for light and dark backgrounds."""
+"""Training curves from metrics.jsonl."""
 
-import base64
-import io
 import json
+import math
 import pathlib
 from typing import Any
 
-from alexnet_jax.utils.optional_import import import_module
+from alexnet_jax.report.charts import Guess, Points, chart
 
-_INK = '#808080'  # legible on white and on black
-_COLOURS = ('#3b82c4', '#d9772b', '#2f9e6e')
-# Each plot: title, axis label, and its curves as (key in metrics.jsonl, name).
-_PLOTS = (
-  ('Loss', 'cross-entropy', (('loss', 'training'), ('val/loss', 'validation'))),
-  (
-    'Error',
-    'top-1 error, %',
-    (
-      ('train/top1_error', 'training, running mean'),
-      ('train_set/top1_error', 'all training images'),
-      ('val/top1_error', 'validation'),
-    ),
-  ),
+_ERROR = 'val/top1_error'
+# The lines of each chart: (key in metrics.jsonl, name).
+_LOSS = (('loss', 'training'), ('val/loss', 'validation'))
+_ERRORS = (
+  ('train/top1_error', 'training'),
+  ('train_set/top1_error', 'all training images'),
+  (_ERROR, 'validation'),
 )
 
 
@@ -38,58 +30,39 @@ def read(path: pathlib.Path) -> list[dict]:
   return rows
 
 
-def draw(path: pathlib.Path) -> list[dict[str, str]]:
-  """Plots the curves of a run.
+def draw(rows: list[dict], classes: int, epoch: float) -> dict[str, Any] | None:
+  """Returns the charts of a run.
 
   Args:
-    path: metrics.jsonl.
+    rows: those of metrics.jsonl.
+    classes: number of classes.
+    epoch: that of the checkpoint in the report.
 
   Returns:
-    `[{'title', 'src', 'alt'}, ...]`, where `src` is a data: address of an SVG.
+    `main`, the charts of loss and error; `more`, those of learning rate and speed; and `best`, the (epoch,
+    error in per cent) of the lowest validation error, the later of equals, or None. All charts are
+    `charts.chart`. None if there is no curve.
   """
-  rows = read(path)
-  plots = []
-  for title, unit, keys in _PLOTS:
-    curves = {
-      name: [(row['epoch'], row[key]) for row in rows if key in row and 'epoch' in row]
-      for key, name in keys
-    }
-    curves = {name: points for name, points in curves.items() if points}
-    if curves:
-      plots.append({'title': title, 'src': _svg(curves, unit), 'alt': _describe(title, curves)})
-  return plots
-
-
-def plotter() -> Any:
-  """Imports matplotlib, which takes a second; raises UserError if it is not installed."""
-  import_module('matplotlib.figure', 'report', '--mode=report')
-  return import_module('matplotlib', 'report', '--mode=report')
-
-
-def _describe(title: str, curves: dict[str, list[tuple[float, float]]]) -> str:
-  ends = (
-    f'{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}' for name, points in curves.items()
+  best = None
+  if errors := _points(rows, _ERROR):
+    best = min(errors, key=lambda point: (point[1], -point[0]))
+  plans = (
+    ('Loss', 'cross-entropy in nats', _LOSS, Guess('guessing', math.log(classes)), None),
+    ('Error', 'top-1 error, %', _ERRORS, Guess('guessing', 100 - 100 / classes), best),
+    ('Learning rate', 'learning rate', (('lr', 'learning rate'),), None, None),
+    ('Speed', 'training images per second', (('images_per_s', 'images per second'),), None, None),
   )
-  last = max(points[-1][0] for points in curves.values())
-  return f'{title} over {last:.3g} epochs: {"; ".join(ends)}'
+  charts = []
+  for title, unit, keys, guess, dot in plans:
+    lines = {name: points for key, name in keys if (points := _points(rows, key))}
+    if lines:
+      charts.append(chart(title, unit, lines, guess, epoch, dot))
+  main = [drawn for drawn in charts if drawn['guess']]
+  more = [drawn for drawn in charts if not drawn['guess']]
+  return {'main': main, 'more': more, 'best': best} if charts else None
 
 
-def _svg(curves: dict[str, list[tuple[float, float]]], unit: str) -> str:
-  matplotlib = plotter()
-  with matplotlib.rc_context(
-    {'svg.hashsalt': 'alexnet_jax', 'text.color': _INK, 'axes.edgecolor': _INK}
-  ):
-    figure = matplotlib.figure.Figure(figsize=(5, 3.2), layout='constrained')
-    axes = figure.add_subplot(xlabel='epochs', ylabel=unit)
-    for (name, points), colour in zip(curves.items(), _COLOURS, strict=False):
-      marker = 'o' if len(points) < 2 else None
-      axes.plot(*zip(*points, strict=True), color=colour, label=name, linewidth=1.4, marker=marker)
-    axes.tick_params(colors=_INK)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.set_facecolor('none')
-    axes.legend(frameon=False, labelcolor=_INK)
-    stream = io.BytesIO()
-    figure.savefig(stream, format='svg', transparent=True, metadata={'Date': None})
-  return f'data:image/svg+xml;base64,{base64.b64encode(stream.getvalue()).decode()}'
+def _points(rows: list[dict], key: str) -> Points:
+  """Returns the (epoch, value) of all rows that have the finite value `key`."""
+  found = [(row['epoch'], row[key]) for row in rows if 'epoch' in row and key in row]
+  return [(x, y) for x, y in found if math.isfinite(y)]

@@ -1,8 +1,10 @@
-"""The mistakes of a network: confused pairs of classes, and losses of single images."""
+"""The mistakes of a network: confused pairs of classes, losses of single images, and misplaced confidence."""
 
 from collections.abc import Sequence
 
 import numpy as np
+
+_SURE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)  # lower bounds of the groups of `confidence`
 
 
 def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -47,3 +49,32 @@ def confused_pairs(
     }
     for i in order
   ]
+
+
+def confidence(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+  """Groups the images by the probability of the predicted class.
+
+  Args:
+    probabilities: float `[N, classes]`.
+    labels: int `[N]`.
+
+  Returns:
+    For each group that has images: the bounds `low` and `high` of the probability, the number of `images`,
+    the mean `probability` and the share that is `right`. All but the number are in per cent.
+  """
+  largest, right = probabilities.max(1), probabilities.argmax(1) == labels
+  group = np.searchsorted(_SURE, largest, side='right') - 1
+  rows = []
+  for k, (low, high) in enumerate(zip(_SURE, (*_SURE[1:], 1.0), strict=True)):
+    inside = group == k
+    if inside.any():
+      rows.append(
+        {
+          'low': 100 * low,
+          'high': 100 * high,
+          'images': int(inside.sum()),
+          'probability': float(100 * largest[inside].mean()),
+          'right': float(100 * right[inside].mean()),
+        }
+      )
+  return rows

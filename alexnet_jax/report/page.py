@@ -1,24 +1,19 @@
 """`--mode=report`: writes WORKDIR/report/index.html, one self-contained page about a run.
 
-The errors are measured here, by the network of the checkpoint on the validation images of the config;
-the curves come from metrics.jsonl. The page needs no other files and no network. Without scripts,
-everything works but the enlarging of pictures.
+The errors are measured here, by the network of the checkpoint on the validation images of the config; the
+curves come from metrics.jsonl, and date and machine from sessions.jsonl. The page needs no other files and no
+network. Without scripts, everything works but the enlarging of pictures.
 """
 
-import base64
 import contextlib
 import functools
-import io
-import math
 import os
 import pathlib
 from typing import Any
 
 from absl import logging
-import jax
 from ml_collections import ConfigDict
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from alexnet_jax import steps
@@ -26,16 +21,28 @@ from alexnet_jax.data import Dataset, open_dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import baseline, evaluate, loading, per_class
 from alexnet_jax.inference import features as features_lib
-from alexnet_jax.report import curves, kernels, mistakes, neighbours, paper, settings
+from alexnet_jax.report import (
+  curves,
+  duplicates,
+  headline,
+  kernels,
+  mistakes,
+  neighbours,
+  paper,
+  pictures,
+  settings,
+)
 from alexnet_jax.utils import output_path
 from alexnet_jax.utils.optional_import import import_module
-from alexnet_jax.workdir import archive
+from alexnet_jax.workdir import archive, sessions
 from alexnet_jax.workdir import metrics as metrics_lib
+from alexnet_jax.workdir.checkpoint import Checkpoints
 
-_MAX_SIDE = 256  # largest side of a picture on the page, in pixels
-_BARS = 5
-_CLASSES = 30  # largest number of classes in the table of classes
+_CLASSES = 20  # largest number of classes in the table of classes
 _MATRIX = 12  # largest number of classes for which the page shows the confusion matrix
+_PAIRS = (
+  10  # largest number of confused pairs, and of images that are listed as being in both splits
+)
 
 
 def report(
@@ -44,22 +51,22 @@ def report(
   """Writes the report on a trained network.
 
   Args:
-    config: `data` names the images, `report` sets their numbers, and `eval.views` the test views.
+    config: `data` names the images, `report` sets their numbers, and `eval.views` the test views. With
+      `eval.baseline`, the error of ridge regression is measured too.
     workdir: folder of the run, or a .safetensors file.
     which: the checkpoint: best, latest or a step.
     output: the page to write. By default WORKDIR/report/index.html, or FILE.html beside FILE.safetensors.
 
   Returns:
-    `{'output', 'checkpoint', 'bytes', 'top1_error', 'top5_error', 'views', 'examples', 'specialisation'}`,
-    and also `codes` if `report.bits` is set.
+    `{'output', 'checkpoint', 'bytes', 'top1_error', 'top5_error', 'views', 'examples', 'specialisation',
+    'in_both_splits'}`, and also `codes` if `report.bits` is set.
 
   Raises:
     UserError: there is no checkpoint, there are no validation images, the classes of the images differ
-      from those of the checkpoint, or Jinja or matplotlib is not installed.
+      from those of the checkpoint, or Jinja is not installed.
     RunError: the network predicts non-finite numbers.
   """
   template, path = _template(), _path_of_page(workdir, output)
-  curves.plotter()
   trained = loading.load_alone(workdir, which, config)
   data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
@@ -78,7 +85,9 @@ def report(
   temporary = path.with_suffix('.tmp')
   temporary.write_text(html)
   os.replace(temporary, path)
-  keys = ('top1_error', 'top5_error', 'views', 'examples', 'specialisation', 'codes')
+  keys = (
+    'top1_error', 'top5_error', 'views', 'examples', 'specialisation', 'in_both_splits', 'codes',
+  )  # fmt: skip
   found = {key: values[key] for key in keys if values[key] is not None or key != 'codes'}
   return {'output': str(path), 'checkpoint': trained.step, 'bytes': len(html.encode()), **found}
 
@@ -112,6 +121,8 @@ class _Page:
     self.source, self.which = config.data.source, which
     self.layer = trained.config.model.layers[-2]
     self.labels = loading.class_labels(trained)
+    self.pictures = pictures.Pictures(dataset, self.source, self.labels)
+    self.digests: dict[str, dict[bytes, int]] = {'validation': {}, 'train': {}}
 
   def values(self, workdir: pathlib.Path) -> dict[str, object]:
     """Returns the variables of the template."""
@@ -120,36 +131,67 @@ class _Page:
     shown = self._some(len(labels))
     worst = np.argsort(-loss, kind='stable')[: self.settings.images]
     vectors = self._vectors(self.dataset.canvases('validation', index[shown]))
-    meta, own, source = self.trained.meta, self.trained.config, self.source
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(self.trained.model.params))
-    published = paper.images_of(own.recipe, meta['class_names'])
-    base, differences = settings.differences(meta['config'])
+    own = self.trained.config
+    base, differences = settings.differences(self.trained.meta['config'])
     return {
-      'title': f'{own.recipe} on {own.data.source.rpartition("/")[2]}',
-      'settings': settings.facts(self.trained, self.which, source, len(self.labels), parameters),
+      'title': f'{own.recipe} on {headline.data_name(own.data.source)}',
+      'settings': settings.main(self.trained, self.source),
       'base': base,
       'differences': differences,
-      'chosen_here': settings.chosen_here(self.trained, self.which, source),
-      'top1_error': errors['top1_error'],
-      'top5_error': errors['top5_error'],
+      'chosen_here': settings.chosen_here(self.trained, self.which, self.source),
       'views': own.eval.views,
       'train_views': own.eval.train_views,
-      'examples': errors['examples'],
-      'majority': baseline.majority_error(meta['class_counts'], labels),
-      'published': published,
-      'rows': paper.rows_of(own.recipe, published) if published else (),
-      'curves': curves.draw(workdir / metrics_lib.FILE),
-      'specialisation': kernels.specialisation(self.trained.model.params)
-      if 'conv1' in self.trained.model.params and not own.model.gray
-      else None,
-      'kernels': self._kernels(),
       'layer': self.layer,
+      'labels': self.labels,
+      'columns': pictures.columns(len(shown)),
       'predictions': self._cards(shown, index, labels, probabilities),
       'worst': self._cards(worst, index, labels, probabilities),
       'wrong': round(errors['top1_error'] * errors['examples'] / 100),
-      'pairs': mistakes.confused_pairs(probabilities, labels, self.labels, 10),
+      'pairs': mistakes.confused_pairs(probabilities, labels, self.labels, _PAIRS),
+      'confidence': mistakes.confidence(probabilities, labels),
+      **errors,
+      **self._headline(errors, labels),
+      **self._training(workdir),
+      **self._kernels(),
       **self._classes(probabilities, labels),
       **self._neighbours(shown, index, labels, vectors, *self._stored()),
+      **self._in_both_splits(),
+    }
+
+  def _headline(self, errors: dict, labels: np.ndarray) -> dict[str, object]:
+    """Returns the comparison with guessing, baselines and published results."""
+    meta, own = self.trained.meta, self.trained.config
+    majority = baseline.majority_error(meta['class_counts'], labels)
+    ridge = baseline.ridge_error(self.dataset, own.model.input_size) if own.eval.baseline else None
+    bars = headline.bars(errors['top1_error'], len(self.labels), majority, ridge)
+    within = headline.interval(errors['top1_error'], errors['examples'])
+    published = paper.images_of(own.recipe, meta['class_names'])
+    return {
+      'bars': bars,
+      'interval': within,
+      'verdict': headline.verdict(bars, within),
+      'published': published,
+      'rows': paper.rows_of(own.recipe, published) if published else (),
+    }
+
+  def _training(self, workdir: pathlib.Path) -> dict[str, object]:
+    """Returns the facts of the training and its curves."""
+    written = None
+    if not archive.is_archive(workdir):
+      with Checkpoints(workdir, read_only=True) as checkpoints:
+        written = checkpoints.written(self.trained.step)
+    facts = headline.facts(self.trained, self.which, sessions.read(workdir), written)
+    rows, epoch = curves.read(workdir / metrics_lib.FILE), self.trained.meta['epoch']
+    return {'facts': facts, 'curves': curves.draw(rows, len(self.labels), epoch), 'epoch': epoch}
+
+  def _kernels(self) -> dict[str, object]:
+    """Returns the kernels of conv1 as pictures, and how far the towers specialise in colour."""
+    params = self.trained.model.params
+    has_kernels = 'conv1' in params
+    in_colour = has_kernels and not self.trained.config.model.gray
+    return {
+      'kernels': pictures.of_kernels(np.asarray(params['conv1']['kernel'])) if has_kernels else [],
+      'specialisation': kernels.specialisation(params) if in_colour else None,
     }
 
   def _classes(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, object]:
@@ -165,7 +207,6 @@ class _Page:
       'classes': rows[:_CLASSES],
       'all_classes': len(rows),
       'confusion': described['confusion'] if size <= _MATRIX else None,
-      'labels': self.labels,
     }
 
   def _some(self, number: int) -> np.ndarray:
@@ -185,10 +226,26 @@ class _Page:
       )
       sums.append(steps.score(probabilities, batch['label'], mask))
       rows.append((np.asarray(probabilities)[mask], batch['label'][mask], batch['index'][mask]))
+      self._note('validation', batch, mask)
     errors = evaluate.errors_from(sums, len(self.labels))
     evaluate.check_finite(errors)
     probabilities, labels, index = map(np.concatenate, zip(*rows, strict=True))
     return errors, probabilities, labels, index
+
+  def _note(self, split: str, batch: dict[str, np.ndarray], mask: np.ndarray) -> None:
+    """Keeps the digests of the images of a batch, to find those that are in both splits."""
+    found = duplicates.digests(batch['image'][mask])
+    self.digests[split] |= dict(zip(found, batch['index'][mask], strict=True))
+
+  def _in_both_splits(self) -> dict[str, object]:
+    """Returns the number of validation images that are also training images, and the names of some pairs."""
+    train, validation = self.digests['train'], self.digests['validation']
+    both = [(validation[key], train[key]) for key in validation if key in train]
+    names = [
+      (self.pictures.name('validation', i), self.pictures.name('train', j))
+      for i, j in both[:_PAIRS]
+    ]
+    return {'in_both_splits': len(both), 'both_names': names}
 
   @functools.cached_property
   def _features(self):
@@ -218,6 +275,7 @@ class _Page:
         vectors.append(self._vectors(batch['image'])[mask])
         labels.append(batch['label'][mask])
         index.append(batch['index'][mask])
+        self._note('train', batch, mask)
     return np.concatenate(vectors), np.concatenate(labels), np.concatenate(index)
 
   def _neighbours(self, shown, index, labels, vectors, stored, stored_labels, stored_index) -> dict:
@@ -226,12 +284,14 @@ class _Page:
     nearest, distances = neighbours.Index(stored).nearest(vectors, count)
     rows = []
     for at, row, row_distances in zip(shown, nearest, distances, strict=True):
-      query = self._picture('validation', index[at], self.labels[labels[at]])
+      canvas = self.pictures.canvas('validation', index[at])
       found = [
-        self._picture('train', stored_index[i], self.labels[stored_labels[i]])
-        | {'distance': f'{distance:.3g}', 'same': bool(stored_labels[i] == labels[at])}
+        self.pictures.of('train', stored_index[i], stored_labels[i])
+        | {'distance': f'{round(distance, 4):.3g}', 'same': bool(stored_labels[i] == labels[at])}
+        | {'like': duplicates.likeness(canvas, self.pictures.canvas('train', stored_index[i]))}
         for i, distance in zip(row, row_distances, strict=True)
       ]
+      query = self.pictures.of('validation', index[at], labels[at])
       rows.append({'query': query, 'found': found})
     codes = None
     if self.settings.bits:
@@ -242,56 +302,5 @@ class _Page:
     return {'neighbours': rows, 'stored': len(stored), 'codes': codes}
 
   def _cards(self, shown, index, labels, probabilities) -> list[dict[str, object]]:
-    """Returns images with their most probable classes, as bars."""
-    cards = []
-    for at in shown:
-      best = np.argsort(-probabilities[at], kind='stable')[:_BARS]
-      bars = [
-        {
-          'label': self.labels[k],
-          'percent': float(100 * probabilities[at, k]),
-          'right': bool(k == labels[at]),
-        }
-        for k in best
-      ]
-      cards.append(
-        self._picture('validation', index[at], self.labels[labels[at]])
-        | {'bars': bars, 'loss': float(mistakes.losses(probabilities[[at]], labels[[at]])[0])}
-      )
-    return cards
-
-  def _picture(self, split: str, index: int, label: str) -> dict[str, object]:
-    image = Image.fromarray(self.dataset.canvases(split, [int(index)])[0])
-    image.thumbnail((_MAX_SIDE, _MAX_SIDE))
-    kind = 'training' if split == 'train' else split
-    return {
-      'src': _data_uri(image, 'JPEG'),
-      'label': label,
-      'alt': f'{kind} image {index}: {label}',
-    }
-
-  def _kernels(self) -> list[dict[str, str]]:
-    """Returns one picture for each tower; none if there is no layer conv1."""
-    kernel = self.trained.model.params.get('conv1', {}).get('kernel')
-    if kernel is None:
-      return []
-    pictures = []
-    for number, tower in enumerate(np.asarray(kernel), 1):
-      image = Image.fromarray(kernels.picture(tower))
-      scale = max(1, math.ceil(480 / image.width))
-      image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-      size, maps = tower.shape[0], tower.shape[-1]
-      pictures.append(
-        {
-          'src': _data_uri(image, 'PNG'),
-          'alt': f'{maps} kernels of {size}x{size} pixels, tower {number}',
-          'tower': str(number),
-        }
-      )
-    return pictures
-
-
-def _data_uri(image: Image.Image, form: str) -> str:
-  stream = io.BytesIO()
-  image.save(stream, form, **({'quality': 85} if form == 'JPEG' else {}))
-  return f'data:image/{form.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}'
+    """Returns images with their most probable classes."""
+    return [self.pictures.card(index[at], labels[at], probabilities[at]) for at in shown]

@@ -22,35 +22,19 @@ _OMITTED = (
 _ABSENT = '-'
 
 
-def facts(trained: Trained, which: str, source: str, classes: int, parameters: int) -> dict:
-  """Returns the main settings of a run, as {name: text}.
+def main(trained: Trained, source: str) -> dict[str, str]:
+  """Returns the main settings of a run, as {key: text}.
 
   Args:
     trained: the checkpoint, with its metadata.
-    which: the requested checkpoint: best, latest or a step.
     source: source of the images in the report.
-    classes: number of classes.
-    parameters: number of parameters.
   """
-  meta, own = trained.meta, trained.meta['config']
-  images = own.data.source
-  if meta['num_train']:  # unknown for an imported network
-    images += f': {meta["num_train"]:,} for training, {meta["num_validation"]:,} for validation'
-  other_images = {'images of this report': source} if source != own.data.source else {}
+  own = trained.meta['config']
   flat = config_lib.flatten(own)
-  return {
-    'recipe': own.recipe,
-    'images': images,
-    **other_images,
-    'classes': f'{classes:,}',
-    'parameters': f'{parameters:,}',
-    'checkpoint': f'{"" if which.isdigit() else which + ", "}step {trained.step:,}, '
-    f'epoch {meta["epoch"]:.1f}',
-    'weights': {'last': 'of the last step', 'ema': 'exponential moving average'}[
-      trained.config.eval.weights
-    ],
-    **{key: _text(flat[key]) for key in _MAIN},
-  }
+  found = {'recipe': own.recipe, 'data.source': own.data.source}
+  if source != own.data.source:
+    found['images of this report'] = source
+  return found | {key: _text(flat[key]) for key in _MAIN}
 
 
 def chosen_here(trained: Trained, which: str, source: str) -> bool:

@@ -24,7 +24,7 @@ from alexnet_jax.training.preemption import StopSignal
 from alexnet_jax.training.run import Record, Run, resolve, start
 from alexnet_jax.training.step_inputs import StepInputs
 from alexnet_jax.utils import profiler
-from alexnet_jax.workdir import lock, run_config
+from alexnet_jax.workdir import lock, run_config, sessions
 from alexnet_jax.workdir.checkpoint import Checkpoints
 from alexnet_jax.workdir.metrics import Timer
 
@@ -99,7 +99,8 @@ def _train(run: Run) -> dict[str, object]:
       if step >= run.total_steps or record.reason_to_end(run.config.train):
         logging.info('nothing to do: the run has ended already, at step %d', step)
       else:
-        step = _loop(run, state, statistics, record, train_step, inputs, hooks, outputs.timer)
+        with sessions.recorded(run.workdir, step):
+          step = _loop(run, state, statistics, record, train_step, inputs, hooks, outputs.timer)
     except NonFiniteError as error:
       seconds = outputs.timer.seconds_per_step()
       raise RunError(nan_debug.explain(run, train_step, inputs, error.step, seconds)) from None

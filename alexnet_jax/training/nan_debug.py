@@ -6,6 +6,7 @@ checked. If the repeated steps are finite, suspect the hardware.
 
 from collections.abc import Callable
 import contextlib
+import functools
 
 from absl import logging
 import jax
@@ -72,7 +73,7 @@ def _search(run: Run, train_step: Callable, inputs: StepInputs, last: int) -> st
       state, loss = train_step(state, batch, rates, colour, statistics)
       if not (np.isfinite(float(loss)) and steps.all_finite((state.params, state.batch_stats))):
         found = jax.device_get(watch(before, batch, colour, statistics))
-        return describe(step + 1, found, run.dataset.train_name)
+        return describe(step + 1, found, functools.partial(run.dataset.name, 'train'))
   return (
     'the same steps, repeated from the last checkpoint, give finite numbers, so suspect the hardware '
     '(memory or a device may be failing): run the same command again; if it fails again, use another machine'

@@ -1,1 +1,1 @@
-"""The files of a run: checkpoints, config, lock and metrics."""
+"""The files of a run: checkpoints, config, lock, metrics and sessions."""

@@ -13,6 +13,8 @@ used. The newest few and the best are kept.
 """
 
 from collections.abc import Mapping
+import datetime
+import json
 import pathlib
 import shutil
 import threading
@@ -234,6 +236,15 @@ class Checkpoints:
     except ValueError as error:
       raise self._damaged(step, error) from None
     return meta | {'config': FrozenConfigDict(config_lib.from_json(meta['config']))}
+
+  def written(self, step: int) -> datetime.datetime | None:
+    """Returns when Orbax wrote the checkpoint, in UTC; None if its file does not say so."""
+    try:
+      values = json.loads((self.folder / str(step) / '_CHECKPOINT_METADATA').read_text())
+      seconds = values['commit_timestamp_nsecs'] / 1e9
+      return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (OSError, ValueError, KeyError, TypeError):
+      return None
 
   def restore(self, step: int, abstract: steps.TrainState) -> steps.TrainState:
     """Reads the whole train state with the shapes and shardings of `abstract` (`steps.abstract_state`)."""

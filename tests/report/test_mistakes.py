@@ -1,4 +1,4 @@
-"""Confused pairs of classes and losses agree with values computed by hand."""
+"""Confused pairs of classes, losses and confidence agree with values computed by hand."""
 
 import numpy as np
 
@@ -15,3 +15,14 @@ def test_confused_pairs():
   assert len(pairs) == 2 and pairs[1]['count'] == 1
   assert mistakes.confused_pairs(np.eye(3), np.arange(3), ('a', 'b', 'c'), 2) == []
   np.testing.assert_allclose(mistakes.losses(probabilities, labels)[:3], -np.log([0.1, 0.1, 0.8]))
+
+
+def test_confidence():
+  """Images are grouped by the probability of the predicted class; a bound belongs to the group above it."""
+  probabilities = np.array([[0.6, 0.4], [0.35, 0.65], [0.9, 0.1], [0.0, 1.0]])
+  rows = mistakes.confidence(probabilities, np.array([0, 0, 0, 1]))
+  assert [(row['low'], row['high'], row['images']) for row in rows] == [
+    (50, 75, 2), (90, 99, 1), (99, 100, 1),
+  ]  # fmt: skip
+  assert [row['right'] for row in rows] == [50, 100, 100]
+  assert rows[0]['probability'] == 62.5

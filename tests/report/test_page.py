@@ -1,7 +1,11 @@
 """The report has its contents, needs no other files, and is displayed correctly in a browser."""
 
 from html.parser import HTMLParser
+import itertools
+import json
 import pathlib
+import re
+import shutil
 
 from browser import open_chromium
 from faults.harness import write_images
@@ -11,9 +15,13 @@ from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import RunError, UserError
+from alexnet_jax.evaluation.evaluate import evaluate
 from alexnet_jax.report.page import report
+from alexnet_jax.workdir import sessions
 
 NAMES = ('report__images', 'report__neighbours', 'report__bits')
+MARKUP = '"><script>alert(2)<b>'
+LONG = 'class of images whose name is so long that no column of a table or of cards can hold it'
 
 
 @pytest.fixture(scope='module')
@@ -25,13 +33,22 @@ def page(tmp_path_factory):
   )
   write_images(images)
   for split in ('train', 'val'):
-    (images / split / 'class3').rename(images / split / '"><script>alert(2)<b>')
-  config = tiny_config(eval__views=10, **dict(zip(NAMES, (3, 4, 16), strict=True)))
+    (images / split / 'class3').rename(images / split / MARKUP)
+    (images / split / 'class1').rename(images / split / LONG)
+    (images / split / 'class0' / '0.png').rename(images / split / 'class0' / '<b>.png')
+  # This validation image, one of the three that the page shows, is a training image too.
+  shutil.copy(images / 'train' / 'class0' / '1.png', images / 'val' / 'class0' / '1.png')
+  config = tiny_config(
+    eval__views=10, eval__baseline=True, **dict(zip(NAMES, (3, 4, 16), strict=True))
+  )
   config.data.source = f'folder:{images}'
   config.recipe = 'original <script>alert(1)</script>'
   helpers.untrained_run(config, workdir)
   lines = [f'{{"step": {s}, "epoch": {s / 4}, "loss": {3 / s}}}' for s in range(1, 9)]
+  lines.append('{"step": 8, "epoch": 2.0, "val/top1_error": 75.0, "val/loss": 1.4}')
   (workdir / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+  with sessions.recorded(workdir, 0):
+    pass
   return workdir, report(config_lib.load_workdir(workdir), str(workdir))
 
 
@@ -57,44 +74,95 @@ def test_the_page_needs_no_other_files(page):
   assert result['output'] == str(workdir / 'report' / 'index.html')
   assert result['bytes'] == len(html.encode())
   tags = Tags(html)
-  assert 'alert(1)' in tags.text and '"><script>alert(2)<b>' in tags.text
+  assert 'alert(1)' in tags.text and MARKUP in tags.text and '<b>.png' in tags.text
   assert [attributes for tag, attributes in tags.tags if tag == 'script'] == [{}]
-  assert 'b' not in {tag for tag, _ in tags.tags}
-  assert 'alert' not in html.rpartition('<script>')[2]
+  assert 'alert' not in html.rpartition('<script>')[2] and '<b>.png' not in html
   images = [attributes for tag, attributes in tags.tags if tag == 'img']
-  # The page has the loss curve, two towers, three images twice, and three rows of an image and four
-  # neighbours.
-  assert len(images) == 1 + 2 + 3 + 3 + 3 * 5
+  # The page has two towers, three images twice, and three rows of an image and four neighbours.
+  assert len(images) == 2 + 3 + 3 + 3 * 5
   assert all(image['alt'] and image['src'].startswith('data:image/') for image in images)
-  for _, attributes in tags.tags:
-    for name in ('src', 'href'):
-      assert attributes.get(name, 'data:').startswith('data:')
-  assert 'class2' in tags.text and 'Euclidean' in tags.text
-  assert 'used 1 view of each image; the errors above used 10' in ' '.join(tags.text.split())
-  assert 'reports no error on these images' in tags.text and '40.7' not in tags.text
+  ids = {f'#{attributes["id"]}' for _, attributes in tags.tags if 'id' in attributes}
+  links = [attributes['href'] for tag, attributes in tags.tags if tag == 'a']
+  assert len(links) == len(set(links)) >= 7 and set(links) == ids  # the contents list all sections
+  for tag, attributes in tags.tags:
+    assert attributes.get('src', 'data:').startswith('data:')
+    assert tag == 'a' or attributes.get('href', 'data:').startswith('data:')
+  assert 'url(' not in html and '@import' not in html
+  text = ' '.join(tags.text.split())
+  assert 'class2' in text and 'Euclidean' in text and '40.7' not in text
+  assert 'used 1 view of each image; the errors above used 10' in text
 
 
-def test_the_errors_are_those_of_evaluation(page):
-  """Evaluation uses ten views, and each image once."""
+def test_the_size_is_bounded(page):
+  """A picture takes at most 40 kB of the page, and all the rest 80 kB, with few classes."""
+  html = pathlib.Path(page[1]['output']).read_text()
+  pictures = re.findall('src="data:image/[^"]*"', html)
+  assert max(map(len, pictures)) < 40_000
+  assert len(html) - sum(map(len, pictures)) < 80_000
+
+
+def test_the_headings_are_in_order(page):
+  """There is one h1, and no level is left out."""
+  tags = Tags(pathlib.Path(page[1]['output']).read_text()).tags
+  levels = [int(tag[1]) for tag, _ in tags if re.fullmatch('h[1-6]', tag)]
+  assert levels.count(1) == 1 == levels[0]
+  assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_the_numbers_are_those_of_evaluation(page, tmp_path):
+  """They equal those in evaluation.json: errors, baselines, figures of each class and confusion matrix."""
+  workdir, result = page
+  output = tmp_path / 'evaluation.json'
+  evaluate(config_lib.load_workdir(workdir), [workdir], output=str(output))
+  found = json.loads(output.read_text())
+  for key in ('top1_error', 'top5_error', 'views', 'examples'):
+    assert result[key] == found[key]
+  html = pathlib.Path(result['output']).read_text()
+  text = ' '.join(Tags(html).text.split())
+  assert f'{found["baseline_error"]:.1f} %' in text and f'{found["macro_f1"]:.1f} %' in text
+  for row in found['classes']:
+    values = ' '.join(
+      '\u2013' if row[key] is None else f'{row[key]:.1f}' for key in ('accuracy', 'precision', 'f1')
+    )
+    assert f'{row["label"]} {row["images"]} {values}' in text
+  assert all(int(share) <= 45 for share in re.findall(r'--share: (\d+)', html))
+  cells = re.findall(r'<td class="o[a-z]+" style="--share[^>]*>(\d+)', html)
+  assert list(map(int, cells)) == [count for row in found['confusion'] for count in row]
+
+
+def test_the_errors_are_those_of_ten_views(page):
+  """Evaluation uses ten views, and each image once. With few classes there is no top-5 error."""
   _, result = page
   assert result['views'] == 10 and result['examples'] == 16
   assert 0 <= result['top1_error'] <= 100 and result['top5_error'] is None
   assert len(result['specialisation']['colour']) == 2
   assert result['codes']['bits'] == 16 and result['codes']['numbers'] == 256
+  assert 'top-5' not in pathlib.Path(result['output']).read_text()
+
+
+def test_images_in_both_splits_are_named(page):
+  """A validation image that is also a training image is counted and named."""
+  _, result = page
+  text = ' '.join(Tags(pathlib.Path(result['output']).read_text()).text.split())
+  assert result['in_both_splits'] == 1
+  assert '1 of the 16 validation images is also among the training images' in text
+  assert 'val/class0/1.png = train/class0/1.png' in text
+  assert text.count('identical to the validation image') == 1
 
 
 def test_the_page_shows_the_settings(page):
-  """It shows the main settings, the differences from the recipe, and the checkpoint."""
+  """It shows the facts of the training, the main settings, and the differences from the recipe."""
   html = pathlib.Path(page[1]['output']).read_text().replace('<wbr>', '')
   text = ' '.join(Tags(html).text.split())
   assert (
     'model.width 0.0625' in text and 'train.epochs 4.0' in text and 'optim.momentum 0.9' in text
   )
-  assert 'Differences from recipe paper' in text  # its recipe is unknown
+  assert 'What differs from the recipe paper' in text  # its recipe is unknown
   assert 'optim.layer_rates' not in text and 'conv1.features' not in text  # equal to `paper`
   assert "model.conv5.then ('pool', 'act') ('act', 'pool')" in text
   # An imported network has no errors.
   assert 'checkpoint best, step 0' in text and 'chosen' not in text
+  assert 'duration 0 s' in text and 'processor core' in text and 'JAX' in text
 
 
 def test_non_finite_probabilities_are_an_error(page, tmp_path, monkeypatch):
@@ -124,6 +192,43 @@ def test_invalid_input_is_refused(page, tmp_path):
     report(other, str(workdir))
 
 
+def _luminance(colour: str) -> float:
+  parts = (int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5))
+  linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+  return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_colours_have_enough_contrast(page):
+  """Text has a contrast of 4.5 and lines have one of 3 in both colour schemes (WCAG 2, level AA)."""
+  html = pathlib.Path(page[1]['output']).read_text()
+  schemes = [
+    dict(re.findall('--([a-z-]+): (#[0-9a-f]{6})', block))
+    for block in re.findall(r':root \{.*?\}', html, re.DOTALL)
+  ]
+  assert len(schemes) == 2
+  for colours in schemes:
+    light = {name: _luminance(colour) for name, colour in colours.items()}
+
+    def contrast(one, other, light=light):
+      low, high = sorted((light[one], light[other]))
+      return (high + 0.05) / (low + 0.05)
+
+    for ground in ('ground', 'card'):
+      for name in ('ink', 'soft', 'right', 'wrong', 'link'):
+        assert contrast(name, ground) >= 4.5, (name, ground)
+    for name in ('first', 'second', 'third', 'accent', 'soft', 'bar'):
+      assert contrast(name, 'ground') >= (2.5 if name == 'bar' else 3), name
+    assert contrast('ink', 'warn') >= 4.5
+    for tone in (
+      'right',
+      'wrong',
+    ):  # the darkest cells of the confusion matrix are mixed from two colours
+      channels = ([int(colours[name][k : k + 2], 16) for name in (tone, 'card')] for k in (1, 3, 5))
+      mixed = ''.join(f'{round(0.45 * first + 0.55 * second):02x}' for first, second in channels)
+      light['cell'] = _luminance(f'#{mixed}')
+      assert contrast('ink', 'cell') >= 4.5, tone
+
+
 @pytest.fixture(scope='module')
 def browser():
   """A headless Chromium."""
@@ -147,6 +252,7 @@ def test_the_page_is_displayed_in_a_browser(page, browser, width, scheme, script
   tab.on('console', lambda message: problems.append(message.text))
   tab.on('pageerror', lambda error: problems.append(str(error)))
   tab.goto(pathlib.Path(page[1]['output']).as_uri())
+  tab.evaluate('document.querySelectorAll("details").forEach(d => d.open = true)')
   seen = tab.evaluate(
     '({wide: document.documentElement.scrollWidth, broken: [...document.images].filter('
     'i => !i.complete || !i.naturalWidth).length, ground: getComputedStyle(document.body).backgroundColor})'

@@ -1,0 +1,95 @@
+"""When and on which machine a run was trained: sessions.jsonl, with two lines for each session.
+
+A session is one start of training, from its first step until it ends, fails or is stopped. Its first
+line, `{"start", "step", "device", "platform", "devices", "cores", "jax", "version"}`, is written when it
+begins. Its second line, `{"end", "seconds"}`, is missing if the process was killed.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import time
+from typing import Any
+
+from absl import logging
+import jax
+
+from alexnet_jax.data.splits import cores
+from alexnet_jax.distributed import multihost
+from alexnet_jax.version import __version__
+
+FILE = 'sessions.jsonl'
+
+
+@contextlib.contextmanager
+def recorded(workdir: pathlib.Path, step: int) -> Iterator[None]:
+  """Records the block as a session that begins after `step` steps; of several processes, only process 0 does.
+
+  A file that cannot be written is a warning, since training does not need it.
+  """
+  began = time.perf_counter()
+  _append(workdir, {'start': _now(), 'step': step, **_machine()})
+  try:
+    yield
+  finally:
+    _append(workdir, {'end': _now(), 'seconds': round(time.perf_counter() - began, 1)})
+
+
+def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the sessions of a run, oldest first, each as one dict; one that was killed has no `seconds`.
+
+  A run of an earlier version, or a file of weights, has none. A line that cannot be read is left out.
+  """
+  sessions: list[dict[str, Any]] = []
+  try:
+    lines = (workdir / FILE).read_text().splitlines()
+  except OSError:
+    return []
+  for line in lines:
+    with contextlib.suppress(ValueError):
+      values = json.loads(line)
+      if 'start' in values:
+        sessions.append(values)
+      elif sessions:
+        sessions[-1] |= values
+  return sessions
+
+
+def processor() -> str:
+  """Returns the name of the processor from /proc/cpuinfo, else from `platform`."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:
+    lines = []
+  names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+  return next(names, '') or platform.processor() or platform.machine()
+
+
+def _machine() -> dict[str, object]:
+  device = jax.devices()[0]
+  return {
+    'device': processor() if device.platform == 'cpu' else device.device_kind,
+    'platform': device.platform,
+    'devices': jax.device_count(),
+    'cores': cores(),
+    'jax': importlib.metadata.version('jax'),
+    'version': __version__,
+  }
+
+
+def _now() -> str:
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+
+
+def _append(workdir: pathlib.Path, values: dict[str, object]) -> None:
+  if not multihost.is_primary():
+    return
+  try:
+    with (workdir / FILE).open('a') as file:
+      file.write(json.dumps(values) + '\n')
+  except OSError as error:
+    logging.warning('%s cannot be written (%s)', workdir / FILE, error.strerror)
