@@ -236,6 +236,7 @@ def test_a_store_written_with_numpy_can_be_read(tmp_path, form):
   assert difference.max() == 0 if form == 'raw' else 0 < difference.mean() < 8
 
 
+@pytest.mark.long
 def test_the_two_device_program_has_the_collectives_of_the_paper(tmp_path):
   """Lowered for CUDA, it has all-gathers before conv3, fc6 and fc7, and reduce-scatters for gradients."""
   result = two_devices.check(plan.Context(tmp_path, True, 60))

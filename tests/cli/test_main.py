@@ -133,6 +133,7 @@ def test_train_and_eval_in_separate_processes(tmp_path):
   assert json.loads(line)['examples'] == 18 and json.loads(line)['views'] == 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('form', ['jpeg', 'raw'])
 def test_prepare_and_train_on_a_store_without_tensorflow(tmp_path, form, capsys):
   config, store = write_config(tmp_path, train__steps=3), tmp_path / 'store'
@@ -196,6 +197,7 @@ def test_help_exits_with_0():
   assert result.returncode == 0 and '--config.KEY=VALUE' in result.stdout
 
 
+@pytest.mark.long
 def test_the_core_does_not_import_tensorflow(tmp_path):
   config = write_config(tmp_path, train__steps=2)
   code = (

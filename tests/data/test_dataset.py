@@ -328,6 +328,7 @@ def test_reading_needs_neither_tensorflow_nor_jax(make_folder, tmp_path):
   assert code == 0, errors
 
 
+@pytest.mark.long
 @STREAMED
 def test_a_program_can_exit_with_an_unfinished_stream(loader):
   code, output, errors = run(EXIT_DURING_STREAM, loader=loader)

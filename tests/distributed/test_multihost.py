@@ -129,6 +129,7 @@ def test_a_failure_in_one_process_stops_the_other(tmp_path):
   assert survivor.returncode == 3 and 'process 1 of 2' in survivor.stderr.splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ('both', 'second', 'message'),
   [

@@ -181,6 +181,7 @@ def test_one_weird_trick_equals_one_device(variant):
       assert relative_error(other_velocity[name], value) < TOLERANCE, name
 
 
+@pytest.mark.long
 def test_collectives_of_one_weird_trick():
   """Images and row numbers are gathered before fc6, and units before fc7.
 
@@ -279,7 +280,7 @@ def test_a_single_process_has_all_rows(mesh):
     ((1, 1), 2, 'towers', 0.0),
     ((2, 2), 2, 'towers', 0.0),
     ((2, 1), 2, 'owt', 0.0),
-    ((2, 1), 2, 'towers', 1.0),
+    pytest.param((2, 1), 2, 'towers', 1.0, marks=pytest.mark.long),
   ],
 )
 def test_micro_batches_equal_the_whole_batch(mesh, count, parallelism, mixup):

@@ -23,6 +23,7 @@ def test_valid_images_have_exact_pixels(form):
       fuzz.check_valid_image(form, mode, (strategies.SIDE,) * 2, progressive)
 
 
+@pytest.mark.long
 def test_a_decompression_bomb_is_refused_before_it_is_decompressed():
   """A file of a megabyte with a gigabyte of pixels exceeds the default limit, which the message names."""
   bomb = strategies.bomb(20_000)

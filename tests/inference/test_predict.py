@@ -147,6 +147,7 @@ def test_invalid_arguments_are_refused(workdir, pictures, args, message, capsys,
   assert message in line and not out and sorted(pictures.iterdir()) == before
 
 
+@pytest.mark.long
 def test_a_rotated_photograph_is_turned_upright(tmp_path):
   """Predictions, features and the server use the setting of the run. Without it they ignore EXIF data."""
   pixels = np.random.default_rng(1).integers(0, 256, (9, 12, 3), np.uint8).repeat(9, 0).repeat(9, 1)

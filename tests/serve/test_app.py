@@ -308,6 +308,7 @@ DROP = """(files) => {
 }"""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('phone', [False, True])
 def test_the_page_classifies_images_in_a_browser(run, server, phone):
   """Markup in a file name is shown as text, and nothing is wider than the screen."""

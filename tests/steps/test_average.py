@@ -50,6 +50,7 @@ def test_the_average_follows_its_formula(uninterrupted):
     assert not np.array_equal(after.ema['conv1']['kernel'], after.params['conv1']['kernel'])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('mesh', [(1, 1), (2, 2)])
 def test_a_resumed_run_continues_the_average(uninterrupted, tmp_path, mesh):
   train(averaging_config(train__steps=2), tmp_path)

@@ -69,6 +69,7 @@ def test_layers_are_copied_from_an_archive(trained, tmp_path):
   np.testing.assert_array_equal(params['fc7']['kernel'], source['fc7']['kernel'])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('variant', 'moves'), [('features', False), ('fine_tune', True)])
 def test_shipped_configs_for_fine_tuning(trained, tmp_path, variant, moves):
   """Layers with rate 0 do not change, those with a tenth of the rate change little, and the last learns."""

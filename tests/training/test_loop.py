@@ -152,6 +152,7 @@ def test_sigterm_writes_a_checkpoint_and_exits_75(tmp_path):
     assert checkpoints.latest() > 0
 
 
+@pytest.mark.long
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
   train(tiny_config(train__steps=3), tmp_path)
   config = config_lib.load_workdir(tmp_path)
@@ -272,6 +273,7 @@ def test_a_finished_run_has_nothing_to_do(tmp_path):
   assert log.read_text() == before
 
 
+@pytest.mark.long
 def test_undecodable_training_images_are_skipped_but_validation_images_are_not(tmp_path):
   """A bad training image is skipped and counted. A bad validation image stops the run at once."""
   rng = np.random.default_rng(0)
@@ -305,6 +307,7 @@ def test_undecodable_training_images_are_skipped_but_validation_images_are_not(t
   assert evaluated['examples'] == 3 and evaluated['dropped_images'] == summary['dropped_images']
 
 
+@pytest.mark.long
 def test_early_stopping_ends_the_run_and_is_resumed(tmp_path):
   """The network does not change, so no evaluation but the first one lowers the error."""
   frozen = {'optim__rate': 0.0, 'optim__bias_rate': 0.0, 'train__early_stopping': 2, **FEW}
@@ -320,6 +323,7 @@ def test_early_stopping_ends_the_run_and_is_resumed(tmp_path):
   assert longer['step'] == 20
 
 
+@pytest.mark.long
 def test_training_with_class_weights_and_smoothing_resumes_exactly(tmp_path):
   changes = {'train__class_weights': 'balanced', 'train__label_smoothing': 0.1, **FEW}
   config = tiny_config(**changes, data__synthetic__train=42)

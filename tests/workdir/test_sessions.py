@@ -33,6 +33,7 @@ def test_an_unwritable_file_does_not_stop_training(tmp_path):
   assert sessions.read(tmp_path) == []
 
 
+@pytest.mark.long
 def test_training_records_its_sessions(tmp_path):
   """A run that is continued has two sessions; a command that has nothing to do adds none."""
   train(tiny_config(train__steps=1), tmp_path)
