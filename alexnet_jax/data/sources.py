@@ -42,6 +42,15 @@ def open_source(config_data: Any) -> Source:
   return imagenet.reorder(source, config_data.label_order, root, config_data.devkit)
 
 
+def short_name(source: str) -> str:
+  """Returns a short name of `config.data.source`.
+
+  It is `photos` for `folder:a/photos`, and `cifar10:3.0.2` for `tfds:cifar10:3.0.2`.
+  """
+  form, _, path = source.partition(':')
+  return path if form == 'tfds' else os.path.basename(path.rstrip('/')) or source
+
+
 def _open(config_data: Any, form: str, path: str, root: pathlib.Path) -> Source:
   """Opens the source, with its classes in its own order."""
   seed = config_data.split_seed

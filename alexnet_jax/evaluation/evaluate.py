@@ -220,6 +220,7 @@ def evaluate(
       result['weights'] = weights
   checkpoints = [t.step for t in trained]
   result['checkpoint'] = checkpoints[0] if len(checkpoints) == 1 else checkpoints
+  result['eval_weights'] = config.eval.weights
   if tally:
     described = per_class.describe(tally.matrix(), first.meta['class_names'], titles)
     result['macro_f1'] = described['macro_f1']

@@ -1,6 +1,7 @@
 """Trained networks: read from the checkpoint of a run or from a .safetensors file, and ready to predict."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 import os
 import pathlib
 from typing import NamedTuple
@@ -199,8 +200,9 @@ def check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
 def class_labels(trained: Trained) -> list[str]:
   """Returns the names of the classes; ImageNet classes are named in words (`tench, Tinca tinca`).
 
-  The words come from the devkit that the caller of `load` named, or else from the training data, or from what
-  `imagenet.titles` finds.
+  Two classes of ImageNet have the same word, a bird and a machine. Their WordNet IDs are added: `crane
+  (n02012849)`. The words come from the devkit that the caller of `load` named, or else from the training
+  data, or from what `imagenet.titles` finds.
 
   Raises:
     UserError: the devkit cannot be read, or the classes are not those of ImageNet.
@@ -214,8 +216,17 @@ def class_labels(trained: Trained) -> list[str]:
         'leave it out'
       )
   elif titles := trained.meta.get('class_titles'):
-    return list(titles)
+    return _distinct(titles, names)
   elif not os.path.isdir(devkit):
     devkit = ''  # it has moved since training
   root = pathlib.Path(own.source.partition(':')[2])
-  return imagenet.titles(names, root, devkit) or list(names)
+  return _distinct(imagenet.titles(names, root, devkit) or names, names)
+
+
+def _distinct(titles: Sequence[str], names: Sequence[str]) -> list[str]:
+  """Adds its name to each title that several classes have."""
+  counts = Counter(titles)
+  return [
+    f'{title} ({name})' if counts[title] > 1 else title
+    for title, name in zip(titles, names, strict=True)
+  ]

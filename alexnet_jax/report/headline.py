@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from alexnet_jax.data import sources
 from alexnet_jax.evaluation.loading import Trained
 
 _Z = 1.96  # of a 95 % interval
@@ -99,7 +100,7 @@ def facts(
   found = {
     'network': f'{own.recipe}{_shape(trained)}',
     'parameters': f'{sum(leaf.size for leaf in jax.tree.leaves(trained.model.params)):,}',
-    'data set': f'{data_name(own.data.source)}, {len(meta["class_names"]):,} classes',
+    'data set': f'{sources.short_name(own.data.source)}, {len(meta["class_names"]):,} classes',
   }
   if meta['num_train']:  # unknown for an imported network
     found['images'] = f'{meta["num_train"]:,} training, {meta["num_validation"]:,} validation'
@@ -113,11 +114,6 @@ def facts(
     'checkpoint': f'{name}step {trained.step:,}, epoch {meta["epoch"]:.1f}{average}',
     'seed': str(own.seed),
   }
-
-
-def data_name(source: str) -> str:
-  """Returns the last part of a `config.data.source`: `folder:/data/photos` becomes `photos`."""
-  return source.rstrip('/').replace(':', '/').rpartition('/')[2]
 
 
 def duration(seconds: float) -> str:

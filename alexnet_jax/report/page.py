@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax import steps
-from alexnet_jax.data import Dataset, open_dataset
+from alexnet_jax.data import Dataset, open_dataset, sources
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import baseline, evaluate, loading, per_class
 from alexnet_jax.inference import features as features_lib
@@ -81,7 +81,6 @@ def report(
     page = _Page(config, trained, dataset, which)
     values = page.values(pathlib.Path(workdir))
   html = template.render(**values)
-  path.parent.mkdir(exist_ok=True)
   temporary = path.with_suffix('.tmp')
   temporary.write_text(html)
   os.replace(temporary, path)
@@ -98,7 +97,8 @@ def _path_of_page(workdir: str, output: str) -> pathlib.Path:
     return output_path.check(output, ('.html',))
   if archive.is_archive(workdir):
     return output_path.check(str(pathlib.Path(workdir).with_suffix('.html')))
-  return pathlib.Path(workdir) / 'report' / 'index.html'
+  page = pathlib.Path(workdir) / 'report' / 'index.html'
+  return output_path.check(str(page)) if os.path.isdir(workdir) else page
 
 
 def _template() -> Any:
@@ -122,7 +122,7 @@ class _Page:
     self.layer = trained.config.model.layers[-2]
     self.labels = loading.class_labels(trained)
     self.pictures = pictures.Pictures(dataset, self.source, self.labels)
-    self.digests: dict[str, dict[bytes, int]] = {'validation': {}, 'train': {}}
+    self.digests: dict[str, list[tuple[bytes, int]]] = {'validation': [], 'train': []}
 
   def values(self, workdir: pathlib.Path) -> dict[str, object]:
     """Returns the variables of the template."""
@@ -134,7 +134,7 @@ class _Page:
     own = self.trained.config
     base, differences = settings.differences(self.trained.meta['config'])
     return {
-      'title': f'{own.recipe} on {headline.data_name(own.data.source)}',
+      'title': f'{own.recipe} on {sources.short_name(own.data.source)}',
       'settings': settings.main(self.trained, self.source),
       'base': base,
       'differences': differences,
@@ -235,17 +235,25 @@ class _Page:
   def _note(self, split: str, batch: dict[str, np.ndarray], mask: np.ndarray) -> None:
     """Keeps the digests of the images of a batch, to find those that are in both splits."""
     found = duplicates.digests(batch['image'][mask])
-    self.digests[split] |= dict(zip(found, batch['index'][mask], strict=True))
+    self.digests[split] += zip(found, batch['index'][mask], strict=True)
 
   def _in_both_splits(self) -> dict[str, object]:
-    """Returns the number of validation images that are also training images, and the names of some pairs."""
-    train, validation = self.digests['train'], self.digests['validation']
-    both = [(validation[key], train[key]) for key in validation if key in train]
+    """Returns the number of validation images that are also training images, and the names of some pairs.
+
+    `compared` is the number of training images that were compared; None stands for all.
+    """
+    train = dict(self.digests['train'])
+    both = [(index, train[key]) for key, index in self.digests['validation'] if key in train]
     names = [
       (self.pictures.name('validation', i), self.pictures.name('train', j))
       for i, j in both[:_PAIRS]
     ]
-    return {'in_both_splits': len(both), 'both_names': names}
+    compared = len(self.digests['train'])
+    return {
+      'in_both_splits': len(both),
+      'both_names': names,
+      'compared': compared if self.settings.train_images < self.dataset.num_train else None,
+    }
 
   @functools.cached_property
   def _features(self):

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Sequence
 import io
 import math
+import os
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,8 @@ class Pictures:
 
   def name(self, split: str, index: int) -> str:
     """Returns the name of an image: the path of its file below the source, if it has one."""
-    return self._dataset.name(split, int(index)).removeprefix(self._root)
+    name = self._dataset.name(split, int(index)).removeprefix(self._root)
+    return os.fsencode(name).decode('utf-8', 'replace')  # a file name need not be UTF-8
 
   def of(self, split: str, index: int, label: int) -> dict[str, object]:
     """Returns `src`, `alt`, `label`, `file` and `is_small` (whether to enlarge it without smoothing)."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 import json
-import os
 import pathlib
 from typing import Any
 
 import jax
 
+from alexnet_jax.data import sources
 from alexnet_jax.evaluation import per_class
 from alexnet_jax.evaluation.loading import Trained
 from alexnet_jax.workdir import archive
@@ -36,7 +36,7 @@ def describe(trained: Trained, workdir: str, labels: Sequence[str]) -> dict[str,
     'width': float(config.model.width),
     'input_size': config.model.input_size,
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(trained.model.params)),
-    'data': _name_of(trained.meta['config'].data.source),
+    'data': sources.short_name(trained.meta['config'].data.source),
     'training_images': trained.meta['num_train'] or None,
     'checkpoint': trained.step,
     'weights': config.eval.weights,
@@ -60,12 +60,13 @@ def validation(trained: Trained, workdir: str) -> dict[str, Any] | None:
   is_file = archive.is_archive(workdir)
   path = path.with_suffix(f'.{per_class.FILE}') if is_file else path / per_class.FILE
   measured = _read(path)
-  if measured.get('checkpoint') == trained.step and 'top1_error' in measured:
+  same = (measured.get('checkpoint'), measured.get('eval_weights', 'last'))
+  if same == (trained.step, trained.config.eval.weights) and 'top1_error' in measured:
     return {
       'top1_error': measured['top1_error'],
       'images': measured['examples'],
       'views': measured['views'],
-      'data': _name_of(measured['source']),
+      'data': sources.short_name(measured['source']),
     }
   in_training, config = trained.meta['validation'], trained.meta['config']
   if 'val/top1_error' not in in_training:
@@ -74,7 +75,7 @@ def validation(trained: Trained, workdir: str) -> dict[str, Any] | None:
     'top1_error': in_training['val/top1_error'],
     'images': int(in_training['val/examples']),
     'views': config.eval.train_views,
-    'data': _name_of(config.data.source),
+    'data': sources.short_name(config.data.source),
   }
 
 
@@ -85,8 +86,3 @@ def _read(path: pathlib.Path) -> Mapping[str, Any]:
   except (OSError, ValueError):
     return {}
   return content if isinstance(content, dict) else {}
-
-
-def _name_of(source: str) -> str:
-  """Returns a short name of `config.data.source`: `photos` for `folder:a/photos`."""
-  return os.path.basename(source.rpartition(':')[2].rstrip('/')) or source

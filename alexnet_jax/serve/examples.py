@@ -69,6 +69,7 @@ def load(config: ConfigDict, canvas: Canvas, class_names: Sequence[str]) -> list
   if source_name.startswith(_DOWNLOADED):
     logging.info('the page has no examples: %s might have to be downloaded', source_name)
     return []
+  logging.info('looking for examples in %s (config.serve.examples=0 shows none)', source_name)
   data = ConfigDict(config.data.to_dict() | {'canvas': canvas._asdict()})
   try:
     source = open_source(data)

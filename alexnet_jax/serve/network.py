@@ -32,7 +32,7 @@ _QUALITY = 90  # JPEG quality
 
 def is_unsure(top: Sequence[Prediction]) -> bool:
   """Returns whether an answer is called unsure, given the most probable classes in order."""
-  first, second = top[0]['probability'], top[1]['probability']
+  first, second = (top[i]['probability'] if i < len(top) else 0.0 for i in (0, 1))
   return first < UNSURE_PROBABILITY or first - second < UNSURE_MARGIN
 
 

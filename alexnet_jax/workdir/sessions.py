@@ -10,6 +10,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import time
@@ -46,15 +47,17 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """
   sessions: list[dict[str, Any]] = []
   try:
-    lines = (workdir / FILE).read_text().splitlines()
+    lines = (workdir / FILE).read_text(errors='replace').splitlines()
   except OSError:
     return []
   for line in lines:
     with contextlib.suppress(ValueError):
       values = json.loads(line)
+      if not isinstance(values, dict):
+        continue
       if 'start' in values:
         sessions.append(values)
-      elif sessions:
+      elif sessions and 'end' not in sessions[-1]:
         sessions[-1] |= values
   return sessions
 
@@ -89,7 +92,9 @@ def _append(workdir: pathlib.Path, values: dict[str, object]) -> None:
   if not multihost.is_primary():
     return
   try:
-    with (workdir / FILE).open('a') as file:
-      file.write(json.dumps(values) + '\n')
+    with (workdir / FILE).open('ab+') as file:
+      file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+      cut = file.read() not in (b'', b'\n')  # the last line was written in part
+      file.write(b'\n' * cut + json.dumps(values).encode() + b'\n')
   except OSError as error:
     logging.warning('%s cannot be written (%s)', workdir / FILE, error.strerror)

@@ -5,7 +5,7 @@ from data_helpers import encode, make_config, photo
 import numpy as np
 import pytest
 
-from alexnet_jax.data import decode_canvas
+from alexnet_jax.data import decode_canvas, sources
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
 
@@ -124,3 +124,16 @@ def test_the_synthetic_source():
   means = np.array([colour[first.train.labels == c].mean(0) for c in range(3)])
   nearest = np.argmin(((colour[:, None] - means) ** 2).sum(-1), axis=1)
   chex.assert_trees_all_equal(nearest.astype(np.int32), first.train.labels)
+
+
+@pytest.mark.parametrize(
+  ('source', 'name'),
+  [
+    ('folder:/home/me/photos/', 'photos'),
+    ('tfds:cifar10:3.0.2', 'cifar10:3.0.2'),
+    ('store:stores/imagenet', 'imagenet'),
+    ('elpv', 'elpv'),
+  ],
+)
+def test_data_are_named_without_the_folders_above(source, name):
+  assert sources.short_name(source) == name

@@ -101,6 +101,16 @@ def test_what_a_file_does_not_hold_is_refused(network):
     loading.load(path, 'best', config)
 
 
+def test_classes_with_equal_titles_are_distinguished(network, tmp_path):
+  path = tmp_path / 'cranes.safetensors'
+  with safe_open(network[1], framework='numpy') as file:
+    metadata = file.metadata()
+  metadata['class_names'] = json.dumps(['n01440764', 'n02012849', 'n03126707', 'n01491361'])
+  archive.write_tensors(str(path), archive.read_tensors(str(network[1])), metadata)
+  labels = loading.class_labels(loading.load(path, 'best', archive.read_config(path)))
+  assert labels[:3] == ['tench, Tinca tinca', 'crane (n02012849)', 'crane (n03126707)']
+
+
 def test_a_devkit_that_does_not_exist_is_refused(network, capsys, tmp_path):
   """Before 2026-11-29, predict ignored config.data.devkit."""
   path = tmp_path / 'named.safetensors'

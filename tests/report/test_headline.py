@@ -89,5 +89,3 @@ def test_unknown_facts_are_left_out():
 def test_texts():
   assert headline.duration(59.6) == '1 min 0 s' and headline.duration(3.2) == '3 s'
   assert headline.duration(90_000) == '1 d 1 h'
-  assert headline.data_name('folder:/home/me/photos/') == 'photos'
-  assert headline.data_name('elpv') == 'elpv' and headline.data_name('tfds:mnist') == 'mnist'

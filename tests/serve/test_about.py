@@ -43,7 +43,8 @@ def test_the_error_comes_from_the_evaluation_of_the_same_checkpoint(tmp_path, tr
   expected = {'top1_error': 12.5, 'images': 80, 'views': 10, 'data': 'photos'}
   file.write_text(json.dumps(MEASURED))
   assert about.validation(trained, str(tmp_path)) == expected
-  for text in (json.dumps(MEASURED | {'checkpoint': 9}), 'damaged', '[]'):
+  others = ({'checkpoint': 9}, {'eval_weights': 'ema'})
+  for text in (*(json.dumps(MEASURED | other) for other in others), 'damaged', '[]'):
     file.write_text(text)
     assert about.validation(trained, str(tmp_path)) is None
 
@@ -62,16 +63,3 @@ def test_the_error_that_training_measured_is_the_second_choice(tmp_path, trained
   trained = trained._replace(meta=trained.meta | {'validation': measured})
   expected = {'top1_error': 30.0, 'images': 18, 'views': 1, 'data': 'synthetic'}
   assert about.validation(trained, str(tmp_path)) == expected
-
-
-@pytest.mark.parametrize(
-  ('source', 'name'),
-  [
-    ('folder:/home/me/photos/', 'photos'),
-    ('tfds:cifar10', 'cifar10'),
-    ('store:stores/imagenet', 'imagenet'),
-    ('elpv', 'elpv'),
-  ],
-)
-def test_data_are_named_without_the_folders_above(source, name):
-  assert about._name_of(source) == name

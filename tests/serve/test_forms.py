@@ -18,6 +18,14 @@ def part(name, content=b'x', boundary=b'b'):
   return b'--' + boundary + b'\r\n' + head.encode() + b'\r\n\r\n' + content + b'\r\n'
 
 
+MALFORMED_NAMES = ("idna''x%ff", "undefined''x", "punycode''x%ff", "a\0b''x")
+
+
+def starred(name):
+  """Returns a form whose only part has an encoded file name (RFC 5987)."""
+  return f'--b\r\nContent-Disposition: form-data; filename*={name}\r\n\r\nx\r\n--b--'.encode()
+
+
 def read(body, content_type=TYPE):
   return [(name, bytes(content)) for name, content in forms.files(body, content_type)]
 
@@ -69,6 +77,10 @@ def test_other_parts_are_left_out_and_names_are_decoded():
     (b'--b\r\nno empty line\r\n--b--', TYPE, 400, 'malformed or incomplete'),
     (b'--bb\r\n\r\n\r\n--b--', TYPE, 400, 'malformed or incomplete'),
     (part('a' * 5000) + b'--b--', TYPE, 400, 'malformed or incomplete'),
+    (part('a') + b'--b--', f'{TYPE}; x={";" * 300}', 400, 'Content-Type header is too long'),
+    (b'', "multipart/form-data; boundary*=idna''X", 400, 'headers cannot be read'),
+    (b'', "multipart/form-data; boundary*=a''X; boundary*0=b", 400, 'headers cannot be read'),
+    *((starred(name), TYPE, 400, 'headers cannot be read') for name in MALFORMED_NAMES),
     (b'--b--', TYPE, 400, 'no file'),
     (b'--b\r\n\r\nhello\r\n--b--', TYPE, 400, 'no file'),
     (part('a') * (forms.MAX_PARTS + 1) + b'--b--', TYPE, 413, 'at most 16'),

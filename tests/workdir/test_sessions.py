@@ -26,6 +26,20 @@ def test_a_session_that_ends_or_fails_has_a_duration_and_a_killed_one_has_none(t
   assert first['platform'] == 'cpu' and first['cores'] >= 1 and first['device'] and first['jax']
 
 
+def test_a_line_that_was_cut_off_spoils_no_other(tmp_path):
+  path = tmp_path / sessions.FILE
+  with sessions.recorded(tmp_path, 0):
+    pass
+  path.write_bytes(path.read_bytes() + b'null\n5\n\xff\n{"start": "cut')
+  with sessions.recorded(tmp_path, 7):
+    pass
+  with sessions.recorded(tmp_path, 9):
+    path.write_text(path.read_text(errors='replace').rsplit('{', 1)[0])  # its first line is lost
+  found = sessions.read(tmp_path)
+  assert [session['step'] for session in found] == [0, 7]
+  assert all(session['seconds'] < 100 for session in found)
+
+
 def test_an_unwritable_file_does_not_stop_training(tmp_path):
   (tmp_path / sessions.FILE).mkdir()
   with sessions.recorded(tmp_path, 0):

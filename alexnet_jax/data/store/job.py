@@ -149,12 +149,18 @@ def check_folder(output: str) -> None:
   Raises:
     UserError: the folder holds other files, or it is not writable.
   """
-  is_begun = os.path.isdir(os.path.join(output, reader.PARTS))
-  if os.path.isdir(output) and os.listdir(output) and not is_begun:
-    raise UserError(f'--output={output} holds other files: name a new folder')
-  existing = pathlib.Path(output).absolute()
-  while not existing.exists():
-    existing = existing.parent
+  parts = os.path.join(output, reader.PARTS)
+  try:
+    # Another process may make the folder of parts at any time, so it is looked for last.
+    if os.path.isdir(output) and os.listdir(output) and not os.path.isdir(parts):
+      raise UserError(f'--output={output} holds other files: name a new folder')
+    existing = pathlib.Path(output).absolute()
+    while not existing.exists():
+      existing = existing.parent
+  except OSError as error:
+    raise UserError(
+      f'--output={output} cannot be written ({error.strerror}): name another folder'
+    ) from None
   if not existing.is_dir() or not os.access(existing, os.W_OK):
     raise UserError(f'--output={output}: {existing} cannot be written: name another folder')
 
