@@ -25,7 +25,8 @@ extensions = [
   'sphinx.ext.napoleon',
   'sphinx.ext.viewcode',
 ]
-exclude_patterns = ['_build', 'jupyter_execute', 'generated/gpu_tables.md']  # the tables are a part of performance.md
+# The tables for GPUs are a part of performance.md.
+exclude_patterns = ['_build', 'jupyter_execute', 'generated/gpu_tables.md']
 myst_heading_anchors = 3
 nb_execution_mode = 'off'  # the notebooks are stored as executed
 
