@@ -25,7 +25,8 @@ LOST_PEER = 3
 _CHILD = 'ALEXNET_JAX_SUPERVISED_BY'  # the environment variable with the parent's process id
 _GRACE = 5  # seconds that a failing process gives the others to fail for the same reason
 
-# The first line that JAX's C++ code prints when processes lose each other; all later lines belong to it.
+# The first line that JAX's C++ code prints when processes lose each other; all later lines belong to it. Text
+# of another thread may precede it on the same line.
 _VERDICT = re.compile(r'[EF]\d{4} .*(?:coordination_service|preemption_|client\.h)')
 _UNHEALTHY = re.compile(r'stopped sending heartbeats\)?:?([^.]*)')
 _SILENT = re.compile(r'Task \D*(\d+) heartbeat timeout')
@@ -66,10 +67,10 @@ def supervise(cluster: Cluster) -> int:
   for line in child.stderr or ():
     if line.startswith(HOSTS):
       process, hosts = json.loads(line.removeprefix(HOSTS))
+    elif verdict or _VERDICT.search(line):
+      verdict.append(line)
     elif line.startswith('[Gloo]'):
       continue  # Gloo reports every connection
-    elif verdict or _VERDICT.match(line):
-      verdict.append(line)
     else:
       sys.stderr.write(line)
       sys.stderr.flush()
@@ -93,7 +94,8 @@ def _what_happened(cluster: Cluster, code: int, verdict: str, hosts: list[str]) 
   again = 'run the same command again; training resumes from its newest checkpoint'
   if not verdict:
     why = signal.Signals(-code).name
-    hint = ', often because memory ran out' if why == 'SIGKILL' else ''
+    often = {'SIGKILL': 'memory ran out', 'SIGABRT': 'another process was lost'}.get(why)
+    hint = f', often because {often}' if often else ''
     return f'{name(cluster.process)} was ended by {why}{hint}: {again}'
   if not hosts:
     return (

@@ -1,5 +1,7 @@
 """The supervisor names the lost process; tests/distributed/test_multihost.py kills real processes."""
 
+import signal
+
 import pytest
 
 from alexnet_jax.distributed import supervisor
@@ -18,12 +20,35 @@ UNHEALTHY = 'UNAVAILABLE: The following tasks are unhealthy (stopped sending hea
     (0, -6, 'ERROR: UNAVAILABLE: Task 1 heartbeat timeout. This', 'process 1 of 3 (on b) was lost'),
     (1, -6, 'something else', 'the processes lost each other'),
     (1, -9, '', 'process 1 of 3 (on b) was ended by SIGKILL, often because memory ran out'),
+    (
+      1,
+      -6,
+      '',
+      'process 1 of 3 (on b) was ended by SIGABRT, often because another process was lost',
+    ),
   ],
 )
 def test_the_last_line_names_the_lost_process(process, code, verdict, message):
   cluster = Cluster('a:1', 3, process)
   line = supervisor._what_happened(cluster, code, verdict, ['a', 'b', 'c'])
   assert line.startswith(message) and 'run the same command again' in line
+
+
+@pytest.mark.parametrize('before', ['', '[Gloo] Rank 1 is connected to', 'step 4/30  '])
+def test_a_loss_is_recognised_behind_the_text_of_another_thread(monkeypatch, capsys, before):
+  """A real child prints the line of JAX and aborts; the supervisor then names the lost process."""
+  line = (
+    f'{before}E1129 06:00:00.0 1 coordination_service_agent.cc:1] ERROR: Task 0 heartbeat timeout.'
+  )
+  program = f'import os, sys; print({line!r}, file=sys.stderr, flush=True); os.abort()'
+  monkeypatch.setattr(supervisor.sys, 'orig_argv', [supervisor.sys.executable, '-c', program])
+  handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    assert supervisor.supervise(Cluster('a:1', 2, 1)) == supervisor.LOST_PEER
+  finally:
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+  assert 'did not find the others' in capsys.readouterr().err
 
 
 def test_the_last_line_if_the_processes_never_met():
