@@ -220,12 +220,11 @@ def evaluate(
       result['weights'] = weights
   checkpoints = [t.step for t in trained]
   result['checkpoint'] = checkpoints[0] if len(checkpoints) == 1 else checkpoints
-  result['eval_weights'] = config.eval.weights
   if tally:
     described = per_class.describe(tally.matrix(), first.meta['class_names'], titles)
     result['macro_f1'] = described['macro_f1']
     path = output or _default_output(workdirs)
-    _write_classes(path, {'source': config.data.source, **result, **described})
+    _write_classes(path, config, {**result, **described})
   return result
 
 
@@ -266,12 +265,13 @@ def _default_output(workdirs: Sequence[str | pathlib.Path]) -> str:
   return os.path.join(workdirs[0], per_class.FILE)
 
 
-def _write_classes(path: str, content: dict[str, Any]) -> None:
-  """Writes the figures of each class, if there is a path."""
+def _write_classes(path: str, config: ConfigDict, figures: dict[str, Any]) -> None:
+  """Writes the figures of each class, the source and the kind of weights, if there is a path."""
   if not path or not multihost.is_primary():
     return
   try:
-    per_class.write(path, content)
+    origin = {'source': config.data.source, 'eval_weights': config.eval.weights}
+    per_class.write(path, {**origin, **figures})
     logging.info('wrote the figures of each class to %s', path)
   except OSError as error:  # the folder of someone else's run may be read-only
     logging.warning('%s cannot be written (%s): name another file with --output', path, error)

@@ -172,7 +172,7 @@ def test_non_finite_probabilities_are_an_error(page, tmp_path, monkeypatch):
   helpers.untrained_run(config, tmp_path)
   with pytest.raises(RunError, match='not finite'):
     report(config, str(tmp_path))
-  assert not (tmp_path / 'report').exists()
+  assert not (tmp_path / 'report' / 'index.html').exists()
 
 
 def test_invalid_input_is_refused(page, tmp_path):
