@@ -11,6 +11,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+from alexnet_jax.utils import processor
+
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'torch', 'numpy')
 _SIDE = {'cpu': 2048, 'gpu': 8192, 'tpu': 8192}  # side of the square matrices that are multiplied
 _BYTES = {'cpu': 2**28, 'gpu': 2**31, 'tpu': 2**31}  # size of the array that is copied
@@ -23,22 +25,12 @@ def hardware() -> dict[str, object]:
     name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)
   }
   return {
-    'device': processor() if device.platform == 'cpu' else device.device_kind,
+    'device': processor.name() if device.platform == 'cpu' else device.device_kind,
     'devices': jax.device_count(),
     'cores': os.cpu_count(),
     'python': platform.python_version(),
     **versions,
   }
-
-
-def processor() -> str:
-  """Returns the name of the processor from /proc/cpuinfo, else from `platform`."""
-  try:
-    with open('/proc/cpuinfo') as file:
-      names = [line.split(':')[1].strip() for line in file if line.startswith('model name')]
-    return names[0]
-  except (OSError, IndexError):
-    return platform.processor()
 
 
 def _best(function, *args, repeats: int = 5) -> float:

@@ -18,7 +18,7 @@ Command:  python main.py --config=configs/cats_vs_dogs.py:scratch --workdir=DIR
             --output=DIR/all.json   (all three)
           python experiments/ablations.py --config=configs/cats_vs_dogs.py:scratch --source=folder:PATH \\
             --workdir=DIR --seeds=0,1,2 --output=DIR/all.json   (the ablations of the paper in small)
-Expected: errors of 23.6, 38.9 and 44.9 % on 1,200 photographs, with layers from the quickstart (RESULTS.md).
+Expected: errors of 24.8, 38.9 and 44.9 % on 1,200 photographs, with layers from the quickstart (RESULTS.md).
 Hardware: 2 CPU cores.
 """
 

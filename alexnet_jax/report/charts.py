@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 
 _MOST_POINTS = 400  # of a drawn line; more are averaged in groups of equal size
 _LOG_RATIO = 20  # an axis is logarithmic if its largest value is this many times its smallest
-_FROM_ZERO = (
-  0.4  # a linear axis begins at 0 if its smallest value is below this share of its largest
-)
+_FROM_ZERO = 0.4  # a linear axis begins at 0 if smallest / largest value is below this
 _MARGIN = 1.25  # factor between the outermost values and the ends of a logarithmic axis
 
 Points = Sequence[tuple[float, float]]

@@ -16,7 +16,7 @@ def digests(canvases: np.ndarray) -> list[bytes]:
     canvases: uint8 `[N, S, S, 3]`.
 
   Returns:
-    8 bytes for each image; those of two different images differ.
+    8 bytes for each image; those of different images differ, except by a very rare chance.
   """
   return [hashlib.blake2b(canvas.tobytes(), digest_size=8).digest() for canvas in canvases]
 

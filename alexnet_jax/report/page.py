@@ -40,9 +40,7 @@ from alexnet_jax.workdir.checkpoint import Checkpoints
 
 _CLASSES = 20  # largest number of classes in the table of classes
 _MATRIX = 12  # largest number of classes for which the page shows the confusion matrix
-_PAIRS = (
-  10  # largest number of confused pairs, and of images that are listed as being in both splits
-)
+_PAIRS = 10  # largest number of confused pairs, and of listed images that are in both splits
 
 
 def report(

@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import time
 from typing import Any
 
@@ -21,6 +20,7 @@ import jax
 
 from alexnet_jax.data.splits import cores
 from alexnet_jax.distributed import multihost
+from alexnet_jax.utils import processor
 from alexnet_jax.version import __version__
 
 FILE = 'sessions.jsonl'
@@ -62,20 +62,10 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
   return sessions
 
 
-def processor() -> str:
-  """Returns the name of the processor from /proc/cpuinfo, else from `platform`."""
-  try:
-    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-  except OSError:
-    lines = []
-  names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-  return next(names, '') or platform.processor() or platform.machine()
-
-
 def _machine() -> dict[str, object]:
   device = jax.devices()[0]
   return {
-    'device': processor() if device.platform == 'cpu' else device.device_kind,
+    'device': processor.name() if device.platform == 'cpu' else device.device_kind,
     'platform': device.platform,
     'devices': jax.device_count(),
     'cores': cores(),
