@@ -47,7 +47,7 @@ def describe(trained: Trained, workdir: str, labels: Sequence[str]) -> dict[str,
 
 
 def validation(trained: Trained, workdir: str) -> dict[str, Any] | None:
-  """Returns the error of a checkpoint on images that it was not trained on, or None if it is not known.
+  """Returns the error of a checkpoint on validation images, or None if it is not known.
 
   It comes from the file that `--mode=eval` wrote for this checkpoint (evaluation.json in the workdir, or
   FILE.evaluation.json beside FILE.safetensors), or else from the checkpoint, as training measured it.
@@ -69,7 +69,7 @@ def validation(trained: Trained, workdir: str) -> dict[str, Any] | None:
       'data': sources.short_name(measured['source']),
     }
   in_training, config = trained.meta['validation'], trained.meta['config']
-  if 'val/top1_error' not in in_training:
+  if 'val/top1_error' not in in_training or config.eval.weights != trained.config.eval.weights:
     return None
   return {
     'top1_error': in_training['val/top1_error'],

@@ -71,7 +71,7 @@ _ABOUT = _object(
   classes=_STRINGS,
   validation=_or_null(
     _object(top1_error=_NUMBER, images=_INTEGER, views=_INTEGER, data=_STRING),
-    'The error in per cent on images that the network was not trained on; null if not measured.',
+    'The error in per cent on validation images; null if it was not measured.',
   ),
   unsure=_object(probability=_PROBABILITY, margin=_PROBABILITY)
   | {

@@ -60,9 +60,9 @@ function describe() {
   }
   if (validation) {
     const views = validation.views === 1 ? 'one view' : `${validation.views} views`;
-    const other = validation.data === about.data ? '' : ` of ${validation.data}`;
+    const which = validation.data === about.data ? 'not used for training' : `of ${validation.data}`;
     addFact('Validation error', percent(validation.top1_error / 100, validation.top1_error < 10 ? 2 : 1),
-      `of ${validation.images.toLocaleString('en')} images${other} not used for training, ${views} of each`);
+      `of ${validation.images.toLocaleString('en')} images ${which}, ${views} of each`);
   } else {
     element('code', '--mode=eval', addFact('Validation error', 'unknown', 'It is measured by '));
   }

@@ -2,6 +2,7 @@
 
 import json
 
+from ml_collections import FrozenConfigDict
 import pytest
 
 from alexnet_jax import config as config_lib
@@ -63,3 +64,7 @@ def test_the_error_that_training_measured_is_the_second_choice(tmp_path, trained
   trained = trained._replace(meta=trained.meta | {'validation': measured})
   expected = {'top1_error': 30.0, 'images': 18, 'views': 1, 'data': 'synthetic'}
   assert about.validation(trained, str(tmp_path)) == expected
+  other = trained.config.to_dict()
+  other['eval']['weights'] = 'ema'  # training measured the last weights
+  average = trained._replace(config=FrozenConfigDict(other))
+  assert about.validation(average, str(tmp_path)) is None
