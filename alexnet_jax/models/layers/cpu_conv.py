@@ -6,6 +6,7 @@ this module computes the gradient of their kernels in a faster way than XLA does
 """
 
 import functools
+import math
 
 import jax
 from jax import lax
@@ -17,7 +18,6 @@ from alexnet_jax.models.layers.reference import Array, Padding
 _IMAGE_CHANNELS = 4  # an input with at most this many channels is treated as an image, not as maps
 _NO_PADDING = ((0, 0), (0, 0))
 PIECE = 32  # number of images for which XLA computes the gradient of a kernel at once
-IMAGES = 8  # number of images that are computed at a time by squares of outputs
 
 
 def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) -> Array:
@@ -183,6 +183,17 @@ def _kernel_of_squares(kernel: Array) -> Array:
   return _block_kernel(wide, 2).reshape(-1, 4 * features)
 
 
+def _images_at_a_time(x: Array, kernel: Array, padding: Padding) -> int:
+  """Returns the number of images whose matrix and outputs are in memory at a time."""
+  size, _, channels, features = kernel.shape
+  squares = math.prod(
+    -(-(before + length + after - size + 1) // 2)
+    for length, (before, after) in zip(x.shape[1:3], padding, strict=True)
+  )
+  row = 4 * (size // 2 + 1) ** 2 * channels + 4 * features
+  return winograd.images_at_a_time(len(x), 4 * squares * row)
+
+
 def _conv_by_squares(x: Array, kernel: Array, padding: Padding) -> Array:
   """Convolves an image at stride 1: `[B, H, W, C]` -> `[B, H', W', F]`."""
   matrix = _kernel_of_squares(kernel)
@@ -197,7 +208,7 @@ def _conv_by_squares(x: Array, kernel: Array, padding: Padding) -> Array:
     y = y.reshape(len(x), 2 * height, 2 * width, -1)
     return (), y[:, : out[0], : out[1]]
 
-  return winograd.in_chunks(some, IMAGES, x)[1]
+  return winograd.in_chunks(some, _images_at_a_time(x, kernel, padding), x)[1]
 
 
 def _kernel_gradient_by_squares(x: Array, g: Array, kernel: Array, padding: Padding) -> Array:
@@ -208,5 +219,5 @@ def _kernel_gradient_by_squares(x: Array, g: Array, kernel: Array, padding: Padd
     g = g.swapaxes(2, 3).reshape(len(rows), -1)
     return jnp.dot(rows.T, g, preferred_element_type=jnp.float32), ()
 
-  matrix, _ = winograd.in_chunks(some, IMAGES, x, g)
+  matrix, _ = winograd.in_chunks(some, _images_at_a_time(x, kernel, padding), x, g)
   return jax.linear_transpose(_kernel_of_squares, kernel.astype(jnp.float32))(matrix)[0]

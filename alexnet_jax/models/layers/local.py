@@ -32,14 +32,16 @@ def locally_connected(
     `[B, H', W', Cout]`.
   """
   height, width = kernel.shape[:2]
-  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  # There is a matrix product for every window. With the batch behind rows and columns, its matrices are
+  # contiguous in memory.
+  padded = jnp.pad(x.transpose(1, 2, 0, 3), (*padding, (0, 0), (0, 0)))
   windows = [
-    padded[:, i : i + stride * height : stride, j : j + stride * width : stride][:, :height, :width]
+    padded[i : i + stride * height : stride, j : j + stride * width : stride][:height, :width]
     for i in range(size)
     for j in range(size)
   ]
-  y = jnp.einsum('bhwk,hwkf->bhwf', jnp.concatenate(windows, -1), kernel.astype(x.dtype))
-  return y + bias.astype(x.dtype)
+  y = jnp.einsum('hwbk,hwkf->hwbf', jnp.concatenate(windows, -1), kernel.astype(x.dtype))
+  return y.transpose(2, 0, 1, 3) + bias.astype(x.dtype)
 
 
 def avg_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:

@@ -270,19 +270,34 @@ def _batched(x: Array, y: Array, contracted: tuple[int, int]) -> Array:
   return lax.dot_general(x, y, ((contracted[:1], contracted[1:]), ((0,), (0,))))
 
 
-def _images_at_a_time(p: Plan, channels: int, features: int) -> int:
+def images_at_a_time(images: int, image_bytes: int, least_bytes: int = 0) -> int:
   """Returns the number of images to compute at a time.
 
-  Their transformed data and outputs take about `CHUNK_BYTES`, or twice the bytes of the transformed kernel if
-  that is more. The number is a divisor of the number of images if one lies between it and its half.
+  All are computed at once if they take at most twice `CHUNK_BYTES`. Otherwise the images of a chunk take about
+  `CHUNK_BYTES`, or `least_bytes` if that is more, and their number is a divisor of `images` if one lies
+  between it and its half.
+
+  Args:
+    images: number of images.
+    image_bytes: bytes that one image takes.
+    least_bytes: bytes that a chunk should take at least.
   """
-  image = 4 * p.products * (channels + features)
-  kernel = 4 * p.a**2 * channels * features
-  fitting = max(1, max(CHUNK_BYTES, 2 * kernel) // image)
-  if fitting >= p.images:
-    return p.images
+  if images * image_bytes <= 2 * CHUNK_BYTES:
+    return images
+  fitting = max(1, max(CHUNK_BYTES, least_bytes) // image_bytes)
+  if fitting >= images:
+    return images
   near = range(fitting, fitting // 2, -1)
-  return next((n for n in near if p.images % n == 0), fitting)
+  return next((n for n in near if images % n == 0), fitting)
+
+
+def _chunk(p: Plan, channels: int, features: int) -> int:
+  """Returns the images of a chunk, from the bytes of their transformed data and outputs.
+
+  A chunk takes at least twice the bytes of the transformed kernel, which is read once for each chunk.
+  """
+  image_bytes = 4 * p.products * (channels + features)
+  return images_at_a_time(p.images, image_bytes, 8 * p.a**2 * channels * features)
 
 
 def in_chunks(function: Callable, size: int, *arrays: Array):
@@ -321,7 +336,7 @@ def conv(x: Array, kernel: Array, p: Plan) -> Array:
     `[B, H', W', F]` in the dtype of `x`.
   """
   u = kernel_in(p, kernel.astype(jnp.float32))
-  size = _images_at_a_time(p, *u.shape[1:])
+  size = _chunk(p, *u.shape[1:])
   part = dataclasses.replace(p, images=size)
 
   def some(x):
@@ -339,7 +354,7 @@ def _conv_backward(p, saved, g):
   x, kernel = saved
   u = kernel_in(p, kernel.astype(jnp.float32))
   _, channels, features = u.shape
-  size = _images_at_a_time(p, channels, features)
+  size = _chunk(p, channels, features)
   part = dataclasses.replace(p, images=size)
 
   def some(x, g):

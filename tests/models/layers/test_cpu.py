@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.models import layers
-from alexnet_jax.models.layers import cpu, cpu_conv, reference
+from alexnet_jax.models.layers import cpu, cpu_conv, reference, winograd
 
 TOLERANCE = {'float32': 3e-5, 'bfloat16': 2e-2}
 
@@ -45,7 +45,6 @@ def assert_alike(name, constants, *arrays):
     (2, 32, 3, 11, 4, ((2, 2), (2, 2))),
     (4, 12, 3, 5, 1, ((2, 2), (2, 2))),  # conv1 of the CIFAR-10 network
     (2, 12, 1, 5, 1, ((2, 2), (2, 2))),  # conv1 of LeNet-5
-    (cpu_conv.IMAGES + 3, 7, 3, 5, 1, ((2, 2), (2, 2))),  # more images than one piece
     (2, 11, 3, 4, 1, ((1, 2), (2, 1))),  # an odd number of windows, and an even kernel
     (3, 8, 3, 3, 1, ((0, 0), (1, 0))),
     (2, 9, 3, 2, 3, ((0, 0), (0, 0))),  # windows with gaps between them
@@ -60,6 +59,16 @@ def test_conv_agrees_with_the_reference(dtype, images, size, channels, kernel, s
   weights = normal(kernel, kernel, channels, 8, seed=1)
   constants = {'stride': stride, 'padding': padding}
   assert_alike('conv', constants, x, weights, normal(8, seed=2))
+
+
+@pytest.mark.parametrize('images', [6, 7])
+def test_squares_of_outputs_are_computed_in_chunks(images, monkeypatch):
+  """The size of the chunks may or may not divide the batch."""
+  monkeypatch.setattr(winograd, 'CHUNK_BYTES', 20_000)
+  padding = ((2, 2), (2, 2))
+  x, weights = normal(images, 7, 7, 3), normal(5, 5, 3, 8, seed=1)
+  assert 1 < cpu_conv._images_at_a_time(x, weights, padding) < images
+  assert_alike('conv', {'stride': 1, 'padding': padding}, x, weights, normal(8, seed=2))
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE)
