@@ -14,6 +14,7 @@ ONLY_PARSED = {
   'sbatch': 'it needs a SLURM cluster',
   'kubectl': 'it needs a Kubernetes cluster',
   'pip': 'it needs a network',
+  'jupyter': 'it opens a browser',
   'python -m venv': 'it creates an environment',
   'python3 -m venv': 'it creates an environment',
   'source': 'it changes the shell',
