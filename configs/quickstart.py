@@ -7,7 +7,7 @@ tell monocrystalline from polycrystalline cells.
 Command:  bash launch/quickstart.sh
           (which runs python main.py --config=configs/quickstart.py --workdir=DIR, then --mode=eval)
 Expected: a top-1 error of at most 6 % over all validation images, with ten views.
-Hardware: 2 CPU cores; training and evaluation take under 3 minutes if nothing else runs on them (RESULTS.md).
+Hardware: 2 CPU cores; training and evaluation take about 3 minutes if nothing else runs on them (RESULTS.md).
 """
 
 from alexnet_jax.config import recipes

@@ -2,7 +2,7 @@
 # Trains on a Cloud TPU VM or slice from your own machine: it copies the current commit to every worker, installs
 # the requirements there and runs main.py on all workers.
 #   bash launch/tpu_vm.sh NAME ZONE [main.py arguments]
-#   bash launch/tpu_vm.sh my-tpu us-central2-b --config=configs/alexnet.py --workdir=/mnt/shared/alexnet
+#   bash launch/tpu_vm.sh my-tpu us-central2-b --config=configs/alexnet.py:original --workdir=/mnt/shared/alexnet
 # The workdir must be a folder that all workers share (a Filestore or other NFS mount); with one worker it may be
 # any folder. The workers need Python 3.11 or newer with venv; PYTHON=python3.12 bash launch/... names it. For
 # several workers gcloud requires its key in the agent: ssh-add ~/.ssh/google_compute_engine.

@@ -27,7 +27,8 @@ _STALLED = (
   'the loss is still ln(classes) = %.3f after %d steps: the network has not begun to learn. Possible '
   'remedies: the recipe `original` (wider initial weights in conv3-conv5), --config.model.init=torch, '
   'smaller biases as in the recipe `caffe` (0.1), a lower rate (--config.optim.rate=), another seed, labels '
-  'that match the images, or more steps: with 1000 classes learning began after 5,000 to 15,000 steps.'
+  'that match the images, or more steps: others report that with 1000 classes learning began after 5,000 to '
+  '15,000 steps.'
 )
 _CHANCE_SHARE = 0.98  # a loss above this share of ln(classes) counts as guessing
 

@@ -1,4 +1,4 @@
-"""The persistent compilation cache: a second start of the same network compiles nothing."""
+"""The persistent compilation cache: a second start of the same network compiles only small programs."""
 
 import os
 import pathlib
