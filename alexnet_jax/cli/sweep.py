@@ -88,7 +88,7 @@ def run(options: flags.Options) -> dict[str, object]:
     logging.info('run %d of %d: %s', i, len(runs), _text(values))
     try:
       row = train(own.config, own.workdir)
-    except RunError as error:
+    except (RunError, UserError) as error:  # some values are only checked when a run starts
       logging.error('%s', error)
       row = {'failed': str(error)}
     rows.append({'values': values, 'workdir': own.workdir, **row})

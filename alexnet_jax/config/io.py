@@ -69,7 +69,8 @@ def _tuples(value):
 def _fill_in(values, defaults):
   """Returns `values`, with the values of `defaults` for missing keys, at every depth."""
   both = isinstance(values, dict) and isinstance(defaults, dict)
-  if not both:
+  # A last layer, which has no features, may be named like a hidden layer of the recipe.
+  if not both or ('features' in defaults and 'features' not in values):
     return values
   return defaults | {key: _fill_in(value, defaults.get(key)) for key, value in values.items()}
 

@@ -6,7 +6,7 @@ from alexnet_jax import models
 from alexnet_jax.config.io import flatten
 from alexnet_jax.config.keys import KEYS
 from alexnet_jax.errors import UserError
-from alexnet_jax.models.spec import is_layer
+from alexnet_jax.models.spec import is_dense, is_layer
 from alexnet_jax.utils import schema
 
 # Keys, or prefixes of keys, in which a resumed run may differ from the run that it resumes.
@@ -14,7 +14,7 @@ _FREE = (
     'mesh', 'micro_batches', 'train.epochs', 'train.steps', 'train.log_every', 'train.checkpoint_every',
     'train.diagnose_every', 'train.profile', 'train.until_train_error', 'train.early_stopping', 'eval.',
     'data.data_dir', 'data.manual_dir', 'data.devkit', 'data.loader', 'data.threads', 'data.cache_mib',
-    'log.', 'note', 'prepare.', 'serve.', 'report.',
+    'data.max_bad_share', 'log.', 'note', 'prepare.', 'serve.', 'report.',
 )  # fmt: skip
 
 
@@ -91,6 +91,19 @@ def _check_layer_names(config: ConfigDict | FrozenConfigDict) -> None:
         )
 
 
+def _check_parallelism(config: ConfigDict | FrozenConfigDict) -> None:
+  """Checks that no batch normalisation follows units that are spread over devices."""
+  model = config.model
+  if config.parallelism != 'owt' or model.norm != 'batch':
+    return
+  for layer in model.layers[:-1]:
+    if is_dense(layer) and 'norm' in model[layer].then:
+      raise UserError(
+        f'config.model.{layer}.then={model[layer].then}: with parallelism=owt batch normalisation cannot '
+        'follow a fully connected layer; leave `norm` out, or use parallelism=towers'
+      )
+
+
 def _check_length(config: ConfigDict | FrozenConfigDict) -> None:
   if not config.train.steps and not config.train.epochs:
     raise UserError('config.train.epochs=0: set it, or config.train.steps, to more than 0')
@@ -111,4 +124,5 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
   _check_micro_batches(config)
   _check_crop(config)
   _check_layer_names(config)
+  _check_parallelism(config)
   _check_length(config)

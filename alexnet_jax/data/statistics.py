@@ -13,6 +13,7 @@ import numpy as np
 
 from alexnet_jax.data.splits import Split
 from alexnet_jax.errors import RunError
+from alexnet_jax.utils import atomic_io
 
 _FLAT = 1e-9  # share of the largest variance that is rounding
 
@@ -132,9 +133,5 @@ def load(path: str) -> Statistics | None:
 def save(path: str, statistics: Statistics) -> None:
   """Writes an .npz file under a temporary name and renames it, so that readers never see a partial file."""
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  temporary = f'{path}.{os.getpid()}'
-  with open(temporary, 'wb') as file:
+  with atomic_io.replacing(path) as file:
     np.savez(file, **statistics._asdict())
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)

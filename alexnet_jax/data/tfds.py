@@ -25,6 +25,7 @@ from alexnet_jax.data.splits import Source, Split, split_off
 from alexnet_jax.data.store import reader, writer
 from alexnet_jax.data.store.job import StoreSettings
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils import atomic_io
 from alexnet_jax.utils.optional_import import import_module, import_tensorflow
 
 _BYTES_PER_PIXEL = 0.5  # approximate size of JPEG canvases of quality 95
@@ -219,9 +220,8 @@ def _cached_labels(
       bar.update(len(block))
   labels = np.asarray(found, np.int32)
   try:
-    with open(f'{path}.{os.getpid()}', 'wb') as file:
+    with atomic_io.replacing(path) as file:
       np.save(file, labels)
-    os.replace(file.name, path)
   except OSError as error:
     logging.warning(
       'the labels of %s cannot be kept for the next run: %s', builder.info.full_name, error

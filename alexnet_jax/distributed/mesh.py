@@ -11,8 +11,10 @@ belong to several processes (`alexnet_jax.distributed.multihost`).
 import math
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 from ml_collections import ConfigDict, FrozenConfigDict
+import numpy as np
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.models import spec
@@ -41,7 +43,19 @@ def make_mesh(config: ConfigDict | FrozenConfigDict, batch_size: int = 0) -> Mes
   check_shape(shape, config, batch_size)
   devices = jax.devices()[: math.prod(shape)]
   _check_processes(shape, devices)
-  return jax.make_mesh(shape, (DATA, TOWER), (AxisType.Auto,) * 2, devices=devices)
+  return Mesh(_in_order(shape, devices), (DATA, TOWER), axis_types=(AxisType.Auto,) * 2)
+
+
+def _in_order(shape: tuple[int, int], devices: list[jax.Device]) -> np.ndarray:
+  """Returns an array of devices of the given shape, in which neighbours are close to one another.
+
+  `jax.make_mesh` raises NotImplementedError for some shapes of TPU slices, such as 8x2 on 4x4 chips, because
+  it never splits an axis of the chips.
+  """
+  try:
+    return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  except (AssertionError, NotImplementedError, ValueError):  # the devices form no such mesh
+    return np.asarray(devices).reshape(shape)
 
 
 def default_shape(config: ConfigDict | FrozenConfigDict, batch_size: int) -> tuple[int, int]:
@@ -96,11 +110,6 @@ def check_shape(
       raise UserError(
         f'{what} is not divisible by the data axis of config.mesh={data},{tower}: choose another mesh'
       )
-
-
-def most_devices(batch_size: int) -> int:
-  """Returns the largest number of devices among which a batch can be split evenly."""
-  return max(n for n in range(1, len(jax.devices()) + 1) if batch_size % n == 0)
 
 
 def _check_processes(shape: tuple[int, int], devices: list[jax.Device]) -> None:

@@ -33,8 +33,9 @@ def _pixel_means(dataset: Dataset, split: str, size: int) -> tuple[np.ndarray, n
   for batch in dataset.eval_batches(_BATCH, split=split):
     margin = (batch['image'].shape[1] - size) // 2
     images = batch['image'][batch['mask'], margin : margin + size, margin : margin + size]
-    # Block borders are rounded, so the view may have any size from 16 pixels.
-    edges = np.linspace(0, images.shape[1], _SIDE + 1).round().astype(int)
+    # Block borders are rounded, so the view may have any size. Below 16 pixels, the blocks are pixels.
+    blocks = min(_SIDE, images.shape[1])
+    edges = np.linspace(0, images.shape[1], blocks + 1).round().astype(int)
     sums = np.add.reduceat(images, edges[:-1], axis=1, dtype=np.float64)
     sums = np.add.reduceat(sums, edges[:-1], axis=2)
     sizes = np.diff(edges)

@@ -1,10 +1,11 @@
 """Trained networks: read from the checkpoint of a run or from a .safetensors file, and ready to predict."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
+import zlib
 
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -77,10 +78,10 @@ def batch_size_on(
 def make_mesh(config: ConfigDict | FrozenConfigDict) -> jax.sharding.Mesh:
   """Returns the mesh of an evaluation.
 
-  Without `config.mesh`, each device holds a whole network, and the batch is split over as many devices
-  as it can be. Networks with one and with two towers can then share the mesh in an ensemble.
+  Without `config.mesh`, each device holds a whole network, and the batch is split over all devices.
+  Networks with one and with two towers can then share the mesh in an ensemble.
   """
-  shape = config.mesh if any(config.mesh) else (mesh_lib.most_devices(config.eval.batch_size), 1)
+  shape = config.mesh if any(config.mesh) else (len(jax.devices()), 1)
   chosen = ConfigDict(config.to_dict() | {'mesh': shape})
   return mesh_lib.make_mesh(chosen, batch_size_on(config, max(shape[0], 1)))
 
@@ -169,7 +170,7 @@ def load_alone(source: str | pathlib.Path, which: str, config: ConfigDict) -> Tr
   """Reads a trained network for one device, and checks that it is the one that `config` describes.
 
   Args:
-    workdir: the folder of the run.
+    source: the workdir of a run, or a .safetensors file.
     which: the checkpoint: best, latest or a step.
     config: a whole config; see `load`.
 
@@ -230,3 +231,18 @@ def _distinct(titles: Sequence[str], names: Sequence[str]) -> list[str]:
     f'{title} ({name})' if counts[title] > 1 else title
     for title, name in zip(titles, names, strict=True)
   ]
+
+
+def errors_in_training(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Returns the errors that training measured for a checkpoint; empty if it measured none at its step.
+
+  Args:
+    meta: that of the checkpoint. Checkpoints of earlier versions do not say whether they were evaluated.
+  """
+  return meta['validation'] if meta.get('evaluated', True) else {}
+
+
+def fingerprint(trained: Trained) -> int:
+  """Returns a checksum of the first layer's kernels, which differ between any two trained networks."""
+  kernels = trained.model.params[trained.config.model.layers[0]]['kernel']
+  return zlib.crc32(np.asarray(kernels).tobytes())

@@ -5,9 +5,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import functools
+import math
 import os
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -40,6 +42,8 @@ def load(path: str | os.PathLike, checkpoint: str = 'best', views: int | None = 
     UserError: there is no such network or checkpoint, or `views` is not allowed.
   """
   config = archive.read_config(path)
+  if math.prod(config.mesh) > len(jax.devices()):  # the run was trained on a larger machine
+    config.mesh = (0, 0)
   if views is not None:
     config.eval.views = views
   return Classifier(loading.load(os.fspath(path), checkpoint, config))

@@ -34,7 +34,7 @@ def layer_keys(config: FrozenConfigDict) -> dict[str, str]:
   """
   keys: dict[str, str] = {}
   for layer in config.layers:
-    then = config[layer].get('then', ())
+    then = () if layer == config.layers[-1] else config[layer].get('then', ())
     keys[layer] = alexnet.intermediate_key(layer, 'act') if 'act' in then else layer
     for operation in then:
       key = alexnet.intermediate_key(layer, operation)
@@ -122,6 +122,7 @@ def features(
     features=vectors,
     layer=layer,
     checkpoint=trained.step,
+    network=loading.fingerprint(trained),
     class_names=np.asarray(trained.meta['class_names']),
     **columns,
   )

@@ -22,7 +22,7 @@ def find_images(patterns: Sequence[str]) -> list[str]:
 
   Args:
     patterns: files, folders and globs. A folder means all images in it and in its subfolders, sorted
-      by path.
+      by path, but for hidden files.
 
   Raises:
     UserError: a pattern matches nothing.
@@ -31,7 +31,11 @@ def find_images(patterns: Sequence[str]) -> list[str]:
   for pattern in filter(None, patterns):
     if os.path.isdir(pattern):
       files = sorted(pathlib.Path(pattern).rglob('*'))
-      found = [str(path) for path in files if path.name.lower().endswith(SUFFIXES)]
+      found = [
+        str(path)
+        for path in files
+        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith('.')
+      ]
     elif os.path.exists(pattern):
       found = [pattern]
     else:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.utils import output_path
+from alexnet_jax.utils import atomic_io, output_path
 from alexnet_jax.utils.optional_import import import_module
 
 COLUMNS, MAX_IMAGES = 4, 24  # panels in a row; images in a picture
@@ -79,10 +79,8 @@ def draw(path: str, panels: Sequence[Panel]) -> None:
     if panel.truth:
       bar_axes.set_title(_shorten(panel.truth), fontsize=9, pad=3, parse_math=False)
     _draw_bars(bar_axes, panel.top, panel.truth, bars)
-  target = pathlib.Path(path)
-  temporary = target.with_name(f'{target.stem}.{os.getpid()}{target.suffix}')
-  figure.savefig(temporary, dpi=120)
-  os.replace(temporary, path)
+  with atomic_io.replacing(path) as file:
+    figure.savefig(file, dpi=120, format=pathlib.Path(path).suffix[1:].lower())
 
 
 def _draw_bars(axes, top: Sequence[Mapping], truth: str | None, bars: int) -> None:

@@ -68,7 +68,7 @@ def predict(
     'checkpoint': trained.step,
     **_errors(ranks, len(label_of)),
   }
-  if picture:
+  if panels:  # there are none if all chosen images were skipped
     picture_lib.draw(picture, panels)
     summary['picture'] = picture
   if output:

@@ -91,12 +91,13 @@ def _write_weights(trained: loading.Trained, form: str, output: str) -> None:
 
 
 def _write_archive(trained: loading.Trained, output: str) -> None:
-  """Writes our own archive (`alexnet_jax.interop.archive`)."""
+  """Writes our own archive (`alexnet_jax.workdir.archive`)."""
   params, batch_stats = jax.device_get((trained.model.params, trained.model.batch_stats))
   statistics = jax.tree.map(np.asarray, jax.device_get(trained.statistics))._asdict()
   tree = {'params': params, 'batch_stats': batch_stats, 'statistics': statistics}
   meta, labels = trained.meta, loading.class_labels(trained)
-  training = {name: meta[name] for name in ('epoch', 'num_train', 'num_validation', 'validation')}
+  training = {name: meta[name] for name in ('epoch', 'num_train', 'num_validation')}
+  training['validation'] = loading.errors_in_training(meta)
   metadata = {
     'format': archive.FORMAT,
     'version': archive.VERSION,

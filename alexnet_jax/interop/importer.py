@@ -17,7 +17,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.interop import caffe, cuda_convnet, layout, pytorch, sidecar
 from alexnet_jax.steps import optimizer, schedules
 from alexnet_jax.utils import atomic_io
-from alexnet_jax.workdir import archive
+from alexnet_jax.workdir import archive, lock
 from alexnet_jax.workdir.checkpoint import FOLDER, Checkpoints
 
 IMPORTS = ('torchvision', 'pytorch', 'caffe', 'cuda_convnet', 'safetensors')
@@ -300,7 +300,8 @@ def _save(
     'schedule': schedules.ScheduleState()._asdict(),
     'validation': {},
   }
-  with Checkpoints(workdir) as checkpoints:
+  lock.make_workdir(workdir)
+  with lock.locked(workdir), Checkpoints(workdir) as checkpoints:
     if not checkpoints.save(jax.tree.map(jnp.asarray, state), network.statistics, meta):
       raise UserError('the weights hold numbers that are not finite: download them again')
   atomic_io.write(workdir / config_lib.FILE, config_lib.to_json(config))

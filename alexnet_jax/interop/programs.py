@@ -19,6 +19,7 @@ import numpy as np
 
 from alexnet_jax import models
 from alexnet_jax.evaluation.loading import Trained
+from alexnet_jax.models import layers
 from alexnet_jax.steps import augment
 from alexnet_jax.utils.optional_import import import_module, import_tensorflow
 
@@ -86,7 +87,8 @@ def export_program(trained: Trained, form: str, output: str) -> dict[str, object
     'classes': trained.meta['class_names'],
   }
   write = _write_stablehlo if form == 'stablehlo' else _write_savedmodel
-  write(function, constants, size, output)
+  with layers.portable():  # the program also runs on other devices than the one that exports it
+    write(function, constants, size, output)
   folder = pathlib.Path(output)
   path = folder / 'alexnet_jax.json' if folder.is_dir() else pathlib.Path(f'{output}.json')
   path.write_text(json.dumps(description, indent=2))

@@ -32,7 +32,7 @@ from alexnet_jax.report import (
   pictures,
   settings,
 )
-from alexnet_jax.utils import output_path
+from alexnet_jax.utils import atomic_io, output_path
 from alexnet_jax.utils.optional_import import import_module
 from alexnet_jax.workdir import archive, sessions
 from alexnet_jax.workdir import metrics as metrics_lib
@@ -78,15 +78,15 @@ def report(
     logging.info('evaluating %d images', dataset.num_validation)
     page = _Page(config, trained, dataset, which)
     values = page.values(pathlib.Path(workdir))
-  html = template.render(**values)
-  temporary = path.with_suffix('.tmp')
-  temporary.write_text(html)
-  os.replace(temporary, path)
+  # Names of classes that are not UTF-8 hold code points that cannot be encoded.
+  html = template.render(**values).encode('utf-8', 'replace')
+  with atomic_io.replacing(path) as file:
+    file.write(html)
   keys = (
     'top1_error', 'top5_error', 'views', 'examples', 'specialisation', 'in_both_splits', 'codes',
   )  # fmt: skip
   found = {key: values[key] for key in keys if values[key] is not None or key != 'codes'}
-  return {'output': str(path), 'checkpoint': trained.step, 'bytes': len(html.encode()), **found}
+  return {'output': str(path), 'checkpoint': trained.step, 'bytes': len(html), **found}
 
 
 def _path_of_page(workdir: str, output: str) -> pathlib.Path:

@@ -205,11 +205,33 @@ def serve(
           log_level='warning',
           timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
           limit_concurrency=_MAX_CONNECTIONS,
+          http=_impatient_protocol(),
         )
       )
       logging.info('serving %s at %s, until Ctrl-C', workdir, address)
       server.run(sockets=[listener])
   return {'address': address}
+
+
+def _impatient_protocol() -> Any:
+  """Returns uvicorn's HTTP protocol, which closes connections on which no request arrives in time.
+
+  uvicorn limits only the time between two requests. Silent connections would count as visitors for ever.
+  """
+  h11_impl = import_module('uvicorn.protocols.http.h11_impl', 'serve', _NEED)
+
+  base: Any = h11_impl.H11Protocol
+
+  class Impatient(base):
+    def connection_made(self, transport):
+      super().connection_made(transport)
+      self.loop.call_later(limits.UPLOAD_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self):
+      if self.cycle is None:  # no request has arrived
+        self.transport.close()
+
+  return Impatient
 
 
 @contextlib.contextmanager

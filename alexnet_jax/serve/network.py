@@ -17,6 +17,7 @@ from alexnet_jax.data import decode_canvas
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import loading
 from alexnet_jax.inference.classifier import Classifier, Prediction, most_probable
+from alexnet_jax.models import spec
 from alexnet_jax.report import kernels as kernels_lib
 from alexnet_jax.report.neighbours import Index
 from alexnet_jax.serve import about as about_lib
@@ -52,7 +53,7 @@ class Features:
       belongs to another checkpoint.
   """
 
-  def __init__(self, path: str, step: int):
+  def __init__(self, path: str, trained: loading.Trained):
     try:
       with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
@@ -63,11 +64,14 @@ class Features:
       raise UserError(
         f'--features={path} has no {", ".join(missing)}: write it with --mode=features --images='
       )
-    if int(arrays['checkpoint']) != step:
+    if int(arrays['checkpoint']) != trained.step:
       raise UserError(
-        f'--features={path} belongs to checkpoint {arrays["checkpoint"]}, but checkpoint {step} is '
+        f'--features={path} belongs to checkpoint {arrays["checkpoint"]}, but checkpoint {trained.step} is '
         'served: write it again'
       )
+    own = loading.fingerprint(trained)
+    if int(arrays.get('network', own)) != own:  # files of earlier versions have no fingerprint
+      raise UserError(f'--features={path} belongs to another network: write it again')
     self.layer = str(arrays['layer'])
     self.paths = [str(name) for name in arrays['paths']]
     self._index = Index(arrays['features'].reshape(len(self.paths), -1))
@@ -104,9 +108,13 @@ class Network:
     max_pixels = min(canvas.max_pixels, config.serve.max_pixels)
     self._canvas = canvas._replace(max_pixels=max_pixels)
     self._lock = threading.Lock()
-    self.features = Features(features, self._trained.step) if features else None
+    self.features = Features(features, self._trained) if features else None
     self._examples = examples_lib.load(config, canvas, self._classifier.class_names)
     layer = self._trained.config.model.layers[0]
+    if spec.is_dense(layer) or spec.is_local(layer):
+      raise UserError(
+        f'--mode=serve shows the kernels of a convolution, but the first layer is {layer}: use --mode=predict'
+      )
     kernels = np.asarray(jax.device_get(self._trained.model.params[layer]['kernel']))
     self._kernels = [_picture(tower) for tower in kernels]
     self._maps = kernels.shape[-1]  # of one tower

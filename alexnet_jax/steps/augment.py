@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.models.operations import row_keys
 from alexnet_jax.steps import rng
 
 Array = jax.Array
@@ -145,7 +146,7 @@ def train_images(
   margin = canvases.shape[1] - size
 
   def keys(purpose, chunk=1):
-    return rng.row_keys(rng.step_key(seed_key, step, purpose), rows // chunk)
+    return row_keys(rng.step_key(seed_key, step, purpose), rows // chunk)
 
   mirrored = jnp.zeros(rows.shape, bool)
   if settings.flip:
@@ -195,7 +196,7 @@ def own_shares(
   Returns:
     float32 `[B]` from 0 to 1, equal for partners.
   """
-  keys = rng.row_keys(rng.step_key(seed_key, step, rng.MIXUP), rows // 2)
+  keys = row_keys(rng.step_key(seed_key, step, rng.MIXUP), rows // 2)
   parameter = jnp.float32(config.augment.mixup)
   shares = jax.vmap(lambda key: jax.random.beta(key, parameter, parameter))(keys)
   return jnp.where(of_partners(mask), shares, jnp.float32(1))

@@ -128,7 +128,7 @@ def rate_tree(
     UserError: `config.optim.layer_rates` names a layer that the network lacks.
   """
   factors = {}
-  for layer, start, factor in config.layer_rates:
+  for layer, start, factor in sorted(config.layer_rates, key=lambda change: change[1]):
     if layer not in params:
       raise UserError(
         f'config.optim.layer_rates names {layer!r}: choose one of {", ".join(params)}'

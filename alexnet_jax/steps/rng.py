@@ -27,8 +27,3 @@ def seed_key(seed: int) -> Array:
 def step_key(seed_key: Array, step: Array | int, purpose: int) -> Array:
   """Returns the key of one step (a number or an int32 scalar) and one purpose (`INIT`, `DROPOUT`, ...)."""
   return jax.random.fold_in(jax.random.fold_in(seed_key, step), purpose)
-
-
-def row_keys(key: Array, rows: Array) -> Array:
-  """Returns keys `[B]`, one for each row; `rows`, int `[B]`, are indices in the global batch."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)

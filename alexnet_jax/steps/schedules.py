@@ -116,5 +116,6 @@ def total_steps(config: ConfigDict | FrozenConfigDict, num_train: int) -> int:
     config: the whole config.
     num_train: number of training images.
   """
-  examples = config.train.epochs * num_train
-  return config.train.steps or max(1, math.ceil(examples / config.train.batch_size))
+  # Rounded, because 1.1 * 100 is a little more than 110.
+  steps = round(config.train.epochs * num_train / config.train.batch_size, 6)
+  return config.train.steps or max(1, math.ceil(steps))

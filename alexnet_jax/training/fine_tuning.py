@@ -43,9 +43,10 @@ def read(source: str, config: FrozenConfigDict) -> tuple[Tree, Tree]:
     raise UserError(
       f'config.init_from={source}: there is no such folder; name the workdir of a run, or a .safetensors file'
     )
-  # Without a mesh, every process reads the whole network.
-  any_mesh = ConfigDict(config.to_dict() | {'mesh': (0, 0)})
-  model = loading.load(source, 'latest', any_mesh).model
+  # Without a mesh, every process reads the whole network. `eval.weights` is about the new run.
+  values = config.to_dict() | {'mesh': (0, 0)}
+  values['eval'] = values['eval'] | {'weights': 'last'}
+  model = loading.load(source, 'latest', ConfigDict(values)).model
   return jax.tree.map(np.asarray, (model.params, model.batch_stats))
 
 

@@ -100,7 +100,7 @@ def make_watch_step(config: FrozenConfigDict, mesh: Mesh) -> Callable[..., dict]
       state.params, state.batch_stats, batch, state.step, colour, statistics
     )
     finite = {}
-    for layer in config.model.layers:
+    for layer in config.model.layers[:-1]:  # no operations follow the last layer
       if 'act' in config.model[layer].get('then', ()):
         outputs = variables['intermediates'][alexnet.intermediate_key(layer, 'act')]
         towers = jnp.stack(outputs[0])

@@ -5,13 +5,16 @@ size and SHA-256 of every file in it. A folder without a manifest is not finishe
 disagrees with its manifest is damaged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import pathlib
+import socket
+from typing import BinaryIO
 
 # What helps against an OSError when a file is written.
 REMEDIES = {
@@ -33,18 +36,30 @@ def sync(path: str | os.PathLike) -> None:
     os.close(descriptor)
 
 
-def write(path: pathlib.Path, text: str) -> None:
-  """Writes a text file atomically: readers see either the old or the new content."""
-  temporary = path.with_name(f'{path.name}.{os.getpid()}')
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+  """Yields a binary file that takes the place of `path` at the end: readers see the old or the new content.
+
+  If an exception ends the block, `path` stays as it is, and nothing is left behind.
+  """
+  target = pathlib.Path(path)
+  # Processes in containers that share a folder may all have the same number.
+  temporary = target.with_name(f'{target.name}.{socket.gethostname()}.{os.getpid()}')
   try:
-    with temporary.open('w') as file:
-      file.write(text)
+    with temporary.open('wb') as file:
+      yield file
       file.flush()
       os.fsync(file.fileno())
-    temporary.replace(path)
+    temporary.replace(target)
   finally:
     temporary.unlink(missing_ok=True)
-  sync(path.parent)
+  sync(target.parent)
+
+
+def write(path: pathlib.Path, text: str) -> None:
+  """Writes a text file atomically, as UTF-8; names of files that are not UTF-8 keep their bytes."""
+  with replacing(path) as file:
+    file.write(text.encode('utf-8', 'surrogateescape'))
 
 
 def seal(folder: pathlib.Path, facts: Mapping) -> int:

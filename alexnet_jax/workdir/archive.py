@@ -28,6 +28,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import models
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils import atomic_io
 
 FORMAT, VERSION, SUFFIX = 'alexnet_jax', '1', '.safetensors'
 _SHOWN = 8  # number of unexpected tensors that an error lists
@@ -100,11 +101,10 @@ def write_tensors(
 ) -> None:
   """Writes a .safetensors file under a temporary name and renames it."""
   pathlib.Path(path).absolute().parent.mkdir(parents=True, exist_ok=True)
-  temporary = f'{path}.{os.getpid()}'
   arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
   # `save_file` would make a file that only its owner may read.
-  pathlib.Path(temporary).write_bytes(save(arrays, dict(metadata)))
-  os.replace(temporary, path)
+  with atomic_io.replacing(path) as file:
+    file.write(save(arrays, dict(metadata)))
 
 
 def read_metadata(path: str) -> dict[str, str]:

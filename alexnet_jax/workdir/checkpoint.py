@@ -109,7 +109,7 @@ class Checkpoints:
       found = _NONE
       if multihost.is_primary():
         step = self._files.newest_whole()
-        missing = _ALL_DAMAGED if self._files.has_damaged() else _NONE
+        missing = _ALL_DAMAGED if self._files.has_any() else _NONE
         found = missing if step is None else step
       found = multihost.from_primary(found)
       if found == _ALL_DAMAGED:

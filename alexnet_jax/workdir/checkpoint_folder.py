@@ -39,8 +39,8 @@ class CheckpointFolder:
     """Returns the steps of all checkpoints that are not known to be damaged, ascending."""
     return sorted(int(path.name) for path in self.path.iterdir() if path.name.isdigit())
 
-  def has_damaged(self) -> bool:
-    """Returns whether a damaged checkpoint has been set aside."""
+  def has_any(self) -> bool:
+    """Returns whether there is a folder of a checkpoint, damaged or not."""
     return any(path.name.partition(_DAMAGED)[0].isdigit() for path in self.path.iterdir())
 
   def ranked(self, steps: Sequence[int]) -> list[int]:

@@ -78,6 +78,8 @@ def test_a_sweep_continues_after_a_failed_run(tmp_path, capsys):
   assert 'not finite' in bad['failed'] and result['best'] == good['workdir']
   assert json.loads((workdir / sweep.FILE).read_text()) == result
   assert config_lib.load_workdir(workdir / 'optim.rate=0.01').optim.rate == 0.01
+  mixed, _ = run(capsys, *args, '--config.micro_batches=2', '--sweep=train.batch_size=7,8')
+  assert 'micro' in mixed['runs'][0]['failed'] and mixed['runs'][1]['step'] == 2
   table = err[err.index('top-1 error %') :]
   assert f'{good["loss"]:.4f}' in table and 'failed' in table
   files = {path: path.stat().st_mtime_ns for path in workdir.glob('optim.rate=0.01/checkpoints/*')}

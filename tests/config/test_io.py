@@ -8,6 +8,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.config import recipes
 from alexnet_jax.config.validation import check_same_run
 from alexnet_jax.errors import UserError
+from alexnet_jax.models import spec
 
 
 @pytest.mark.parametrize('variant', [*recipes.RECIPES, 'original+conv6+bfloat16'])
@@ -19,6 +20,15 @@ def test_keys_added_by_a_later_version_have_the_values_of_the_recipe(variant, tm
   check_same_run(config_lib.from_json(json.dumps(old)), config, tmp_path)
   old['optim']['rate'] = 0.5
   assert config_lib.from_json(json.dumps(old)).optim.rate == 0.5
+
+
+def test_a_last_layer_may_have_the_name_of_a_hidden_layer(tmp_path):
+  config = recipes.get('paper')
+  layers = {'conv1': spec.conv(8, 11, 0), 'fc6': spec.fc(16), 'fc7': spec.head()}
+  spec.replace_layers(config.model, layers)
+  old = config_lib.from_json(config_lib.to_json(config))
+  assert 'then' not in old.model.fc7 and 'features' not in old.model.fc7
+  check_same_run(old, config, tmp_path)
 
 
 @pytest.mark.parametrize('recipe', ['mine', None, 7])

@@ -28,6 +28,11 @@ def test_a_kernel_larger_than_its_input_is_refused():
   ('variant', 'overrides', 'message'),
   [
     ('paper+batch_norm', {'micro_batches': 2}, 'batch normalisation needs the whole batch'),
+    (
+      'owt+batch_norm',
+      {'parallelism': 'owt', 'model__fc6__then': ('act', 'norm')},
+      'batch normalisation cannot follow a fully connected layer',
+    ),
     ('paper', {'model__input_size': 257}, 'input_size=257 is larger than .*canvas.size=256'),
     ('paper', {'train__epochs': 0.0}, 'set it, or config.train.steps, to more than 0'),
     ('paper', {'init_layers': 'conv1,conv9'}, "config.init_layers names 'conv9'"),
@@ -56,7 +61,7 @@ def test_a_config_with_a_missing_group_is_refused():
   [
     {'train__epochs': 1.0, 'eval__views': 1, 'mesh': (1, 1), 'note': 'other'},
     {'model__conv6__std': 1.0},  # a layer that the network does not use
-    {'data__source': 'store:elsewhere'},
+    {'data__source': 'store:elsewhere', 'data__max_bad_share': 0.5},
   ],
 )
 def test_keys_that_may_differ_in_a_resumed_run(overrides):

@@ -20,6 +20,16 @@ def test_errors_of_ridge_regression_and_of_the_most_frequent_class():
   assert baseline.majority_error([3, 9, 1], labels) == 50
 
 
+@pytest.mark.parametrize('size', [8, 64])
+def test_features_are_block_means(size):
+  """Below 16 pixels, every pixel is a block."""
+  config = tiny_config(data__synthetic__train=8)
+  with contextlib.closing(open_dataset(config.data, 0)) as dataset:
+    features, labels = baseline._pixel_means(dataset, 'train', size)
+  blocks = min(16, size)
+  assert features.shape == (8, blocks * blocks * 3) and labels.shape == (8,)
+
+
 def test_ridge_regression_equals_its_closed_form():
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(30, 8)), rng.normal(size=(30, 3))

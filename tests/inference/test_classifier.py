@@ -1,6 +1,7 @@
 """`alexnet_jax.load` returns a classifier whose results equal those of the command line exactly."""
 
 import json
+import shutil
 
 import helpers
 import numpy as np
@@ -110,6 +111,15 @@ def test_images_that_cannot_be_read_are_refused(workdir, pictures):
     network.predict(3)
   with pytest.raises(UserError, match='choose one of conv1, '):
     network.features(pictures / 'a.jpg', 'fc9')
+
+
+def test_a_run_of_a_larger_machine_is_loaded(tmp_path, workdir, pictures):
+  shutil.copytree(workdir, tmp_path / 'run')
+  path = tmp_path / 'run' / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'mesh': [64, 1]}))
+  found = alexnet_jax.load(tmp_path / 'run').probabilities(pictures / 'a.jpg')
+  expected = alexnet_jax.load(workdir).probabilities(pictures / 'a.jpg')
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_a_network_that_does_not_exist_is_refused(tmp_path, workdir):

@@ -26,6 +26,13 @@ def test_files_folders_and_globs_without_duplicates(pictures):
   assert found == [str(pictures / name) for name in names]
 
 
+def test_hidden_files_of_a_folder_are_left_out(tmp_path):
+  """macOS writes `._NAME` beside every file on a disk of another system."""
+  for name in ('._a.jpg', 'a.jpg'):
+    (tmp_path / name).write_bytes(b'')
+  assert files.find_images([str(tmp_path)]) == [str(tmp_path / 'a.jpg')]
+
+
 @pytest.mark.parametrize('batch_size', [1, 2, 8])
 def test_batches_contain_the_readable_files_in_order(pictures, batch_size):
   canvas = Canvas(24)

@@ -61,10 +61,13 @@ def test_the_error_of_a_file_lies_beside_it(run, tmp_path):
 
 def test_the_error_that_training_measured_is_the_second_choice(tmp_path, trained):
   measured = {'val/top1_error': 30.0, 'val/loss': 1.0, 'val/examples': 18.0}
-  trained = trained._replace(meta=trained.meta | {'validation': measured})
+  trained = trained._replace(meta=trained.meta | {'validation': measured, 'evaluated': True})
   expected = {'top1_error': 30.0, 'images': 18, 'views': 1, 'data': 'synthetic'}
   assert about.validation(trained, str(tmp_path)) == expected
   other = trained.config.to_dict()
   other['eval']['weights'] = 'ema'  # training measured the last weights
   average = trained._replace(config=FrozenConfigDict(other))
   assert about.validation(average, str(tmp_path)) is None
+  # The last evaluation was that of an earlier step.
+  later = trained._replace(meta=trained.meta | {'evaluated': False})
+  assert about.validation(later, str(tmp_path)) is None

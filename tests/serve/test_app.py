@@ -284,6 +284,13 @@ def test_the_server_survives_an_aborted_upload(run, server):
   assert post(server[1], (run / 'images' / '2.png').read_bytes())[0] == 200
 
 
+@pytest.mark.long
+def test_a_connection_without_a_request_is_closed(server):
+  url = urllib.parse.urlsplit(server[1])
+  with socket.create_connection((url.hostname, url.port), timeout=120) as connection:
+    assert connection.recv(1) == b''
+
+
 def test_sigterm_ends_a_server_during_an_upload(run):
   with start_server(run) as (process, address), open_upload(address):
     process.send_signal(signal.SIGTERM)

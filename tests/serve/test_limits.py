@@ -41,6 +41,7 @@ def test_requests_of_own_pages_and_programs_are_allowed(headers):
     {'origin': 'http://localhost:9000'},
     {'origin': 'http://localhost.evil.example:8000'},
     {'origin': 'null'},
+    {'origin': 'http://['},
     {'sec-fetch-site': 'cross-site'},
     {'sec-fetch-site': 'same-site', 'origin': 'http://localhost:8000'},
   ],

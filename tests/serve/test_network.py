@@ -135,4 +135,14 @@ def test_a_network_without_features(run):
 def test_damaged_features_are_refused(tmp_path):
   (tmp_path / 'x.npz').write_bytes(b'PK\x03\x04 damaged')
   with pytest.raises(UserError, match='cannot be read'):
-    Features(str(tmp_path / 'x.npz'), 0)
+    Features(str(tmp_path / 'x.npz'), None)
+
+
+def test_features_of_another_network_are_refused(run, tmp_path):
+  config = config_lib.load_workdir(run / 'run')
+  with np.load(run / 'x.npz') as file:
+    arrays = dict(file)
+  for name, message in (('network', 'another network'), ('checkpoint', 'belongs to checkpoint')):
+    np.savez(tmp_path / 'x.npz', **(arrays | {name: arrays[name] + 1}))
+    with pytest.raises(UserError, match=message):
+      Network(config, run / 'run', features=str(tmp_path / 'x.npz'))

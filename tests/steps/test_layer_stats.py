@@ -13,6 +13,7 @@ from tiny import read_metrics, tiny_config
 from alexnet_jax import models, steps
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
+from alexnet_jax.inference.features import layer_keys
 from alexnet_jax.steps import rng
 from alexnet_jax.steps.layer_stats import make_diagnostics_step
 from alexnet_jax.training.loop import train
@@ -30,6 +31,14 @@ def diagnose(variant, mesh_shape, layers=LAYERS, **overrides):
   colour, statistics = sharding.replicate(mesh, (np.float32(0.1), statistics))
   found = make_diagnostics_step(config, mesh)(state, batch, colour, statistics)
   return config, jax.device_get(state), jax.device_get(found)
+
+
+def test_operations_of_the_last_layer_are_ignored():
+  """The config of fc6 keeps the operations of a hidden layer, which the last layer does not apply."""
+  config, _, found = diagnose('paper', (1, 1), ('conv1', 'fc6'))
+  assert 'act' in config.model.fc6.then
+  assert 'activation_mean' in found['conv1'] and 'activation_mean' not in found['fc6']
+  assert layer_keys(config.model)['fc6'] == 'fc6'
 
 
 def test_statistics_agree_with_numpy():

@@ -182,6 +182,15 @@ def test_rates_by_layer_of_the_recipe_original(epoch, conv1, others):
   assert found['conv2'] == found['fc8'] == pytest.approx(others)
 
 
+def test_the_order_of_layer_rates_does_not_matter():
+  config = get(optim__layer_rates=(('conv1', 72.0, 0.0), ('conv1', 67.0, 0.1))).optim
+  found = [
+    optimizer.rate_tree(config, {'conv1': {'kernel': 0}}, 1.0, 1.0, epoch)['conv1']['kernel']
+    for epoch in (66, 67, 80)
+  ]
+  assert found == [1.0, 0.1, 0.0]
+
+
 def test_a_rate_for_an_unknown_layer_is_refused():
   config = get(optim__layer_rates=(('conv9', 1.0, 0.5),)).optim
   with pytest.raises(UserError, match=r'conv9.*conv1'):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alexnet_jax.models import operations
 from alexnet_jax.steps import rng
 
 
@@ -32,9 +33,9 @@ def test_all_64_bits_of_a_seed_count():
 
 def test_a_row_has_the_same_key_in_every_batch():
   key = rng.step_key(rng.seed_key(0), 5, rng.CROP)
-  keys = jax.random.key_data(rng.row_keys(key, jnp.arange(8)))
+  keys = jax.random.key_data(operations.row_keys(key, jnp.arange(8)))
   assert len(np.unique(keys, axis=0)) == 8
-  some = jax.random.key_data(rng.row_keys(key, jnp.array([6, 1])))
+  some = jax.random.key_data(operations.row_keys(key, jnp.array([6, 1])))
   np.testing.assert_array_equal(some, keys[jnp.array([6, 1])])
 
 

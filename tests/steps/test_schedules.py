@@ -143,3 +143,5 @@ def test_total_steps_of_a_run():
   config = get(train__steps=0, train__epochs=2.0, train__batch_size=128)
   assert schedules.total_steps(config, 1000) == 16  # 2000 / 128 = 15.6
   assert schedules.total_steps(config, 1) == 1
+  config = get(train__steps=0, train__epochs=1.1, train__batch_size=10)
+  assert schedules.total_steps(config, 100) == 11  # 1.1 * 100 is a little more than 110

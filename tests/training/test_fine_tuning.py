@@ -59,6 +59,12 @@ def test_layers_are_copied_by_name(trained, layers, mesh):
   assert params['fc8']['bias'].shape == (7,)
 
 
+def test_a_run_without_an_average_is_a_source_of_a_run_with_one(trained):
+  config = tiny_config(init_from=str(trained), optim__ema=0.9, eval__weights='ema')
+  params, _ = fresh(config)
+  np.testing.assert_array_equal(params['conv1']['kernel'], parameters(trained)['conv1']['kernel'])
+
+
 def test_layers_are_copied_from_an_archive(trained, tmp_path):
   """The numbers equal those that are copied from the workdir."""
   path = str(tmp_path / 'weights.safetensors')

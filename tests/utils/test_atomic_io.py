@@ -1,6 +1,7 @@
 """Files are written atomically, and damage to sealed folders is detected and named."""
 
 import json
+import os
 
 import pytest
 
@@ -65,3 +66,8 @@ def test_a_file_is_replaced_atomically(tmp_path, monkeypatch):
     patch.setattr('os.fsync', lambda _: (_ for _ in ()).throw(OSError('disk')))
     atomic_io.write(path, 'new')
   assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_text_is_utf_8_and_keeps_other_bytes(tmp_path):
+  atomic_io.write(tmp_path / 'file', 'é' + os.fsdecode(b'\xe9'))
+  assert (tmp_path / 'file').read_bytes() == 'é'.encode() + b'\xe9'

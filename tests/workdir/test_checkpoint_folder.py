@@ -44,7 +44,7 @@ def test_damaged_checkpoints_are_renamed(folder, caplog):
     publish(folder, 2)
     (folder.path / '2' / 'data').write_bytes(bytes(9))
     assert folder.newest_whole() == 1
-  assert names(folder) == ['1', '2.damaged', '2.damaged-1'] and folder.has_damaged()
+  assert names(folder) == ['1', '2.damaged', '2.damaged-1'] and folder.has_any()
   assert 'data has 9 of 10 bytes' in caplog.text
   folder.partial(3).mkdir()
   folder.create()

@@ -12,7 +12,8 @@ import numpy as np
 from alexnet_jax.data import imagenet
 from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.store import reader, tfds_metadata
-from alexnet_jax.data.store.job import Job, replace_file, write_json
+from alexnet_jax.data.store.job import Job, write_json
+from alexnet_jax.utils import atomic_io
 
 
 def finish_store(job: Job, features: Any) -> dict[str, Any]:
@@ -72,7 +73,8 @@ def _write_metadata(job: Job, features: Any) -> dict[str, Any]:
     os.remove(temporary)  # left by a process that was killed
   arrays |= statistics._asdict() | {'covariance': covariance}
   path = os.path.join(job.output, reader.ARRAYS)
-  replace_file(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+  with atomic_io.replacing(path) as file:
+    np.savez(file, **arrays)  # type: ignore[arg-type]
   write_json(os.path.join(job.output, reader.REPORT), report)
   tfds_metadata.write_metadata(job.output, features, meta)
   write_json(os.path.join(job.output, reader.META), meta)

@@ -15,6 +15,7 @@ from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.splits import Source, generator
 from alexnet_jax.data.store import reader
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils import atomic_io
 
 _PLAN = 'plan.json'
 
@@ -167,14 +168,4 @@ def check_folder(output: str) -> None:
 
 def write_json(path: str, value: Any) -> None:
   """Writes a JSON file atomically."""
-  replace_file(path, lambda file: file.write(json.dumps(value, indent=1).encode()))
-
-
-def replace_file(path: str, write: Any) -> None:
-  """Writes a file under a temporary name with `write(file)`, syncs it to disk, and renames it."""
-  temporary = f'{path}.{os.getpid()}'
-  with open(temporary, 'wb') as file:
-    write(file)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  atomic_io.write(pathlib.Path(path), json.dumps(value, indent=1))

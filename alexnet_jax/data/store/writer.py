@@ -26,8 +26,9 @@ from alexnet_jax.data.decode import Canvas, decode_canvas, decode_stored, encode
 from alexnet_jax.data.splits import Source, Split, cores
 from alexnet_jax.data.store import reader, records, tfds_metadata
 from alexnet_jax.data.store.finish import finish_store
-from alexnet_jax.data.store.job import Job, StoreSettings, replace_file
+from alexnet_jax.data.store.job import Job, StoreSettings
 from alexnet_jax.errors import UserError
+from alexnet_jax.utils import atomic_io
 from alexnet_jax.utils.prefetch import map_ahead
 
 _CHUNK = 16  # images per task of a thread
@@ -166,7 +167,8 @@ def _write_shard(job: Job, split: str, shard: int, chunks: Iterator[_Chunk], bar
   )
   arrays = index._asdict() | sums._asdict() | {'report': np.asarray(json.dumps(report))}
   arrays['total'] = arrays['total'].astype(np.uint32)
-  replace_file(index_path, lambda file: np.savez(file, **arrays))
+  with atomic_io.replacing(index_path) as file:
+    np.savez(file, **arrays)
 
 
 def _encode_images(job: Job, serialize: Callable, split: str, rows: np.ndarray) -> _Chunk:

@@ -6,6 +6,7 @@ from alexnet_jax.models.layers.dispatch import (
   local_response_norm,
   map_response_norm,
   max_pool,
+  portable,
   tower_convs,
 )
 from alexnet_jax.models.layers.local import avg_pool, locally_connected
@@ -34,5 +35,6 @@ __all__ = [
   'map_response_norm',
   'max_pool',
   'pooled_size',
+  'portable',
   'tower_convs',
 ]

@@ -19,8 +19,9 @@ def max_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
 
   With its gradient, this is 11 to 18 times as fast as the reference.
   """
-  # The reference handles maps that are smaller than the window; `models.summary` reports them as an error.
-  if min(x.shape[1:3]) < window:
+  # The reference handles maps that are smaller than the window, which `models.summary` reports as an error,
+  # and windows with more pixels than an int8 index can name.
+  if min(x.shape[1:3]) < window or window * window > 127:
     return reference.max_pool(x, window=window, stride=stride, rounding=rounding)
   return _max_pool(x, window, stride, rounding)
 

@@ -4,7 +4,9 @@ The table `FAST` decides which functions are used, by the backend on which JAX r
 It lists a layer if `python -m benchmarks.layers`, or on a GPU `python -m benchmarks.gpu`, has shown a gain.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
+import contextvars
 import functools
 import importlib
 from typing import ParamSpec, TypeVar
@@ -28,6 +30,8 @@ FAST = {
   'tpu': (),  # not measured
 }
 
+_portable = contextvars.ContextVar('portable', default=False)
+
 P = ParamSpec('P')
 R = TypeVar('R')
 
@@ -38,13 +42,23 @@ def _by_backend(layer: Callable[P, R]) -> Callable[P, R]:
   @functools.wraps(layer)
   def choose(*args: P.args, **kwargs: P.kwargs) -> R:
     backend = jax.default_backend()
-    if name not in FAST.get(backend, ()):
+    if _portable.get() or name not in FAST.get(backend, ()):
       return layer(*args, **kwargs)
     # The module is imported when it is first needed, because `gpu` imports Pallas.
     module = importlib.import_module(f'alexnet_jax.models.layers.{backend}')
     return getattr(module, name)(*args, **kwargs)
 
   return choose
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+  """Makes networks that are traced within it use the reference layers, for a program that runs anywhere."""
+  token = _portable.set(True)
+  try:
+    yield
+  finally:
+    _portable.reset(token)
 
 
 conv = _by_backend(reference.conv)
@@ -66,5 +80,6 @@ __all__ = [
   'map_response_norm',
   'max_pool',
   'pooled_size',
+  'portable',
   'tower_convs',
 ]

@@ -53,6 +53,9 @@ def avg_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
   for axis in (1, 2):
     size = x.shape[axis]
     windows = reference.pooled_size(size, window, stride, rounding)
+    if windows < 1:  # `models.summary` reports maps without pixels as an error
+      x = jax.lax.slice_in_dim(x, 0, 0, axis=axis)
+      continue
     covered = (windows - 1) * stride + window
     pads = [(0, 0)] * x.ndim
     pads[axis] = (0, max(0, covered - size))

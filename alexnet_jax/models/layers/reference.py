@@ -132,9 +132,11 @@ def map_response_norm(x: Array, *, size: int, k: float, alpha: float, beta: floa
 def pooled_size(size: int, window: int, stride: int, rounding: str) -> int:
   """Returns the side of the output of a pooling layer in pixels, `1 + round((size - window) / stride)`.
 
-  `rounding` is 'ceil', as in cuda-convnet and Caffe, or 'floor', PyTorch's default (FACTS section 1.2).
+  `rounding` is 'ceil', as in cuda-convnet and Caffe, or 'floor', PyTorch's default (FACTS section 1.2). A
+  window that would begin outside the maps is left out, as in Caffe and PyTorch.
   """
-  return 1 + {'ceil': math.ceil, 'floor': math.floor}[rounding]((size - window) / stride)
+  windows = 1 + {'ceil': math.ceil, 'floor': math.floor}[rounding]((size - window) / stride)
+  return windows - 1 if 0 < size <= (windows - 1) * stride else windows
 
 
 def max_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:
@@ -202,17 +204,17 @@ def dropout(
 
 
 def batch_moments(x: Array, data_axis: str | None) -> tuple[Array, Array]:
-  """Computes the mean and variance of each map over the global batch.
+  """Computes the mean and variance of each map, or unit, over the global batch.
 
   Args:
-    x: `[B, H, W, C]`.
+    x: `[B, H, W, C]`, or `[B, C]` after a fully connected layer.
     data_axis: the mesh axis over which the batch is split; None if it is not split.
 
   Returns:
     mean and variance, each float32 `[C]`.
   """
-  x32 = x.astype(jnp.float32)
-  moments = jnp.stack([x32.mean((0, 1, 2)), (x32 * x32).mean((0, 1, 2))])
+  x32, rows = x.astype(jnp.float32), tuple(range(x.ndim - 1))
+  moments = jnp.stack([x32.mean(rows), (x32 * x32).mean(rows)])
   if data_axis:
     moments = lax.pmean(moments, data_axis)
   mean, square = moments
@@ -222,6 +224,9 @@ def batch_moments(x: Array, data_axis: str | None) -> tuple[Array, Array]:
 def batch_norm(
   x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
 ) -> Array:
-  """Normalises `x`, `[B, H, W, C]`, with moments `mean` and `var`; they, `scale` and `bias` are `[C]`."""
+  """Normalises `x`, `[B, H, W, C]` or `[B, C]`, with moments `mean` and `var`.
+
+  They, `scale` and `bias` are `[C]`.
+  """
   factor = scale * lax.rsqrt(var + epsilon)
   return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(x.dtype)

@@ -273,9 +273,9 @@ def _batched(x: Array, y: Array, contracted: tuple[int, int]) -> Array:
 def images_at_a_time(images: int, image_bytes: int, least_bytes: int = 0) -> int:
   """Returns the number of images to compute at a time.
 
-  All are computed at once if they take at most twice `CHUNK_BYTES`. Otherwise the images of a chunk take about
-  `CHUNK_BYTES`, or `least_bytes` if that is more, and their number is a divisor of `images` if one lies
-  between it and its half.
+  All are computed at once if they take at most twice `CHUNK_BYTES`. Otherwise the images of a chunk take
+  about `CHUNK_BYTES`, or `least_bytes` if that is more, and their number is a divisor of `images` if one
+  lies between it and its half.
 
   Args:
     images: number of images.

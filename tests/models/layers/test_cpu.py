@@ -90,6 +90,11 @@ def test_max_pool_agrees_with_the_reference(dtype, window, stride, rounding):
   assert_alike('max_pool', {'window': window, 'stride': stride, 'rounding': rounding}, x)
 
 
+def test_max_pool_with_windows_of_more_pixels_than_an_int8_index():
+  x = normal(1, 13, 13, 2)
+  assert_alike('max_pool', {'window': 12, 'stride': 1, 'rounding': 'ceil'}, x)
+
+
 def test_max_pool_sends_the_gradient_of_ties_to_the_same_pixel():
   """Every window contains equal pixels."""
   x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 13, 13, 4)), jnp.float32)

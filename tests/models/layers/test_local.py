@@ -39,7 +39,7 @@ def test_locally_connected_layers(size, stride, padding):
 
 @pytest.mark.parametrize('rounding', ['ceil', 'floor'])
 @pytest.mark.parametrize(
-  ('size', 'window', 'stride'), [(32, 3, 2), (8, 3, 2), (7, 2, 2), (9, 4, 3)]
+  ('size', 'window', 'stride'), [(32, 3, 2), (8, 3, 2), (7, 2, 2), (9, 4, 3), (8, 1, 2)]
 )
 def test_average_pooling(size, window, stride, rounding):
   """A window at the border is averaged over the pixels inside the image, forward and backward."""

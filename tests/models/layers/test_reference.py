@@ -133,6 +133,8 @@ def test_the_gradient_of_map_response_norm():
     (8, 3, 2, 4, 3),
     (55, 2, 2, 28, 27),  # net 147, the network with 2x2 pooling (FACTS section 1.2)
     (11, 2, 2, 6, 5),
+    (32, 1, 2, 16, 16),  # a window at pixel 32 would lie outside
+    (10, 2, 5, 2, 2),
   ],
 )
 def test_pooled_size(size, window, stride, ceil, floor):
@@ -244,6 +246,12 @@ def test_batch_norm_agrees_with_tensorflow():
 
   arguments = normal(4, 5, 5, 3) * [1, 2, 3] + [0, 1, -2], normal(3, seed=1), normal(3, seed=2)
   assert_same(ours, reference, *(x.astype(np.float32) for x in arguments), tolerance=1e-4)
+
+
+def test_batch_moments_of_units_are_those_of_maps_of_one_pixel():
+  x = jnp.asarray(normal(6, 3) + 1)
+  expected = layers.batch_moments(x[:, None, None], None)
+  np.testing.assert_allclose(layers.batch_moments(x, None), expected, rtol=1e-6)
 
 
 def test_batch_moments_over_a_mesh_axis_are_those_of_the_whole_batch():
