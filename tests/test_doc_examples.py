@@ -47,7 +47,8 @@ def _photographs(folder: pathlib.Path) -> None:
     for i in range(10):
       write(folder / 'photos' / name / f'{i}.jpg', shade)
       write(folder / 'data' / 'cifar10' / name / f'{i}.jpg', shade)
-      write(folder / 'imagenet' / ('val' if i > 7 else 'train') / name / f'{i}.jpg', shade)
+      for parts in ('imagenet', 'data/cifar10_official'):
+        write(folder / parts / ('val' if i > 7 else 'train') / name / f'{i}.jpg', shade)
     write(folder / 'holiday' / f'{name}.jpg', shade)
     write(folder / 'more' / f'{name}.png', shade)
   write(folder / 'a.jpg', (90, 90, 90))
