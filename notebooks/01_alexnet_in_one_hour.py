@@ -7,7 +7,7 @@
 # kernels, called a *tower*, and the devices communicate only where the towers meet.
 #
 # The notebook is about shapes, so two virtual CPU devices stand for the two GPUs of the paper on any
-# hardware.
+# hardware, whatever accelerator the first cell names.
 
 # %% tags=["parameters"]
 WIDTH = 1.0  # factor of the number of features of each layer; 1 is the paper's network
@@ -81,7 +81,8 @@ axes[0].invert_yaxis()
 #
 # Images are stored at 256x256 pixels; such an image is called a *canvas*. Training takes random
 # 224x224 crops of it. Evaluation averages the predictions of ten views: the four corners and the
-# centre, and their mirror images.
+# centre, and their mirror images. The picture shows the canvas and the first five views. The third
+# view is used below.
 
 # %%
 import matplotlib.cbook

@@ -6,8 +6,8 @@
 # networks. The complete experiment with several learning rates and seeds is `python
 # experiments/fig1.py`; its results are in [RESULTS.md](../RESULTS.md).
 #
-# The outputs shown here come from fewer epochs than the parameter cell sets, so that they took
-# minutes on two CPU cores. The cell after the parameter cell states how many.
+# To finish within minutes on two CPU cores, the outputs shown here were made with fewer epochs than
+# the parameter cell sets; the cell after it states the number.
 
 # %% tags=["parameters"]
 SOURCE = 'tfds:cifar10'  # or folder:PATH
@@ -19,12 +19,14 @@ WORKDIR = 'runs/relu_or_tanh'
 # %%
 import json
 import pathlib
+import urllib.request
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
+import alexnet_jax
 from alexnet_jax import config as configs
 from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
@@ -154,3 +156,31 @@ for name in both:
     print(
       f'{name}, {layer}: {1 - passing.mean():.0%} pass nothing back, {never.mean():.0%} of maps never'
     )
+
+# %% [markdown]
+# ## After hundreds of epochs
+#
+# The repository contains a larger network with ReLUs that was trained on CIFAR-10 for hundreds of
+# epochs; `weights/README.md` gives its test error. The next cell lets this network classify twenty
+# training images. It was trained on images of CIFAR-10 too, so its answers say nothing about new
+# images. A class in brackets is a wrong answer.
+
+# %%
+WEIGHTS = pathlib.Path('weights/conv_local_13pct.safetensors')
+if not WEIGHTS.exists():  # outside a checkout, as in Colab
+  WEIGHTS.parent.mkdir(exist_ok=True)
+  address = 'https://raw.githubusercontent.com/{REPOSITORY}/{BRANCH}/'
+  urllib.request.urlretrieve(address + WEIGHTS.as_posix(), WEIGHTS)
+longer = alexnet_jax.load(WEIGHTS)
+figure, axes = plt.subplots(2, 10, figsize=(10, 2.6))
+for axis, image, label, said in zip(
+  axes.flat, batch['image'], batch['label'], longer.predict(batch['image'])
+):
+  name = said[0]['label']
+  axis.imshow(image)
+  axis.set_title(name if name == dataset.class_names[label] else f'({name})', fontsize=8)
+  axis.axis('off')
+plt.show()
+for layer in ('conv1', 'conv2', 'local3', 'local4'):
+  inactive = longer.features(images, layer) <= 0
+  print(f'{layer}: {inactive.mean():.0%} inactive, {inactive.all(0).mean():.0%} for all images')

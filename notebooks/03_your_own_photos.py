@@ -14,7 +14,12 @@
 # from google.colab import drive
 # drive.mount('/content/drive')
 # SOURCE = 'folder:/content/drive/MyDrive/PHOTOS'
+# WORKDIR = 'runs/photos'  # each set of images needs a folder of its own
+# SETTINGS = {'data.canvas.exif_orientation': True}  # turns photographs upright
 # ```
+#
+# If you change EPOCHS, set 'optim.boundaries' in SETTINGS too: at these epochs the learning rate is
+# divided by 10, for example (28.0, 36.0) for 40 epochs.
 
 # %% tags=["parameters"]
 SOURCE = 'elpv'  # or folder:PATH, or tfds:NAME

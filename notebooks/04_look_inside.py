@@ -13,6 +13,7 @@ BITS = 32  # length of the binary codes
 # %%
 import functools
 import pathlib
+import urllib.request
 
 import jax
 import matplotlib.pyplot as plt
@@ -26,6 +27,7 @@ from alexnet_jax.inference import features as features_lib
 from alexnet_jax.report import kernels, neighbours
 from alexnet_jax.training.loop import train
 from alexnet_jax.utils import console
+from alexnet_jax.workdir import archive
 
 console.setup()
 if not (pathlib.Path(WORKDIR) / 'config.json').exists():
@@ -54,6 +56,24 @@ for number, (axis, tower) in enumerate(zip(axes.flat, towers), 1):
   axis.set_title(f'tower {number}')
   axis.axis('off')
 kernels.specialisation(params)
+
+# %% [markdown]
+# The repository contains a network that was trained on the colour images of CIFAR-10 for hundreds of
+# epochs (`weights/README.md`). Its kernels have 5x5 pixels, and it has one tower. Some kernels detect
+# edges of a direction, others compare colours.
+
+# %%
+WEIGHTS = pathlib.Path('weights/conv_local_13pct.safetensors')
+if not WEIGHTS.exists():  # outside a checkout, as in Colab
+  WEIGHTS.parent.mkdir(exist_ok=True)
+  address = 'https://raw.githubusercontent.com/{REPOSITORY}/{BRANCH}/'
+  urllib.request.urlretrieve(address + WEIGHTS.as_posix(), WEIGHTS)
+longer = evaluate.load(str(WEIGHTS), 'latest', archive.read_config(WEIGHTS))
+plt.figure(figsize=(3, 3))
+plt.imshow(kernels.picture(np.asarray(longer.model.params['conv1']['kernel'][0])))
+plt.title('CIFAR-10')
+plt.axis('off')
+plt.show()
 
 
 # %% [markdown]

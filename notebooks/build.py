@@ -38,8 +38,11 @@ def make(name: str, settings: dict[str, str] | None = None) -> nbformat.Notebook
     ValueError: the cell of parameters does not set such a name.
   """
   address = {'REPOSITORY': REPOSITORY, 'BRANCH': BRANCH, 'NAME': name}
-  header = re.sub(r'{(REPOSITORY|BRANCH|NAME)}', lambda m: address[m[1]], _text('header'))
-  notebook, own = (jupytext.reads(text, 'py:percent') for text in (header, _text(name)))
+  texts = (
+    re.sub(r'{(REPOSITORY|BRANCH|NAME)}', lambda m: address[m[1]], _text(stem))
+    for stem in ('header', name)
+  )
+  notebook, own = (jupytext.reads(text, 'py:percent') for text in texts)
   cells = notebook.cells + own.cells
   if settings:
     places = [i for i, cell in enumerate(cells) if 'parameters' in cell.metadata.get('tags', ())]

@@ -21,7 +21,8 @@ if checkout:
   os.chdir(checkout)
   sys.path.insert(0, str(checkout))
 elif not importlib.util.find_spec('alexnet_jax'):
-  package = f'alexnet-jax[{accelerator}]' if accelerator else 'alexnet-jax'
+  extras = ','.join(filter(None, ('data', 'report', accelerator)))
+  package = f'alexnet-jax[{extras}]'
   address = f'{package} @ git+https://github.com/{REPOSITORY}@{BRANCH}'
   subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', address], check=True)
 print({'': 'no accelerator: the CPU is used', 'tpu': 'a TPU'}.get(accelerator, 'a GPU'))

@@ -94,9 +94,9 @@ def test_the_notebook_relu_or_tanh_runs(tmp_path):
   text, pictures = run(
     '02_relu_or_tanh', SOURCE='synthetic', EPOCHS=1.0, SETTINGS=SMALL, WORKDIR=str(tmp_path)
   )
-  assert pictures == 3
+  assert pictures == 4
   assert re.search('times sooner with ReLU|no better than guessing', text)
-  assert text.count('conv1: ') == 2
+  assert text.count('conv1: ') == 3
 
 
 @pytest.mark.parametrize(
@@ -126,5 +126,5 @@ def test_the_notebooks_your_own_photos_and_look_inside_run(tmp_path):
   assert pictures == 4
   assert "'top1_error':" in text and 'index.html' in text
   text, pictures = run('04_look_inside', WORKDIR=workdir, BITS=8)
-  assert pictures == 5
+  assert pictures == 6
   assert "'colour':" in text and '8 bits in place of' in text
