@@ -215,10 +215,9 @@ def has_peer() -> bool:
 
 def with_reference_layers(config: FrozenConfigDict, batch: Batch) -> Callable[[Batch], float]:
   """Returns the training step compiled with the layers of `models.layers.reference` alone."""
-  ours, table = Ours(config), dict(layers.FAST)
-  layers.FAST.clear()
-  ours.compile_step(batch)
-  layers.FAST.update(table)
+  ours = Ours(config)
+  with layers.reference_only():
+    ours.compile_step(batch)
   return ours.step
 
 

@@ -17,7 +17,9 @@ import sys
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # the package need not be installed
+import runs as runs_lib
+
+sys.path.insert(0, str(runs_lib.ROOT))  # the package need not be installed
 from alexnet_jax.report import curves, kernels
 from alexnet_jax.workdir import archive
 
@@ -90,7 +92,7 @@ def draw(points: list[dict], conv1: np.ndarray, evaluation: dict, path: pathlib.
   pyplot.close(figure)
 
 
-def main() -> None:
+def main() -> int:
   """Parses the command line and writes the picture and the curve."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -100,12 +102,17 @@ def main() -> None:
   options = parser.parse_args()
   workdirs = list(map(pathlib.Path, options.workdirs.split(',')))
   weights, output = pathlib.Path(options.weights), pathlib.Path(options.output)
-  evaluation = json.loads(weights.with_suffix('.evaluation.json').read_text())
+  figures = weights.with_suffix('.evaluation.json')
+  for path in (weights, figures, *(workdir / 'metrics.jsonl' for workdir in workdirs)):
+    if not path.exists():
+      raise runs_lib.Refused(f'{path} does not exist: name runs and evaluated weights')
+  evaluation = json.loads(figures.read_text())
   points = curve([curves.read(workdir / 'metrics.jsonl') for workdir in workdirs])
   output.with_suffix('.jsonl').write_text(''.join(json.dumps(point) + '\n' for point in points))
   conv1 = archive.read_tensors(str(weights))['params/conv1/kernel'][0]
   draw(points, conv1, evaluation, output)
+  return 0
 
 
 if __name__ == '__main__':
-  main()
+  runs_lib.start(main)

@@ -6,7 +6,7 @@ from alexnet_jax import models
 from alexnet_jax.config.io import flatten
 from alexnet_jax.config.keys import KEYS
 from alexnet_jax.errors import UserError
-from alexnet_jax.models.spec import is_dense, is_layer
+from alexnet_jax.models.spec import is_dense, is_layer, operations
 from alexnet_jax.utils import schema
 
 # Keys, or prefixes of keys, in which a resumed run may differ from the run that it resumes.
@@ -96,8 +96,8 @@ def _check_parallelism(config: ConfigDict | FrozenConfigDict) -> None:
   model = config.model
   if config.parallelism != 'owt' or model.norm != 'batch':
     return
-  for layer in model.layers[:-1]:
-    if is_dense(layer) and 'norm' in model[layer].then:
+  for layer in model.layers:
+    if is_dense(layer) and 'norm' in operations(model, layer):
       raise UserError(
         f'config.model.{layer}.then={model[layer].then}: with parallelism=owt batch normalisation cannot '
         'follow a fully connected layer; leave `norm` out, or use parallelism=towers'

@@ -1,10 +1,10 @@
 """Trained networks: read from the checkpoint of a run or from a .safetensors file, and ready to predict."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 import zlib
 
 import jax
@@ -123,7 +123,8 @@ def _read_checkpoint(workdir: str | pathlib.Path, which: str, overrides: ConfigD
   """Reads a checkpoint of a run; returns what `load` needs."""
   with Checkpoints(workdir, read_only=True) as checkpoints:
     step = checkpoints.choose(which)
-    meta = checkpoints.meta(step)
+    # `validation` holds the last errors that were measured, which may be those of an earlier step.
+    meta = checkpoints.meta(step) | {'validation': checkpoints.errors(step)}
     config = _own_config(meta['config'], overrides)
     if config.eval.weights == 'ema' and not config.optim.ema:
       raise UserError(
@@ -231,15 +232,6 @@ def _distinct(titles: Sequence[str], names: Sequence[str]) -> list[str]:
     f'{title} ({name})' if counts[title] > 1 else title
     for title, name in zip(titles, names, strict=True)
   ]
-
-
-def errors_in_training(meta: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Returns the errors that training measured for a checkpoint; empty if it measured none at its step.
-
-  Args:
-    meta: that of the checkpoint. Checkpoints of earlier versions do not say whether they were evaluated.
-  """
-  return meta['validation'] if meta.get('evaluated', True) else {}
 
 
 def fingerprint(trained: Trained) -> int:

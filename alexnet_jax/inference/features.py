@@ -34,7 +34,7 @@ def layer_keys(config: FrozenConfigDict) -> dict[str, str]:
   """
   keys: dict[str, str] = {}
   for layer in config.layers:
-    then = () if layer == config.layers[-1] else config[layer].get('then', ())
+    then = spec.operations(config, layer)
     keys[layer] = alexnet.intermediate_key(layer, 'act') if 'act' in then else layer
     for operation in then:
       key = alexnet.intermediate_key(layer, operation)

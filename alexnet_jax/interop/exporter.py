@@ -96,8 +96,7 @@ def _write_archive(trained: loading.Trained, output: str) -> None:
   statistics = jax.tree.map(np.asarray, jax.device_get(trained.statistics))._asdict()
   tree = {'params': params, 'batch_stats': batch_stats, 'statistics': statistics}
   meta, labels = trained.meta, loading.class_labels(trained)
-  training = {name: meta[name] for name in ('epoch', 'num_train', 'num_validation')}
-  training['validation'] = loading.errors_in_training(meta)
+  training = {name: meta[name] for name in ('epoch', 'num_train', 'num_validation', 'validation')}
   metadata = {
     'format': archive.FORMAT,
     'version': archive.VERSION,

@@ -10,7 +10,6 @@ import string
 import numpy as np
 
 from alexnet_jax import models
-from alexnet_jax.evaluation import loading
 from alexnet_jax.evaluation.loading import Trained
 from alexnet_jax.version import __version__
 
@@ -74,7 +73,7 @@ _UNKNOWN = (
 
 def _errors(trained: Trained) -> tuple[list[str], str]:
   """Returns the rows of the table of errors, and the Hub's block of results, empty if none were measured."""
-  found, own = loading.errors_in_training(trained.meta), trained.meta['config'].eval
+  found, own = trained.meta['validation'], trained.meta['config'].eval
   how = f'{own.train_views} view(s), weights `{own.weights}`'
   rows = [
     f'| {words} | {found[name]:.2f} |'

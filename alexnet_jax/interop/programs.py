@@ -87,7 +87,7 @@ def export_program(trained: Trained, form: str, output: str) -> dict[str, object
     'classes': trained.meta['class_names'],
   }
   write = _write_stablehlo if form == 'stablehlo' else _write_savedmodel
-  with layers.portable():  # the program also runs on other devices than the one that exports it
+  with layers.reference_only():  # the program also runs on other devices
     write(function, constants, size, output)
   folder = pathlib.Path(output)
   path = folder / 'alexnet_jax.json' if folder.is_dir() else pathlib.Path(f'{output}.json')

@@ -100,6 +100,11 @@ def is_dense(layer: str) -> bool:
   return layer.startswith('fc')
 
 
+def operations(config: ConfigDict | FrozenConfigDict, layer: str) -> tuple[str, ...]:
+  """Returns the operations that follow a layer of `config.model`: its `then`; none follow the last one."""
+  return () if layer == config.layers[-1] else tuple(config[layer].then)
+
+
 def first_dense(config: ConfigDict | FrozenConfigDict) -> str:
   """Returns the first fully connected layer of `config.model`, which is fc6 in the paper's network."""
   return next(filter(is_dense, config.layers))

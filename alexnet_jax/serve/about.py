@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from alexnet_jax.data import sources
-from alexnet_jax.evaluation import loading, per_class
+from alexnet_jax.evaluation import per_class
 from alexnet_jax.evaluation.loading import Trained
 from alexnet_jax.workdir import archive
 
@@ -68,7 +68,7 @@ def validation(trained: Trained, workdir: str) -> dict[str, Any] | None:
       'views': measured['views'],
       'data': sources.short_name(measured['source']),
     }
-  in_training, config = loading.errors_in_training(trained.meta), trained.meta['config']
+  in_training, config = trained.meta['validation'], trained.meta['config']
   if 'val/top1_error' not in in_training or config.eval.weights != trained.config.eval.weights:
     return None
   return {

@@ -43,8 +43,8 @@ def make_diagnostics_step(
     """Returns what `whole` returns, with moments of the activations in place of the variables."""
     (loss, (logits, examples, variables)), grads = whole(*args)
     moments = {}
-    for layer in config.model.layers[:-1]:  # no operations follow the last layer
-      if 'act' in config.model[layer].get('then', ()):
+    for layer in config.model.layers:
+      if 'act' in spec.operations(config.model, layer):
         outputs = variables['intermediates'][alexnet.intermediate_key(layer, 'act')]
         moments[layer] = _moments(jnp.stack(outputs[0]))
     return (loss, (logits, examples, moments)), grads

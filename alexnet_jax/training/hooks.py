@@ -220,22 +220,16 @@ class Save:
     """
     with self._outputs.untimed():
       self._outputs.metrics.sync()
-      meta = self._meta(step, evaluated=errors is not None)
-      if not self._run.checkpoints.save(state, self._statistics, meta, errors):
+      if not self._run.checkpoints.save(state, self._statistics, self._meta(step), errors):
         raise NonFiniteError(step)
 
   def amend(self, step: int, errors: dict[str, float]) -> None:
     """Adds the errors of a late evaluation to the checkpoint of `step`, which is complete."""
     self._outputs.metrics.sync()
-    self._run.checkpoints.amend(step, self._meta(step, evaluated=True), errors)
+    self._run.checkpoints.amend(step, self._meta(step), errors)
 
-  def _meta(self, step: int, evaluated: bool) -> dict[str, object]:
-    """Returns what a checkpoint stores as JSON, beside its arrays.
-
-    Args:
-      step: that of the checkpoint.
-      evaluated: whether the last evaluation was at this step.
-    """
+  def _meta(self, step: int) -> dict[str, object]:
+    """Returns what a checkpoint stores as JSON, beside its arrays."""
     dataset = self._run.dataset
     return {
       'config': config_lib.to_json(self._run.config),
@@ -248,7 +242,6 @@ class Save:
       'loss': self._record.loss,
       'schedule': self._record.schedule._asdict(),
       'validation': self._record.validation,
-      'evaluated': evaluated,
       'unevaluated': self._record.unevaluated,
       'best': self._record.best(),
       'checksums': self._checksums,

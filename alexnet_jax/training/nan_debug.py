@@ -20,7 +20,7 @@ import numpy as np
 from alexnet_jax import steps
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import multihost, sharding
-from alexnet_jax.models import alexnet
+from alexnet_jax.models import alexnet, spec
 from alexnet_jax.steps import augment, rng
 from alexnet_jax.training.run import Run, start
 from alexnet_jax.training.step_inputs import StepInputs
@@ -100,8 +100,8 @@ def make_watch_step(config: FrozenConfigDict, mesh: Mesh) -> Callable[..., dict]
       state.params, state.batch_stats, batch, state.step, colour, statistics
     )
     finite = {}
-    for layer in config.model.layers[:-1]:  # no operations follow the last layer
-      if 'act' in config.model[layer].get('then', ()):
+    for layer in config.model.layers:
+      if 'act' in spec.operations(config.model, layer):
         outputs = variables['intermediates'][alexnet.intermediate_key(layer, 'act')]
         towers = jnp.stack(outputs[0])
         bad = (~jnp.isfinite(towers)).any().astype(jnp.int32)

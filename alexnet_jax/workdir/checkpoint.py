@@ -237,6 +237,13 @@ class Checkpoints:
       raise self._damaged(step, error) from None
     return meta | {'config': FrozenConfigDict(config_lib.from_json(meta['config']))}
 
+  def errors(self, step: int) -> dict[str, float]:
+    """Returns the errors of the evaluation at a checkpoint's step; none if there was no evaluation."""
+    try:
+      return atomic_io.facts(self.folder / str(step))['metrics']
+    except ValueError as error:
+      raise self._damaged(step, error) from None
+
   def written(self, step: int) -> datetime.datetime | None:
     """Returns when Orbax wrote the checkpoint, in UTC; None if its file does not say so."""
     try:

@@ -32,6 +32,9 @@ def test_the_picture_of_a_network_in_weights_is_drawn(tmp_path):
   weights = ROOT / 'weights' / 'conv_local_13pct.safetensors'
   program = [sys.executable, ROOT / 'experiments' / 'conv_local.py']
   flags = [f'--workdirs={workdir}', f'--weights={weights}', f'--output={output}']
+  missing = [*program, '--workdirs=none', *flags[1:]]
+  refused = subprocess.run(missing, cwd=ROOT, capture_output=True, text=True)
+  assert refused.returncode == 2 and 'none/metrics.jsonl does not exist' in refused.stderr
   subprocess.run([*program, *flags], check=True, cwd=ROOT)
   assert Image.open(output).width > 1000
   assert json.loads(output.with_suffix('.jsonl').read_text())['epoch'] == 4.0

@@ -1,6 +1,7 @@
 """The description of a network says what it was trained on and how often it errs."""
 
 import json
+import shutil
 
 from ml_collections import FrozenConfigDict
 import pytest
@@ -9,6 +10,8 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.evaluation import loading
 from alexnet_jax.interop.exporter import export_network
 from alexnet_jax.serve import about
+from alexnet_jax.utils import atomic_io
+from alexnet_jax.workdir.checkpoint import Checkpoints
 
 MEASURED = {
   'source': 'folder:/private/photos/',
@@ -59,15 +62,25 @@ def test_the_error_of_a_file_lies_beside_it(run, tmp_path):
   assert about.validation(trained, str(path))['images'] == 80
 
 
+def test_the_error_of_an_earlier_step_is_not_that_of_the_checkpoint(run, tmp_path):
+  """The metadata hold the last errors that were measured, `metrics` those of the checkpoint itself."""
+  shutil.copytree(run / 'run', tmp_path / 'run')
+  measured = {'val/top1_error': 30.0, 'val/examples': 18.0}
+  config = config_lib.load_workdir(tmp_path / 'run')
+  for metrics in ({}, measured):
+    with Checkpoints(tmp_path / 'run') as checkpoints:
+      stored = atomic_io.facts(checkpoints.folder / '0')['meta']
+      checkpoints.amend(0, stored | {'validation': measured}, metrics)
+    found = loading.load_alone(str(tmp_path / 'run'), 'latest', config)
+    assert found.meta['validation'] == metrics
+
+
 def test_the_error_that_training_measured_is_the_second_choice(tmp_path, trained):
   measured = {'val/top1_error': 30.0, 'val/loss': 1.0, 'val/examples': 18.0}
-  trained = trained._replace(meta=trained.meta | {'validation': measured, 'evaluated': True})
+  trained = trained._replace(meta=trained.meta | {'validation': measured})
   expected = {'top1_error': 30.0, 'images': 18, 'views': 1, 'data': 'synthetic'}
   assert about.validation(trained, str(tmp_path)) == expected
   other = trained.config.to_dict()
   other['eval']['weights'] = 'ema'  # training measured the last weights
   average = trained._replace(config=FrozenConfigDict(other))
   assert about.validation(average, str(tmp_path)) is None
-  # The last evaluation was that of an earlier step.
-  later = trained._replace(meta=trained.meta | {'evaluated': False})
-  assert about.validation(later, str(tmp_path)) is None

@@ -90,12 +90,12 @@ def test_save_stores_the_record_and_amend_replaces_it(begin):
   save = hooks.Save(run, statistics, record, outputs)
   save(0, state, None)
   assert run.checkpoints.latest() == 0 and run.checkpoints.meta(0)['unevaluated']
-  assert not run.checkpoints.meta(0)['evaluated']
+  assert run.checkpoints.errors(0) == {}
   record.unevaluated, record.validation = False, {'val/top1_error': 3.0}
   save.amend(0, record.validation)
   meta = run.checkpoints.meta(0)
   assert meta['validation'] == {'val/top1_error': 3.0} and not meta['unevaluated']
-  assert meta['evaluated']
+  assert run.checkpoints.errors(0) == record.validation
   assert (meta['loss'], meta['num_train'], meta['epoch']) == (1.5, 40, 0.0)
   manifest = json.loads((run.checkpoints.folder / '0' / 'manifest.json').read_text())
   assert manifest['facts']['metrics'] == {'val/top1_error': 3.0}

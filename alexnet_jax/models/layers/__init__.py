@@ -6,7 +6,7 @@ from alexnet_jax.models.layers.dispatch import (
   local_response_norm,
   map_response_norm,
   max_pool,
-  portable,
+  reference_only,
   tower_convs,
 )
 from alexnet_jax.models.layers.local import avg_pool, locally_connected
@@ -35,6 +35,6 @@ __all__ = [
   'map_response_norm',
   'max_pool',
   'pooled_size',
-  'portable',
+  'reference_only',
   'tower_convs',
 ]

@@ -30,7 +30,7 @@ FAST = {
   'tpu': (),  # not measured
 }
 
-_portable = contextvars.ContextVar('portable', default=False)
+_reference_only = contextvars.ContextVar('reference_only', default=False)
 
 P = ParamSpec('P')
 R = TypeVar('R')
@@ -42,7 +42,7 @@ def _by_backend(layer: Callable[P, R]) -> Callable[P, R]:
   @functools.wraps(layer)
   def choose(*args: P.args, **kwargs: P.kwargs) -> R:
     backend = jax.default_backend()
-    if _portable.get() or name not in FAST.get(backend, ()):
+    if _reference_only.get() or name not in FAST.get(backend, ()):
       return layer(*args, **kwargs)
     # The module is imported when it is first needed, because `gpu` imports Pallas.
     module = importlib.import_module(f'alexnet_jax.models.layers.{backend}')
@@ -52,13 +52,13 @@ def _by_backend(layer: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextlib.contextmanager
-def portable() -> Iterator[None]:
-  """Makes networks that are traced within it use the reference layers, for a program that runs anywhere."""
-  token = _portable.set(True)
+def reference_only() -> Iterator[None]:
+  """Makes networks that are traced within it use the reference layers on every backend."""
+  token = _reference_only.set(True)
   try:
     yield
   finally:
-    _portable.reset(token)
+    _reference_only.reset(token)
 
 
 conv = _by_backend(reference.conv)
@@ -80,6 +80,6 @@ __all__ = [
   'map_response_norm',
   'max_pool',
   'pooled_size',
-  'portable',
+  'reference_only',
   'tower_convs',
 ]
