@@ -8,7 +8,6 @@ read from the file that `--mode=eval --weights=NAME.safetensors --output=NAME.ev
 the weights. Writes the picture, and beside it the curve as NAME.jsonl.
 """
 
-import argparse
 import itertools
 import json
 import pathlib
@@ -94,11 +93,7 @@ def draw(points: list[dict], conv1: np.ndarray, evaluation: dict, path: pathlib.
 
 def main() -> int:
   """Parses the command line and writes the picture and the curve."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-  )
-  for name in ('workdirs', 'weights', 'output'):
-    parser.add_argument(f'--{name}', required=True)
+  parser = runs_lib.parser(__doc__, 'workdirs', 'weights', 'output', jobs=False)
   options = parser.parse_args()
   workdirs = list(map(pathlib.Path, options.workdirs.split(',')))
   weights, output = pathlib.Path(options.weights), pathlib.Path(options.output)

@@ -46,8 +46,8 @@ def number(text: str) -> int:
   return int(text)
 
 
-def parser(description: str, *names: str) -> argparse.ArgumentParser:
-  """Returns a parser that requires `names` and knows --jobs; unknown arguments are passed to every run."""
+def parser(description: str, *names: str, jobs: bool = True) -> argparse.ArgumentParser:
+  """Returns a parser that requires the flags `names`, and knows --jobs if `jobs` is set."""
   made = argparse.ArgumentParser(
     description=description,
     formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,7 +55,8 @@ def parser(description: str, *names: str) -> argparse.ArgumentParser:
   )
   for name in names:
     made.add_argument(f'--{name}', required=True, type=seed_list if name == 'seeds' else str)
-  made.add_argument('--jobs', type=number, default=1, help='runs at a time (on CPUs)')
+  if jobs:
+    made.add_argument('--jobs', type=number, default=1, help='runs at a time (on CPUs)')
   return made
 
 
