@@ -14,3 +14,10 @@ class RunError(RuntimeError):
 
 class Preempted(Exception):
   """The run was asked to stop (SIGTERM), wrote a checkpoint and can be resumed (exit code 75)."""
+
+
+def is_memory(error: Exception) -> bool:
+  """Returns whether memory ran out, on the host or on a device."""
+  return isinstance(error, MemoryError) or (
+    isinstance(error, RuntimeError) and 'RESOURCE_EXHAUSTED' in str(error)
+  )

@@ -39,7 +39,7 @@ def main() -> None:
   inputs = sides.batches(config)
   ours = sides.Ours(config)
   ours.compile_predict(inputs[0])
-  racers, details = peers_of(config, inputs, ours) if sides.has_peer() else ({}, {})
+  racers, details = peers_of(config, inputs, ours) if sides.has_peer(config) else ({}, {})
   speeds = sides.race(
     {'ours': lambda batch: ours.probabilities(batch['image'])} | racers, inputs, args.rounds
   )

@@ -157,7 +157,8 @@ def timed(
   batches = make()
   next(batches)
   first = time.perf_counter() - began
-  start, cpu, done = time.perf_counter(), time.process_time(), 0
+  start, cpu = time.perf_counter(), time.process_time()
+  done = images(next(batches))  # at least one, however long this process is paused
   while time.perf_counter() - start < seconds:
     done += images(next(batches))
   elapsed, used = time.perf_counter() - start, time.process_time() - cpu

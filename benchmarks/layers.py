@@ -105,7 +105,7 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=5)
   args = parser.parse_args()
   memory.keep_freed_memory()
-  with_peer = args.dtype == 'float32' and sides.has_peer()
+  with_peer = args.dtype == 'float32' and sides.has_torch()
   ratios: dict[str, dict[str, float]] = {'reference': {}, 'fair': {}}
   fast_ms = {}
   for name, (layer, constants, *shape) in LAYERS.items():

@@ -28,15 +28,18 @@ from benchmarks import machine, sides
 
 _STEPS = 3
 _INSTRUCTION = re.compile(r'%?([\w.\-]+) = .*metadata=\{.*?op_name="([^"]*)"')
-_LAYER = re.compile(r'/((?:conv|local|fc|act|norm|map_norm|pool|dropout|batch_norm)\d+)(?:/|$)')
+_LAYER = re.compile(
+  r'/((?:conv|local|fc)(\d+))(?:/(act|norm|map_norm|pool|avg_pool|dropout))?(?:/|$)'
+)
 
 
 def layer_of(op_name: str) -> tuple[str, str]:
-  """Returns the layer and the direction of an operation, from the name that JAX gave it."""
+  """Returns the layer, such as conv1 or norm1, and the direction of an operation, from its name in JAX."""
   found = _LAYER.search(op_name)
   if not found:
     return 'rest: update, loss, input', 'backward' if 'transpose(' in op_name else 'forward'
-  return found[1], 'backward' if 'transpose(' in op_name else 'forward'
+  layer = f'{found[3]}{found[2]}' if found[3] else found[1]
+  return layer, 'backward' if 'transpose(' in op_name else 'forward'
 
 
 def operations(folder: pathlib.Path, program: str) -> Counter:
@@ -44,7 +47,7 @@ def operations(folder: pathlib.Path, program: str) -> Counter:
   names = dict(_INSTRUCTION.findall(program))
   inner = set(re.findall(r'%?([\w.\-]+) = [^\n]*? (?:while|call|conditional)\(', program))
   spent = Counter()
-  (path,) = folder.rglob('*.xplane.pb')
+  path = max(folder.rglob('*.xplane.pb'), key=lambda found: found.stat().st_mtime)
   for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
     for line in plane.lines:
       for event in line.events:
@@ -65,10 +68,7 @@ def flops_of(table: list[dict[str, object]], batch: int) -> dict[tuple[str, str]
 
 def fair_ratio(args, config, ours: sides.Ours, inputs: list[sides.Batch]) -> dict[str, object]:
   """Returns the speed of our step over that of PyTorch's under our memory setting, if it is installed."""
-  if not sides.has_peer():
-    return {}
-  if any(name.startswith('local') for name in config.model.layers):
-    print('PyTorch has no locally connected layers: no peer', file=sys.stderr)
+  if not sides.has_peer(config):
     return {}
   from benchmarks import torch_peer
 

@@ -17,7 +17,7 @@ import numpy as np
 from alexnet_jax import config as config_lib
 from alexnet_jax import models, steps
 from alexnet_jax.config import recipes
-from alexnet_jax.data import Statistics
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
 from alexnet_jax.models import layers
@@ -77,7 +77,13 @@ def config_of(args: argparse.Namespace, batch: int, dropout: bool = True) -> Fro
       'dropout': {'rate': rate},
     },
     'data': {'canvas': {'size': config.model.input_size}},
-    'augment': {'crop': 'centre', 'flip': False, 'mean': 'none', 'colour': 0.0},
+    'augment': {
+      'crop': 'centre',
+      'flip': False,
+      'mean': 'none',
+      'std': (1.0, 1.0, 1.0),
+      'colour': 0.0,
+    },
     'optim': {'rate': 1e-4, 'bias_rate': 1e-4, 'scaling': {'rule': 'none'}},
     'train': {'batch_size': batch},
   }
@@ -205,12 +211,23 @@ def train_flops(table: list[dict[str, object]]) -> float:
   return 2.0 * (3 * sum(macs) - macs[0])
 
 
-def has_peer() -> bool:
+def has_torch() -> bool:
   """Returns whether PyTorch is installed; prints a note if it is not."""
   if importlib.util.find_spec('torch'):
     return True
   print('PyTorch is not installed (pip install torch): no peer', file=sys.stderr)
   return False
+
+
+def has_peer(config: FrozenConfigDict) -> bool:
+  """Returns whether PyTorch is installed and can compute the network; prints a note if not."""
+  if any(name.startswith('local') for name in config.model.layers):
+    print('PyTorch has no locally connected layers: no peer', file=sys.stderr)
+    return False
+  if config.model.gray:
+    print('the peer has no networks that see grey images: no peer', file=sys.stderr)
+    return False
+  return has_torch()
 
 
 def with_reference_layers(config: FrozenConfigDict, batch: Batch) -> Callable[[Batch], float]:
@@ -256,10 +273,12 @@ def outcome(
     flops: FLOP per image.
   """
   peak = machine.jax_matmul_rate(args.dtype)
-  if has_peer():
+  if has_torch():
     peak = max(peak, machine.torch_matmul_rate(args.dtype))
   speed = statistics.median(speeds['ours'])
-  devices = math.prod(map(int, args.mesh.split(',')))
+  # On a CPU, the rate of the matrix product is that of all cores, which the devices share.
+  on_cpu = jax.default_backend() == 'cpu'
+  devices = 1 if on_cpu else math.prod(map(int, args.mesh.split(',')))
 
   def ratio(other):
     return statistics.median(a / b for a, b in zip(speeds['ours'], other, strict=True))

@@ -37,15 +37,19 @@ class Form:
 
 
 def power(scale: Tensor, beta: float) -> Tensor:
-  """Computes `scale ** -beta`; the usual beta of 0.75 needs two square roots alone."""
+  """Computes `scale ** -beta` in the dtype of `scale`; the usual beta of 0.75 needs two square roots alone.
+
+  On a GPU autocast computes these functions in float32. Without the cast back, the maps after a normalisation
+  would be float32, and the layers that follow would move twice the bytes.
+  """
   if beta == 0.75:
     root = torch.rsqrt(scale)
-    return root * torch.sqrt(root)
-  return scale**-beta
+    return (root * torch.sqrt(root)).to(scale.dtype)
+  return (scale**-beta).to(scale.dtype)
 
 
 def _norm_by_library(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
-  return F.local_response_norm(x, size, alpha * size, beta, k)
+  return F.local_response_norm(x, size, alpha * size, beta, k).to(x.dtype)
 
 
 def _norm_by_slices(x: Tensor, size: int, k: float, alpha: float, beta: float) -> Tensor:
@@ -294,7 +298,12 @@ def _serve(pipe, config, params: Mapping, form: Form, work: Work) -> None:
 
 
 def ready(threads: int) -> str:
-  """Configures PyTorch for speed and returns the device: 'cuda' or 'cpu'."""
+  """Configures PyTorch for speed and returns the device: 'cuda' or 'cpu'.
+
+  On a GPU float32 products use TF32, as JAX's do by default.
+  """
   torch.set_num_threads(threads)
   torch.backends.cudnn.benchmark = True
+  torch.backends.cuda.matmul.allow_tf32 = True
+  torch.backends.cudnn.allow_tf32 = True
   return 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -13,7 +13,7 @@ Prints one line of JSON:
 
   images_per_s     median of this project
   ratio            this project over each other side, the median of the ratios within the rounds; on a CPU
-                   `fair` compares with PyTorch under our memory setting and is the ratio to quote
+                   `fair` compares with PyTorch under our memory setting; quote the smaller ratio
   roofline_share   share of the FLOP per second of a large matrix product in the faster of the two libraries;
                    Winograd's convolutions perform fewer operations than are counted here
   spread           median, minimum and maximum of each side
@@ -82,7 +82,7 @@ def main() -> None:
   config = sides.config_of(args, args.batch)
   inputs = sides.batches(config)
   ours = sides.Ours(config)
-  racers, details = peers_of(args, config, ours.params()) if sides.has_peer() else ({}, {})
+  racers, details = peers_of(args, config, ours.params()) if sides.has_peer(config) else ({}, {})
   ours.compile_step(inputs[0])
   if args.plain:
     racers['plain layers'] = sides.with_reference_layers(config, inputs[0])

@@ -2,7 +2,7 @@
 
 Reproduces the row "1 CNN" of Table 2, with recipe `original` (the authors' code): 40.7 % top-1 error and
 18.2 % top-5 error on the validation images of ILSVRC-2012, with ten views. The variants are the recipes
-`paper` (the default, which follows the text literally), `original`, `caffe`, `owt` and `torchvision`.
+`paper` (the default, which follows the text of the paper), `original`, `caffe`, `owt` and `torchvision`.
 Overrides are added with `+`, as in `original+no_norm` (alexnet_jax/config/overrides.py lists them).
 
 Command:  python main.py --config=configs/alexnet.py:original --workdir=DIR

@@ -35,9 +35,9 @@ def get_config(variant='scratch'):
   """The config of one of the variants above, followed by any overrides: `VARIANT+OVERRIDE+...`."""
   variant, *overrides = variant.split('+')
   recipes.check_variant(variant, VARIANTS)
-  config = recipes.apply(recipes.get('+'.join(['original', *overrides])), EVERY_RUN)
+  changes = EVERY_RUN if variant == 'scratch' else EVERY_RUN | SHORT
+  config = recipes.get('+'.join(['original', *overrides]), changes)
   if variant != 'scratch':
-    recipes.apply(config, SHORT)
     copied = config.model.layers[:-1]
     config.init_layers = ','.join(copied)
     config.optim.layer_rates = tuple((layer, 0.0, VARIANTS[variant]) for layer in copied)

@@ -20,8 +20,8 @@ Command:  python main.py --config=configs/cifar10.py:relu --workdir=DIR
 Expected: for Figure 1, ReLU reaches 25 % training error about 6 times sooner than tanh (7.0 times in
           RESULTS.md); for the other variants, the test errors above. The conv_local variants evaluate nine
           views without mirroring; later code of their author took five views and their mirror images.
-Hardware: any; an epoch of `relu` or `tanh` with its evaluation took 45 seconds on 2 CPU cores that shared two
-          runs, with an earlier and slower first convolution (RESULTS.md).
+Hardware: any; an epoch of `relu` or `tanh` took 46 to 113 seconds on 2 CPU cores that shared two runs, with
+          an earlier and slower first convolution (results/fig1.json).
 """
 
 from alexnet_jax.config import recipes

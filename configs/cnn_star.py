@@ -67,7 +67,8 @@ def _pretraining(classes, drop, epochs, copied):
 FINE_TUNING = {
   'optim.rate': 0.001,
   'optim.bias_rate': 0.002,
-  # All rates fall to a tenth at epoch 22 and to a hundredth at epoch 42 (FACTS section 4).
+  # The rates of weights fall to a tenth at epoch 22 and to a hundredth at epoch 42 (FACTS section 4). The
+  # biases keep theirs, as in net 145; no source gives it for this run.
   'optim.boundaries': (22.0, 42.0),
   'optim.layer_rates': (
     ('conv1', 0.0, 0.1),

@@ -16,9 +16,8 @@ from alexnet_jax.config import recipes
 
 def get_config(variant='original'):
   """The config of the task with the network of `RECIPE` or `RECIPE+OVERRIDE+...`."""
-  config = recipes.get(variant)
-  return recipes.apply(
-    config,
+  return recipes.get(
+    variant,
     {
       'model.width': 0.125,
       'model.init': 'torch',
@@ -26,6 +25,7 @@ def get_config(variant='original'):
       'data.task': 'defect',
       'optim.rate': 0.005,
       'optim.bias_rate': 0.005,
+      'optim.scaling.batch': 32,
       'optim.schedule': 'steps',
       'optim.unit': 'epoch',
       'optim.boundaries': (21.0, 27.0),
@@ -33,7 +33,6 @@ def get_config(variant='original'):
       'optim.layer_rates': (),
       'augment.colour_until': 0.0,
       'train.epochs': 30.0,
-      'train.steps': 0,
       'train.batch_size': 32,
       'train.stall_steps': 0,
       'eval.baseline': True,

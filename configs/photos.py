@@ -19,5 +19,4 @@ from alexnet_jax.config.overrides import SMALL_SET
 
 def get_config(variant='original'):
   """The config of the network of `RECIPE` or `RECIPE+OVERRIDE+...`."""
-  changes = SMALL_SET | {'data.canvas.exif_orientation': True}
-  return recipes.apply(recipes.get(variant), changes)
+  return recipes.get(variant, SMALL_SET | {'data.canvas.exif_orientation': True})

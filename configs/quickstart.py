@@ -15,9 +15,8 @@ from alexnet_jax.config import recipes
 
 def get_config(variant='original'):
   """The config of the quickstart with the network of `RECIPE` or `RECIPE+OVERRIDE+...`."""
-  config = recipes.get(variant)
-  return recipes.apply(
-    config,
+  return recipes.get(
+    variant,
     {
       'model.width': 0.125,
       # The original's standard deviations suit the full width and 1000 classes; `torch` adapts to the width.
@@ -26,6 +25,7 @@ def get_config(variant='original'):
       'data.task': 'type',
       'optim.rate': 0.005,
       'optim.bias_rate': 0.005,
+      'optim.scaling.batch': 32,
       'optim.schedule': 'steps',
       'optim.unit': 'epoch',
       'optim.boundaries': (14.0, 18.0),
@@ -33,11 +33,9 @@ def get_config(variant='original'):
       'optim.layer_rates': (),
       'augment.colour_until': 0.0,
       'train.epochs': 20.0,
-      'train.steps': 0,
       'train.batch_size': 32,
       'train.log_every': 10,
       'train.stall_steps': 0,
-      'eval.views': 10,
       'eval.baseline': True,
     },
   )

@@ -12,9 +12,15 @@ Ctrl-C or SIGTERM the same command resumes. Paths are relative to the checkout.
 """
 
 import statistics
+import sys
 
 import runs as runs_lib
 import seeds
+
+sys.path.insert(0, str(runs_lib.ROOT))  # the package need not be installed
+from alexnet_jax import config as config_lib
+from alexnet_jax.config.overrides import NEED_TWO_TOWERS
+from alexnet_jax.errors import UserError
 
 BASE = 'unchanged'
 CHANGES = (
@@ -32,6 +38,17 @@ CHANGES = (
   'no_conv4',
   'no_conv5',
 )
+
+
+def usual(config: str) -> list[str]:
+  """Returns the changes that the network of a config can have."""
+  name, _, variant = config.partition(':')
+  path = runs_lib.ROOT / name
+  try:
+    towers = config_lib.load_file(f'{path if path.is_file() else name}:{variant}').model.towers
+  except UserError as error:
+    raise runs_lib.Refused(str(error)) from None
+  return [change for change in CHANGES if towers > 1 or change not in NEED_TWO_TOWERS]
 
 
 def errors_of(runs: list[dict]) -> dict[str, dict[int, float]]:
@@ -85,6 +102,7 @@ def draw(runs: list[dict], path) -> None:
   axes.set_yticks(range(len(errors)), list(errors))
   axes.invert_yaxis()
   axes.set_xlabel('error, %; points are seeds, bars are means')
+  path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=120)
   pyplot.close(figure)
 
@@ -93,11 +111,15 @@ def main() -> int:
   """Parses the command line, starts the runs, and writes the results and the picture."""
   parser = runs_lib.parser(__doc__, 'config', 'workdir', 'seeds', 'output')
   parser.add_argument('--source', help='the images, if not those of the config')
-  parser.add_argument('--changes', default=','.join(CHANGES), help='changes, separated by commas')
+  parser.add_argument('--changes', help='changes, separated by commas')
   options, overrides = parser.parse_known_args()
+  if ':' not in options.config:
+    raise runs_lib.Refused(
+      f'--config={options.config}: name a variant, to which the changes are added: configs/photos.py:original'
+    )
   if options.source:
     overrides = [f'--config.data.source={options.source}', *overrides]
-  changes = [BASE, *options.changes.split(',')]
+  changes = [BASE, *(options.changes.split(',') if options.changes else usual(options.config))]
   cells = {
     (change, seed): seeds.calls(
       options.config if change == BASE else f'{options.config}+{change}',

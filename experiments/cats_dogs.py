@@ -20,7 +20,7 @@ def summarise(runs: list[dict]) -> dict:
   )  # any run: the images are the same
   baselines = answer and {
     'majority': answer['majority_error'],
-    'ridge on pixel means': answer['baseline_error'],
+    'ridge on pixel means': answer.get('baseline_error'),
   }
   variants = dict.fromkeys(run['variant'] for run in runs)
 

@@ -1,6 +1,6 @@
 """Draws a trained network of section 3.3 (CIFAR-10): its training error, first kernels and confusion matrix.
 
-  python experiments/conv_local.py --workdirs=runs/long,runs/end \
+  python experiments/conv_local.py --workdirs=runs/conv_local_13pct \
       --weights=weights/conv_local_13pct.safetensors --output=results/conv_local_13pct.png
 
 --workdirs lists the runs that trained the network, one after the other. The errors of the test images are
@@ -103,6 +103,7 @@ def main() -> int:
       raise runs_lib.Refused(f'{path} does not exist: name runs and evaluated weights')
   evaluation = json.loads(figures.read_text())
   points = curve([curves.read(workdir / 'metrics.jsonl') for workdir in workdirs])
+  output.parent.mkdir(parents=True, exist_ok=True)
   output.with_suffix('.jsonl').write_text(''.join(json.dumps(point) + '\n' for point in points))
   conv1 = archive.read_tensors(str(weights))['params/conv1/kernel'][0]
   draw(points, conv1, evaluation, output)

@@ -142,7 +142,7 @@ def summary(runs: dict[Cell, dict], curve: str) -> dict:
 
   `spread` is the difference of the slowest and the fastest seed, None for one seed. If a seed did
   not reach the target there is no mean, because it would leave out the slowest; `more_than` is
-  then the number of epochs for which that seed was trained.
+  then the number of epochs for which that seed was trained, and `at_least` a lower bound of the mean.
   """
   rate = best_rate(runs, curve)
   at_best = [run for (name, r, _), run in runs.items() if (name, r) == (curve, rate)]
@@ -152,6 +152,7 @@ def summary(runs: dict[Cell, dict], curve: str) -> dict:
   return {
     'epochs_to_25_percent': statistics.mean(reached) if reached and not short else None,
     'more_than': min(short, default=None),
+    'at_least': statistics.mean([*reached, *short]) if short else None,
     'min': min(reached, default=None),
     'max': max(reached, default=None),
     'spread': max(reached) - min(reached) if len(reached) > 1 else None,
@@ -165,7 +166,7 @@ def summary(runs: dict[Cell, dict], curve: str) -> dict:
 def ratio(relu: dict, tanh: dict) -> dict:
   """Returns the ratio of the epochs of tanh and ReLU, or a lower bound of it, from two summaries."""
   sooner = relu['epochs_to_25_percent']
-  later, more = tanh['epochs_to_25_percent'], tanh['more_than']
+  later, more = tanh['epochs_to_25_percent'], tanh['at_least']
   return {
     'ratio': later / sooner if sooner and later else None,
     'ratio_at_least': more / sooner if sooner and more else None,

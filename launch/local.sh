@@ -2,6 +2,8 @@
 # Starts one run as N processes on this machine, with one GPU for each process if there are N GPUs, else on the CPU.
 #   bash launch/local.sh N [main.py arguments]
 #   bash launch/local.sh 2 --config=configs/quickstart.py --workdir=runs/two
+# Before the first use on GPUs, run:
+#   python3 -m venv .venv && .venv/bin/pip install -c constraints.txt -r requirements.txt 'jax[cuda13]'
 # Paths are relative to the checkout. SIGTERM and Ctrl-C are forwarded to every process. The exit code is that
 # of process 0, or 3 if a signal killed process 0.
 set -euo pipefail

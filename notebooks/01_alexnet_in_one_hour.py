@@ -161,7 +161,7 @@ for name, *both in zip(names, inside, other):
 # %% [markdown]
 # ## The ideas of the paper
 #
-# The next notebook is about **ReLU**. **Local response normalisation** divides each activation by a
+# **ReLU** is the subject of the next notebook. **Local response normalisation** divides each activation by a
 # function of the activations at the same position in the neighbouring maps. A large activation
 # reduces itself and its neighbours.
 
@@ -183,8 +183,9 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# **Dropout** sets half of the units of fc6 and fc7 to zero, a different half for every image and
-# every step, so that no unit can rely on another one.
+# **Dropout** sets each unit of fc6 and fc7 to zero with probability 1/2, anew for every image and
+# every step, so that no unit can rely on another one. As in the paper, nothing is scaled up in
+# training. Instead, the activations are halved at test time.
 
 
 # %%
@@ -217,7 +218,7 @@ for shard in state.params['conv3']['kernel'].addressable_shards:
 
 # %% [markdown]
 # The compiled training step shows what the devices exchange. The forward pass gathers the outputs of
-# conv2, conv5 and fc6 (Figure 2 of the paper), and the backward pass scatters their gradients.
+# pool2, pool5 and fc6 (Figure 2 of the paper); the backward pass sums their gradients and scatters them.
 # Partial logits are summed. The gradients of the weights are not exchanged, because each tower has
 # its own weights.
 

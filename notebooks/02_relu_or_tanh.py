@@ -31,7 +31,7 @@ from alexnet_jax import config as configs
 from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.inference import features as features_lib
+from alexnet_jax.inference.classifier import Classifier
 from alexnet_jax.training.loop import train
 from alexnet_jax.utils import console
 
@@ -143,14 +143,17 @@ else:
 # How many units pass almost no gradient back? We count the tanh units whose slope is below 0.1 and
 # the ReLU units that are inactive. A ReLU that is inactive for one image can be active for another,
 # so the maps that are inactive for all images are counted separately.
+#
+# In the outputs shown here, the clearest difference is in conv1, where most tanh units are saturated.
+# That is a plausible cause of the slow start of tanh, not a proof. Both networks use one learning rate
+# here; for Figure 1 in RESULTS.md, each has a rate of its own.
 
 # %%
 images = next(dataset.train_batches(0, 100))['image']
 for name in both:
   trained = evaluate.load(f'{WORKDIR}/{name}', 'latest', both[name])
   for layer in ('conv1', 'conv3'):
-    function = features_lib.feature_function(trained.config, layer)
-    out = np.asarray(function({'params': trained.model.params}, trained.model.mean_image, images))
+    out = Classifier(trained).activations(images, layer)
     passing = out > 0 if name == 'relu' else 1 - out**2 > 0.1
     never = ~passing.reshape(-1, out.shape[-1]).any(0)
     print(
@@ -162,8 +165,8 @@ for name in both:
 #
 # The repository contains a larger network with ReLUs that was trained on CIFAR-10 for hundreds of
 # epochs; `weights/README.md` gives its test error. The next cell lets this network classify twenty
-# training images. It was trained on images of CIFAR-10 too, so its answers say nothing about new
-# images. A class in brackets is a wrong answer.
+# training images. It was trained on these same images, so its answers say nothing about its
+# error on new images. A class in brackets is a wrong answer.
 
 # %%
 WEIGHTS = pathlib.Path('weights/conv_local_13pct.safetensors')

@@ -6,9 +6,9 @@
 # 2018, CC BY-NC-SA 4.0, not for commercial use). The task is to distinguish monocrystalline from
 # polycrystalline cells.
 #
-# To use your own images, make a folder with one folder per class: `PHOTOS/cats/*.jpg`,
-# `PHOTOS/dogs/*.jpg`. A tenth of the images is held out for evaluation. In Colab, upload the folder
-# or mount your drive:
+# To use your own images, make a folder with one folder per class (`PHOTOS/cats/*.jpg`,
+# `PHOTOS/dogs/*.jpg`), and change SOURCE, WORKDIR and SETTINGS in the next cell. A tenth of the images
+# is held out for evaluation. In Colab, upload the folder or mount your drive:
 #
 # ```python
 # from google.colab import drive
@@ -18,13 +18,13 @@
 # SETTINGS = {'data.canvas.exif_orientation': True}  # turns photographs upright
 # ```
 #
-# If you change EPOCHS, set 'optim.boundaries' in SETTINGS too: at these epochs the learning rate is
-# divided by 10, for example (28.0, 36.0) for 40 epochs.
+# Other SETTINGS need another WORKDIR too. If you change EPOCHS, also set 'optim.boundaries' in
+# SETTINGS. The learning rate is divided by 10 at these epochs, for example (28.0, 36.0) of 40.
 
 # %% tags=["parameters"]
 SOURCE = 'elpv'  # or folder:PATH, or tfds:NAME
 EPOCHS = 20.0
-SETTINGS = {}  # further config keys; with a GPU use {'model.width': 1.0}, the paper's network
+SETTINGS = {}  # further config keys; {'model.width': 1.0} has the widths of the paper, for a GPU
 WORKDIR = 'runs/quickstart'
 
 # %%
@@ -137,7 +137,8 @@ plt.show()
 #
 # The next cell evaluates the network on the held-out images with the average of ten views. It also
 # gives the error of always predicting the most frequent class and the error of a ridge regression on
-# 16x16 pixels. A useful network must have a lower error than both.
+# 16x16 pixels. A useful network must have a lower error than both. The regression sees only the
+# centre view: for a fair comparison set 'eval.views': 1 in SETTINGS.
 
 # %%
 evaluate.evaluate(config, [WORKDIR], which='latest')
@@ -176,6 +177,6 @@ page
 # %% [markdown]
 # ## Next steps
 #
-# If you have few images, start from the weights of a network that was trained on more:
-# `config.init_from = 'runs/other'` copies all layers except the last from that run (see
-# `configs/cats_vs_dogs.py`).
+# If you have few images, you can start from a network that was trained on many varied images. Set
+# `SETTINGS = {'init_from': 'runs/other'}`, where `runs/other` is a run of the same widths, and name a
+# new WORKDIR: all layers but the last are copied. The solar cells are too special for this.

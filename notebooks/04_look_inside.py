@@ -11,7 +11,6 @@ SETTINGS = {}  # further config keys, which are used if the run has to be traine
 BITS = 32  # length of the binary codes
 
 # %%
-import functools
 import pathlib
 import urllib.request
 
@@ -23,7 +22,7 @@ from alexnet_jax import config as configs
 from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.inference import features as features_lib
+from alexnet_jax.inference.classifier import Classifier
 from alexnet_jax.report import kernels, neighbours
 from alexnet_jax.training.loop import train
 from alexnet_jax.utils import console
@@ -44,9 +43,10 @@ jax.devices()
 # ## The first kernels
 #
 # Each kernel has 11x11 pixels of three colours. In the paper one tower learnt colour-agnostic kernels
-# and the other colour-specific kernels in every run on ImageNet. The measure is the share of a kernel
-# that is lost when the kernel is converted to gray. The output gives the difference of the towers and
-# the difference that chance alone would cause; on gray images the towers must be similar.
+# and the other colour-specific kernels in every run on ImageNet. The measure is the share of a
+# kernel's sum of squares that is lost when the kernel is converted to gray. The output gives the
+# difference of the towers, and `by_chance`, below which 95 % of random divisions of the kernels stay.
+# On gray images the towers cannot specialise, so that the difference should lie below it.
 
 # %%
 towers = np.asarray(params['conv1']['kernel'])
@@ -60,7 +60,7 @@ kernels.specialisation(params)
 # %% [markdown]
 # The repository contains a network that was trained on the colour images of CIFAR-10 for hundreds of
 # epochs (`weights/README.md`). Its kernels have 5x5 pixels, and it has one tower. Some kernels detect
-# edges of a direction, others compare colours.
+# edges in one direction; others compare colours.
 
 # %%
 WEIGHTS = pathlib.Path('weights/conv_local_13pct.safetensors')
@@ -78,19 +78,17 @@ plt.show()
 
 # %% [markdown]
 # ## Activation maps of an image
+#
+# Each row shows a layer: the image, and the six maps whose activations vary most.
 
 
 # %%
-@functools.cache
-def function_of(layer):
-  """Returns the compiled function `f(variables, mean_image, canvases)` of the output of a layer."""
-  return features_lib.feature_function(trained.config, layer)
+classifier = Classifier(trained)
 
 
 def features(layer, batches):
   """Returns the outputs of a layer for the centre views of batches of canvases."""
-  out = [function_of(layer)({'params': params}, model.mean_image, batch) for batch in batches]
-  return np.concatenate(out)
+  return np.concatenate([classifier.activations(batch, layer) for batch in batches])
 
 
 def vectors_of(split):
@@ -131,8 +129,8 @@ plt.show()
 
 # %% [markdown]
 # The next cell shows the nearest training images of a few images by Euclidean distance, as in Figure
-# 4. `Index` compares with every vector; a search among 100,000 vectors of 4,096 numbers took a tenth
-# of a second on two CPU cores.
+# 4. The class `Index` compares the query with every stored vector; a search among 100,000 vectors of
+# 4,096 numbers took a tenth of a second on two CPU cores.
 
 # %%
 stored, stored_labels, places = vectors_of('train')

@@ -6,7 +6,8 @@
 
 The texts are Python files in jupytext's percent format; header.py is prepended to each. NAME=VALUE overrides
 a value of the cell tagged `parameters`, in a visible cell of its own after it. --text-only copies changed
-Markdown and comments into the notebooks without executing them; it refuses where code has changed.
+Markdown, comments and the header into the notebooks without executing them; it refuses where other code has
+changed.
 """
 
 import ast
@@ -84,9 +85,12 @@ def update_text(name: str) -> None:
   kinds = [[cell.cell_type for cell in each] for each in (cells, made)]
   if kinds[0] != kinds[1]:
     raise ValueError(f'{name}: the number or the order of its cells has changed; execute it again')
-  for old, new in zip(cells, made, strict=True):
+  header = next(i for i, cell in enumerate(made) if cell.cell_type == 'code')
+  for i, (old, new) in enumerate(zip(cells, made, strict=True)):
     if old.cell_type == 'code' and _code(old.source) != _code(new.source):
-      raise ValueError(f'{name}: code has changed; execute it again: {new.source[:60]!r}')
+      if i != header:
+        raise ValueError(f'{name}: code has changed; execute it again: {new.source[:60]!r}')
+      old.outputs = []  # in a checkout, the header prints nothing
     old.source = new.source
   nbformat.write(notebook, path)
 

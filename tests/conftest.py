@@ -5,6 +5,7 @@ import os
 import pathlib
 import tempfile
 
+import hypothesis
 import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -22,6 +23,16 @@ import jax  # noqa: E402
 
 jax.config.update('jax_num_cpu_devices', 8)
 
+# Every run tries the same examples, and a busy machine may take any time for them.
+hypothesis.settings.register_profile(
+  'tests',
+  deadline=None,
+  derandomize=True,
+  database=None,
+  suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile('tests')
+
 # Parametrised tests of which some parameters belong to the long tier, while others of the same test stay in
 # the quick tier. A test that is long for all its parameters carries @pytest.mark.long instead. In these
 # patterns `*` matches anything, and `?` stands for the bracket before the parameters.
@@ -33,6 +44,7 @@ LONG = (
   'test_sharding.py::test_collectives_of_other_networks?*no_communication*',
   'test_sharding.py::test_collectives_of_other_networks?*no_exchange*',
   'test_sharding.py::test_any_mesh_equals_one_device?original*',
+  'test_sharding.py::test_any_mesh_equals_one_device?*batch_norm*',
   'test_sharding.py::test_collectives_of_a_step?original*',
   'test_sharding.py::test_collectives_of_other_networks?*conv6*',
   'test_sharding.py::test_collectives_of_other_networks?paper-overrides1*',

@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 
+from flax.traverse_util import flatten_dict
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -111,7 +112,7 @@ def untrained_run(config: ConfigDict, workdir: pathlib.Path) -> None:
   }
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / 'weights.safetensors'
-  archive.write_tensors(str(path), archive.flatten(tree), metadata)
+  archive.write_tensors(str(path), flatten_dict(tree, sep='/'), metadata)
   importer.import_network(config, str(workdir), 'safetensors', str(path))
 
 

@@ -13,6 +13,8 @@ import socket
 import subprocess
 import time
 
+from tiny import free_port
+
 INSTALL = 'apt-get install -y slurm-wlm munge'
 _PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'unshare')
 TIMEOUT = 240  # seconds after which a job that does not reach a state fails its test
@@ -79,7 +81,7 @@ class Slurm:
     (folder / 'state').mkdir()
     for node in NODES:
       (folder / f'spool-{node}').mkdir()
-    conf = _CONF.format(host=host, folder=folder, ports=_free_ports(3))
+    conf = _CONF.format(host=host, folder=folder, ports=[free_port() for _ in range(3)])
     (folder / 'slurm.conf').write_text(conf)
     (folder / 'gres.conf').write_text(_GRES.format(folder=folder))
     for gpu in range(4):
@@ -158,14 +160,6 @@ class Slurm:
       assert time.monotonic() < deadline, f'{job}\n{self.logs()}'
       time.sleep(0.2)
     return job
-
-
-def _free_ports(number: int) -> list[int]:
-  with contextlib.ExitStack() as stack:
-    sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-    for each in sockets:
-      each.bind(('127.0.0.1', 0))
-    return [each.getsockname()[1] for each in sockets]
 
 
 @contextlib.contextmanager

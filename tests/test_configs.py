@@ -83,10 +83,19 @@ def test_every_config_is_valid_at_full_size(spec):
   config_lib.validate(config)
   rows = models.layer_table(config.model)
   assert rows[-1]['output'] == (config.model.num_classes or 1000,)
-  named = {layer: {'kernel': 0, 'bias': 0} for layer in config.model.layers}
-  optimizer.rate_tree(config.optim, named, 0.01, 0.01, epoch=1000.0)
   back = config_lib.from_json(config_lib.to_json(config))
   config_lib.check_same_run(back, config, 'a workdir')
+
+
+def test_overrides_are_applied_after_the_settings_of_a_file():
+  for file in ('quickstart', 'elpv_defect', 'photos'):
+    assert load(f'configs/{file}.py:original+plateau').optim.schedule == 'plateau'
+    large = load(f'configs/{file}.py:original+large_batch')
+    assert large.train.batch_size == 1024 and schedules.batch_factor(large, epoch=9.0) == 32
+    assert load(f'configs/{file}.py:owt').optim.schedule == 'steps'
+    caffe = load(f'configs/{file}.py:caffe')
+    assert (caffe.optim.unit, caffe.train.batch_size) == ('epoch', 32)
+  assert load('configs/cats_vs_dogs.py:fine_tune+dexp').train.epochs == 95
 
 
 def manual(first, second, conv1_low, frozen, third):

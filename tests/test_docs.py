@@ -189,19 +189,31 @@ def test_quoted_messages_occur_in_the_package():
 
 
 def test_readme_agrees_with_the_result_files():
-  """README contains the numbers of the files in results/ that it reports."""
+  """README contains the numbers of the files in results/ and weights/ that it reports."""
   readme = (ROOT / 'README.md').read_text()
 
-  def load(name):
-    return json.loads((ROOT / 'results' / name).read_text())
+  def load(name, folder='results'):
+    return json.loads((ROOT / folder / name).read_text())
 
   figure = load('fig1.json')
-  assert f'| {figure["ratio"]:.1f} times (3 seeds each) |' in readme
-  for name in ('elpv_defect.json',):
-    assert f'| {load(name)["top1_error"]["mean"]:.1f} (3 seeds)' in readme
+  again = figure['tanh']['epochs_to_25_percent'] / load('fig1_relu_again.json')['mean']
+  assert (
+    f'| {figure["ratio"]:.1f} times (3 seeds each); {again:.1f} when the runs with ReLU' in readme
+  )
+  for name, digits in (('elpv_defect.json', 1), ('lenet_mnist.json', 2)):
+    assert f'| {load(name)["top1_error"]["mean"]:.{digits}f} (3 seeds)' in readme
+  local = load('conv_local_13pct.evaluation.json', 'weights')['top1_error']
+  assert f'| {local:.2f} without (1 seed)' in readme
+  quickstart = load('quickstart.json')['top1_error']
+  assert f'| {quickstart["min"]:.1f} to {quickstart["max"]:.1f} with ten views' in readme
   speed = [load(f'speed/{name}.json')['spread'] for name in ('train_step', 'inference')]
   for side, name in (('ours', 'alexnet_jax'), ('as it comes', 'as installed'), ('fair', 'setting')):
     training, inference = (spread[side]['median'] for spread in speed)
     assert re.search(rf'^\|.*{name}.* \| {training:.1f} \| {inference:.0f} \|$', readme, re.M), side
   ablations = load('cats_dogs_ablations.json')['top1_error']
-  assert f'| {ablations["unchanged"]["mean"]:.1f} (3 seeds)' in readme
+  ridge = load('cats_dogs.json')['baselines']['ridge on pixel means']
+  cats = f'| {ablations["unchanged"]["mean"]:.1f} (3 seeds); ridge regression: {ridge:.1f} |'
+  assert cats in readme
+  narrow = load('speed/train_step_narrow.json')['ratio']
+  assert f'{narrow["fair"]:.2f} times at an eighth' in readme
+  assert f'({narrow["as it comes"]:.2f} times that of PyTorch as installed)' in readme

@@ -36,6 +36,7 @@ MAX_LINES, MAX_FUNCTION_LINES, MAX_MODULES = 400, 60, 12
 TESTED_ELSEWHERE = {
   'errors': 'exception classes without behaviour',
   'version': 'one constant; tests/test_packaging.py installs the package',
+  'models/layers/blocks': 'tests/models/layers/test_cpu.py and test_gpu.py',
   'models/layers/cpu_conv': 'tests/models/layers/test_cpu.py, like the other layers for the CPU',
   'models/layers/cpu_norm': 'tests/models/layers/test_cpu.py',
   'models/layers/cpu_pool': 'tests/models/layers/test_cpu.py',

@@ -1,7 +1,13 @@
 """Each notebook agrees with its source file, and all its cells run on small inputs."""
 
+import importlib.metadata
 import importlib.util
+import os
 import re
+import shutil
+import signal
+import subprocess
+import sys
 
 import nbformat
 import numpy as np
@@ -78,6 +84,32 @@ def test_the_repository_address_is_defined_once():
   assert f'git+https://github.com/{build.REPOSITORY}@' in install
   with pytest.raises(ValueError, match='NONSENSE'):
     build.make(build.NAMES[0], {'NONSENSE': '1'})
+
+
+@pytest.mark.parametrize('version', ['1.0', None])
+def test_outside_a_checkout_the_header_installs_the_package(version, tmp_path, monkeypatch, capsys):
+  """The session restarts if it has imported another version of a package than is now installed.
+
+  A clone in the current folder is not the package.
+  """
+  (tmp_path / 'alexnet_jax').mkdir()
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delitem(sys.modules, 'alexnet_jax', raising=False)
+  monkeypatch.setattr(sys, 'path', [str(tmp_path)])
+  monkeypatch.setattr(shutil, 'which', lambda name: None)
+  monkeypatch.setattr(importlib.metadata, 'version', lambda name: version or np.__version__)
+  monkeypatch.setitem(sys.modules, 'PIL', None)
+  monkeypatch.delitem(sys.modules, 'PIL')
+  monkeypatch.delitem(sys.modules, 'matplotlib', raising=False)
+  installed, killed = [], []
+  monkeypatch.setattr(subprocess, 'run', lambda line, check: installed.append(line[-1]))
+  monkeypatch.setattr(os, 'kill', lambda *args: killed.append(args))
+  exec(build.make(build.NAMES[0]).cells[1].source, {})
+  assert installed == [
+    f'alexnet-jax[data,report] @ git+https://github.com/{build.REPOSITORY}@{build.BRANCH}'
+  ]
+  assert killed == ([(os.getpid(), signal.SIGKILL)] if version else [])
+  assert ('run all cells again' in capsys.readouterr().out) == bool(version)
 
 
 @pytest.mark.long

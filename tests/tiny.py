@@ -1,18 +1,26 @@
 """A tiny config that runs the real code in seconds, and functions that run the real command line."""
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import itertools
 import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+import time
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import recipes
 
 ROOT = pathlib.Path(__file__).parent.parent
+# Each xdist worker has its own ports, below those that Linux gives to clients (from 32768).
+_FIRST_PORT = 13000 + 1000 * (int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]) % 19)
+_PORTS = itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + 1000))
 
 
 def tiny_config(variant: str = 'original', **overrides) -> ConfigDict:
@@ -85,6 +93,59 @@ def main(*args: str, devices: int = 1) -> subprocess.CompletedProcess:
   return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@contextlib.contextmanager
+def started(log: pathlib.Path, *args: str) -> Iterator[subprocess.Popen]:
+  """Starts `python main.py ARGS` with its stderr in the file `log`, and kills it on exit.
+
+  Ctrl-C has its usual effect on the process, also where the tests run with this signal ignored.
+  """
+  line, env = command(*args)
+  with log.open('w') as stderr:
+    process = subprocess.Popen(
+      ['env', '--default-signal=INT', *line],
+      env=env,
+      cwd=ROOT,
+      stdout=subprocess.DEVNULL,
+      stderr=stderr,
+    )
+  try:
+    yield process
+  finally:
+    process.kill()
+    process.wait()
+
+
+def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
+  """Waits until `condition()` is true, and returns its value; fails after some seconds."""
+  deadline = time.monotonic() + seconds
+  while not (found := condition()):
+    assert time.monotonic() < deadline, f'the condition was not met within {seconds} s'
+    time.sleep(0.01)
+  return found
+
+
+def wait_for_lines(workdir: pathlib.Path, lines: int, *processes: subprocess.Popen) -> None:
+  """Waits until metrics.jsonl has some lines; fails if a process ends before."""
+  log = workdir / 'metrics.jsonl'
+
+  def written() -> bool:
+    running = all(process.poll() is None for process in processes)
+    found = log.exists() and len(log.read_text().splitlines()) >= lines
+    assert found or running, f'a process ended before {log} had {lines} lines'
+    return found
+
+  until(written)
+
+
+def free_port() -> int:
+  """Returns a port that no program uses and that no other call returns soon."""
+  for port in itertools.islice(_PORTS, 1000):
+    with socket.socket() as probe, contextlib.suppress(OSError):
+      probe.bind(('', port))
+      return port
+  raise AssertionError(f'no port from {_FIRST_PORT} on is free')
+
+
 class ProcessGroup:
   """Starts several processes of `python main.py --distributed ARGS`, and kills them on exit.
 
@@ -92,10 +153,8 @@ class ProcessGroup:
   """
 
   def __init__(self, *args: str, processes: int = 2, own: dict[int, tuple[str, ...]] | None = None):
-    with socket.socket() as free:
-      free.bind(('localhost', 0))
-      port = free.getsockname()[1]
-    shared = ('--distributed', f'--coordinator=localhost:{port}', f'--num_processes={processes}')
+    coordinator = f'--coordinator=localhost:{free_port()}'
+    shared = ('--distributed', coordinator, f'--num_processes={processes}')
     self.processes = []
     for i in range(processes):
       line, env = command(*args, *shared, f'--process_id={i}', *(own or {}).get(i, ()))

@@ -55,7 +55,7 @@ FLAGS = {
   'workdir': Flag('', 'The folder of the run.'),
   'dry_run': Flag(
     False,
-    'Compile and time one step, print time and memory of the run, and write nothing.',
+    'Read a batch, compile and time three steps, print time and memory of the run, and write nothing.',
     ('train',),
   ),
   'sweep': Flag(
@@ -86,8 +86,8 @@ FLAGS = {
   'images': Flag((), 'Image files, folders or globs.', ('predict', 'features')),
   'output': Flag(
     '',
-    'The folder or file to write. predict: a .csv file. eval: the .json file of the figures of each '
-    'class, WORKDIR/evaluation.json without this flag. report: the page, WORKDIR/report/index.html '
+    'The folder or file to write. predict: a .csv file. eval: the .json file of the result, by '
+    'default WORKDIR/evaluation.json for a single run. report: the page, WORKDIR/report/index.html '
     'without this flag.',
     ('prepare', 'features', 'export', 'predict', 'eval', 'report'),
   ),

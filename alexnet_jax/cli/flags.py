@@ -107,7 +107,7 @@ def _load_config(mode: str, spec: str, given: Mapping[str, str]) -> ConfigDict:
     from alexnet_jax.interop import importer
 
     return importer.default_config(given['format'], given['weights'])
-  if given['workdir'].endswith('.safetensors'):
+  if given['workdir'].lower().endswith('.safetensors'):
     from alexnet_jax.workdir import archive
 
     return archive.read_config(given['workdir'])
@@ -152,7 +152,7 @@ def parse(argv: Sequence[str]) -> Options:
   _check_required(mode, given)
   config = _load_config(mode, spec, given)
   _check_keys(config, rest)
-  everything = ['main.py', *rest]
+  everything = ['main.py', *_last_of_tuples(config, rest)]
   try:
     values = _define(config, everything)
     extra = values(everything)[1:]
@@ -165,20 +165,34 @@ def parse(argv: Sequence[str]) -> Options:
   return _options(values, mode, given['workdir'], argv)
 
 
+def _last_of_tuples(config: ConfigDict, argv: Sequence[str]) -> list[str]:
+  """Keeps the last of repeated flags for a tuple. As for other values it counts; absl would join them."""
+  kept = list(argv)
+  for key, value in config_lib.flatten(config).items():
+    if isinstance(value, tuple):
+      last, others = take(kept, f'config.{key}')
+      kept = [*others, f'--config.{key}={last}'] if last else kept
+  return kept
+
+
 def _network(mode: str, given: Mapping[str, str]) -> str:
   """Returns the workdir or the .safetensors file that the command reads, or the workdir that it writes.
 
   Raises:
-    UserError: --weights names no such file, or names it beside a workdir.
+    UserError: --weights names no such file, or two flags name networks.
   """
   weights = given['weights']
   if given['checkpoints']:
+    if given['workdir'] and mode == 'eval':
+      raise UserError(
+        '--workdir and --checkpoints both name networks: leave --workdir out, or add it to --checkpoints'
+      )
     return given['checkpoints'].split(',')[0]
   if mode == 'import' or mode not in FLAGS['weights'].modes or not weights:
     return given['workdir']
   if given['workdir']:
     raise UserError('--workdir and --weights both name a network: leave one of them out')
-  if not weights.endswith('.safetensors'):
+  if not weights.lower().endswith('.safetensors'):
     numbers = ', or name several networks with --checkpoints' if mode == 'eval' else ''
     raise UserError(f'--weights={weights}: name a .safetensors file of --mode=export{numbers}')
   return weights
@@ -215,7 +229,7 @@ def _options(values: flags.FlagValues, mode: str, workdir: str, argv: Sequence[s
     checkpoints=tuple(values.checkpoints),
     weights=_numbers(values.weights) if values.checkpoints else (),
     search_weights=values.search_weights,
-    file=','.join(values.weights) if mode == 'import' else '',
+    file=take(argv, 'weights')[0] if mode == 'import' else '',
     images=tuple(values.images),
     output=values.output or '',
     picture=values.picture or '',

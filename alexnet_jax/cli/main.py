@@ -1,6 +1,7 @@
 """The command line: reads flags, config and mode, does the work, and prints one line of JSON."""
 
 from collections.abc import Callable, Sequence
+import errno
 import json
 import os
 import sys
@@ -9,14 +10,17 @@ from typing import TYPE_CHECKING
 
 from alexnet_jax.cli import usage
 from alexnet_jax.distributed import cluster as cluster_lib
-from alexnet_jax.errors import Preempted, RunError, UserError
+from alexnet_jax.errors import Preempted, RunError, UserError, is_memory
 from alexnet_jax.utils import atomic_io, console, memory
 
 if TYPE_CHECKING:
   from alexnet_jax.cli.flags import Options
 
 DONE, BUG, USER_ERROR, RUN_FAILED, PREEMPTED, INTERRUPTED = 0, 1, 2, 3, 75, 130
-_SMALLER = 'lower config.train.batch_size, eval.batch_size or, for the host, data.cache_mib'
+_SMALLER = (
+  'raise config.micro_batches, lower config.eval.batch_size or, for the host, config.data.cache_mib; a lower '
+  'config.train.batch_size, and for a set in TFRecord files another cache_mib, needs a new workdir'
+)
 
 Result = dict[str, object]  # what a mode prints as JSON
 
@@ -125,6 +129,10 @@ def _export(options: 'Options') -> Result:
 
 
 def _serve(options: 'Options') -> Result:
+  from alexnet_jax.utils.optional_import import import_module
+
+  import_module('starlette', 'serve', '--mode=serve')
+  import_module('uvicorn', 'serve', '--mode=serve')
   from alexnet_jax.serve.app import serve
 
   return serve(
@@ -186,25 +194,26 @@ def main(argv: Sequence[str], work: Callable[['Options'], Result] = run) -> int:
     return USER_ERROR
   if not options.cluster:
     _ready()
-    return _guard(lambda: print(json.dumps(work(options))))
+    return _guard(lambda: print(json.dumps(work(options))), options.mode)
   from alexnet_jax.distributed import supervisor
 
   cluster = options.cluster
   if not supervisor.is_child():
-    return supervisor.supervise(cluster)
+    return supervisor.supervise(cluster, resumes=options.mode == 'train')
   supervisor.follow_parent()
-  _ready()
-  code = _guard(lambda: _work_with_others(options, cluster, work))
+  _ready(keeps_programs=cluster.processes == 1)
+  code = _guard(lambda: _work_with_others(options, cluster, work), options.mode)
   if code != DONE:
     supervisor.leave(code)
   return code
 
 
-def _ready() -> None:
+def _ready(keeps_programs: bool = True) -> None:
   from alexnet_jax.utils import compilation_cache
 
   memory.keep_freed_memory()
-  compilation_cache.keep_programs()
+  if keeps_programs:
+    compilation_cache.keep_programs()
 
 
 def _work_with_others(
@@ -223,20 +232,24 @@ def _work_with_others(
   try:
     result = work(options)
   except Exception as error:
-    if isinstance(error, UserError | RunError | Preempted) or _is_disk(error):
+    if isinstance(error, UserError | RunError | Preempted) or _is_disk(error) or is_memory(error):
       raise
     supervisor.await_verdict(error, options.peer_timeout)
     traceback.print_exc()
     supervisor.leave(BUG)
   if multihost.is_primary():
-    print(json.dumps(result), file=stdout, flush=True)
+    try:
+      print(json.dumps(result), file=stdout, flush=True)
+    except OSError as error:
+      if error.errno not in (errno.EPIPE, errno.EIO):  # nobody reads the result of this run
+        raise
 
 
 def _is_disk(error: Exception) -> bool:
   return isinstance(error, OSError) and error.errno in atomic_io.REMEDIES
 
 
-def _guard(work: Callable[[], None]) -> int:
+def _guard(work: Callable[[], None], mode: str) -> int:
   """Calls `work` and turns an expected error into one line on stderr and an exit code."""
   try:
     work()
@@ -250,10 +263,11 @@ def _guard(work: Callable[[], None]) -> int:
     print(str(error), file=sys.stderr)
     return PREEMPTED
   except KeyboardInterrupt:
-    print('interrupted: the same command resumes from the latest checkpoint', file=sys.stderr)
+    resumes = ': the same command resumes from the latest checkpoint' if mode == 'train' else ''
+    print(f'interrupted{resumes}', file=sys.stderr)
     return INTERRUPTED
   except (MemoryError, RuntimeError) as error:
-    if not isinstance(error, MemoryError) and 'RESOURCE_EXHAUSTED' not in str(error):
+    if not is_memory(error):
       raise
     text = ' '.join(str(error).split())[:120]
     print(f'error: out of memory ({text}): {_SMALLER}', file=sys.stderr)
@@ -269,7 +283,10 @@ def _guard(work: Callable[[], None]) -> int:
 
 def entry_point() -> None:
   """Runs the installed command `alexnet-jax`, which is equal to main.py."""
-  code = main(sys.argv[1:])
+  try:
+    code = main(sys.argv[1:])
+  except KeyboardInterrupt:  # before there was anything to interrupt
+    code = INTERRUPTED
   # After a failure, threads of libraries may wait forever, so the process ends without them.
   if code == RUN_FAILED:
     sys.stdout.flush()

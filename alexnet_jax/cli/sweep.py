@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import flags
-from alexnet_jax.errors import RunError, UserError
+from alexnet_jax.errors import RunError, UserError, is_memory
 from alexnet_jax.training.loop import train
 from alexnet_jax.utils.suggestion import suggest
+from alexnet_jax.workdir import lock
 
 FILE = 'sweep.json'
 _SHORT = {'lr': 'optim.rate'}  # The name of the learning rate in metrics.jsonl.
-_COMMA = re.compile(r',(?![^()]*\))')  # Outside brackets: (25.,51.) is one value.
 
 
 def _key(name: str, config: ConfigDict) -> str:
@@ -49,11 +49,23 @@ def combinations(text: str, config: ConfigDict) -> list[dict[str, str]]:
   values: dict[str, list[str]] = {}
   for part in text.split():
     name, equals, listed = part.partition('=')
-    found = _COMMA.split(listed)
+    found = _split(listed)
     if not equals or '' in found:
       raise UserError(f'--sweep={text!r}: write it as in --sweep="optim.rate=0.01,0.02 seed=0,1"')
     values[_key(name.removeprefix('config.'), config)] = found
   return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+
+def _split(listed: str) -> list[str]:
+  """Splits values at the commas outside brackets: (25.,51.) is one value."""
+  found, depth = [''], 0
+  for letter in listed:
+    depth += {'(': 1, ')': -1}.get(letter, 0)
+    if letter == ',' and not depth:
+      found.append('')
+    else:
+      found[-1] += letter
+  return found
 
 
 def plan(options: flags.Options) -> list[tuple[dict[str, str], flags.Options]]:
@@ -84,13 +96,19 @@ def run(options: flags.Options) -> dict[str, object]:
   result: dict[str, object] = {}
   rows: list[dict] = []
   runs = plan(options)
+  lock.make_workdir(pathlib.Path(options.workdir))
   for i, (values, own) in enumerate(runs, 1):
     logging.info('run %d of %d: %s', i, len(runs), _text(values))
     try:
-      row = train(own.config, own.workdir)
+      row = train(own.config, own.workdir, is_followed=i < len(runs))
     except (RunError, UserError) as error:  # some values are only checked when a run starts
       logging.error('%s', error)
       row = {'failed': str(error)}
+    except (MemoryError, RuntimeError) as error:
+      if not is_memory(error):
+        raise
+      logging.error('out of memory: %s', error)
+      row = {'failed': 'out of memory'}
     rows.append({'values': values, 'workdir': own.workdir, **row})
     result = {'runs': rows, 'best': _best(rows)}
     (pathlib.Path(options.workdir) / FILE).write_text(json.dumps(result, indent=2))
@@ -101,7 +119,9 @@ def run(options: flags.Options) -> dict[str, object]:
 def _best(rows: list[dict]) -> str | None:
   done = [row for row in rows if 'failed' not in row]
   key = 'top1_error' if all(row['top1_error'] is not None for row in done) else 'loss'
-  return min(done, key=lambda row: row[key])['workdir'] if done else None
+  # A run may end before its first loss is read.
+  known = [row for row in done if row[key] is not None]
+  return min(known, key=lambda row: row[key])['workdir'] if known else None
 
 
 def _text(values: dict[str, str]) -> str:

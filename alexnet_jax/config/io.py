@@ -6,6 +6,7 @@ import os
 import pathlib
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.config import keys, recipes
@@ -121,14 +122,4 @@ def load_workdir(workdir: str | os.PathLike) -> ConfigDict:
 
 def flatten(config: ConfigDict | FrozenConfigDict) -> dict[str, Any]:
   """Returns the values of a config by dotted key: `{'model.width': 1.0, ...}`."""
-  flat = {}
-
-  def walk(prefix, value):
-    if isinstance(value, dict):
-      for key, item in value.items():
-        walk(f'{prefix}.{key}' if prefix else key, item)
-    else:
-      flat[prefix] = value
-
-  walk('', config.to_dict())
-  return flat
+  return flatten_dict(_tuples(config.to_dict()), sep='.')

@@ -32,7 +32,7 @@ OPTIM: Schema = {
   'momentum': Key(
     0.9,
     'The share of the velocity that each step keeps. The learning rate is inside the velocity, '
-    'as in the paper: v <- momentum v - decay rate w - rate gradient.',
+    'as in the paper: v <- momentum * v - decay * rate * w - rate * gradient.',
     minimum=0,
     below=1,
   ),
@@ -150,8 +150,9 @@ OPTIM: Schema = {
   'layer_rates': Key(
     (),
     'Changes of the learning rates of single layers, as (layer, epoch, factor) triples: from '
-    'that epoch on, both rates of the layer are multiplied by the factor, until a later triple '
-    'of the same layer. A factor of 0 freezes the layer, including its momentum and decay.',
+    'that epoch on, both rates of the layer and of its batch normalisation are multiplied by the '
+    'factor, until a later triple of the same layer. A factor of 0 freezes these parameters, including '
+    'their momentum and decay.',
     valid=_are_rates,
     expected='a tuple of (layer, epoch, factor) triples with numbers of at least 0',
   ),

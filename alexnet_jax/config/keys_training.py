@@ -217,8 +217,8 @@ REPORT: Schema = {
   ),
   'bits': Key(
     0,
-    'The length of binary codes of the feature vectors, whose neighbours the report compares '
-    'with those of the vectors. 0 computes no codes.',
+    'The length of the binary codes of the feature vectors. The report compares the neighbours '
+    'that the codes find with those that the vectors find. 0 computes no codes.',
     unit='bits',
     minimum=0,
     maximum=1024,
@@ -226,7 +226,12 @@ REPORT: Schema = {
 }
 
 SERVE: Schema = {
-  'max_mib': Key(16, 'The largest image file that --mode=serve accepts.', unit='MiB', minimum=1),
+  'max_mib': Key(
+    16,
+    'The largest upload that --mode=serve accepts: an image file, or a form with several.',
+    unit='MiB',
+    minimum=1,
+  ),
   'max_pixels': Key(
     50_000_000,
     'The largest image, width times height, that --mode=serve accepts.',

@@ -1,7 +1,8 @@
 """Recipes: the five networks called AlexNet, each with its data, augmentation and schedule, as configs.
 
 `get('paper')` returns a whole config. `get('original+no_norm+one_gpu')` starts from a recipe and applies
-overrides (`alexnet_jax.config.overrides`) in turn. Sources: docs/FACTS.md, sections 1, 2 and 9.
+overrides (`alexnet_jax.config.overrides`); those that are computed from the config come last. Sources:
+docs/FACTS.md, sections 1, 2 and 9.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from alexnet_jax.config import keys
-from alexnet_jax.config.overrides import DEXP, OVERRIDES
+from alexnet_jax.config.overrides import DEXP, NEED_TWO_TOWERS, OVERRIDES
 from alexnet_jax.errors import UserError
 from alexnet_jax.models.spec import NO_PADDING
 from alexnet_jax.utils.suggestion import suggest
@@ -46,7 +47,7 @@ ONE_TOWER: dict[str, Any] = {
 RECIPES: dict[str, dict[str, Any]] = {
   'paper': {
     'note': (
-      'Recipe `paper` follows the text literally, including initial weights with a standard '
+      'Recipe `paper` follows the text of the paper: the initial weights have a standard '
       'deviation of 0.01 in every layer. Recipe `original`, which the authors ran, starts to '
       'learn sooner (RESULTS.md).'
     )
@@ -132,18 +133,28 @@ def check_variant(variant: str, known: Iterable[str], kind: str = 'variant') -> 
     raise UserError(f'unknown {kind} {variant!r}: {suggest(variant, known)}')
 
 
-def get(variant: str = 'paper') -> ConfigDict:
+def get(variant: str = 'paper', changes: dict[str, Any] | None = None) -> ConfigDict:
   """Returns the config of `RECIPE` or `RECIPE+OVERRIDE+...`.
 
+  Args:
+    variant: the names of a recipe and of overrides.
+    changes: values by dotted key that a config file sets after the recipe and before the overrides.
+
   Raises:
-    UserError: a recipe or an override is not known.
+    UserError: a recipe or an override is not known, or an override needs two towers and the network has one.
   """
   recipe, *overrides = variant.split('+')
   check_variant(recipe, RECIPES, 'recipe')
-  config = apply(keys.defaults(), RECIPES[recipe])
+  config = apply(keys.defaults(), RECIPES[recipe] | (changes or {}))
   config.recipe = variant
   for name in overrides:
     check_variant(name, OVERRIDES, 'override')
-    changes = OVERRIDES[name]
-    apply(config, changes(config) if callable(changes) else changes)
+  # Overrides that are computed from the config come last, so that their order among the others has no effect.
+  for override in sorted((OVERRIDES[name] for name in overrides), key=callable):
+    apply(config, override(config) if callable(override) else override)
+  lost = [name for name in overrides if name in NEED_TWO_TOWERS]
+  if lost and config.model.towers == 1:
+    raise UserError(
+      f'{variant}: {lost[0]} needs two towers, and this network has one tower: leave it out'
+    )
   return config

@@ -92,15 +92,15 @@ def _check_layer_names(config: ConfigDict | FrozenConfigDict) -> None:
 
 
 def _check_parallelism(config: ConfigDict | FrozenConfigDict) -> None:
-  """Checks that no batch normalisation follows units that are spread over devices."""
+  """Checks that no normalisation follows units that are spread over devices."""
   model = config.model
-  if config.parallelism != 'owt' or model.norm != 'batch':
+  if config.parallelism != 'owt' or model.norm == 'none':
     return
   for layer in model.layers:
     if is_dense(layer) and 'norm' in operations(model, layer):
       raise UserError(
-        f'config.model.{layer}.then={model[layer].then}: with parallelism=owt batch normalisation cannot '
-        'follow a fully connected layer; leave `norm` out, or use parallelism=towers'
+        f'config.model.{layer}.then={model[layer].then}: with parallelism=owt normalisation cannot follow a '
+        'fully connected layer; leave `norm` out, or use parallelism=towers'
       )
 
 

@@ -15,6 +15,7 @@ import os
 import threading
 from typing import Any
 import weakref
+import zlib
 
 from absl import logging
 from ml_collections import FrozenConfigDict
@@ -53,6 +54,7 @@ class Dataset:
     num_train: number of training images.
     num_validation: number of validation images.
     train_counts: number of training images of each class, int64 [classes].
+    form: `jpeg` or `raw` if the images are stored as canvases in that form, else ''.
     cached: whether the canvases are kept in memory.
     dropped: names of the validation images that `config.data.drop_bad_validation` leaves out.
   """
@@ -74,7 +76,7 @@ class Dataset:
       for name, split in splits.items()
       if split is not None
     }
-    self._statistics = source.statistics
+    self._statistics, self.form = source.statistics, source.train.form
     self.class_names, self.class_titles = source.class_names, source.class_titles
     self.train_labels = source.train.labels
     self.validation_labels = source.validation.labels if source.validation else None
@@ -179,7 +181,7 @@ class Dataset:
   def _drop_bad_validation(self, source: Source) -> Source:
     """Returns the source without the validation images that cannot be decoded, whose names it logs."""
     split = source.validation
-    if split is None or split.fill is not None:
+    if split is None:
       return source
     bad = find_undecodable(split, self._canvas, self._threads)
     self.dropped = tuple(split.name(i) for i in bad)
@@ -233,6 +235,9 @@ class Dataset:
     if cache_dir:
       train = self._images['train'].split
       key = stats.fingerprint(self._config.source, self._canvas, train)
+      if self.cached:  # images may have been replaced under the same names
+        self._images['train'].keep_in_memory(self._threads)
+        key += f'-{zlib.crc32(bytes.fromhex(self.checksums()["train"])):08x}'
       path = os.path.join(cache_dir, f'statistics-{key}.npz')
       if (cached := stats.load(path)) is not None:
         return cached
@@ -286,7 +291,6 @@ class Dataset:
     plan = pipeline.BatchPlan(
       indices=indices,
       fill=images.fill,
-      read=images.read,
       form=images.split.form,
       size=self._canvas.size,
       start=start,

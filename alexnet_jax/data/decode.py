@@ -16,15 +16,11 @@ from typing import Any, NamedTuple
 import cykooz_resizer as resizer
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+import simplejpeg
 
 from alexnet_jax.data.keys import CANVAS
 from alexnet_jax.errors import UserError
 from alexnet_jax.utils import schema
-
-try:
-  import simplejpeg
-except ImportError:  # Pillow decodes the same pixels, but takes about 1.5 times as long
-  simplejpeg = None
 
 FILTERS = {
   'bicubic': resizer.FilterType.catmull_rom,  # the cubic with a = -0.5, which Pillow uses too
@@ -34,6 +30,9 @@ FILTERS = {
 }
 # Pillow opens more formats, some of them with other programs (EPS with Ghostscript), which would be
 # unsafe for untrusted files.
+# The keys under which Pillow keeps the EXIF and XMP data of a file.
+_EXIF = {'exif', 'Raw profile type exif'}
+_XMP = {'xmp', 'XML:com.adobe.xmp', 'Raw profile type xmp'}
 _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is cheaper, if its short side then still has
 # 1.5 times the side of the canvas. Canvases of 256 pixels then differ from those of the whole JPEG by
@@ -41,6 +40,8 @@ _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 _MIN_SCALE = 1.5
 _EXIF_BYTES = 2**16  # the EXIF data of a JPEG are within its first bytes, at most this many
 _ORIENTATION = 0x0112  # EXIF tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+_WHITE_IS_ZERO = 0  # a value of the second
 _STRIP = 256  # rows of an image that Pillow converts at a time
 _PAD_LEVEL = 128  # mid-gray; the original pasted on the mean image, which is not known here
 
@@ -108,8 +109,7 @@ def decode_canvas(
   """Decodes one image and fits it to the canvas.
 
   The formats are JPEG (gray, RGB, CMYK and YCCK), PNG, GIF (first frame), BMP, WebP and TIFF.
-  Transparent images are composited on white, and 16-bit gray is scaled to 8 bits. The pixels are the
-  same with and without simplejpeg.
+  Transparent images are composited on white, and 16-bit gray is scaled to 8 bits.
 
   Args:
     source: an encoded image, a Pillow image, or uint8 pixels [H, W], [H, W, 1] or [H, W, 3] (RGB).
@@ -134,7 +134,7 @@ def decode_canvas(
       image, width, height = _decode(source, canvas, notes)
     image = _fit(image, width, height, canvas)
     return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
-  except ValueError:
+  except (ValueError, MemoryError):
     raise
   except Exception as error:  # Pillow's readers raise many types on damaged files
     raise ValueError(f'{type(error).__name__}: {error}') from error
@@ -156,12 +156,8 @@ def _from_array(pixels: np.ndarray) -> np.ndarray:
 
 def encode_jpeg(image: np.ndarray, quality: int, subsampling: str) -> bytes:
   """Encodes a canvas, uint8 [S, S, 3], as JPEG; the chroma subsampling is 444, 422 or 420."""
-  if simplejpeg is not None:
-    image = np.ascontiguousarray(image)
-    return simplejpeg.encode_jpeg(image, quality, 'RGB', subsampling, fastdct=False)
-  file = io.BytesIO()
-  Image.fromarray(image).save(file, 'JPEG', quality=quality, subsampling=':'.join(subsampling))
-  return file.getvalue()
+  image = np.ascontiguousarray(image)
+  return simplejpeg.encode_jpeg(image, quality, 'RGB', subsampling, fastdct=False)
 
 
 def decode_stored(data: bytes | np.ndarray, out: np.ndarray) -> None:
@@ -170,16 +166,9 @@ def decode_stored(data: bytes | np.ndarray, out: np.ndarray) -> None:
   Raises:
     ValueError: the JPEG is damaged, or its size differs from that of `out`.
   """
-  if simplejpeg is not None:
-    if simplejpeg.decode_jpeg_header(data)[:2] != out.shape[:2]:
-      raise ValueError(f'the stored image does not have {out.shape[0]}x{out.shape[1]} pixels')
-    simplejpeg.decode_jpeg(data, 'RGB', buffer=out)
-    return
-  try:
-    with Image.open(io.BytesIO(bytes(data)), formats=('JPEG',)) as image:
-      out[...] = np.asarray(image)
-  except (OSError, SyntaxError) as error:
-    raise ValueError(str(error)) from error
+  if simplejpeg.decode_jpeg_header(data)[:2] != out.shape[:2]:
+    raise ValueError(f'the stored image does not have {out.shape[0]}x{out.shape[1]} pixels')
+  simplejpeg.decode_jpeg(data, 'RGB', buffer=out)
 
 
 def _reduction(width: int, height: int, canvas: Any, orientation: int) -> int:
@@ -198,6 +187,8 @@ def _reduction(width: int, height: int, canvas: Any, orientation: int) -> int:
 def _orientation_of(image: Image.Image) -> int:
   """Returns the EXIF orientation of a Pillow image, 1 to 8; 1 (upright) if it has none or an invalid one."""
   try:
+    if _XMP & image.info.keys() and not _EXIF & image.info.keys():
+      return 1  # Pillow would read the XMP data, which other decoders ignore
     orientation = image.getexif().get(_ORIENTATION, 1)
   except Exception:  # Pillow raises many types on damaged EXIF data
     return 1
@@ -234,7 +225,7 @@ def _decode(data: bytes, canvas: Any, notes: list[str]) -> tuple[np.ndarray, flo
     the width and height of the image in units of these pixels. They are fractions for a JPEG that is
     reduced: W - 1 < width <= W.
   """
-  if simplejpeg is not None and data[:2] == b'\xff\xd8':
+  if data[:2] == b'\xff\xd8':
     try:
       height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
       if colors in ('Gray', 'YCbCr') and 0 < width * height <= canvas.max_pixels:
@@ -286,10 +277,14 @@ def _to_gray_or_rgb(image: Image.Image, notes: list[str]) -> np.ndarray:
   """Decodes a Pillow image of any mode to gray, uint8 [H, W], or RGB, uint8 [H, W, 3]."""
   if image.mode == 'CMYK':
     notes.append('CMYK was converted to RGB')
+  tags = getattr(image, 'tag_v2', {})  # those of a TIFF file
+  bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
   if image.mode.startswith('I') or ';16' in str([part.args for part in getattr(image, 'tile', ())]):
-    notes.append('16 bits per channel were scaled to 8')
+    notes.append(f'{bits} bits per channel were scaled to 8')
   if image.mode.startswith('I;16') or (image.mode == 'I' and image.format == 'PNG'):
-    return _convert(image, _from_16_bits)
+    gray = _convert(image, lambda strip: _from_deep_gray(strip, bits))
+    # Pillow inverts such images only if they have 8 bits or fewer.
+    return 255 - gray if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else gray
   if image.mode in ('I', 'F'):
     raise ValueError(f'pixels of mode {image.mode} have an unknown range')
   if image.has_transparency_data:
@@ -317,9 +312,9 @@ def _convert(image: Image.Image, function: Callable[[Image.Image], Any]) -> np.n
   return pixels
 
 
-def _from_16_bits(image: Image.Image) -> np.ndarray:
-  """Scales 16-bit gray to uint8 [H, W]; Pillow's own conversion clips at 255, which gives white."""
-  return np.round(np.asarray(image, np.float32) / 257).astype(np.uint8)
+def _from_deep_gray(image: Image.Image, bits: int) -> np.ndarray:
+  """Scales gray of 12 or 16 bits to uint8 [H, W]; Pillow's own conversion clips at 255, which gives white."""
+  return np.round(np.asarray(image, np.float32) / ((2**bits - 1) / 255)).astype(np.uint8)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

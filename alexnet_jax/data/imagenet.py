@@ -228,7 +228,7 @@ def check_archives(manual_dir: str) -> None:
   Raises:
     UserError: the archive cannot be read, or holds anything but images 1 ... N.
   """
-  path = os.path.join(manual_dir, _VALIDATION_TAR)
+  path = os.path.join(os.path.expanduser(manual_dir), _VALIDATION_TAR)
   if not os.path.exists(path):
     return  # TFDS reports the missing archive
   try:

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-import functools
 import threading
 import zlib
 
 import numpy as np
 from tqdm import tqdm
 
-from alexnet_jax.data.decode import Canvas, decode_canvas, encode_jpeg
+from alexnet_jax.data.decode import Canvas, decode_canvas
 from alexnet_jax.data.splits import Split
 
 
@@ -84,26 +83,6 @@ class SplitImages:
     mask = np.asarray(decoded, bool)
     out[~mask] = 0
     return mask
-
-  def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the JPEG canvases of `indices` (int64 [b]; -1 is padding), without decoding them.
-
-    Returns:
-      Files, bytes [b] (dtype object), and a mask, bool [b]. A file is that of a zero canvas where the
-      mask is False.
-    """
-    files, mask = np.full(len(indices), self._zero_jpeg, object), indices >= 0
-    for k in np.flatnonzero(mask):
-      try:
-        files[k] = self.split.read(int(indices[k]))
-      except OSError as error:
-        self._on_error(int(indices[k]), str(error))
-        mask[k] = False
-    return files, mask
-
-  @functools.cached_property
-  def _zero_jpeg(self) -> bytes:
-    return encode_jpeg(np.zeros(self._shape, np.uint8), 95, '420')
 
   def _decode(self, i: int, out: np.ndarray) -> bool:
     """Writes canvas i to `out`, uint8 [S, S, 3]; returns False if it cannot be decoded."""

@@ -26,9 +26,11 @@ CANVAS: Schema = {
   'max_pixels': Key(
     89_478_485,
     'The largest image that is decoded, width times height. A larger one counts as an image that '
-    'cannot be decoded. The default is the limit of the library Pillow.',
+    'cannot be decoded. The library Pillow warns of images above the default value, and opens '
+    'none with more than 178,956,970 pixels.',
     unit='pixels',
     minimum=1,
+    maximum=178_956_970,
   ),
   'exif_orientation': Key(
     True,
@@ -123,15 +125,16 @@ DATA: Schema = {
   ),
   'max_bad_share': Key(
     0.01,
-    'The largest share of training images that cannot be decoded. With more, the run stops; a single '
-    'such image never stops it.',
+    'The largest share of training images that cannot be decoded. With more, the run or '
+    '--mode=prepare stops; a single such image never stops it.',
     minimum=0,
     maximum=1,
   ),
   'drop_bad_validation': Key(
     False,
-    'Whether validation images that cannot be decoded are left out when a run begins. Otherwise they '
-    'are an error that lists them, because errors measured on other images cannot be compared.',
+    'Whether validation images that cannot be decoded are left out when a run begins or a store is '
+    'prepared. Otherwise they are an error that names them, because errors measured on other images '
+    'cannot be compared.',
   ),
   'synthetic': {
     'classes': Key(10, 'The number of classes of the source `synthetic`.', minimum=1),
@@ -167,7 +170,11 @@ PREPARE: Schema = {
     unit='images',
     minimum=1,
   ),
-  'shuffle': Key(True, 'Whether the training images of a store are permuted once when it is made.'),
+  'shuffle': Key(
+    True,
+    'Whether the training images of a store are permuted once when it is made. A TFDS set in '
+    'TFRecord files that does not fit into data.cache_mib keeps its order.',
+  ),
 }
 
 

@@ -9,11 +9,8 @@ Both give the same batches. `tf_data_graph` is the tf.data pipeline:
   batch      uint8 [b / c, c, S, S, 3]
   prefetch   two batches
 
-TensorFlow decodes the JPEG canvases of a store, because `tf.io.decode_jpeg` gives the pixels of `decode.py`.
-Only a damaged JPEG can differ: where libjpeg warns and goes on, `decode.py` refuses the image and TensorFlow
-does not.
-Photographs must be scaled too, which TensorFlow does with other results, so that `decode.py` decodes them.
-The canvases of a raw store need no decoding: one Python call reads a batch.
+`decode.py` decodes the images for both loaders. The canvases of a raw store need no decoding: one Python call
+reads a batch.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -26,7 +23,6 @@ from typing import Any, NamedTuple
 from absl import logging
 import numpy as np
 
-from alexnet_jax.data.splits import cores
 from alexnet_jax.utils.optional_import import import_tensorflow
 from alexnet_jax.utils.prefetch import map_ahead
 
@@ -46,18 +42,15 @@ class BatchPlan(NamedTuple):
     indices: returns the image indices of a step, int64 [b]; -1 is padding.
     fill: decodes the images of some indices, int64 [c], into uint8 [c, S, S, 3] and returns a mask,
       bool [c].
-    read: returns the JPEG files of some indices, int64 [c], as (bytes, dtype object [c]; a mask,
-      bool [c]), where the form is `jpeg`. Where the mask is False, the file is a black canvas.
     form: what the source holds: `jpeg` or `raw` canvases, or '' for images that have to be scaled.
     size: S, the side of the canvas in pixels.
     start: the first step.
     stop: the step after the last one, or None for an endless sequence.
-    threads: number of decoding threads; 0 means one per core.
+    threads: number of decoding threads.
   """
 
   indices: Callable[[int], np.ndarray]
   fill: Callable[[np.ndarray, np.ndarray], np.ndarray]
-  read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
   form: str
   size: int
   start: int
@@ -115,37 +108,37 @@ def tf_data_graph(tf: Any, plan: BatchPlan, failures: list[Exception]) -> Any:
   Args:
     tf: the module tensorflow.
     plan: the batches.
-    failures: a list to which the exceptions of `plan.fill` and `plan.read` are appended. The data set
-      then raises InvalidArgumentError.
+    failures: a list to which the exceptions of `plan.fill` are appended, since TensorFlow would replace them
+      by its own. The data set then raises InvalidArgumentError.
 
   Returns:
     The data set. The elements have the form uint8 [b / c, c, S, S, 3], bool [b / c, c] and int64 [b / c, c],
     or for raw canvases uint8 [b, S, S, 3], bool [b] and int64 [b].
   """
-  b, threads = len(plan.indices(plan.start)), plan.threads or cores()
+  b, threads = len(plan.indices(plan.start)), plan.threads
   canvas = [plan.size, plan.size, 3]
   c = b if plan.form == 'raw' else max(c for c in range(1, _TF_CHUNK + 1) if b % c == 0)
 
   def images_of(step):
     return tf.ensure_shape(tf.numpy_function(plan.indices, [step], tf.int64), [b])
 
-  def decode_jpeg(indices):
-    files, mask = _call(tf, plan.read, indices, (tf.string, tf.bool), failures)
-    decode = functools.partial(tf.io.decode_jpeg, channels=3, dct_method='INTEGER_ACCURATE')
-    images = [decode(file) for file in tf.unstack(tf.ensure_shape(files, [c]))]
-    return tf.ensure_shape(tf.stack(images), [c, *canvas]), tf.ensure_shape(mask, [c]), indices
+  def new(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    try:
+      return plan.new(indices)
+    except Exception as error:
+      failures.append(error)
+      return np.zeros(0, np.uint8), np.zeros(0, bool)
 
-  def fill(indices):
-    images, mask = _call(tf, plan.new, indices, (tf.uint8, tf.bool), failures)
+  def decode(indices):
+    images, mask = tf.numpy_function(new, [indices], (tf.uint8, tf.bool))
     return tf.ensure_shape(images, [c, *canvas]), tf.ensure_shape(mask, [c]), indices
 
   steps = tf.data.Dataset.range(plan.start, tf.int64.max if plan.stop is None else plan.stop)
   batches = steps.map(images_of)
   if plan.form == 'raw':
-    batches = batches.map(fill, num_parallel_calls=min(threads, _AHEAD))
+    batches = batches.map(decode, num_parallel_calls=min(threads, _AHEAD))
   else:
     chunks = batches.map(lambda indices: tf.reshape(indices, [b // c, c])).unbatch()
-    decode = decode_jpeg if plan.form == 'jpeg' else fill
     batches = chunks.map(decode, num_parallel_calls=threads).batch(b // c)
   options = tf.data.Options()
   options.deterministic = True
@@ -153,46 +146,16 @@ def tf_data_graph(tf: Any, plan: BatchPlan, failures: list[Exception]) -> Any:
   return batches.prefetch(_AHEAD).with_options(options)
 
 
-def _call(
-  tf: Any, function: Callable, indices: Any, types: tuple, failures: list[Exception]
-) -> Any:
-  """Calls a Python function in a graph; returns empty arrays after an exception, which `failures` keeps.
-
-  TensorFlow would replace the exception by one of its own.
-  """
-
-  def guarded(values: np.ndarray) -> tuple[np.ndarray, ...]:
-    try:
-      return function(values)
-    except Exception as error:
-      failures.append(error)
-      return tuple(np.zeros(0, dtype.as_numpy_dtype) for dtype in types)
-
-  return tf.numpy_function(guarded, [indices], types)
-
-
 def tf_data_batches(tf: Any, plan: BatchPlan) -> Generator[ImageBatch]:
-  """Produces the batches with tf.data.
-
-  A JPEG canvas that TensorFlow cannot decode ends the graph. `plan.fill` then decodes the batch and finds
-  out which image it is, and a new graph begins with the next step.
-  """
+  """Produces the batches with tf.data."""
   failures: list[Exception] = []
-  step = plan.start
-  while plan.stop is None or step < plan.stop:
-    graph = tf_data_graph(tf, plan._replace(start=step), failures)
-    try:
-      for images, mask, indices in graph.as_numpy_iterator():
-        yield images.reshape(-1, *images.shape[-3:]), mask.reshape(-1), indices.reshape(-1)
-        step += 1
-    except tf.errors.InvalidArgumentError:
-      if failures:
-        raise failures[0] from None
-      if plan.form != 'jpeg':
-        raise
-      indices = plan.indices(step)
-      yield *plan.new(indices), indices
-      step += 1
+  try:
+    for images, mask, indices in tf_data_graph(tf, plan, failures).as_numpy_iterator():
+      yield images.reshape(-1, *images.shape[-3:]), mask.reshape(-1), indices.reshape(-1)
+  except tf.errors.InvalidArgumentError:
+    if failures:
+      raise failures[0] from None
+    raise
 
 
 def threaded_batches(plan: BatchPlan) -> Generator[ImageBatch]:
@@ -200,7 +163,7 @@ def threaded_batches(plan: BatchPlan) -> Generator[ImageBatch]:
 
   The decoders release the interpreter lock.
   """
-  threads = plan.threads or cores()
+  threads = plan.threads
 
   def chunks() -> Iterator[tuple[ImageBatch, int, int]]:
     for step in plan.steps():

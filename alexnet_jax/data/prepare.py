@@ -3,12 +3,14 @@
 `store.writer` documents how a store is written, and `store.reader` documents its files.
 """
 
+import os
+
 from ml_collections import ConfigDict
 
 from alexnet_jax.data import keys
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.data.store import reader, writer
-from alexnet_jax.data.store.job import StoreSettings, check_folder
+from alexnet_jax.data.store.job import check_folder
 from alexnet_jax.utils import schema
 from alexnet_jax.utils.optional_import import import_module, import_tensorflow
 
@@ -29,13 +31,15 @@ def prepare(config: ConfigDict, output: str, shard: str = '') -> dict[str, objec
 
   Raises:
     UserError: a setting is invalid, or `output` belongs to another store.
-    RunError: the disk is full, or no training image can be decoded.
+    RunError: the disk is full or out of reach, or too few images can be decoded.
   """
   schema.check(config.prepare, keys.PREPARE, 'config.prepare')
-  settings = StoreSettings(**config.prepare.to_dict())
+  output = os.path.expanduser(output)
   writer.part_of(shard)
   if reader.read_meta(output) is None:
     check_folder(output)
   import_tensorflow(_NEED)
   import_module('tensorflow_datasets', 'data', _NEED)
-  return writer.write_store(open_source(config.data), config.data, settings, output, shard)
+  # A set in TFRecord files is read from front to back, not from canvases that were copied as JPEG before.
+  source = open_source(ConfigDict(config.data.to_dict() | {'shuffle': 'buffer'}))
+  return writer.write_store(source, config.data, config.prepare, output, shard)

@@ -76,8 +76,9 @@ def _open_folder(root: pathlib.Path, share: float, seed: int, devkit: str) -> So
     raise UserError(
       f'config.data.source=folder:{root}: there is no such folder; name PATH of PATH/CLASS/*.jpg'
     )
-  folders = _visible(root, folders=True)
-  if 'train' not in folders:
+  folders, _ = _visible(root)
+  beside = [f for f in folders if f != 'train' and 'devkit' not in f]
+  if 'train' not in folders or _train_is_class(root, beside):
     if folders and set(folders) <= {'val', 'validation', 'test'}:
       raise UserError(f'config.data.source=folder:{root}: it has {", ".join(folders)} but no train')
     images, names = _read_folder(root)
@@ -86,22 +87,34 @@ def _open_folder(root: pathlib.Path, share: float, seed: int, devkit: str) -> So
   validation_names = [name for name in ('val', 'validation') if name in folders]
   if len(validation_names) == 2:
     raise UserError(f'config.data.source=folder:{root}: it has val and validation; keep one')
+  expected = [*validation_names, 'test'] if validation_names else []
+  if unread := [str(root / name) for name in beside if name not in expected]:
+    held_out = (
+      ', and validation images are held out of train: to evaluate on the images of another folder, '
+      'rename the folder to val'
+    )
+    logging.warning('not read: %s%s', ', '.join(unread), '' if validation_names else held_out)
   if not validation_names:
-    if 'test' in folders:
-      logging.warning(
-        '%s is not read, and validation images are held out of %s: to evaluate on the images of '
-        'test, rename the folder to val',
-        root / 'test',
-        root / 'train',
-      )
     return Source(*split_off(train, train.labels, share, seed), names)
   folder = root / validation_names[0]
-  is_flat = not _visible(folder, folders=True) and bool(_visible(folder, folders=False))
-  if is_flat and imagenet.is_imagenet(names):
+  class_folders, files = _visible(folder)
+  if files and not class_folders and imagenet.is_imagenet(names):
     validation = imagenet.open_flat(folder, names, imagenet.find_devkit(root, devkit))
   else:
     validation, _ = _read_folder(folder, names)
   return Source(train, validation, names)
+
+
+def _train_is_class(root: pathlib.Path, beside: list[str]) -> bool:
+  """Returns whether root/train is a class, as the folders beside it are, given their names."""
+  splits = [name for name in beside if name.lower().startswith(('val', 'test', 'dev', 'eval'))]
+  if not beside or splits or _visible(root / 'train')[0]:
+    return False
+  for name in ('train', *beside):
+    if not any(file.lower().endswith(SUFFIXES) for file in _visible(root / name)[1]):
+      return False
+  logging.warning('%s/train has no class folders and is read as a class, as %s', root, beside[0])
+  return True
 
 
 def _read_folder(
@@ -119,7 +132,7 @@ def _read_folder(
   Raises:
     UserError: there are no class folders, one has no images, or one is not in `names`.
   """
-  folders = _visible(root, folders=True)
+  folders, _ = _visible(root)
   if not folders:
     raise UserError(f'{root} holds no class folders; images are expected as {root}/CLASS/IMAGE')
   names = names or tuple(folders)
@@ -128,15 +141,27 @@ def _read_folder(
       f'{root} has classes without training images: {", ".join(unknown)}; remove them, or add '
       'training images'
     )
-  paths, labels = [], []
+  paths, labels, others = [], [], []
   for folder in folders:
-    files = [f for f in _visible(root / folder, folders=False) if f.lower().endswith(SUFFIXES)]
+    inside, found = _visible(root / folder)
+    files = [f for f in found if f.lower().endswith(SUFFIXES)]
+    others += [os.path.join(folder, f) for f in sorted({*inside, *found}.difference(files))]
     if not files:
       raise UserError(
         f'class folder {root / folder} holds no images ({" ".join(SUFFIXES)}): remove or fill it'
       )
     paths += [os.path.join(folder, file) for file in files]
     labels += [names.index(folder)] * len(files)
+  if others:
+    logging.warning(
+      'the class folders of %s hold other files or folders, which are not read (%d, for example %s): images '
+      'must be files %s/CLASS/IMAGE whose names end in %s',
+      root,
+      len(others),
+      others[0],
+      root,
+      ' '.join(SUFFIXES),
+    )
 
   def read(i: int) -> bytes:
     return (root / paths[i]).read_bytes()
@@ -144,11 +169,15 @@ def _read_folder(
   return Split(np.asarray(labels, np.int32), read, lambda i: str(root / paths[i])), names
 
 
-def _visible(root: pathlib.Path, folders: bool) -> list[str]:
-  """Returns the sorted names of the folders, or of the files, in `root` that are not hidden."""
+def _visible(root: pathlib.Path) -> tuple[list[str], list[str]]:
+  """Returns the sorted names of the folders, and of the files, in `root` that are not hidden."""
+  names: dict[bool, list[str]] = {True: [], False: []}
   try:
     with os.scandir(root) as entries:
-      return sorted(e.name for e in entries if e.name[0] != '.' and e.is_dir() == folders)
+      for entry in entries:
+        if entry.name[0] != '.':
+          names[entry.is_dir()].append(entry.name)
+    return sorted(names[True]), sorted(names[False])
   except OSError as error:
     raise UserError(f'{root} cannot be read ({error.strerror}): check its permissions') from None
 

@@ -19,16 +19,17 @@ import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax.data import imagenet
+from alexnet_jax.data import keys as data_keys
 from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.order import BLOCK
 from alexnet_jax.data.splits import Source, Split, split_off
 from alexnet_jax.data.store import reader, writer
-from alexnet_jax.data.store.job import StoreSettings
 from alexnet_jax.errors import UserError
-from alexnet_jax.utils import atomic_io
+from alexnet_jax.utils import atomic_io, schema
 from alexnet_jax.utils.optional_import import import_module, import_tensorflow
 
 _BYTES_PER_PIXEL = 0.5  # approximate size of JPEG canvases of quality 95
+_VALIDATION = ('validation', 'val', 'test')  # the first of them that has labels is used
 _LABEL_BLOCK = 1024  # records that are read at once while labels are collected
 
 
@@ -37,8 +38,8 @@ def open_tfds(name: str, config_data: Any) -> Source:
 
   Args:
     name: a name that `tfds.builder` accepts: `mnist`, `imagenet2012:5.1.0`, `name/config`.
-    config_data: `config.data`. The validation images are those of split `validation` or `test`, the
-      first that has labels; without either, the share `holdout` of `train` is held out.
+    config_data: `config.data`. The validation images are those of split `validation`, `val` or `test`,
+      the first that has labels; without any, the share `holdout` of `train` is held out.
 
   Raises:
     UserError: the name is unknown, the set cannot be prepared, or it has no training split, image or
@@ -65,7 +66,7 @@ def open_tfds(name: str, config_data: Any) -> Source:
     train = open_split('train')
     if train.labels.min(initial=0) < 0 or not len(train):
       raise UserError(f'{need} has no labels, or no images, in its split train: choose another set')
-    for split in ('validation', 'test'):
+    for split in _VALIDATION:
       if split in builder.info.splits:
         validation = open_split(split)
         if len(validation) and validation.labels.min() >= 0:  # TFDS marks secret labels by -1
@@ -180,8 +181,21 @@ def _copy_to_store(
   """Opens the copy of the data set in a store beside its files; the first call writes the store."""
   canvas = Canvas.from_config(config_data.canvas)
   name = f'alexnet_jax-{canvas.size}-{canvas.fit}-{canvas.filter}'
-  path = os.path.join(builder.data_dir, f'{name}-upright' if canvas.exif_orientation else name)
+  name += '-upright' if canvas.exif_orientation else ''
+  share, seed = config_data.holdout, config_data.split_seed
+  usual = schema.defaults(data_keys.DATA)
+  is_split = builder.info.splits.keys().isdisjoint(_VALIDATION)
+  if is_split and (share, seed) != (usual['holdout'], usual['split_seed']):
+    name += f'-{share:g}-{seed}'  # another division into training and validation images
+  path = os.path.join(builder.data_dir, name)
   if reader.read_meta(path) is None:
+    folder = path if os.path.isdir(path) else builder.data_dir
+    if not os.access(folder, os.W_OK):
+      raise UserError(
+        f'{need} is prepared as {builder.info.file_format.value}, which has no random access, and its '
+        f'canvases cannot be copied, because {folder} cannot be written: set config.data.shuffle=buffer, '
+        'or write a store elsewhere with --mode=prepare and train on it'
+      )
     number = sum(split.num_examples for split in builder.info.splits.values())
     logging.warning(
       '%s is prepared as %s, which has no random access: its canvases are copied once into the store %s'
@@ -191,7 +205,8 @@ def _copy_to_store(
       path,
       number * canvas.size**2 * _BYTES_PER_PIXEL / 2**30,
     )
-    writer.write_store(open_splits(), config_data, StoreSettings(), path)
+    settings = ConfigDict(schema.defaults(data_keys.PREPARE))
+    writer.write_store(open_splits(), config_data, settings, path)
   return reader.open_store(path, canvas)
 
 

@@ -106,10 +106,17 @@ def _slurm_devices(environment: Mapping[str, str], local_task: int) -> tuple[int
       'SLURM runs several tasks on a node with several GPUs each: start one task for each GPU, or one '
       'for each node'
     )
-  # SLURM may already have bound one GPU to each task, which then sees only that one.
   visible = environment.get('CUDA_VISIBLE_DEVICES')
-  is_bound = visible is not None and len(visible.split(',')) == 1
-  return None if is_bound else (local_task,)
+  if visible is None:
+    return (local_task,)
+  gpus, tasks = len(visible.split(',')), max(map(int, counts))
+  if gpus > tasks:
+    raise UserError(
+      f'SLURM runs {tasks} tasks on a node with {gpus} GPUs (CUDA_VISIBLE_DEVICES={visible}), and each task '
+      'would use one of them: start one task for each GPU, or one for each node'
+    )
+  # SLURM may already have bound one GPU to each task, which then sees only that one.
+  return None if gpus == 1 else (local_task,)
 
 
 def _from_jobset(environment: Mapping[str, str]) -> Cluster:

@@ -10,6 +10,7 @@ belong to several processes (`alexnet_jax.distributed.multihost`).
 
 import math
 
+from absl import logging
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
@@ -40,6 +41,7 @@ def make_mesh(config: ConfigDict | FrozenConfigDict, batch_size: int = 0) -> Mes
   shape = tuple(config.mesh)
   if shape == (0, 0):
     shape = default_shape(config, batch_size)
+    _warn_of_idle_devices(shape, config, batch_size)
   check_shape(shape, config, batch_size)
   devices = jax.devices()[: math.prod(shape)]
   _check_processes(shape, devices)
@@ -73,6 +75,27 @@ def default_shape(config: ConfigDict | FrozenConfigDict, batch_size: int) -> tup
   while batch_size % data or units % data:
     data -= 1
   return data, tower
+
+
+def _warn_of_idle_devices(
+  shape: tuple[int, int], config: ConfigDict | FrozenConfigDict, batch_size: int
+) -> None:
+  """Warns, on process 0, if a default shape leaves devices idle."""
+  available, (data, tower) = len(jax.devices()), shape
+  if data * tower == available or jax.process_index() != 0:
+    return
+  units = ' or the units of the fully connected layers' if config.parallelism == 'owt' else ''
+  logging.warning(
+    '%d of %d devices are idle: the default mesh is %d,%d, because config.train.batch_size=%d%s cannot be '
+    'divided by %d; choose another batch size, or set config.mesh',
+    available - data * tower,
+    available,
+    data,
+    tower,
+    batch_size,
+    units,
+    available // tower,
+  )
 
 
 def check_shape(

@@ -23,6 +23,9 @@ from alexnet_jax.errors import UserError
 # This prefix marks the line on stderr from which the supervisor reads the hosts of all processes.
 HOSTS = 'alexnet_jax hosts: '
 START_TIMEOUT = 300  # seconds to wait for the other processes to start
+# Seconds that a process waits at its end for the others. Process 0 may work alone for long, for example on
+# the ridge regression of `config.eval.baseline`. Lost processes are noticed by their heartbeats.
+_END_TIMEOUT = 24 * 3600
 _HOST_BYTES = 64
 _TEXT_BYTES = 1000
 
@@ -52,7 +55,10 @@ def join(cluster: Cluster, peer_timeout: int, stops_at_a_step: bool) -> None:
     }
   try:
     jax.distributed.initialize(
-      **address, initialization_timeout=START_TIMEOUT, heartbeat_timeout_seconds=peer_timeout
+      **address,
+      initialization_timeout=START_TIMEOUT,
+      heartbeat_timeout_seconds=peer_timeout,
+      shutdown_timeout_seconds=_END_TIMEOUT,
     )
     hosts = _hosts()
   except (RuntimeError, ValueError) as error:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import math
 
 import jax
+from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import FrozenConfigDict
@@ -94,15 +95,11 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
   """
   sharding = NamedSharding(mesh, P(DATA))
   devices = mesh.shape[DATA]
-  device_rows = len(next(iter(batch.values()))) // len(local_rows(mesh, devices))
-  row_numbers = local_rows(mesh, device_rows * devices)
+  local = len(local_rows(mesh, devices))
 
   def put(rows: np.ndarray) -> jax.Array:
-    def shard(index):
-      first = np.searchsorted(row_numbers, index[0].start or 0)
-      return rows[first : first + device_rows]
-
-    return jax.make_array_from_callback((device_rows * devices, *rows.shape[1:]), sharding, shard)
+    shape = len(rows) * devices // local, *rows.shape[1:]
+    return jax.make_array_from_process_local_data(sharding, rows, shape)
 
   return {name: put(rows) for name, rows in batch.items()}
 
@@ -110,6 +107,22 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Ar
 def shard_map(function: Callable, mesh: Mesh, in_specs, out_specs) -> Callable:
   """Calls `jax.shard_map` with `check_vma`, which checks that replicated results are the same everywhere."""
   return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=True)
+
+
+def differs(leaf: jax.Array) -> bool:
+  """Returns whether an array under `shard_map` may differ between the devices along 'data'."""
+  return DATA in jax.typeof(leaf).manual_axis_type.varying
+
+
+def own_copies(tree):
+  """Gives each device along 'data' its own copy of the arrays of `tree`, for use under `shard_map`.
+
+  The gradient with respect to an array is the sum over the devices along 'data'. It is computed where the
+  copies are made; gradients with respect to the copies themselves are those of one device.
+  """
+  return jax.tree.map(
+    lambda leaf: leaf if differs(leaf) else lax.pcast(leaf, DATA, to='varying'), tree
+  )
 
 
 def bytes_per_device(tree) -> tuple[int, int]:

@@ -8,6 +8,7 @@ child ends, the supervisor names the lost process and exits with a code that sch
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -21,7 +22,7 @@ import jax
 from alexnet_jax.distributed.cluster import Cluster
 from alexnet_jax.distributed.multihost import HOSTS, START_TIMEOUT
 
-LOST_PEER = 3
+LOST_PEER, PREEMPTED = 3, 75  # exit codes, as in `cli.main`
 _CHILD = 'ALEXNET_JAX_SUPERVISED_BY'  # the environment variable with the parent's process id
 _GRACE = 5  # seconds that a failing process gives the others to fail for the same reason
 
@@ -40,14 +41,16 @@ def is_child() -> bool:
   return _CHILD in os.environ
 
 
-def supervise(cluster: Cluster) -> int:
+def supervise(cluster: Cluster, resumes: bool = True) -> int:
   """Runs this command line again as a child process, and returns the exit code to end with.
 
   Args:
     cluster: the processes of the run, for messages.
+    resumes: whether the same command goes on with the work after SIGTERM.
 
   Returns:
-    The exit code of the child, or 3 where a process was lost, after a line on stderr that names it.
+    The exit code of the child; 75 if it ended by SIGTERM and `resumes`; or 3 where a process was lost,
+    after a line on stderr that names it.
   """
   child = subprocess.Popen(
     [sys.executable, *sys.orig_argv[1:]],
@@ -57,8 +60,11 @@ def supervise(cluster: Cluster) -> int:
     errors='replace',
   )
 
+  forwarded = []
+
   def forward(number, frame) -> None:
     del frame
+    forwarded.append(number)
     child.send_signal(number)
 
   signal.signal(signal.SIGTERM, forward)
@@ -72,16 +78,30 @@ def supervise(cluster: Cluster) -> int:
     elif line.startswith('[Gloo]'):
       continue  # Gloo reports every connection
     else:
-      sys.stderr.write(line)
-      sys.stderr.flush()
+      _say(line)
   code = child.wait()
   if code >= 0:
-    sys.stderr.writelines(verdict)
+    _say(''.join(verdict))
     return code
+  if (
+    resumes and forwarded and code == -signal.SIGTERM
+  ):  # it ended before it could handle the signal
+    _say('stopped by SIGTERM before a step: the same command resumes the run\n')
+    return PREEMPTED
   if hosts:  # on a Cloud TPU only JAX knows the number of processes
     cluster = dataclasses.replace(cluster, process=process, processes=len(hosts))
-  print(f'error: {_what_happened(cluster, code, "".join(verdict), hosts)}', file=sys.stderr)
+  _say(f'error: {_what_happened(cluster, code, "".join(verdict), hosts)}\n')
   return LOST_PEER
+
+
+def _say(text: str) -> None:
+  """Writes to stderr, as long as anything reads it: a run whose output nobody reads goes on."""
+  try:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+  except OSError as error:
+    if error.errno in (errno.EPIPE, errno.EIO):  # what is written from now on is lost
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _what_happened(cluster: Cluster, code: int, verdict: str, hosts: list[str]) -> str:

@@ -25,6 +25,7 @@ from alexnet_jax.distributed import multihost, sharding
 from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.evaluation import baseline, ensemble, per_class
 from alexnet_jax.evaluation.loading import (
+  OF_READING,
   Model,
   Trained,
   batch_size_on,
@@ -32,8 +33,11 @@ from alexnet_jax.evaluation.loading import (
   class_labels,
   load,
   make_mesh,
+  warn_of_another_reading,
+  warn_of_another_split,
 )
 from alexnet_jax.utils import output_path
+from alexnet_jax.workdir import archive
 
 _IN_FLIGHT = 2  # batches on the devices: one that is computed, and one that waits
 WITH_TOP5 = 6  # smallest number of classes with a meaningful top-5 error
@@ -140,14 +144,14 @@ def check_finite(errors: Mapping[str, Any]) -> None:
 
 
 def _check_ensemble(trained: Sequence[Trained], workdirs: Sequence) -> None:
-  """Raises UserError where the networks differ in their canvases or their classes."""
+  """Raises UserError where the networks differ in their canvases (not in `OF_READING`) or their classes."""
   first = trained[0]
   for other, workdir in zip(trained[1:], workdirs[1:], strict=True):
-    ours, theirs = (config_lib.flatten(t.config.data.canvas) for t in (first, other))
+    ours, theirs = (config_lib.flatten(t.meta['config'].data.canvas) for t in (first, other))
     differing = [
       f'config.data.canvas.{key}: {ours[key]!r} and {theirs[key]!r}'
       for key in ours
-      if ours[key] != theirs[key]
+      if ours[key] != theirs[key] and key not in OF_READING
     ]
     if difference := classes_apart(first.meta['class_names'], other.meta['class_names']):
       differing.insert(0, f'classes: {difference}')
@@ -174,17 +178,19 @@ def evaluate(
   search: bool = False,
   output: str = '',
 ) -> dict[str, object]:
-  """Evaluates one network, or the weighted average of several, and writes the figures of each class.
+  """Evaluates one network, or the weighted average of several, and writes the result to a file.
 
   Args:
     config: a whole config. It names the data (the canvas is that of the networks), the `eval` values
-      and the mesh.
+      and the mesh. In an ensemble, each network has the `eval.weights` of its own config, unless `config`
+      has others than that of the first.
     workdirs: the folders of the runs, or .safetensors files.
     which: the checkpoint of each run: best, latest or a step.
     weights: one for each workdir, or empty for equal weights. They are scaled to add up to 1.
     search: whether to search the weights that make the fewest errors on the same images, and use them.
-    output: the JSON file of the figures of each class (`per_class.describe`). By default evaluation.json in
-      the workdir, if there is one.
+    output: the JSON file of the result and of the figures of each class (`per_class.describe`), the latter
+      for at most 1000 classes. For an ensemble, it also holds `networks` (the workdirs) and `weights`. By
+      default evaluation.json in the workdir, if there is one.
 
   Returns:
     The result of `errors_of`; `weights` if they were searched; `views`; `checkpoint` (the step, or a
@@ -200,32 +206,68 @@ def evaluate(
   weights = _check_weights(weights, len(workdirs), search)
   if output:
     output_path.check(output, ('.json',))
-  trained = [
-    load(workdir, which, config, weight / sum(weights))
-    for workdir, weight in zip(workdirs, weights, strict=True)
-  ]
-  _check_ensemble(trained, workdirs)
+  trained = _load_all(config, workdirs, which, weights)
   first = trained[0]
-  check_overrides(config, first.config)
-  with contextlib.closing(_open_data(config, first)) as dataset:
-    labels = _validation_labels(dataset, config.data.source)
+  with contextlib.closing(open_data(config, first)) as dataset:
     models, mesh = [t.model for t in trained], make_mesh(first.config)
     if search:
       weights = _search_weights(models, dataset, first.config, mesh)
       shares = (weight / sum(weights) for weight in weights)
       models = [model._replace(weight=x) for model, x in zip(models, shares, strict=True)]
     titles, tally = class_labels(first), _tally(first)
-    result = _measure(config, models, dataset, first, mesh, labels, tally)
+    result = _measure(config, models, dataset, first, mesh, tally)
     if search:
       result['weights'] = weights
-  checkpoints = [t.step for t in trained]
-  result['checkpoint'] = checkpoints[0] if len(checkpoints) == 1 else checkpoints
+  result['checkpoint'] = _one_or_all([t.step for t in trained])
+  described: dict[str, Any] = {}
   if tally:
     described = per_class.describe(tally.matrix(), first.meta['class_names'], titles)
     result['macro_f1'] = described['macro_f1']
-    path = output or _default_output(workdirs)
-    _write_classes(path, config, {**result, **described})
+  figures = result | described
+  if len(workdirs) > 1:
+    figures |= {'networks': [os.fspath(workdir) for workdir in workdirs], 'weights': list(weights)}
+  _write(output or _default_output(workdirs), config, trained, figures)
   return result
+
+
+def _load_all(
+  config: ConfigDict,
+  workdirs: Sequence[str | pathlib.Path],
+  which: str,
+  weights: Sequence[float],
+) -> list[Trained]:
+  """Loads the networks; raises UserError where they do not fit `config` or one another."""
+  trained = [
+    load(workdir, which, own, weight / sum(weights))
+    for workdir, own, weight in zip(workdirs, _own_configs(config, workdirs), weights, strict=True)
+  ]
+  _check_ensemble(trained, workdirs)
+  check_overrides(config, trained[0])
+  for network, workdir in zip(trained[1:], workdirs[1:], strict=True):
+    warn_of_another_reading(config, network, workdir)
+  for network, workdir in zip(trained, workdirs, strict=True):
+    warn_of_another_split(config, network, workdir)
+  return trained
+
+
+def _own_configs(config: ConfigDict, workdirs: Sequence[str | pathlib.Path]) -> list[ConfigDict]:
+  """Returns the config to load each network with: `config`, with `eval.weights` as `evaluate` says."""
+  if len(workdirs) == 1:
+    return [config]
+  kinds = [archive.read_config(workdir).eval.weights for workdir in workdirs]
+  if config.eval.weights != kinds[0]:
+    return [config] * len(workdirs)
+  configs = []
+  for kind in kinds:
+    own = config.copy_and_resolve_references()
+    own.eval.weights = kind
+    configs.append(own)
+  return configs
+
+
+def _one_or_all(values: list) -> Any:
+  """Returns the value of a single network, or the list of those of several."""
+  return values[0] if len(values) == 1 else values
 
 
 def _tally(trained: Trained) -> per_class.Tally | None:
@@ -240,10 +282,11 @@ def _measure(
   dataset: Dataset,
   first: Trained,
   mesh: jax.sharding.Mesh,
-  labels: np.ndarray,
   tally: per_class.Tally | None,
 ) -> dict[str, Any]:
   """Measures the errors of the average of `models` and of the baselines; see `evaluate`."""
+  labels = dataset.validation_labels
+  assert labels is not None  # `open_data` has checked it
   logging.info('evaluating %d images with %d view(s)', len(labels), config.eval.views)
   result = errors_of(models, dataset, first.config, mesh, tally=tally)
   assert result is not None  # it was not stopped
@@ -265,14 +308,17 @@ def _default_output(workdirs: Sequence[str | pathlib.Path]) -> str:
   return os.path.join(workdirs[0], per_class.FILE)
 
 
-def _write_classes(path: str, config: ConfigDict, figures: dict[str, Any]) -> None:
-  """Writes the figures of each class, the source and the kind of weights, if there is a path."""
+def _write(
+  path: str, config: ConfigDict, trained: Sequence[Trained], figures: dict[str, Any]
+) -> None:
+  """Writes figures, the source and the kind of weights as JSON, if there is a path."""
   if not path or not multihost.is_primary():
     return
+  kinds = _one_or_all([network.config.eval.weights for network in trained])
+  origin = {'source': config.data.source, 'eval_weights': kinds}
   try:
-    origin = {'source': config.data.source, 'eval_weights': config.eval.weights}
     per_class.write(path, {**origin, **figures})
-    logging.info('wrote the figures of each class to %s', path)
+    logging.info('wrote the result to %s', path)
   except OSError as error:  # the folder of someone else's run may be read-only
     logging.warning('%s cannot be written (%s): name another file with --output', path, error)
 
@@ -295,28 +341,42 @@ def _check_weights(weights: Sequence[float], runs: int, search: bool) -> list[fl
   return weights
 
 
-def _open_data(config: ConfigDict, trained: Trained) -> Dataset:
-  """Opens the data that `config` names on the canvas of the network, and checks its classes."""
+def open_data(config: ConfigDict, trained: Trained) -> Dataset:
+  """Opens the data that `config` names on the canvas of the network.
+
+  Raises:
+    UserError: the classes are not those of the network, or there are no validation images.
+  """
   data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
   with multihost.primary_first('data'):
     dataset = open_dataset(data, config.seed)
   if difference := classes_apart(dataset.class_names, trained.meta['class_names']):
-    dataset.close()
-    raise UserError(
-      f'{config.data.source} has other classes than the checkpoint: {difference}: evaluate on the classes '
-      'that it was trained on'
+    problem = (
+      f'other classes than the checkpoint: {difference}: name images of its classes with '
+      '--config.data.source'
     )
-  return dataset
+  elif not dataset.num_validation:
+    problem = _why_no_validation(config.data, dataset)
+  else:
+    return dataset
+  dataset.close()
+  raise UserError(f'{config.data.source} has {problem}')
 
 
-def _validation_labels(dataset: Dataset, source: str) -> np.ndarray:
-  """Returns the labels of the validation images; raises UserError if there are none."""
-  labels = dataset.validation_labels
-  if labels is None or not dataset.num_validation:
-    raise UserError(
-      f'{source} has no validation images, and too few training images to hold some out: add PATH/val'
-    )
-  return labels
+def _why_no_validation(data: ConfigDict, dataset: Dataset) -> str:
+  """Returns why a dataset has no validation images, and the remedy."""
+  form, _, path = data.source.partition(':')
+  if dataset.dropped:
+    bad = _some(dataset.dropped)
+    return f'no validation images: config.data.drop_bad_validation left out all {bad}: repair them'
+  if form == 'store':
+    return 'no validation images: prepare it with config.data.holdout above 0'
+  if form == 'synthetic':
+    return 'no validation images: set config.data.synthetic.validation'
+  if not data.holdout:
+    return 'no validation images, and config.data.holdout=0: set a share'
+  remedy = f'add {path}/val to {path}/train' if form == 'folder' else 'name other images'
+  return f'no validation images, and too few training images to hold some out: {remedy}'
 
 
 def _some(names: Sequence[str]) -> str:

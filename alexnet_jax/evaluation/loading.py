@@ -2,23 +2,28 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+import json
 import os
 import pathlib
 from typing import NamedTuple
 import zlib
 
+from absl import logging
 import jax
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import steps
-from alexnet_jax.data import Statistics, imagenet
+from alexnet_jax.data import Statistics, imagenet, sources
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
 from alexnet_jax.errors import UserError
 from alexnet_jax.workdir import archive
 from alexnet_jax.workdir.checkpoint import Checkpoints
+
+# The keys of `config.data.canvas` that say how files are read. All others are part of the network.
+OF_READING = ('exif_orientation', 'max_pixels')
 
 
 class Model(NamedTuple):
@@ -43,7 +48,7 @@ class Trained(NamedTuple):
 
   Attributes:
     model: ready to predict.
-    config: the whole config of the checkpoint, with the mesh and the `eval` values of the caller.
+    config: the whole config of the checkpoint, with the values of the caller that `load` uses.
     meta: the metadata of the checkpoint, among them `class_names`, `class_counts` and `config`.
     step: the step of the checkpoint.
     statistics: of the training images.
@@ -94,8 +99,8 @@ def load(
   Args:
     source: the workdir of a run, or a .safetensors file that `--mode=export` wrote.
     which: the checkpoint of a run: best, latest or a step. A file holds one checkpoint.
-    overrides: a whole config. Its mesh, its `eval` values and its `data.devkit` are used; all others are the
-      checkpoint's.
+    overrides: a whole config. Its mesh, its `eval` values, its `data.devkit`, and `exif_orientation` and
+      `max_pixels` of its `data.canvas` are used; all others are the checkpoint's.
     weight: the weight of the network in an ensemble.
 
   Raises:
@@ -111,10 +116,12 @@ def load(
 
 
 def _own_config(config: FrozenConfigDict, overrides: ConfigDict) -> FrozenConfigDict:
-  """Returns the config of a checkpoint with the mesh and the `eval` values of `overrides`."""
+  """Returns the config of a checkpoint with the values of `overrides` that `load` uses."""
   own = ConfigDict(config.to_dict())
   own.mesh, own.eval = overrides.mesh, overrides.eval
   own.data.devkit = overrides.data.devkit  # it may name the classes in words
+  for key in OF_READING:
+    own.data.canvas[key] = overrides.data.canvas[key]
   own.parallelism = 'towers'  # prediction needs no split of units, even if training used it
   return FrozenConfigDict(own)
 
@@ -128,8 +135,8 @@ def _read_checkpoint(workdir: str | pathlib.Path, which: str, overrides: ConfigD
     config = _own_config(meta['config'], overrides)
     if config.eval.weights == 'ema' and not config.optim.ema:
       raise UserError(
-        f'config.eval.weights=ema, but the run in {workdir} keeps no average: train with '
-        '--config.optim.ema=0.999'
+        f'config.eval.weights=ema, but the run in {workdir} keeps no average: set '
+        '--config.eval.weights=last, or train with --config.optim.ema=0.999'
       )
     mesh = make_mesh(config)
     abstract = steps.abstract_state(config, mesh)
@@ -148,8 +155,8 @@ def _read_archive(path: str | pathlib.Path, which: str, overrides: ConfigDict):
   config = _own_config(meta['config'], overrides)
   if config.eval.weights != weights:
     raise UserError(
-      f'config.eval.weights={config.eval.weights}, but {path} holds the weights {weights!r} alone: '
-      'leave it out'
+      f'config.eval.weights={config.eval.weights}, but {path} holds the weights {weights!r} alone: set '
+      f'--config.eval.weights={weights}, or export the others of the run'
     )
   mesh, network = make_mesh(config), archive.read_network(path, config)
   abstract = steps.abstract_state(config, mesh)
@@ -179,24 +186,84 @@ def load_alone(source: str | pathlib.Path, which: str, config: ConfigDict) -> Tr
     UserError: there is no such checkpoint, or it holds another network than `config` describes.
   """
   trained = load(source, which, ConfigDict(config.to_dict() | {'mesh': (1, 1)}))
-  check_overrides(config, trained.config)
+  check_overrides(config, trained)
   return trained
 
 
-def check_overrides(config: ConfigDict, own: FrozenConfigDict) -> None:
-  """Checks that `config` describes the network of a checkpoint, whose config is `own`.
+def check_overrides(config: ConfigDict, trained: Trained) -> None:
+  """Checks that `config` describes a network that was loaded with it.
+
+  A log message names values for reading images that differ from those of the training.
 
   Raises:
-    UserError: a value of `config.model` or `config.augment` differs. The number of classes may.
+    UserError: a value of `config.model`, `config.augment` or `config.data.canvas` differs. The number of
+      classes, the largest number of pixels and the use of EXIF orientations may.
   """
-  trained = config_lib.flatten(own)
+  own = config_lib.flatten(trained.meta['config'])
   for key, value in config_lib.flatten(config).items():
+    group, _, name = key.rpartition('.')
     is_of_network = key.startswith(('model.', 'augment.')) and key != 'model.num_classes'
-    if is_of_network and value != trained.get(key):
+    if value == own.get(key) or not (is_of_network or group == 'data.canvas'):
+      continue
+    if name not in OF_READING:
       raise UserError(
-        f'config.{key}={value!r}, but the checkpoint was trained with {trained.get(key)!r}: leave it '
+        f'config.{key}={value!r}, but the checkpoint was trained with {own.get(key)!r}: leave it '
         'out; the network comes from the checkpoint'
       )
+  warn_of_another_reading(config, trained)
+
+
+def warn_of_another_reading(
+  config: ConfigDict, trained: Trained, name: str | pathlib.Path = 'the network'
+) -> None:
+  """Logs a warning for each value for reading images that differs from that of the training.
+
+  Args:
+    config: a whole config; it says how the images of an evaluation are read.
+    trained: the network that is evaluated.
+    name: its name in the message.
+  """
+  here, own = config.data.canvas, trained.meta['config'].data.canvas
+  for key in OF_READING:
+    if here[key] != own[key]:
+      logging.warning(
+        'config.data.canvas.%s is %s here, and %s was trained with %s',
+        key,
+        here[key],
+        name,
+        own[key],
+      )
+
+
+def warn_of_another_split(
+  config: ConfigDict, trained: Trained, name: str | pathlib.Path = 'the network'
+) -> list[str]:
+  """Returns and logs warnings if `config` holds out other images of the training data than the training did.
+
+  Args:
+    config: a whole config; it names the images of an evaluation.
+    trained: the network that is evaluated.
+    name: its name in the messages, such as its workdir.
+  """
+  here, own = config.data, trained.meta['config'].data
+  if not trained.meta['num_train'] or sources.short_name(here.source) != sources.short_name(
+    own.source
+  ):
+    return []
+  differing = []
+  if here.holdout > own.holdout:  # with the same seed, a smaller share is a part of the larger one
+    differing.append('holdout')
+  if here.split_seed != own.split_seed and here.source != 'elpv':  # elpv is split with a fixed seed
+    differing.append('split_seed')
+  messages = [
+    f'config.data.{key}={here[key]}, but {name} was trained with {own[key]}: if {here.source} has no '
+    'validation split of its own, the network is evaluated on images that it was trained on, and the '
+    'error is too low'
+    for key in differing
+  ]
+  for message in messages:
+    logging.warning('%s', message)
+  return messages
 
 
 def class_labels(trained: Trained) -> list[str]:
@@ -235,6 +302,15 @@ def _distinct(titles: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def fingerprint(trained: Trained) -> int:
-  """Returns a checksum of the first layer's kernels, which differ between any two trained networks."""
-  kernels = trained.model.params[trained.config.model.layers[0]]['kernel']
-  return zlib.crc32(np.asarray(kernels).tobytes())
+  """Returns a checksum of everything that decides the activations of a canvas, and how canvases are made.
+
+  These are the parameters, the statistics of batch normalisation, the mean image, and the values of
+  `config.augment` and `config.data.canvas` with which images become inputs.
+  """
+  config, model = trained.config, trained.model
+  canvas = {key: x for key, x in config.data.canvas.to_dict().items() if key not in OF_READING}
+  inputs = [config.augment[key] for key in ('mean', 'mean_at', 'std')]
+  checksum = zlib.crc32(json.dumps([canvas, inputs], sort_keys=True).encode())
+  for leaf in jax.tree.leaves((model.params, model.batch_stats, model.mean_image)):
+    checksum = zlib.crc32(np.asarray(leaf).tobytes(), checksum)
+  return checksum

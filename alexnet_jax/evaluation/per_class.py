@@ -77,7 +77,26 @@ def describe(matrix: np.ndarray, names: Sequence[str], labels: Sequence[str]) ->
     `label`, `images`, `accuracy` (recall), `precision` and `f1`, the last three in per cent; and `confusion`,
     the matrix as lists. A value is None if it would be 0 divided by 0.
   """
-  right, images, predicted = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
+  counts = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
+  return figures(*counts, names, labels) | {'confusion': matrix.tolist()}
+
+
+def figures(
+  right: np.ndarray,
+  images: np.ndarray,
+  predicted: np.ndarray,
+  names: Sequence[str],
+  labels: Sequence[str],
+) -> dict[str, Any]:
+  """Returns what `describe` returns without the matrix.
+
+  Args:
+    right: number of images of each class that are recognised, int `[classes]`.
+    images: number of images of each class.
+    predicted: number of images that are predicted as each class.
+    names: names of the classes.
+    labels: names of the classes in words.
+  """
   rows: list[dict[str, Any]] = []
   for k, name in enumerate(names):
     rows.append(
@@ -94,7 +113,6 @@ def describe(matrix: np.ndarray, names: Sequence[str], labels: Sequence[str]) ->
   return {
     'macro_f1': sum(scores) / len(scores) if scores else None,
     'classes': rows,
-    'confusion': matrix.tolist(),
   }
 
 

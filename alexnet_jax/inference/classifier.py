@@ -1,32 +1,37 @@
 """A trained network in Python: `alexnet_jax.load` returns a `Classifier`.
 
-`--mode=predict`, `--mode=features` and `--mode=serve` compute with it too, so the results are the same.
+`--mode=predict` and `--mode=serve` compute with it too, and `--mode=features` and `--mode=report` with
+`feature_function`, so the results are the same.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import functools
 import math
 import os
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from ml_collections import FrozenConfigDict
 import numpy as np
 from PIL import Image
 
+from alexnet_jax import models
 from alexnet_jax.data import Canvas
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import loading
-from alexnet_jax.inference import features as features_lib
 from alexnet_jax.inference.files import Reader
+from alexnet_jax.models import alexnet, spec
+from alexnet_jax.steps import augment
 from alexnet_jax.workdir import archive
 
 _TOP = 5
 Prediction = dict[str, Any]  # {'label': str, 'probability': float}
 
 
-def load(path: str | os.PathLike, checkpoint: str = 'best', views: int | None = None):
+def load(path: str | os.PathLike, checkpoint: str | int = 'best', views: int | None = None):
   """Loads a trained network.
 
   Args:
@@ -46,7 +51,7 @@ def load(path: str | os.PathLike, checkpoint: str = 'best', views: int | None = 
     config.mesh = (0, 0)
   if views is not None:
     config.eval.views = views
-  return Classifier(loading.load(os.fspath(path), checkpoint, config))
+  return Classifier(loading.load(os.fspath(path), str(checkpoint), config))
 
 
 def most_probable(probabilities: np.ndarray, labels: Sequence[str]) -> list[Prediction]:
@@ -63,12 +68,70 @@ def most_probable(probabilities: np.ndarray, labels: Sequence[str]) -> list[Pred
   return [{'label': labels[k], 'probability': float(probabilities[k])} for k in best]
 
 
+def layer_keys(config: FrozenConfigDict) -> dict[str, str]:
+  """Returns the names of outputs that `features` can write, with their keys among the 'intermediates'.
+
+  Args:
+    config: `config.model`.
+
+  Returns:
+    For each layer its own name (`conv5`: the output after the activation, or the linear output of a layer
+    without one), and for each operation that follows it its key (`conv5/pool`) and a short name (`pool5`).
+    Where two layers share a short name, as conv6 and fc6 share `act6`, it means the earlier layer.
+  """
+  keys: dict[str, str] = {}
+  for layer in config.layers:
+    then = spec.operations(config, layer)
+    keys[layer] = alexnet.intermediate_key(layer, 'act') if 'act' in then else layer
+    for operation in then:
+      key = alexnet.intermediate_key(layer, operation)
+      keys.setdefault(f'{operation}{spec.number(layer)}', key)
+      keys[key] = key
+  return keys
+
+
+def feature_function(trained: loading.Trained, layer: str) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns the compiled function that computes the output of a layer for the centre view of each image.
+
+  Args:
+    trained: the network.
+    layer: one of `layer_keys`.
+
+  Returns:
+    `f(canvases) -> features`, with canvases uint8 `[B, C, C, 3]` and features float32 `[B, ...]`. The
+    towers are concatenated along the channels.
+
+  Raises:
+    UserError: there is no such layer.
+  """
+  config, model = trained.config, trained.model
+  keys = layer_keys(config.model)
+  if layer not in keys:
+    known = ', '.join(name for name in keys if '/' not in name)
+    raise UserError(f'--layer={layer}: choose one of {known}')
+  module = models.create(config.model)
+  view = jnp.asarray(augment.VIEWS[1][0], jnp.float32)
+
+  @jax.jit
+  def compute(variables, mean_image, canvases):
+    images = augment.eval_images(canvases, view, mean_image, config)
+    _, state = module.apply(
+      variables, images, train=False, capture_intermediates=True, mutable=['intermediates']
+    )
+    out = state['intermediates'][keys[layer]]
+    out = (out['__call__'] if isinstance(out, dict) else out)[0]
+    return jnp.concatenate(out, -1) if isinstance(out, list | tuple) else out
+
+  variables = {'params': model.params, 'batch_stats': model.batch_stats}
+  return lambda canvases: np.asarray(compute(variables, model.mean_image, canvases), np.float32)
+
+
 class Classifier:
   """A trained network that takes images.
 
   An image is the path of a file, a PIL image, or pixels, uint8 `[H, W, 3]` (RGB) or `[H, W]`, of any size. It
-  becomes a canvas as in training. The methods take one image, or many: a list, another iterable, or an array
-  `[N, H, W, 3]`. For one image the results have no leading dimension N.
+  becomes a canvas as in training. The methods take one image, or many: a list, another iterable, an array
+  `[N, H, W, 3]`, or an array of paths. For one image the results have no leading dimension N.
 
   Results can differ in the last digits if images are given in groups of another size, because the devices
   then add in another order. A JPEG file much larger than the canvas is decoded at a fraction of its size; PIL
@@ -90,13 +153,7 @@ class Classifier:
     self.config, self.step = trained.config, trained.step
     self.canvas = Canvas.from_config(trained.config.data.canvas)
     self._model, self._mesh = trained.model, trained.mesh
-    self._variables: Mapping = {
-      'params': trained.model.params,
-      'batch_stats': trained.model.batch_stats,
-    }
-    self._feature_function = functools.cache(
-      functools.partial(features_lib.feature_function, trained.config)
-    )
+    self._feature_function = functools.cache(functools.partial(feature_function, trained))
 
   def predict(self, images: Any) -> list:
     """Returns the five most probable classes of each image, as `--mode=predict` does.
@@ -153,8 +210,7 @@ class Classifier:
 
   def activations(self, canvases: np.ndarray, layer: str) -> np.ndarray:
     """Returns the activations of a layer, float32 `[B, ...]`, for canvases, uint8 `[B, C, C, 3]`."""
-    function = self._feature_function(layer)
-    return np.asarray(function(self._variables, self._model.mean_image, canvases), np.float32)
+    return self._feature_function(layer)(canvases)
 
   def _batches(self, images: Any) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (number of images, canvases, uint8 `[B, C, C, 3]`) for each batch of the images."""
@@ -169,7 +225,7 @@ class Classifier:
 def _is_one(images: Any) -> bool:
   if isinstance(images, str | os.PathLike | Image.Image):
     return True
-  return hasattr(images, '__array__') and np.ndim(images) < 4
+  return hasattr(images, '__array__') and np.ndim(images) in (0, 2, 3)  # not an array of paths
 
 
 def _iterable(images: Any) -> Iterable:

@@ -22,7 +22,7 @@ def find_images(patterns: Sequence[str]) -> list[str]:
 
   Args:
     patterns: files, folders and globs. A folder means all images in it and in its subfolders, sorted
-      by path, but for hidden files.
+      by path, but for hidden files and those in hidden folders. Links to folders are followed.
 
   Raises:
     UserError: a pattern matches nothing.
@@ -30,12 +30,7 @@ def find_images(patterns: Sequence[str]) -> list[str]:
   paths: dict[str, None] = {}
   for pattern in filter(None, patterns):
     if os.path.isdir(pattern):
-      files = sorted(pathlib.Path(pattern).rglob('*'))
-      found = [
-        str(path)
-        for path in files
-        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith('.')
-      ]
+      found = _images_below(pattern)
     elif os.path.exists(pattern):
       found = [pattern]
     else:
@@ -47,6 +42,25 @@ def find_images(patterns: Sequence[str]) -> list[str]:
   if not paths:
     raise UserError('--images is empty: name files, folders or a glob')
   return list(paths)
+
+
+def _images_below(folder: str) -> list[str]:
+  """Returns the image files of a folder and its subfolders, sorted by path."""
+  found: list[pathlib.Path] = []
+  visited: set[str] = set()  # a link may lead back to a folder that contains it
+  starts = [folder]  # and links, which come later, so that a folder keeps its own name
+  while starts:
+    for root, folders, names in os.walk(starts.pop(0)):
+      real = os.path.realpath(root)
+      if real in visited:
+        folders.clear()
+        continue
+      visited.add(real)
+      folders[:] = sorted(name for name in folders if not name.startswith('.'))
+      starts += [link for name in folders if os.path.islink(link := os.path.join(root, name))]
+      visible = (name for name in names if not name.startswith('.'))
+      found += [pathlib.Path(root, n) for n in visible if n.lower().endswith(SUFFIXES)]
+  return list(map(str, sorted(found)))
 
 
 class Reader:

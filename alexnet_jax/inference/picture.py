@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 import itertools
 import os
 import pathlib
-import textwrap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,4 +97,5 @@ def _draw_bars(axes, top: Sequence[Mapping], truth: str | None, bars: int) -> No
 
 
 def _shorten(label: str) -> str:
-  return textwrap.shorten(label, _MAX_LETTERS, placeholder='...') if label else ''
+  label = label or ''
+  return label if len(label) <= _MAX_LETTERS else f'{label[: _MAX_LETTERS - 3].rstrip()}...'

@@ -8,9 +8,10 @@ import sys
 from typing import Any
 
 from ml_collections import ConfigDict
+import numpy as np
 from tqdm import tqdm
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.evaluation import evaluate, loading
 from alexnet_jax.inference import picture as picture_lib
 from alexnet_jax.inference.classifier import Classifier, most_probable
@@ -29,7 +30,7 @@ def predict(
   """Predicts the classes of image files, and prints them on stderr.
 
   Args:
-    config: `eval.views`, `eval.batch_size` and `mesh` are used.
+    config: a whole config; `loading.load` says which values are used.
     workdir: folder of the run, or a .safetensors file.
     images: files, folders and globs.
     which: the checkpoint: best, latest or a step.
@@ -53,7 +54,7 @@ def predict(
     output_path.check(output, ('.csv',))
   paths = find_images(images)
   trained = loading.load(workdir, which, config)
-  loading.check_overrides(config, trained.config)
+  loading.check_overrides(config, trained)
   classifier = Classifier(trained)
   reader = Reader(paths, classifier.canvas, classifier.batch_size(len(paths)))
   label_of = dict(zip(classifier.class_names, classifier.labels, strict=True))
@@ -96,6 +97,10 @@ def _predict_all(
   panels: list[picture_lib.Panel] = []
   for names, canvases in reader:
     for path, canvas, row in zip(names, canvases, classifier.classify(canvases), strict=False):
+      if not np.isfinite(row).all():
+        raise RunError(
+          'the network predicts numbers that are not finite: name an earlier checkpoint with --checkpoint'
+        )
       result = {'path': path, 'top': most_probable(row, classifier.labels)}
       folder = pathlib.Path(path).absolute().parent.name
       if folder in label_of:

@@ -121,12 +121,11 @@ def _array(blob, what: str) -> np.ndarray:
   if not blob.shape:
     shape = tuple(_last(n, 0) for n in (blob.num, blob.channels, blob.height, blob.width))
   kind, chunks = ('<f8', blob.double_data) if blob.double_data else ('<f4', blob.data)
-  values = np.frombuffer(b''.join(chunks), kind)
-  if values.size != math.prod(shape):
-    raise UserError(
-      f'{what} has {values.size} values for shape {list(shape)}: download the file again'
-    )
-  return values.astype(np.float32).reshape(shape)
+  data = b''.join(chunks)
+  values, rest = divmod(len(data), np.dtype(kind).itemsize)
+  if rest or values != math.prod(shape) or min(shape, default=0) < 0:
+    raise UserError(f'{what} has {values} values for shape {list(shape)}: download the file again')
+  return np.frombuffer(data, kind).astype(np.float32).reshape(shape)
 
 
 def read(path: str) -> Net:
@@ -146,14 +145,35 @@ def read(path: str) -> Net:
   return Net(blobs, tuple(order))
 
 
-def recipe_of(net: Net) -> str:
-  """Returns the recipe of a network: `caffe+caffenet` where pooling comes before LRN, else `caffe`."""
-  order = net.order
-  pooled_first = all(
-    {f'pool{i}', f'norm{i}'} <= set(order) and order.index(f'pool{i}') < order.index(f'norm{i}')
-    for i in (1, 2)
+def recipe_of(net: Net, what: str = 'the .caffemodel') -> str:
+  """Returns the recipe of a network, which the order of its layers without parameters decides.
+
+  It is `caffe` where LRN comes before pooling, `caffe+caffenet` where pooling comes first, and
+  `caffe+no_norm` without LRN. For a file that lists only layers with parameters, it is `caffe`.
+
+  Args:
+    net: the network.
+    what: the name of the file, for messages.
+
+  Raises:
+    UserError: the order is none of these.
+  """
+  without = [name for name in net.order if name not in net.blobs]
+  if not without:
+    return 'caffe'
+  between = tuple(name for name in without if name in ('norm1', 'pool1', 'norm2', 'pool2'))
+  known = {
+    ('norm1', 'pool1', 'norm2', 'pool2'): 'caffe',
+    ('pool1', 'norm1', 'pool2', 'norm2'): 'caffe+caffenet',
+  }
+  if between in known:
+    return known[between]
+  if not any('norm' in name or 'lrn' in name for name in map(str.lower, without)):
+    return 'caffe+no_norm'
+  raise UserError(
+    f'{what} has its layers in an order that is neither that of AlexNet nor that of CaffeNet '
+    f'({", ".join(net.order)}): convert it to a state_dict, and use --format=pytorch'
   )
-  return 'caffe+caffenet' if pooled_first else 'caffe'
 
 
 def from_caffe(path: str | os.PathLike, model: ConfigDict | FrozenConfigDict | None = None) -> dict:
@@ -176,7 +196,7 @@ def from_caffe(path: str | os.PathLike, model: ConfigDict | FrozenConfigDict | N
   """
   path = os.fspath(path)
   net = read(path)
-  blobs, own = dict(net.blobs), recipes.get(recipe_of(net)).model
+  blobs, own = dict(net.blobs), recipes.get(recipe_of(net, path)).model
   model = ConfigDict((model or own).to_dict())
   layout.check_same_function(model, own, path)
   renamed = [name for name in blobs if name.startswith('fc8')]

@@ -117,14 +117,14 @@ def read(path: str) -> dict[str, np.ndarray]:
   Raises:
     UserError: the file is missing or damaged, or holds pickled objects.
   """
-  if path.endswith('.safetensors'):
+  if archive.has_suffix(path):
     return archive.read_tensors(path)
   try:
     with np.load(path, allow_pickle=False) as file:
       return {name: file[name] for name in file.files}
   except FileNotFoundError:
     raise UserError(f'--weights={path}: there is no such file') from None
-  except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+  except (TypeError, ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
     raise UserError(
       f'{path} is not an .npz file of plain arrays ({" ".join(str(error).split())[:120]}): '
       'write one with np.savez, or a .safetensors file'
@@ -134,7 +134,7 @@ def read(path: str) -> dict[str, np.ndarray]:
 def write(path: str, params: Mapping) -> None:
   """Writes the matrices of `to_cuda_convnet` as .safetensors if the path ends so, else as .npz."""
   matrices = to_cuda_convnet(params)
-  if path.endswith('.safetensors'):
+  if archive.has_suffix(path):
     archive.write_tensors(path, matrices, {})
     return
   with open(path, 'wb') as file:

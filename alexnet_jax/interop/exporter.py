@@ -1,14 +1,15 @@
 """`--mode=export`: writes the network of a checkpoint for another framework or program."""
 
-from collections.abc import Sequence
 import json
 import math
 import os
 import pathlib
+import tempfile
 
 from absl import logging
+from flax.traverse_util import flatten_dict
 import jax
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 import numpy as np
 
 from alexnet_jax import config as config_lib
@@ -23,7 +24,7 @@ from alexnet_jax.interop import (
   pytorch,
   sidecar,
 )
-from alexnet_jax.utils import output_path
+from alexnet_jax.utils import atomic_io, output_path
 from alexnet_jax.workdir import archive
 
 EXPORTS = ('torchvision', 'pytorch', 'cuda_convnet', 'safetensors', 'stablehlo', 'savedmodel')
@@ -56,25 +57,54 @@ def export_network(
     have `views`.
 
   Raises:
-    UserError: there is no such checkpoint, the output exists, or the format cannot hold this network.
+    UserError: there is no such checkpoint, the output or another file of its description's name exists, or
+      the format cannot hold this network.
   """
   if form not in EXPORTS:
     raise UserError(f'--format={form}: choose one of {", ".join(EXPORTS)}')
   if os.path.exists(output):
     raise UserError(f'--output={output} exists already: remove it, or name another')
   output_path.check(output, _SUFFIXES.get(form, ()))
+  description = sidecar.path_of(output)
+  if form not in ('safetensors', 'savedmodel') and not sidecar.may_replace(description):
+    raise UserError(
+      f'{description} exists already, and no export wrote it: move it away, or name another --output'
+    )
   trained = loading.load_alone(workdir, which, config)
-  more: dict[str, object] = {}
   logging.info('writing %s', output)
-  if form in programs.FORMATS:
-    more = programs.export_program(trained, form, output)
-  elif form == 'safetensors':
-    _write_archive(trained, output)
-  else:
-    _write_weights(trained, form, output)
-    more = {'description': sidecar.write(trained, output)}
+  more = _write(trained, form, pathlib.Path(output))
   result = {'output': output, 'format': form, 'checkpoint': trained.step, 'bytes': _bytes(output)}
   return result | more | {'model_card': model_card.write(trained, form, output)}
+
+
+def _write(trained: loading.Trained, form: str, output: pathlib.Path) -> dict[str, object]:
+  """Writes the output and its description in a temporary folder beside it, and moves them when complete.
+
+  The output comes last, because its presence prevents another export under its name.
+
+  Returns:
+    What `export_network` returns of the format.
+  """
+  parent = output.absolute().parent
+  with tempfile.TemporaryDirectory(prefix=f'.{output.name}.', dir=parent) as folder:
+    temporary = str(pathlib.Path(folder, output.name))
+    more: dict[str, object] = {}
+    if form in programs.FORMATS:
+      more = programs.export_program(trained, form, temporary)
+    elif form == 'safetensors':
+      _write_archive(trained, temporary)
+    else:
+      _write_weights(trained, form, temporary)
+      more = {'description': sidecar.write(trained, temporary, _portable(trained))}
+    for path in pathlib.Path(folder).rglob('*'):
+      atomic_io.sync(path)
+    if (described := sidecar.path_of(temporary)).exists():
+      described.replace(sidecar.path_of(str(output)))
+    os.rename(temporary, output)
+  atomic_io.sync(parent)
+  if 'description' in more:
+    more['description'] = str(output.parent / os.path.relpath(str(more['description']), folder))
+  return more
 
 
 def _write_weights(trained: loading.Trained, form: str, output: str) -> None:
@@ -97,22 +127,25 @@ def _write_archive(trained: loading.Trained, output: str) -> None:
   tree = {'params': params, 'batch_stats': batch_stats, 'statistics': statistics}
   meta, labels = trained.meta, loading.class_labels(trained)
   training = {name: meta[name] for name in ('epoch', 'num_train', 'num_validation', 'validation')}
+  if trained.config.eval.weights != meta['config'].eval.weights:
+    training['validation'] = {}  # training measured other weights of this checkpoint
   metadata = {
     'format': archive.FORMAT,
     'version': archive.VERSION,
-    'config': config_lib.to_json(_portable(trained.config, meta['config'].mesh)),
+    'config': config_lib.to_json(_portable(trained)),
     'class_names': json.dumps(meta['class_names']),
     'class_counts': json.dumps(meta['class_counts']),
     'class_titles': json.dumps(labels if labels != list(meta['class_names']) else None),
     'training': json.dumps({'step': trained.step, **training}),
   }
-  archive.write_tensors(output, archive.flatten(tree), metadata)
+  archive.write_tensors(output, flatten_dict(tree, sep='/'), metadata)
 
 
-def _portable(config: FrozenConfigDict, mesh: Sequence[int]) -> ConfigDict:
+def _portable(trained: loading.Trained) -> ConfigDict:
   """Returns a config that needs no more than one device and names only the last parts of absolute paths."""
-  own = ConfigDict(config.to_dict())
-  own.mesh = mesh if math.prod(mesh) <= 1 else (0, 0)
+  own, run = ConfigDict(trained.config.to_dict()), trained.meta['config']
+  own.mesh = run.mesh if math.prod(run.mesh) <= 1 else (0, 0)
+  own.eval.train_views = run.eval.train_views  # training measured its errors with these
   form, _, path = own.data.source.partition(':')
   if form in ('folder', 'store'):
     own.data.source = f'{form}:{_relative(path)}'

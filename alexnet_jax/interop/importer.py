@@ -1,5 +1,6 @@
 """`--mode=import`: makes a workdir, with a checkpoint of step 0, from weights that were trained elsewhere."""
 
+from collections import Counter
 import pathlib
 
 from absl import logging
@@ -19,6 +20,7 @@ from alexnet_jax.steps import optimizer, schedules
 from alexnet_jax.utils import atomic_io
 from alexnet_jax.workdir import archive, lock
 from alexnet_jax.workdir.checkpoint import FOLDER, Checkpoints
+from alexnet_jax.workdir.checkpoint_folder import CheckpointFolder
 
 IMPORTS = ('torchvision', 'pytorch', 'caffe', 'cuda_convnet', 'safetensors')
 
@@ -28,6 +30,24 @@ MEANS = {
   'caffe': (123.0, 117.0, 104.0),
   'cuda_convnet': (127.305, 119.715, 104.913),
 }
+# For the recipes of ImageNet, the project whose mean applies.
+_PROJECTS = {
+  'torchvision': 'torchvision',
+  'caffe': 'caffe',
+  'paper': 'cuda_convnet',
+  'original': 'cuda_convnet',
+  'owt': 'cuda_convnet',
+}
+# The keys that decide how images become inputs. A file that records the config fixes them.
+_INPUT = (
+  'data.canvas.size',
+  'data.canvas.fit',
+  'data.canvas.filter',
+  'model.input_size',
+  'augment.mean',
+  'augment.mean_at',
+  'augment.std',
+)
 # Colour statistics of ILSVRC-2012's training images (FACTS section 3), used if training continues.
 _EIGENVECTORS = (  # in columns
   (-0.41796, 0.71258, 0.56351),
@@ -58,7 +78,7 @@ def default_config(form: str, weights: str) -> ConfigDict:
       '--format=pytorch may be for any network: name its recipe, as in --config=alexnet:caffe'
     )
   if form == 'caffe':
-    return recipes.get(caffe.recipe_of(caffe.read(weights)))
+    return recipes.get(caffe.recipe_of(caffe.read(weights), weights))
   config = recipes.get({'torchvision': 'torchvision', 'cuda_convnet': 'original'}[form])
   if form == 'cuda_convnet':
     config.data.label_order = 'devkit'  # the original's labels (FACTS section 3)
@@ -83,7 +103,7 @@ def import_network(
     form: one of `IMPORTS`.
     weights: the file.
     mean: `R,G,B` in grey levels, or the path of a mean image: Caffe's .binaryproto or an .npy file of RGB
-      `[C, C, 3]`. By default the mean image of the archive or of the sidecar, or else that of `MEANS`.
+      `[C, C, 3]`. By default the mean image of the archive or of the sidecar, or else one of `MEANS`.
     classes: a text file with one class name a line, in the order of the labels. By default the names of the
       archive or of the sidecar, or else the WordNet IDs of ILSVRC-2012 (1000 classes) or `class 0` and so on.
     channels: `rgb` or `bgr`, the order of the channels in the images that the network was trained on. By
@@ -105,12 +125,13 @@ def import_network(
   if form == 'safetensors':
     network = _from_archive(config, weights)
   else:
-    network = _from_weights(config, form, weights, is_reversed=channels not in ('', usual))
+    network = _from_weights(config, form, weights, channels not in ('', usual), bool(mean))
   if mean:
     image = _mean(mean, config.data.canvas.size, channels or 'bgr')
     network = network._replace(statistics=network.statistics._replace(mean_image=image))
   if classes:
-    network = network._replace(class_names=_read_classes(classes, len(network.class_names)))
+    names = _read_classes(classes, len(network.class_names))
+    network = network._replace(class_names=names, class_titles=None)
   config.model.num_classes = len(network.class_names)
   config.optim.ema, config.eval.weights = 0.0, 'last'  # a file holds one set of weights
   logging.info('writing %s', workdir)
@@ -128,10 +149,21 @@ def import_network(
 
 def _from_archive(config: ConfigDict, weights: str) -> archive.Network:
   """Reads our archive, which must hold the network of `config`."""
-  own = default_config('safetensors', weights).model
-  layout.check_same_function(config.model, own, weights)
-  config.model.num_classes = config.model.num_classes or own.num_classes
+  own = default_config('safetensors', weights)
+  layout.check_same_function(config.model, own.model, weights)
+  _check_input(config, own, weights)
+  config.model.num_classes = config.model.num_classes or own.model.num_classes
   return archive.read_network(weights, config)
+
+
+def _check_input(config: ConfigDict, own: ConfigDict, weights: str) -> None:
+  """Raises UserError where images would become other inputs than those that the network was trained on."""
+  here, there = config_lib.flatten(config), config_lib.flatten(own)
+  for key in _INPUT:
+    if here[key] != there[key]:
+      raise UserError(
+        f'config.{key}={here[key]!r}, but {weights} was exported with {there[key]!r}: leave it out'
+      )
 
 
 def _check_format(form: str) -> None:
@@ -140,9 +172,14 @@ def _check_format(form: str) -> None:
 
 
 def _new_folder(workdir: str) -> pathlib.Path:
-  """Returns the folder of a workdir; raises UserError if it holds a run."""
+  """Returns the folder of a workdir; raises UserError if it holds a run.
+
+  A `checkpoints` folder without a checkpoint is left by an import that failed.
+  """
   folder = pathlib.Path(workdir)
-  if (folder / config_lib.FILE).exists() or (folder / FOLDER).exists():
+  checkpoints = CheckpointFolder(folder / FOLDER, read_only=True)
+  has_checkpoint = checkpoints.path.is_dir() and checkpoints.has_any()
+  if has_checkpoint or (folder / config_lib.FILE).exists():
     raise UserError(f'--workdir={workdir} holds a run already: name a new folder')
   return folder
 
@@ -156,7 +193,7 @@ def _usual_channels(form: str, channels: str) -> str:
 
 
 def _from_weights(
-  config: ConfigDict, form: str, weights: str, is_reversed: bool
+  config: ConfigDict, form: str, weights: str, is_reversed: bool, has_mean: bool
 ) -> archive.Network:
   """Reads weights in the format of another framework, and their sidecar if they have one.
 
@@ -165,10 +202,12 @@ def _from_weights(
     form: one of `IMPORTS` but safetensors.
     weights: the file.
     is_reversed: whether the network takes the other order of channels than is usual for the format.
+    has_mean: whether `--mean` replaces the mean image, so that it need not be known here.
   """
   described = sidecar.read(weights)
   if described:
     layout.check_same_function(config.model, described.config.model, weights)
+    _check_input(config, described.config, weights)
   params = _read_params(form, weights, config.model)
   first, *_, last = config.model.layers
   if is_reversed:
@@ -176,12 +215,18 @@ def _from_weights(
   classes = params[last]['bias'].size
   if not described:
     names = _class_names(classes, form, config.data.devkit)
-    return archive.Network(params, {}, _statistics(form, config), names, [0] * classes)
-  size, own = config.data.canvas.size, described.config.data.canvas.size
-  if size != own:
+    return archive.Network(params, {}, _statistics(form, config, has_mean), names, [0] * classes)
+  size = config.data.canvas.size
+  expected = {'class_names': classes, 'class_counts': classes, 'mean_image': (size, size, 3)}
+  found = {
+    'class_names': len(described.class_names),
+    'class_counts': len(described.class_counts),
+    'mean_image': described.statistics.mean_image.shape,
+  }
+  if found != expected:
     raise UserError(
-      f'config.data.canvas.size={size}, but {weights} was exported with a mean image of {own} pixels: '
-      'leave it out'
+      f'{sidecar.path_of(weights)} has {found}, but the network needs {expected}: export again, or move '
+      'it away'
     )
   return archive.Network(
     params, {}, described.statistics, described.class_names, described.class_counts
@@ -201,11 +246,20 @@ def _read_params(form: str, weights: str, model: ConfigDict) -> dict:
       return cuda_convnet.from_cuda_convnet(cuda_convnet.read(weights), model, weights)
 
 
-def _statistics(form: str, config: ConfigDict) -> Statistics:
-  """Returns the statistics of ImageNet's training images, for the canvas of the config."""
+def _statistics(form: str, config: ConfigDict, has_mean: bool) -> Statistics:
+  """Returns the statistics of ImageNet's training images, for the canvas of the config.
+
+  Raises:
+    UserError: the network is not one for ImageNet, and `--mean` is not given.
+  """
   size = config.data.canvas.size
-  recipe = config.recipe.partition('+')[0]
-  levels = MEANS.get(form) or MEANS.get(recipe, MEANS['cuda_convnet'])
+  levels = MEANS.get(form) or MEANS.get(_PROJECTS.get(config.recipe.partition('+')[0], ''))
+  if not (levels or has_mean):
+    raise UserError(
+      f'the mean of the images is not known for recipe {config.recipe}: give it with --mean=R,G,B, in '
+      'grey levels'
+    )
+  levels = levels or (0.0, 0.0, 0.0)  # --mean replaces it
   mean = np.broadcast_to(np.asarray(levels, np.float32), (size, size, 3)).copy()
   colours = (np.asarray(x, np.float32) for x in (_EIGENVECTORS, _DEVIATIONS))
   return Statistics(mean, *colours)
@@ -222,17 +276,26 @@ def _mean(mean: str, size: int, channels: str) -> np.ndarray:
   Returns:
     float32 `[size, size, 3]`, RGB.
   """
-  if mean.endswith('.binaryproto'):
+  if mean.lower().endswith('.binaryproto'):
     image = caffe.read_mean(mean, channels)
   else:
     try:
-      levels = np.load(mean, allow_pickle=False) if mean.endswith('.npy') else mean.split(',')
+      is_file = mean.lower().endswith('.npy')
+      levels = np.load(mean, allow_pickle=False) if is_file else mean.split(',')
       image = np.asarray(levels, np.float32)
     except Exception as error:  # NumPy's reader raises many types on damaged files
       raise UserError(
         f'--mean={mean}: write R,G,B in grey levels, or name a .binaryproto or .npy file ({error})'
       ) from None
-  if image.shape not in ((3,), (size, size, 3)) or not np.isfinite(image).all():
+  if not np.isfinite(image).all():
+    raise UserError(
+      f'--mean={mean} has numbers that are not finite: give grey levels from 0 to 255'
+    )
+  if 0 < image.max(initial=0) <= 1:
+    raise UserError(
+      f'--mean={mean} is on a scale of 0 to 1: give grey levels from 0 to 255, which are 255 times as large'
+    )
+  if image.shape not in ((3,), (size, size, 3)):
     raise UserError(
       f'--mean={mean} has shape {list(image.shape)}: give three numbers or [{size}, {size}, 3], RGB'
     )
@@ -246,7 +309,7 @@ def _check_order(image: np.ndarray, mean: str, channels: str) -> None:
   found = image.mean((0, 1), np.float64)
   if any(np.abs(found[::-1] - known).max() < _NEAR for known in MEANS.values()):
     remedy = 'give R,G,B, also for a network that takes BGR'
-    if mean.endswith('.binaryproto'):
+    if mean.lower().endswith('.binaryproto'):
       other = {'rgb': 'bgr', 'bgr': 'rgb'}[channels]
       remedy = f'add --channels={other} if its network takes {other.upper()}'
     shown = ', '.join(f'{x:.1f}' for x in found)
@@ -270,10 +333,15 @@ def _read_classes(path: str, number: int) -> list[str]:
     names = [line.strip() for line in pathlib.Path(path).read_text().splitlines() if line.strip()]
   except (OSError, ValueError) as error:
     raise UserError(f'--classes={path} cannot be read ({error}): name a text file') from None
-  if len(names) != number or len(set(names)) != number:
+  if len(names) != number:
     raise UserError(
-      f'--classes={path} has {len(set(names))} names, the weights {number} classes: write one name on '
+      f'--classes={path} has {len(names)} names, the weights {number} classes: write one name on '
       'each line, in the order of the labels'
+    )
+  if repeated := [name for name, count in Counter(names).items() if count > 1]:
+    raise UserError(
+      f'--classes={path} names {", ".join(repeated)} more than once: make the names different, as in '
+      f'`{repeated[0]} (2)`'
     )
   return names
 
@@ -293,6 +361,7 @@ def _save(
     'config': config_lib.to_json(config),
     'class_names': network.class_names,
     'class_counts': network.class_counts,
+    'class_titles': network.class_titles,
     'num_train': 0,
     'num_validation': 0,
     'epoch': 0.0,

@@ -114,22 +114,30 @@ def planar_shapes(model: ConfigDict | FrozenConfigDict) -> dict[str, dict[str, t
   }
 
 
-def check_planar(model: ConfigDict | FrozenConfigDict, what: str) -> None:
+def check_planar(model: ConfigDict | FrozenConfigDict, what: str, remedy: str) -> None:
   """Raises UserError where planar parameters cannot hold the network of `config.model`.
 
   Args:
     model: `config.model`.
     what: the file or format, for the message.
+    remedy: the end of the message.
   """
   unsupported = [
     name
     for name in model.layers
-    if is_local(name) or (is_dense(name) and not model[name].get('exchange', True))
+    if is_local(name)
+    or (is_dense(name) and name != model.layers[0] and not model[name].get('exchange', True))
   ] + ['batch normalisation'] * (model.norm == 'batch')
   if unsupported:
     raise UserError(
       f'{what} cannot hold {", ".join(unsupported)}, only convolutions and fully connected layers that '
-      'read all towers: choose --format=safetensors'
+      f'read all towers: {remedy}'
+    )
+  # Pixels are flattened as (H, W, C) by us and as (C, H, W) there, which is the same for one channel.
+  if is_dense(model.layers[0]) and not (model.gray and model.towers == 1):
+    raise UserError(
+      f'{what} cannot hold a network whose first layer is fully connected, unless the network is grey and '
+      f'has one tower: {remedy}'
     )
 
 
@@ -149,7 +157,7 @@ def function_of(model: ConfigDict | FrozenConfigDict) -> dict[str, object]:
   """
   values = model.to_dict()
   function = {key: values[key] for key in ('activation', 'gray', 'layers', 'towers')}
-  no_effect = {'norm', 'map_norm'} if model.norm == 'none' else set()
+  no_effect = {'lrn': set(), 'batch': {'map_norm'}, 'none': {'norm', 'map_norm'}}[model.norm]
   no_effect |= {'dropout'} if dropout_factor(model) == 1 else set()
   used: set[str] = set()
   for layer in model.layers:
@@ -157,11 +165,12 @@ def function_of(model: ConfigDict | FrozenConfigDict) -> dict[str, object]:
     described['then'] = tuple(x for x in described.get('then', ()) if x not in no_effect)
     used.update(described['then'])
     function |= {f'{layer}.{key}': value for key, value in described.items()}
+  function.pop(f'{model.layers[0]}.exchange', None)  # all towers read the same image
   if used & {'norm', 'map_norm'}:
     function['norm'] = model.norm
   constants = {  # the entry of `config.model` with the constants of each operation
     'dropout': 'dropout',
-    'norm': 'lrn',
+    'norm': 'batch_norm' if model.norm == 'batch' else 'lrn',
     'map_norm': 'map_norm',
     'pool': 'pool',
     'avg_pool': 'pool',
@@ -169,6 +178,7 @@ def function_of(model: ConfigDict | FrozenConfigDict) -> dict[str, object]:
   for operation, entry in constants.items():
     if operation in used:
       function |= {f'{entry}.{key}': value for key, value in values[entry].items()}
+  function.pop('batch_norm.momentum', None)  # it matters in training only
   return function
 
 
@@ -188,14 +198,17 @@ def check_same_function(
   Raises:
     UserError: the functions differ. The message lists the keys with both values.
   """
-  a, b = function_of(ours), function_of(theirs)
-  differing = [
-    f'config.model.{key} is {a.get(key)!r}, there {b.get(key)!r}'
-    for key in sorted(a.keys() | b.keys())
-    if a.get(key) != b.get(key)
-  ]
-  if differing:
+  if differing := differences(function_of(ours), function_of(theirs), 'config.model.'):
     raise UserError(
-      f'{what} is for another network than the config ({"; ".join(differing)}): choose the recipe or '
-      'the format that fits'
+      f'{what} is for another network than the config ({differing}): choose the recipe or the format that '
+      'fits'
     )
+
+
+def differences(here: Mapping[str, object], there: Mapping[str, object], prefix: str) -> str:
+  """Lists the keys, after a prefix, whose values differ, with both values; '' if there are none."""
+  return '; '.join(
+    f'{prefix}{key} is {here.get(key)!r}, there {there.get(key)!r}'
+    for key in sorted(here.keys() | there.keys())
+    if here.get(key) != there.get(key)
+  )

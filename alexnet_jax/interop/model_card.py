@@ -10,7 +10,9 @@ import string
 import numpy as np
 
 from alexnet_jax import models
+from alexnet_jax.data import sources
 from alexnet_jax.evaluation.loading import Trained
+from alexnet_jax.utils import atomic_io
 from alexnet_jax.version import __version__
 
 _TEMPLATE = pathlib.Path(__file__).with_name('model_card.md')
@@ -86,9 +88,11 @@ def _errors(trained: Trained) -> tuple[list[str], str]:
   ]
   if 'val/top1_error' not in found:
     return ['| not measured | |'], ''
+  if own.weights != trained.config.eval.weights:  # those of the file were not measured
+    return rows, ''
   result = {
     'task': {'type': 'image-classification'},
-    'dataset': {'name': trained.config.data.source.partition(':')[0], 'type': 'images'},
+    'dataset': {'name': sources.short_name(trained.config.data.source), 'type': 'images'},
     'metrics': [{'type': 'accuracy', 'value': round(1 - found['val/top1_error'] / 100, 4)}],
   }
   index = [{'name': f'alexnet_jax {trained.config.recipe}', 'results': [result]}]
@@ -102,11 +106,13 @@ def _usage(trained: Trained, form: str, file: str) -> str:
     return usage
   config, mean = trained.config, np.asarray(trained.model.mean_image).mean((0, 1), np.float64)
   levels, deviations = (', '.join(f'{x:.4g}' for x in xs) for xs in (mean, config.augment.std))
+  less = f'less the mean (`{config.augment.mean}`; its channels have {levels}), '
   return (
     f'{usage} It takes RGB images in grey levels: {config.model.input_size} pixels of a canvas of '
-    f'{config.data.canvas.size} (fit `{config.data.canvas.fit}`), less the mean (`{config.augment.mean}`; '
-    f'its channels have {levels}), divided by {deviations}. The file `{file}.json` holds the mean image, '
-    'the classes and the whole config; '
+    f'{config.data.canvas.size} (fit `{config.data.canvas.fit}`), '
+    f'{"" if config.augment.mean == "none" else less}divided by {deviations}'
+    f'{"; the mean of the channels is the input" if config.model.gray else ""}. '
+    f'The file `{file}.json` holds the mean image, the classes and the whole config; '
     f'`alexnet-jax --mode=import --format={form} --weights={file} --workdir=DIR` reads it.'
   )
 
@@ -118,7 +124,9 @@ def _training(trained: Trained) -> str:
     return 'The weights were imported, and nothing is known about their training.'
   kind, _, name = config.data.source.partition(':')
   source = f'{kind}:{name}' if kind == 'tfds' else kind
+  started = pathlib.Path(config.init_from).name
   return (
+    f'{f"It started from layers of `{started}`. " if started else ""}'
     f'It was trained on {meta["num_train"]:,} images of source `{source}`, with '
     f'{meta["num_validation"]:,} more for validation, for {meta["epoch"]:.2f} epochs in batches of '
     f'{config.train.batch_size}, at learning rate {config.optim.rate:g} with schedule '
@@ -126,10 +134,33 @@ def _training(trained: Trained) -> str:
   )
 
 
+def _licence(trained: Trained) -> tuple[str, str]:
+  """Returns the licence of a network: its name on the Hub, and its terms."""
+  source, started = trained.config.data.source, pathlib.Path(trained.config.init_from).name
+  name, terms = next((_TERMS[key] for key in _TERMS if source.startswith(key)), _UNKNOWN)
+  if not trained.meta['num_train']:
+    return _UNKNOWN
+  if started:
+    name = _UNKNOWN[0]
+    terms += (
+      f' The terms of `{started}`, from whose layers it started, apply too: **name them here**.'
+    )
+  return name, terms
+
+
+def _is_card_of(card: pathlib.Path, file: str) -> bool:
+  """Returns whether `card` is a model card that an export wrote for a file of this name."""
+  text = card.read_text(encoding='utf-8', errors='replace')
+  return (
+    text.startswith('---\nlibrary_name: alexnet_jax\n') and f'\n`{file}` is in format `' in text
+  )
+
+
 def write(trained: Trained, form: str, output: str) -> str:
   """Writes the model card: README.md in the folder of `output`, or in `output` if that is a folder.
 
-  If that folder has a README.md already, the card is OUTPUT.README.md.
+  If that folder has a README.md already, which is not an earlier card of the same file, the card is
+  OUTPUT.README.md.
 
   Args:
     trained: the network.
@@ -142,10 +173,7 @@ def write(trained: Trained, form: str, output: str) -> str:
   config, meta = trained.config, trained.meta
   table = models.layer_table(config.model)
   rows, index = _errors(trained)
-  source = config.data.source
-  license_name, terms = next((_TERMS[key] for key in _TERMS if source.startswith(key)), _UNKNOWN)
-  if not meta['num_train']:
-    license_name, terms = _UNKNOWN
+  license_name, terms = _licence(trained)
   names, path = meta['class_names'], pathlib.Path(output)
   more = ', ...' if len(names) > _SHOWN else ''
   network, paper = _NETWORKS[config.model.name]
@@ -162,6 +190,7 @@ def write(trained: Trained, form: str, output: str) -> str:
     macs=f'{sum(row["macs"] for row in table):,}',
     classes=len(names),
     input_size=config.model.input_size,
+    canvas=config.data.canvas.size,
     file=path.name,
     format=form,
     step=trained.step,
@@ -173,7 +202,8 @@ def write(trained: Trained, form: str, output: str) -> str:
     terms=terms,
   )
   card = (path if path.is_dir() else path.parent) / 'README.md'
-  if card.exists():
+  if card.exists() and not _is_card_of(card, path.name):
     card = path.with_name(f'{path.name}.README.md')
-  card.write_text(text, encoding='utf-8', errors='replace')
+  with atomic_io.replacing(card) as file:
+    file.write(text.encode('utf-8', 'replace'))
   return str(card)

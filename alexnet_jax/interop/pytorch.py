@@ -15,7 +15,8 @@ no PyTorch. There are two formats:
 from collections.abc import Mapping
 import itertools
 import os
-import pickle
+import re
+import zipfile
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -37,6 +38,7 @@ NAMES = {
   'fc7': 'classifier.4',
   'fc8': 'classifier.6',
 }
+_PIXELS = 36  # of each map that fc6 of torchvision's AlexNet reads
 
 
 def from_torchvision(
@@ -82,7 +84,7 @@ def from_pytorch(
   Raises:
     UserError: the format cannot hold the network, or shapes differ. The message lists them.
   """
-  layout.check_planar(model, what)
+  layout.check_planar(model, what, 'name the config of another network')
   arrays = _arrays(state_dict)
   modules = list(dict.fromkeys(name.rpartition('.')[0] for name in arrays))
   names = {layer: layer for layer in model.layers}
@@ -144,7 +146,7 @@ def to_torchvision(params: Mapping) -> dict[str, np.ndarray]:
     float32 NumPy arrays by name.
 
   Raises:
-    UserError: the layers are not those of torchvision's AlexNet.
+    UserError: the layers are not those of torchvision's AlexNet, or fc6 reads other maps than 6x6 pixels.
   """
   layers = {name: leaves['kernel'].shape for name, leaves in params.items()}
   if set(layers) != set(NAMES) or any(shape[0] != 1 for shape in layers.values()):
@@ -152,7 +154,14 @@ def to_torchvision(params: Mapping) -> dict[str, np.ndarray]:
     raise UserError(
       f'torchvision cannot hold the layers {shown}: it needs those of recipe torchvision'
     )
-  return _state_dict(params, NAMES)
+  state_dict = _state_dict(params, NAMES)
+  pixels = state_dict['classifier.1.weight'].shape[1] // state_dict['features.10.bias'].size
+  if pixels != _PIXELS:
+    raise UserError(
+      f"torchvision's fc6 reads {_PIXELS} pixels (6x6) of each map, that of this network {pixels}: choose "
+      '--format=pytorch'
+    )
+  return state_dict
 
 
 def to_pytorch(params: Mapping, model: ConfigDict | FrozenConfigDict) -> dict[str, np.ndarray]:
@@ -168,7 +177,7 @@ def to_pytorch(params: Mapping, model: ConfigDict | FrozenConfigDict) -> dict[st
   Raises:
     UserError: the format cannot hold the network.
   """
-  layout.check_planar(model, '--format=pytorch')
+  layout.check_planar(model, '--format=pytorch', 'choose --format=safetensors')
   params = _scaled(dict(params), _dropout_factors(model))
   return _state_dict(params, {layer: layer for layer in model.layers})
 
@@ -215,20 +224,19 @@ def read(path: str) -> Mapping:
   """
   if not os.path.isfile(path):
     raise UserError(f'--weights={path}: there is no such file')
-  if path.endswith('.safetensors'):
+  if archive.has_suffix(path):
     return archive.read_tensors(path)
   torch = import_module('torch', 'torch', path)
+  _check_zip(path)
   try:
     loaded = torch.load(path, map_location='cpu', weights_only=True)
-  except pickle.UnpicklingError as error:
-    raise UserError(
-      f'{path} holds other objects than tensors, which are not loaded: save only the state_dict, '
-      f'torch.save(model.state_dict(), ...) ({" ".join(str(error).split())[:120]})'
-    ) from None
-  except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-    raise UserError(
-      f'{path} cannot be read as a PyTorch file ({" ".join(str(error).split())[:200]}): download it again'
-    ) from None
+  except Exception as error:  # PyTorch raises many types on damaged files
+    if refused := re.search(r'(?i)unsupported global:? (?:GLOBAL )?([\w.]+)', str(error)):
+      raise UserError(
+        f'{path} holds other objects than tensors ({refused[1]}), which are not loaded: save only the '
+        'state_dict, torch.save(model.state_dict(), ...)'
+      ) from None
+    raise UserError(f'{path} is not a PyTorch file, or is damaged: download it again') from None
   for key in ('state_dict', 'model'):
     if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
       loaded = loaded[key]
@@ -239,9 +247,22 @@ def read(path: str) -> Mapping:
   return loaded
 
 
+def _check_zip(path: str) -> None:
+  """Raises UserError if a zip file, as `torch.save` writes it, is damaged; PyTorch checks no checksums."""
+  if not zipfile.is_zipfile(path):
+    return
+  try:
+    with zipfile.ZipFile(path) as file:
+      is_damaged = file.testzip() is not None
+  except Exception:  # zipfile raises many types on damaged files
+    is_damaged = True
+  if is_damaged:
+    raise UserError(f'{path} is damaged: download it again')
+
+
 def write(path: str, state_dict: Mapping[str, np.ndarray]) -> None:
   """Writes a state_dict as .safetensors, or as .pth; raises UserError for .pth without PyTorch."""
-  if path.endswith('.safetensors'):
+  if archive.has_suffix(path):
     archive.write_tensors(path, state_dict, {'format': 'pt'})
     return
   torch = import_module('torch', 'torch', path)

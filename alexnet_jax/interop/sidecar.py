@@ -7,8 +7,8 @@ reads it. Its keys:
 - `format` ("alexnet_jax weights"), `version` (1), `weights_sha256` (of the file that it describes);
 - `config`, the whole config, and `checkpoint`, the step of the exported checkpoint;
 - `class_names` in the order of the labels, and `class_counts` of the training images (zeros if unknown);
-- `input`: `channels` ("rgb"), `size` in pixels, `mean` (the channel means of the mean image) and `std`,
-  in grey levels, for readers who need no more than these;
+- `input`: `channels` ("rgb"), `size` in pixels, `mean` (the channel means of what is subtracted) and `std`,
+  in grey levels, and `gray`, whether the mean of the channels is the input; for readers who need no more;
 - `statistics`: `mean_image` (shape and base64 of little-endian float32), `eigenvectors` and `deviations`.
 """
 
@@ -51,12 +51,26 @@ def path_of(weights: str) -> pathlib.Path:
   return pathlib.Path(f'{weights}.json')
 
 
-def write(trained: Trained, weights: str) -> str:
+def may_replace(path: pathlib.Path) -> bool:
+  """Returns whether there is no file, or a sidecar or description of a program, which an export wrote."""
+  if not path.exists():
+    return True
+  try:
+    content = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return False
+  if not isinstance(content, dict):
+    return False
+  return content.get('format') == FORMAT or content.keys() >= {'canvas', 'views', 'checkpoint'}
+
+
+def write(trained: Trained, weights: str, config: ConfigDict) -> str:
   """Writes the sidecar of exported weights.
 
   Args:
     trained: the network.
     weights: the file that holds its parameters.
+    config: the config to write.
 
   Returns:
     The path of the sidecar.
@@ -66,6 +80,7 @@ def write(trained: Trained, weights: str) -> str:
   """
   statistics = jax.device_get(trained.statistics)
   mean_image = np.asarray(statistics.mean_image, '<f4')
+  is_subtracted = trained.config.augment.mean != 'none'
   content = {
     'format': FORMAT,
     'version': VERSION,
@@ -74,12 +89,13 @@ def write(trained: Trained, weights: str) -> str:
     'input': {
       'channels': 'rgb',
       'size': trained.config.model.input_size,
-      'mean': mean_image.mean((0, 1), np.float64).round(3).tolist(),
+      'mean': (is_subtracted * mean_image.mean((0, 1), np.float64)).round(3).tolist(),
       'std': list(trained.config.augment.std),
+      'gray': trained.config.model.gray,
     },
     'class_names': list(trained.meta['class_names']),
     'class_counts': [int(count) for count in trained.meta['class_counts']],
-    'config': json.loads(config_lib.to_json(trained.config)),
+    'config': json.loads(config_lib.to_json(config)),
     'statistics': {
       'eigenvectors': np.asarray(statistics.eigenvectors, np.float32).tolist(),
       'deviations': np.asarray(statistics.deviations, np.float32).tolist(),

@@ -34,13 +34,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.models import initializers, operations, spec
+from alexnet_jax.models import initializers, layers, operations, spec
 from alexnet_jax.models.keys import validate
 from alexnet_jax.models.spec import conv, fc, head
 from alexnet_jax.models.towers import (
   Array,
   Head,
-  TowerBatchNorm,
   TowerConv,
   TowerDense,
   TowerLocal,
@@ -136,7 +135,7 @@ class AlexNet(nn.Module):
     init = initializers.for_layer(config.init, described)
     if spec.is_dense(layer) and self.unit_axis and layer != spec.first_dense(config):
       xs = [lax.all_gather(x, self.unit_axis, axis=1, tiled=True) for x in xs]
-    if described.exchange:
+    if described.exchange and layer != config.layers[0]:  # all towers read the same image
       xs = exchange(xs, config.towers, self.tower_axis)
     if spec.is_dense(layer):
       # The exchange comes first, so the inputs are in the order (H, W, tower, C); importers permute to match.
@@ -159,24 +158,37 @@ class AlexNet(nn.Module):
     config = self.config
     match operation:
       case 'act':
-        return operations.activation(xs, config)
+        return [operations.ACTIVATIONS[config.activation](x) for x in xs]
       case 'pool':
-        return operations.max_pool(xs, config)
+        return [layers.max_pool(x, **config.pool) for x in xs]
       case 'avg_pool':
-        return operations.average_pool(xs, config)
+        return [layers.avg_pool(x, **config.pool) for x in xs]
       case 'norm' if config.norm == 'lrn':
         return operations.local_response_norm(xs, config, self.tower_axis, self._first_tower())
       case 'norm' if config.norm == 'batch':
-        name = f'batch_norm{spec.number(layer)}'
-        normalise = TowerBatchNorm(**config.batch_norm, data_axis=self.data_axis, name=name)
-        return normalise(xs, train=key is not None)
-      case 'map_norm' if config.norm == 'lrn':
-        return operations.map_response_norm(xs, config)
+        return self._batch_norm(layer, xs, train=key is not None)
+      case 'map_norm' if config.norm == 'lrn':  # not in the paper (docs/FACTS.md, 1.3)
+        return [layers.map_response_norm(x, **config.map_norm) for x in xs]
       case 'dropout' if config.dropout.rate > 0:
         keys = None if key is None else self._dropout_keys(layer, position, key, rows)
         unit_axis = self.unit_axis if spec.is_dense(layer) else None
         return operations.dropout(xs, config, keys, unit_axis)
     return xs  # a normalisation or dropout that the config turns off
+
+  def _batch_norm(self, layer: str, xs: Towers, train: bool) -> Towers:
+    """Applies batch normalisation with the moments of the global batch.
+
+    Rows that the mask excludes from the loss (undecodable images, which are all zeros) count in the moments.
+    """
+    normalise = nn.BatchNorm(
+      use_running_average=not train,
+      axis=(0, -1),  # type: ignore[arg-type]  # Flax takes several axes, but declares one
+      axis_name=self.data_axis,
+      dtype=xs[0].dtype,
+      name=f'batch_norm{spec.number(layer)}',
+      **self.config.batch_norm,
+    )
+    return list(normalise(jnp.stack(xs)))
 
   def _logits(self, xs: Towers) -> Array:
     """Applies the last layer: the sum of what each tower contributes, plus one bias."""

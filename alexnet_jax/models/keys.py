@@ -1,12 +1,13 @@
 """The keys of `config.model`: their default values, meanings and allowed values, and the check of them."""
 
 from collections.abc import Iterator
+import itertools
 from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.models.spec import NO_PADDING, is_layer
+from alexnet_jax.models.spec import NO_PADDING, is_dense, is_layer, number, operations
 from alexnet_jax.utils import schema
 from alexnet_jax.utils.schema import Key, Schema
 
@@ -53,7 +54,8 @@ HEAD: Schema = {
 FC: Schema = {
   'features': Key(
     4096,
-    'The number of output features of all towers together, before it is multiplied by model.width.',
+    'The number of output features of all towers together, before it is multiplied by model.width. '
+    'The number of each tower is rounded to a whole number, at least 1.',
     minimum=1,
   ),
   'exchange': Key(
@@ -179,8 +181,8 @@ MODEL: Schema = {
       minimum=1,
       maximum=MAX_PIXELS,
     ),
-    'k': Key(2.0, f'{_LRN} `k` is the constant of the sum.'),
-    'alpha': Key(1e-4, f'{_LRN} `alpha` is the weight of the sum of squares.'),
+    'k': Key(2.0, f'{_LRN} `k` is the constant of the sum.', above=0),
+    'alpha': Key(1e-4, f'{_LRN} `alpha` is the weight of the sum of squares.', minimum=0),
     'beta': Key(0.75, f'{_LRN} `beta` is the exponent.'),
     'divide': Key(
       False,
@@ -196,11 +198,12 @@ MODEL: Schema = {
   },
   'map_norm': {
     'size': _pixels(5, f'{_MAP_NORM} The sum covers size x size pixels of the same map.'),
-    'k': Key(1.0, f'{_MAP_NORM} `k` is the constant of the sum.'),
+    'k': Key(1.0, f'{_MAP_NORM} `k` is the constant of the sum.', above=0),
     'alpha': Key(
       4e-5,
       f'{_MAP_NORM} `alpha` is the weight of the sum of squares; the default is 1e-3 / 25, the '
       'value of the original 2012 code.',
+      minimum=0,
     ),
     'beta': Key(0.75, f'{_MAP_NORM} `beta` is the exponent.'),
   },
@@ -249,6 +252,27 @@ def validate(config: ConfigDict | FrozenConfigDict) -> None:
       )
     if name != config.layers[-1] and 'features' not in config[name]:
       raise UserError(f'config.model.{name} has no features: only the last layer may go without')
+  _check_order(config)
   for name, entry in config.items():
     if is_layer(entry):
       schema.check(entry, layer_keys(name, entry), f'config.model.{name}')
+
+
+def _check_order(config: ConfigDict | FrozenConfigDict) -> None:
+  """Checks that no layer is repeated, follows a layer that it cannot follow, or shares a name."""
+  layers, numbers = config.layers, [number(name) for name in config.layers]
+  if repeated := [name for k, name in enumerate(layers) if name in layers[:k]]:
+    raise UserError(f'config.model.layers names {repeated[0]!r} twice: name each layer once')
+  for before, after in itertools.pairwise(layers):
+    if is_dense(before) and not is_dense(after):
+      raise UserError(
+        f'config.model.layers: {after} cannot follow {before}, whose outputs have no rows and columns: '
+        'put the fully connected layers last'
+      )
+  for name in layers:
+    norms = operations(config, name).count('norm') if config.norm == 'batch' else 0
+    if norms > 1 or (norms and numbers.count(number(name)) > 1):
+      raise UserError(
+        f'config.model.{name}.then={config[name].then}: batch normalisation can follow a layer once, and '
+        'only if no other layer has the same number'
+      )

@@ -1,9 +1,8 @@
-"""The operations that follow a layer's weights: activation, normalisation, pooling and dropout.
+"""Operations that follow a layer's weights: activations, local response normalisation and dropout.
 
-Every function takes `xs`, a list with one array for each tower on this device
-(`alexnet_jax.models.towers`), and `config.model`, and returns a list of arrays in the same order. Each
-array is `[B, H, W, C]`, or `[B, C]` after a fully connected layer. Batch normalisation has parameters,
-so it is a module: `towers.TowerBatchNorm`.
+`local_response_norm` and `dropout` take `xs`, a list with one array for each tower on this device
+(`alexnet_jax.models.towers`), and `config.model`, and return a list of arrays in the same order. Each
+array is `[B, H, W, C]`, or `[B, C]` after a fully connected layer.
 """
 
 from flax import linen as nn
@@ -26,21 +25,6 @@ def scaled_tanh(x: Array) -> Array:
 
 
 ACTIVATIONS = {'relu': nn.relu, 'tanh': jnp.tanh, 'scaled_tanh': scaled_tanh}
-
-
-def activation(xs: Towers, config: FrozenConfigDict) -> Towers:
-  """Applies the non-linearity `config.activation`: ReLU in the paper (section 3.1)."""
-  return [ACTIVATIONS[config.activation](x) for x in xs]
-
-
-def max_pool(xs: Towers, config: FrozenConfigDict) -> Towers:
-  """Applies max pooling as `config.pool` says: in the paper 3x3 windows with stride 2 (section 3.4)."""
-  return [layers.max_pool(x, **config.pool) for x in xs]
-
-
-def average_pool(xs: Towers, config: FrozenConfigDict) -> Towers:
-  """Applies average pooling with the windows of `config.pool`."""
-  return [layers.avg_pool(x, **config.pool) for x in xs]
 
 
 def local_response_norm(
@@ -74,14 +58,6 @@ def local_response_norm(
     lax.dynamic_slice_in_dim(normalised, (first_tower + t) * maps, maps, axis=-1)
     for t in range(len(xs))
   ]
-
-
-def map_response_norm(xs: Towers, config: FrozenConfigDict) -> Towers:
-  """Normalises each activation by its neighbours in the same map, with the constants `config.map_norm`.
-
-  The original code has this layer; the paper does not mention it (docs/FACTS.md, section 1.3).
-  """
-  return [layers.map_response_norm(x, **config.map_norm) for x in xs]
 
 
 def dropout(

@@ -51,7 +51,8 @@ def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, Any]]:
     macs = math.prod(kernel.shape) * (1 if spec.is_local(layer) else _pixels(towers))
     rows.append(_row(layer, towers, [kernel, bias], macs))
     number = spec.number(layer)
-    if norm := params.get(f'batch_norm{number}'):
+    if config.norm == 'batch' and 'norm' in spec.operations(config, layer):
+      norm = params[f'batch_norm{number}']
       towers = outputs[intermediate_key(layer, 'norm')][0]
       rows.append(_row(f'batch_norm{number}', towers, norm.values()))
     for kind in ('pool', 'avg_pool'):

@@ -126,65 +126,18 @@ class Head(nn.Module):
     return logits + bias
 
 
-class TowerBatchNorm(nn.Module):
-  """Batch normalisation in each local tower, with the moments of the global batch.
+class TowerLocal(TowerConv):
+  """A locally connected layer in each local tower: every position has kernels and biases of its own.
 
-  Rows that the mask excludes from the loss (undecodable images, which are all zeros) count in the moments.
-
-  Attributes:
-    momentum: weight of the old running moments in their update.
-    epsilon: added to the variance.
-    data_axis: the mesh axis over which the batch is split, or None.
+  The attributes are those of `TowerConv`.
   """
-
-  momentum: float
-  epsilon: float
-  data_axis: str | None
-
-  @nn.compact
-  def __call__(self, xs: Towers, train: bool) -> Towers:
-    shape = (len(xs), xs[0].shape[-1])
-    scale = self.param('scale', nn.initializers.ones, shape)
-    bias = self.param('bias', nn.initializers.zeros, shape)
-    mean = self.variable('batch_stats', 'mean', jnp.zeros, shape)
-    var = self.variable('batch_stats', 'var', jnp.ones, shape)
-    if not train:
-      moments = [(mean.value[t], var.value[t]) for t in range(len(xs))]
-    else:
-      moments = [layers.batch_moments(x, self.data_axis) for x in xs]
-      if not self.is_initializing():
-        for i, running in enumerate((mean, var)):
-          new = jnp.stack([moment[i] for moment in moments])
-          running.value = self.momentum * running.value + (1 - self.momentum) * new
-    return [
-      layers.batch_norm(x, *moments[t], scale[t], bias[t], self.epsilon) for t, x in enumerate(xs)
-    ]
-
-
-class TowerLocal(nn.Module):
-  """A locally connected layer in each local tower; every position of every map has its own bias.
-
-  Attributes:
-    features: maps of one tower.
-    size: side of the window, in pixels.
-    stride: distance between neighbouring windows, in pixels.
-    padding: zeros around the maps, `((top, bottom), (left, right))`.
-    kernel_init, bias_init: called as `(key, shape, fan_in)`.
-  """
-
-  features: int
-  size: int
-  stride: int
-  padding: layers.Padding
-  kernel_init: Initializer
-  bias_init: Initializer
 
   @nn.compact
   def __call__(self, xs: Towers) -> Towers:
     _, height, width, maps = xs[0].shape
     (top, bottom), (left, right) = self.padding
     positions = tuple(
-      layers.pooled_size(side, self.size, self.stride, 'floor')
+      max(0, layers.pooled_size(side, self.size, self.stride, 'floor'))
       for side in (height + top + bottom, width + left + right)
     )
     fan_in = self.size * self.size * maps

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 _MOST_POINTS = 400  # of a drawn line; more are averaged in groups of equal size
 _LOG_RATIO = 20  # an axis is logarithmic if its largest value is this many times its smallest
+_INTERVALS = 5  # between the ticks of an axis, approximately
 _FROM_ZERO = 0.4  # a linear axis begins at 0 if smallest / largest value is below this
 _MARGIN = 1.25  # factor between the outermost values and the ends of a logarithmic axis
 
@@ -81,14 +82,14 @@ def chart(
   }
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
   """Returns round numbers at equal distances, the first at most `low`, the last at least `high`.
 
-  There are about `most` intervals; `low` and `high` may be equal.
+  There are about `_INTERVALS` intervals; `low` and `high` may be equal.
   """
   span = (high - low) or abs(high) or 1.0
-  unit = 10 ** math.floor(math.log10(span / most))
-  step = next(unit * k for k in (1, 2, 5, 10) if span / (unit * k) <= most + 1e-9)
+  unit = 10 ** math.floor(math.log10(span / _INTERVALS))
+  step = next(unit * k for k in (1, 2, 5, 10) if span / (unit * k) <= _INTERVALS + 1e-9)
   first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
   return [round(step * k, 12) for k in range(first, max(last, first + 1) + 1)]
 

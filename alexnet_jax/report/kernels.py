@@ -8,21 +8,21 @@ from collections.abc import Mapping
 
 import numpy as np
 
+_MOST_COLUMNS = 8  # kernels in a row of the picture
 _SHUFFLES = 1000  # random divisions of the kernels into two towers, for the permutation test
 
 
-def picture(kernels: np.ndarray, most_columns: int = 8) -> np.ndarray:
+def picture(kernels: np.ndarray) -> np.ndarray:
   """Draws the kernels of one tower in a grid, each scaled to the whole range of grey levels.
 
   Args:
     kernels: float `[size, size, 1 or 3, maps]`.
-    most_columns: largest number of kernels in a row.
 
   Returns:
     uint8 `[H, W, 3]`, with a line of mid-gray pixels between kernels.
   """
   size, maps = kernels.shape[0], kernels.shape[-1]
-  columns = min(most_columns, maps)
+  columns = min(_MOST_COLUMNS, maps)
   rows = -(-maps // columns)
   sheet = np.full((rows * (size + 1) + 1, columns * (size + 1) + 1, 3), 128, np.uint8)
   largest = np.maximum(np.abs(kernels).max((0, 1, 2)), np.finfo(np.float32).tiny)

@@ -1,33 +1,43 @@
 """The mistakes of a network: confused pairs of classes, losses of single images, and misplaced confidence."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 _SURE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)  # lower bounds of the groups of `confidence`
 
 
-def losses(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """Returns the negative log probability of the label of each image, in nats.
+class Predictions(NamedTuple):
+  """What a network says about N images. For many classes, all probabilities would not fit into memory.
 
-  Args:
-    probabilities: float `[N, classes]`.
+  Attributes:
     labels: int `[N]`.
-
-  Returns:
-    float64 `[N]`.
+    indices: of the images in their split, int `[N]`.
+    own: the probability of the label, float `[N]`.
+    best: the K most probable classes, the most probable first, int `[N, K]`.
+    top: their probabilities, float `[N, K]`.
   """
-  own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-  return -np.log(np.maximum(own, np.finfo(np.float32).tiny))
+
+  labels: np.ndarray
+  indices: np.ndarray
+  own: np.ndarray
+  best: np.ndarray
+  top: np.ndarray
+
+
+def losses(own: np.ndarray) -> np.ndarray:
+  """Returns the negative logarithms, in nats and float64, of the probabilities of labels."""
+  return -np.log(np.maximum(own.astype(np.float64), np.finfo(np.float32).tiny))
 
 
 def confused_pairs(
-  probabilities: np.ndarray, labels: np.ndarray, names: Sequence[str], most: int
+  predicted: np.ndarray, labels: np.ndarray, names: Sequence[str], most: int
 ) -> list[dict[str, object]]:
   """Returns the pairs of classes that are confused most often.
 
   Args:
-    probabilities: float `[N, classes]`.
+    predicted: the most probable class of each image, int `[N]`.
     labels: int `[N]`.
     names: names of the classes.
     most: largest number of pairs.
@@ -36,7 +46,6 @@ def confused_pairs(
     `[{'label', 'predicted', 'count', 'of'}, ...]`, the most frequent first: `count` of the `of` images
     of class `label` were classified as `predicted`.
   """
-  predicted = probabilities.argmax(1)
   wrong = predicted != labels
   pairs, counts = np.unique(np.stack([labels, predicted])[:, wrong], axis=1, return_counts=True)
   order = np.argsort(-counts, kind='stable')[:most]
@@ -51,18 +60,17 @@ def confused_pairs(
   ]
 
 
-def confidence(probabilities: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+def confidence(largest: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
   """Groups the images by the probability of the predicted class.
 
   Args:
-    probabilities: float `[N, classes]`.
-    labels: int `[N]`.
+    largest: the probability of the predicted class of each image, float `[N]`.
+    right: whether it is the label, bool `[N]`.
 
   Returns:
     For each group that has images: the bounds `low` and `high` of the probability, the number of `images`,
     the mean `probability` and the share that is `right`. All but the number are in per cent.
   """
-  largest, right = probabilities.max(1), probabilities.argmax(1) == labels
   group = np.searchsorted(_SURE, largest, side='right') - 1
   rows = []
   for k, (low, high) in enumerate(zip(_SURE, (*_SURE[1:], 1.0), strict=True)):

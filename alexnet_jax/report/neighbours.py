@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+_CODES_BATCH = 256  # vectors in a training step of the codes
 _CANDIDATES = 4  # times k: the candidates whose distances are computed again in float64
 
 
@@ -43,9 +44,7 @@ class Index:
     return np.take_along_axis(indices, order, 1), np.take_along_axis(distances, order, 1)
 
 
-def train_codes(
-  vectors: np.ndarray, bits: int, *, steps: int = 500, batch_size: int = 256, seed: int = 0
-):
+def train_codes(vectors: np.ndarray, bits: int, *, steps: int = 500):
   """Trains an autoencoder with a nearly binary code, as section 6.1 of the paper suggests.
 
   The encoder and the decoder have one layer each. Noise before the sigmoid drives the `bits` units of
@@ -56,15 +55,15 @@ def train_codes(
     vectors: training vectors, float32 `[N, D]`.
     bits: length of a code.
     steps: number of training steps.
-    batch_size: vectors per step.
-    seed: draws the weights, batches and noise.
 
   Returns:
     `encode(vectors [M, D]) -> bool [M, bits]`.
   """
-  centre, spread = vectors.mean(0), vectors.std() + 1e-6
+  # The standard deviation of all numbers. `vectors.std()` would copy them.
+  squares, mean = np.einsum('nd,nd->', vectors, vectors, dtype=float), vectors.mean(dtype=float)
+  centre, spread = vectors.mean(0), float(np.sqrt(max(squares / vectors.size - mean**2, 0))) + 1e-6
   width = vectors.shape[1]
-  first, second, key = jax.random.split(jax.random.key(seed), 3)
+  first, second, key = jax.random.split(jax.random.key(0), 3)
   weights = {
     'in': jax.random.normal(first, (width, bits)) / np.sqrt(width),
     'threshold': jnp.zeros(bits),
@@ -83,14 +82,15 @@ def train_codes(
     updates, state = optimizer.update(jax.grad(loss)(weights, x, key), state)
     return optax.apply_updates(weights, updates), state
 
-  state, rng = optimizer.init(weights), np.random.default_rng(seed)
+  state, rng = optimizer.init(weights), np.random.default_rng(0)
   for i in range(steps):
-    x = (vectors[rng.integers(0, len(vectors), batch_size)] - centre) / spread
+    x = (vectors[rng.integers(0, len(vectors), _CODES_BATCH)] - centre) / spread
     weights, state = step(weights, state, x, jax.random.fold_in(key, i))
-  kernel, threshold = np.asarray(weights['in']), np.asarray(weights['threshold'])
+  kernel = np.asarray(weights['in']) / spread
+  threshold = centre @ kernel - np.asarray(weights['threshold'])
 
   def encode(vectors: np.ndarray) -> np.ndarray:
-    return (vectors - centre) / spread @ kernel + threshold > 0
+    return vectors @ kernel > threshold
 
   return encode
 

@@ -6,21 +6,20 @@ network. Without scripts, everything works but the enlarging of pictures.
 """
 
 import contextlib
-import functools
 import os
 import pathlib
 from typing import Any
 
 from absl import logging
+import jax
 from ml_collections import ConfigDict
 import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax import steps
-from alexnet_jax.data import Dataset, open_dataset, sources
-from alexnet_jax.errors import UserError
+from alexnet_jax.data import Dataset, sources
 from alexnet_jax.evaluation import baseline, evaluate, loading, per_class
-from alexnet_jax.inference import features as features_lib
+from alexnet_jax.inference.classifier import feature_function
 from alexnet_jax.report import (
   curves,
   duplicates,
@@ -66,18 +65,16 @@ def report(
   """
   template, path = _template(), _path_of_page(workdir, output)
   trained = loading.load_alone(workdir, which, config)
-  data = ConfigDict(config.data.to_dict() | {'canvas': trained.config.data.canvas.to_dict()})
-  with contextlib.closing(open_dataset(data, config.seed)) as dataset:
-    if apart := evaluate.classes_apart(dataset.class_names, trained.meta['class_names']):
-      raise UserError(
-        f'{data.source} has other classes than the run in {workdir} ({apart}): name images of its '
-        'classes with --config.data.source'
-      )
-    if not dataset.num_validation:
-      raise UserError(f'{data.source} has no validation images to report on: add PATH/val')
+  warnings = loading.warn_of_another_split(config, trained)
+  if config.data.shuffle == 'stored':  # the first images are not a random part: often one class
+    config = config.copy_and_resolve_references()
+    config.data.shuffle = 'global'
+  if archive.is_archive(workdir):
+    which = str(trained.step)  # a file does not say how its checkpoint was chosen
+  with contextlib.closing(evaluate.open_data(config, trained)) as dataset:
     logging.info('evaluating %d images', dataset.num_validation)
     page = _Page(config, trained, dataset, which)
-    values = page.values(pathlib.Path(workdir))
+    values = page.values(pathlib.Path(workdir)) | {'warnings': warnings}
   # Names of classes that are not UTF-8 hold code points that cannot be encoded.
   html = template.render(**values).encode('utf-8', 'replace')
   with atomic_io.replacing(path) as file:
@@ -118,40 +115,46 @@ class _Page:
     self.settings, self.trained, self.dataset = config.report, trained, dataset
     self.source, self.which = config.data.source, which
     self.layer = trained.config.model.layers[-2]
+    self.activations = feature_function(trained, self.layer)
     self.labels = loading.class_labels(trained)
+    own, here = map(sources.short_name, (trained.meta['config'].data.source, self.source))
+    self.other = here if here != own else ''  # the name of images that the run did not use
     self.pictures = pictures.Pictures(dataset, self.source, self.labels)
     self.digests: dict[str, list[tuple[bytes, int]]] = {'validation': [], 'train': []}
 
   def values(self, workdir: pathlib.Path) -> dict[str, object]:
     """Returns the variables of the template."""
-    errors, probabilities, labels, index = self._validation()
-    loss = mistakes.losses(probabilities, labels)
+    errors, seen = self._validation()
+    labels, index, predicted = seen.labels, seen.indices, seen.best[:, 0]
     shown = self._some(len(labels))
-    worst = np.argsort(-loss, kind='stable')[: self.settings.images]
+    worst = np.argsort(seen.own, kind='stable')[: self.settings.images]
     vectors = self._vectors(self.dataset.canvases('validation', index[shown]))
-    own = self.trained.config
-    base, differences = settings.differences(self.trained.meta['config'])
+    own, run = self.trained.config, self.trained.meta['config']
+    base, differences = settings.differences(run)
     return {
       'title': f'{own.recipe} on {sources.short_name(own.data.source)}',
       'settings': settings.main(self.trained, self.source),
       'base': base,
       'differences': differences,
       'chosen_here': settings.chosen_here(self.trained, self.which, self.source),
+      'other': self.other,
       'views': own.eval.views,
-      'train_views': own.eval.train_views,
+      'weights': own.eval.weights,
+      'train_views': run.eval.train_views,
+      'train_weights': run.eval.weights,
       'layer': self.layer,
       'labels': self.labels,
       'columns': pictures.columns(len(shown)),
-      'predictions': self._cards(shown, index, labels, probabilities),
-      'worst': self._cards(worst, index, labels, probabilities),
+      'predictions': [self.pictures.card(seen, at) for at in shown],
+      'worst': [self.pictures.card(seen, at) for at in worst],
       'wrong': round(errors['top1_error'] * errors['examples'] / 100),
-      'pairs': mistakes.confused_pairs(probabilities, labels, self.labels, _PAIRS),
-      'confidence': mistakes.confidence(probabilities, labels),
+      'pairs': mistakes.confused_pairs(predicted, labels, self.labels, _PAIRS),
+      'confidence': mistakes.confidence(seen.top[:, 0], predicted == labels),
       **errors,
       **self._headline(errors, labels),
       **self._training(workdir),
       **self._kernels(),
-      **self._classes(probabilities, labels),
+      **self._classes(predicted, labels),
       **self._neighbours(shown, index, labels, vectors, *self._stored()),
       **self._in_both_splits(),
     }
@@ -192,19 +195,26 @@ class _Page:
       'specialisation': kernels.specialisation(params) if in_colour else None,
     }
 
-  def _classes(self, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, object]:
+  def _classes(self, predicted: np.ndarray, labels: np.ndarray) -> dict[str, object]:
     """Returns the figures of each class, the lowest F1 first, and the confusion matrix if it is small."""
     size = len(self.labels)
-    matrix = np.zeros((size, size), np.int64)
-    np.add.at(matrix, (labels, probabilities.argmax(1)), 1)
-    described = per_class.describe(matrix, self.trained.meta['class_names'], self.labels)
+    matrix = None
+    if size <= _MATRIX:
+      matrix = np.zeros((size, size), np.int64)
+      np.add.at(matrix, (labels, predicted), 1)
+    right, images, guessed = (
+      np.bincount(some, minlength=size) for some in (labels[labels == predicted], labels, predicted)
+    )
+    described = per_class.figures(
+      right, images, guessed, self.trained.meta['class_names'], self.labels
+    )
     rows = [row for row in described['classes'] if row['images']]
     rows.sort(key=lambda row: row['f1'])
     return {
       'macro_f1': described['macro_f1'],
       'classes': rows[:_CLASSES],
       'all_classes': len(rows),
-      'confusion': described['confusion'] if size <= _MATRIX else None,
+      'confusion': None if matrix is None else matrix.tolist(),
     }
 
   def _some(self, number: int) -> np.ndarray:
@@ -212,23 +222,24 @@ class _Page:
     few = min(self.settings.images, number)
     return np.sort(np.random.default_rng(0).choice(number, few, replace=False))
 
-  def _validation(self) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the errors, and the probabilities, label and index of every validation image."""
+  def _validation(self) -> tuple[dict, mistakes.Predictions]:
+    """Returns the errors, and the predictions for every validation image."""
     model, sums, rows = self.trained.model, [], []
     total, size = self.dataset.num_validation, self.trained.config.eval.batch_size
     batches = self.dataset.eval_batches(size)
     for batch in tqdm(batches, 'validation images', -(-total // size), unit='batch', disable=None):
-      mask = batch['mask']
+      mask, labels = batch['mask'], batch['label']
       probabilities = model.predict(
         model.params, model.batch_stats, batch['image'], model.mean_image
       )
-      sums.append(steps.score(probabilities, batch['label'], mask))
-      rows.append((np.asarray(probabilities)[mask], batch['label'][mask], batch['index'][mask]))
+      sums.append(steps.score(probabilities, labels, mask))
+      top, best = jax.lax.top_k(probabilities, min(pictures.BARS, len(self.labels)))
+      own = probabilities[np.arange(len(labels)), labels]
+      rows.append([np.asarray(x)[mask] for x in (labels, batch['index'], own, best, top)])
       self._note('validation', batch, mask)
     errors = evaluate.errors_from(sums, len(self.labels))
     evaluate.check_finite(errors)
-    probabilities, labels, index = map(np.concatenate, zip(*rows, strict=True))
-    return errors, probabilities, labels, index
+    return errors, mistakes.Predictions(*map(np.concatenate, zip(*rows, strict=True)))
 
   def _note(self, split: str, batch: dict[str, np.ndarray], mask: np.ndarray) -> None:
     """Keeps the digests of the images of a batch, to find those that are in both splits."""
@@ -253,22 +264,16 @@ class _Page:
       'compared': compared if self.settings.train_images < self.dataset.num_train else None,
     }
 
-  @functools.cached_property
-  def _features(self):
-    return features_lib.feature_function(self.trained.config, self.layer)
-
   def _vectors(self, images: np.ndarray) -> np.ndarray:
     """Returns the activations of the last hidden layer for some canvases, float32 `[B, D]`."""
-    model = self.trained.model
-    variables = {'params': model.params, 'batch_stats': model.batch_stats}
-    out = self._features(variables, model.mean_image, images)
-    return np.asarray(out, np.float32).reshape(len(images), -1)
+    return self.activations(images).reshape(len(images), -1)
 
   def _stored(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns vectors, labels and indices of the training images, or of a random part of them."""
-    left = min(self.settings.train_images, self.dataset.num_train)
-    batch_size = self.trained.config.eval.batch_size
-    vectors, labels, index = [], [], []
+    total = left = min(self.settings.train_images, self.dataset.num_train)
+    batch_size, found = self.trained.config.eval.batch_size, 0
+    vectors = np.zeros((total, 0), np.float32)
+    labels, index = [], []
     with (
       contextlib.closing(self.dataset.train_batches(0, batch_size)) as batches,
       tqdm(total=left, desc='training images', unit='image', disable=None) as bar,
@@ -278,11 +283,15 @@ class _Page:
         mask = batch['mask'] & (np.arange(batch_size) < left)
         bar.update(min(batch_size, left))
         left -= batch_size
-        vectors.append(self._vectors(batch['image'])[mask])
+        rows = self._vectors(batch['image'])[mask]
+        if not vectors.size:  # a list of batches would take twice the memory when they are joined
+          vectors = np.empty((total, rows.shape[1]), np.float32)
+        vectors[found : found + len(rows)] = rows
+        found += len(rows)
         labels.append(batch['label'][mask])
         index.append(batch['index'][mask])
         self._note('train', batch, mask)
-    return np.concatenate(vectors), np.concatenate(labels), np.concatenate(index)
+    return vectors[:found], np.concatenate(labels), np.concatenate(index)
 
   def _neighbours(self, shown, index, labels, vectors, stored, stored_labels, stored_index) -> dict:
     """Returns the values for Figure 4 (right): nearest images of the images `shown`, also by binary codes."""
@@ -306,7 +315,3 @@ class _Page:
       codes = {'bits': self.settings.bits, 'share': neighbours.agreement(short, nearest)}
       codes['numbers'] = stored.shape[1]
     return {'neighbours': rows, 'stored': len(stored), 'codes': codes}
-
-  def _cards(self, shown, index, labels, probabilities) -> list[dict[str, object]]:
-    """Returns images with their most probable classes."""
-    return [self.pictures.card(index[at], labels[at], probabilities[at]) for at in shown]

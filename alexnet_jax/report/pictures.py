@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import io
 import math
 import os
+import pathlib
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,7 @@ from alexnet_jax.report import kernels, mistakes
 
 _MAX_SIDE = 256  # largest side of a picture, in pixels
 _PIXELATED = 64  # pictures of at most this side are enlarged without smoothing
-_BARS = 5  # largest number of probable classes of an image
+BARS = 5  # largest number of probable classes of an image
 _LEAST = 0.0005  # smallest probability of a class from the third on; less is shown as 0.0 %
 _KERNELS_WIDTH = 480  # smallest width of the picture of a tower's kernels, in pixels
 
@@ -30,7 +31,7 @@ class Pictures:
 
   def __init__(self, dataset: Dataset, source: str, labels: Sequence[str]):
     self._dataset, self._labels = dataset, labels
-    self._root = source.partition(':')[2].rstrip('/') + '/'
+    self._root = f'{pathlib.Path(source.partition(":")[2]).expanduser()}/'
 
   def canvas(self, split: str, index: int) -> np.ndarray:
     """Returns an image as the network is given it before augmentation, uint8 `[S, S, 3]`."""
@@ -55,33 +56,29 @@ class Pictures:
       'is_small': is_small,
     }
 
-  def card(self, index: int, label: int, probabilities: np.ndarray) -> dict[str, object]:
+  def card(self, predictions: mistakes.Predictions, at: int) -> dict[str, object]:
     """Returns a validation image, as `of` does, with its two to five most probable classes.
 
     If its own class is not among them, it takes the last place.
 
     Args:
-      index: its index in the split.
-      label: its class.
-      probabilities: float `[classes]`.
+      predictions: those of all validation images, with the `BARS` most probable classes.
+      at: the position of the image in `predictions`.
 
     Returns:
       Also `bars` (`label`, `percent` and `right` of each class), `is_right` and `loss`.
     """
-    best = [*np.argsort(-probabilities, kind='stable')[:_BARS]]
-    if label not in best:
-      best[-1] = label
+    label, index, own, best, top = (values[at] for values in predictions)
+    shares = dict(zip(best.tolist(), top.tolist(), strict=True))
+    if label not in shares:
+      shares.popitem()
+      shares[int(label)] = float(own)
     bars = [
-      {
-        'label': self._labels[k],
-        'percent': float(100 * probabilities[k]),
-        'right': bool(k == label),
-      }
-      for i, k in enumerate(best)
-      if i < 2 or k == label or probabilities[k] >= _LEAST
+      {'label': self._labels[k], 'percent': 100 * share, 'right': bool(k == label)}
+      for i, (k, share) in enumerate(shares.items())
+      if i < 2 or k == label or share >= _LEAST
     ]
-    loss = mistakes.losses(probabilities[None], np.array([label]))[0]
-    more = {'bars': bars, 'is_right': bars[0]['right'], 'loss': float(loss)}
+    more = {'bars': bars, 'is_right': bars[0]['right'], 'loss': float(mistakes.losses(own))}
     return self.of('validation', index, label) | more
 
 

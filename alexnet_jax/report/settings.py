@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.config import keys, recipes
+from alexnet_jax.data import sources
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation.loading import Trained
 from alexnet_jax.models.spec import is_layer
@@ -40,7 +41,8 @@ def main(trained: Trained, source: str) -> dict[str, str]:
 def chosen_here(trained: Trained, which: str, source: str) -> bool:
   """Returns whether the checkpoint was chosen by its error on the images of the report."""
   evaluated = 'val/top1_error' in trained.meta['validation']
-  return which == 'best' and evaluated and source == trained.meta['config'].data.source
+  here, own = map(sources.short_name, (source, trained.meta['config'].data.source))
+  return which == 'best' and evaluated and here == own
 
 
 def differences(config: ConfigDict) -> tuple[str, list[tuple[str, str, str]]]:

@@ -15,11 +15,20 @@ from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.serve import forms, limits, openapi
 from alexnet_jax.serve.network import Network
-from alexnet_jax.utils.optional_import import import_module
 
 _FILES = {'/': 'page.html', '/page.css': 'page.css', '/page.js': 'page.js'}
 _FOLDER = pathlib.Path(__file__).parent
@@ -33,7 +42,6 @@ _HEADERS = {
   'Referrer-Policy': 'no-referrer',
   'Cache-Control': 'no-store',
 }
-_NEED = '--mode=serve'
 _SHUTDOWN_SECONDS = 3  # time for running requests when the server stops
 _MAX_CONNECTIONS = 100  # beyond these, uvicorn answers 503
 
@@ -45,56 +53,62 @@ def _is_loopback(host: str) -> bool:
     return False
 
 
+def _allowed_hosts(host: str) -> list[str]:
+  """Returns the names in Host headers that are answered, for the address of `--host`; ['*'] means any.
+
+  This machine has other names in a network, so only a server on a loopback address checks them.
+  """
+  return ['localhost', '127.0.0.1', '[::1]', host] if _is_loopback(host) else ['*']
+
+
 class _Handlers:
   """The request handlers of the page."""
 
   def __init__(self, network: Network, max_bytes: int):
     self._network = network
     self._limits = limits.Limits(max_bytes)
-    self._starlette = import_module('starlette.responses', 'serve', _NEED)
-    concurrency = import_module('starlette.concurrency', 'serve', _NEED)
-    self._in_thread = concurrency.run_in_threadpool
-    self._disconnect = import_module('starlette.requests', 'serve', _NEED).ClientDisconnect
 
-  def _respond(self, content: bytes, media_type: str, status: int = 200, **headers: str) -> Any:
-    return self._starlette.Response(content, status, _HEADERS | headers, media_type)
+  def _respond(
+    self, content: bytes, media_type: str, status: int = 200, **headers: str
+  ) -> Response:
+    return Response(content, status, _HEADERS | headers, media_type)
 
-  def _json(self, value: object, status: int = 200, **headers: str) -> Any:
+  def _json(self, value: object, status: int = 200, **headers: str) -> Response:
     return self._respond(json.dumps(value).encode(), 'application/json', status, **headers)
 
-  async def file(self, request: Any) -> Any:
+  async def file(self, request: Request) -> Response:
     """Returns a file of the page."""
-    return self._starlette.FileResponse(_FOLDER / _FILES[request.url.path], headers=_HEADERS)
+    return FileResponse(_FOLDER / _FILES[request.url.path], headers=_HEADERS)
 
-  async def about(self, request: Any) -> Any:
+  async def about(self, request: Request) -> Response:
     """Returns the description of the network, as JSON."""
     return self._json(self._network.about() | {'max_bytes': self._limits.max_bytes})
 
-  async def openapi(self, request: Any) -> Any:
+  async def openapi(self, request: Request) -> Response:
     """Returns the description of the HTTP interface, as JSON."""
     return self._json(openapi.document(self._limits.max_bytes))
 
-  async def kernels(self, request: Any) -> Any:
+  async def kernels(self, request: Request) -> Response:
     """Returns the kernels of the first layer of a tower, as PNG."""
     return await self._picture(self._network.kernels, request.path_params['tower'], 'image/png')
 
-  async def example(self, request: Any) -> Any:
+  async def example(self, request: Request) -> Response:
     """Returns an example, as PNG."""
     return await self._picture(self._network.example, request.path_params['index'], 'image/png')
 
-  async def neighbour(self, request: Any) -> Any:
+  async def neighbour(self, request: Request) -> Response:
     """Returns an image of the features, as JPEG."""
     return await self._picture(self._network.neighbour, request.path_params['index'], 'image/jpeg')
 
-  async def _picture(self, make: Callable[[int], bytes], index: int, media_type: str) -> Any:
+  async def _picture(self, make: Callable[[int], bytes], index: int, media_type: str) -> Response:
     try:
       async with self._limits.decoding:
-        image = await self._in_thread(make, index)
+        image = await run_in_threadpool(make, index)
     except (IndexError, OSError, ValueError):
       return self._json({'error': 'there is no such image, or it cannot be read any more'}, 404)
     return self._respond(image, media_type)
 
-  async def predict(self, request: Any) -> Any:
+  async def predict(self, request: Request) -> Response:
     """Classifies the image, or the form with images, in the body of a POST."""
     try:
       try:
@@ -106,10 +120,10 @@ class _Handlers:
           await limits.discard(request, self._limits.max_bytes)
         retry = {'Retry-After': str(limits.RETRY_SECONDS)} if error.status == 503 else {}
         return self._json({'error': str(error)}, error.status, **retry)
-    except self._disconnect:
+    except ClientDisconnect:
       return self._respond(b'', 'text/plain', 400)  # the visitor is gone and does not see it
 
-  async def _predict(self, request: Any) -> dict[str, Any]:
+  async def _predict(self, request: Request) -> dict[str, Any]:
     """Returns the answer to a file, or the answers to the files of a form; raises Refused."""
     data = await self._limits.read(request)
     with_activations = request.query_params.get('activations') == '1'
@@ -125,14 +139,46 @@ class _Handlers:
   async def _classify(self, data: Any, name: str, with_activations: bool) -> dict[str, Any]:
     try:
       async with self._limits.decoding:
-        canvas = await self._in_thread(self._network.decode, data)
+        canvas = await run_in_threadpool(self._network.decode, data)
     except ValueError as error:
       reason = ' '.join(str(error).split())
       raise limits.Refused(422, f'{name} is not a readable image: {reason}') from None
-    return await self._in_thread(self._network.classify, canvas, with_activations)
+    try:
+      return await run_in_threadpool(self._network.classify, canvas, with_activations)
+    except RunError as error:
+      raise limits.Refused(500, str(error)) from None
+
+  async def failed(self, request: Request, error: Exception) -> Response:
+    """Returns the reason why a request failed, as JSON."""
+    reason, status = (
+      getattr(error, 'detail', 'the server failed'),
+      getattr(error, 'status_code', 500),
+    )
+    return self._json({'error': reason}, status, **(getattr(error, 'headers', None) or {}))
 
 
-def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Any:
+class _ImpatientProtocol(H11Protocol):
+  """uvicorn's HTTP protocol, which closes connections on which no request arrives in time.
+
+  uvicorn limits only the time between an answer and the first byte of the next request. Connections without
+  a whole request would count as visitors for ever.
+  """
+
+  def connection_made(self, transport):
+    super().connection_made(transport)
+    self.loop.call_later(limits.UPLOAD_SECONDS, self._close_if_silent, None)
+
+  def _close_if_silent(self, before):
+    """Closes the connection if no request runs and none has begun since `before`, the last one then."""
+    if self.transport.is_closing():
+      return
+    if self.cycle is before and (before is None or before.response_complete):
+      self.transport.close()
+    else:
+      self.loop.call_later(limits.UPLOAD_SECONDS, self._close_if_silent, self.cycle)
+
+
+def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Starlette:
   """Creates the Starlette application.
 
   Args:
@@ -140,26 +186,23 @@ def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Any:
     max_bytes: largest size of an upload.
     hosts: allowed host names, or ['*'] for any. A request with another Host header is refused, so
       that a page of another name that resolves to this machine cannot read the answers.
-
-  Raises:
-    UserError: Starlette is not installed.
   """
-  routing = import_module('starlette.routing', 'serve', _NEED)
-  applications = import_module('starlette.applications', 'serve', _NEED)
-  middleware = import_module('starlette.middleware', 'serve', _NEED)
-  trusted = import_module('starlette.middleware.trustedhost', 'serve', _NEED)
   handlers = _Handlers(network, max_bytes)
-  routes = [routing.Route(path, handlers.file) for path in _FILES]
+  routes = [Route(path, handlers.file) for path in _FILES]
   routes += [
-    routing.Route('/about', handlers.about),
-    routing.Route('/openapi.json', handlers.openapi),
-    routing.Route('/kernels/{tower:int}', handlers.kernels),
-    routing.Route('/examples/{index:int}', handlers.example),
-    routing.Route('/neighbours/{index:int}', handlers.neighbour),
-    routing.Route('/predict', handlers.predict, methods=['POST']),
+    Route('/about', handlers.about),
+    Route('/openapi.json', handlers.openapi),
+    Route('/kernels/{tower:int}', handlers.kernels),
+    Route('/examples/{index:int}', handlers.example),
+    Route('/neighbours/{index:int}', handlers.neighbour),
+    Route('/predict', handlers.predict, methods=['POST']),
   ]
-  check_host = middleware.Middleware(trusted.TrustedHostMiddleware, allowed_hosts=hosts)
-  return applications.Starlette(routes=routes, middleware=[check_host])
+  check_host = Middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+  return Starlette(
+    routes=routes,
+    middleware=[check_host],
+    exception_handlers={HTTPException: handlers.failed, 500: handlers.failed},
+  )
 
 
 def serve(
@@ -188,12 +231,10 @@ def serve(
   """
   if not 0 <= port < 2**16:
     raise UserError(f'--port={port} cannot be listened on: choose one up to 65535')
-  uvicorn = import_module('uvicorn', 'serve', _NEED)
   address = None
   with contextlib.suppress(KeyboardInterrupt), _sigterm_as_interrupt():
     network = Network(config, workdir, which, features)
-    hosts = ['localhost', '127.0.0.1', '[::1]', host] if _is_loopback(host) else ['*']
-    app = create_app(network, config.serve.max_mib << 20, hosts)
+    app = create_app(network, config.serve.max_mib << 20, _allowed_hosts(host))
     with _listen(host, port) as listener:
       name = f'[{host}]' if ':' in host else host
       address = f'http://{name}:{listener.getsockname()[1]}/'
@@ -205,33 +246,12 @@ def serve(
           log_level='warning',
           timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
           limit_concurrency=_MAX_CONNECTIONS,
-          http=_impatient_protocol(),
+          http=_ImpatientProtocol,
         )
       )
       logging.info('serving %s at %s, until Ctrl-C', workdir, address)
       server.run(sockets=[listener])
   return {'address': address}
-
-
-def _impatient_protocol() -> Any:
-  """Returns uvicorn's HTTP protocol, which closes connections on which no request arrives in time.
-
-  uvicorn limits only the time between two requests. Silent connections would count as visitors for ever.
-  """
-  h11_impl = import_module('uvicorn.protocols.http.h11_impl', 'serve', _NEED)
-
-  base: Any = h11_impl.H11Protocol
-
-  class Impatient(base):
-    def connection_made(self, transport):
-      super().connection_made(transport)
-      self.loop.call_later(limits.UPLOAD_SECONDS, self._close_if_silent)
-
-    def _close_if_silent(self):
-      if self.cycle is None:  # no request has arrived
-        self.transport.close()
-
-  return Impatient
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_jax.data import decode_canvas
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.evaluation import loading
 from alexnet_jax.inference.classifier import Classifier, Prediction, most_probable
 from alexnet_jax.models import spec
@@ -57,7 +57,7 @@ class Features:
     try:
       with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (TypeError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
       raise UserError(f'--features={path} cannot be read ({error}): name an .npz file') from None
     missing = sorted({'features', 'paths', 'layer', 'checkpoint'} - arrays.keys())
     if missing:
@@ -152,11 +152,18 @@ class Network:
       'name', 'label', 'distance'}`: `index` is its position in the features, and `label` is the class that
       its folder is named after, or None. `activations` is added if they are wanted: one picture of the maps
       of the first layer for each tower, as a data URL.
+
+    Raises:
+      RunError: the probabilities are not finite.
     """
     classifier, image = self._classifier, canvas[None]
     found: dict[str, Any] = {}
     with self._lock:
       (row,) = classifier.classify(image)
+      if not np.isfinite(row).all():
+        raise RunError(
+          'the network computes numbers that are not finite: train it again at a lower rate'
+        )
       top = most_probable(row, classifier.labels)
       found |= {'top': top, 'unsure': is_unsure(top), 'neighbours': []}
       if self.features:

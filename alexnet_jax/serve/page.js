@@ -9,12 +9,19 @@ const TINY = 100; // images with a smaller side are enlarged without smoothing
 
 const at = (id) => document.getElementById(id);
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}\u00a0%`;
-const short = (label) => label.split(', ')[0]; // ImageNet names a class by all its synonyms
+const first = (label) => label.split(', ')[0]; // ImageNet names a class by all its synonyms
 let about = null; // what the server says about the network
 let entries = []; // the history, newest first: {name, truth, picture, tiny, answer, error}
-let current = null; // the entry that is shown
-let waiting = 0; // images that have no answer yet
+let waiting = 0; // images of the batch that have no answer yet
+let batch = 0; // its number; an image of an earlier batch is left out
+let following = true; // whether the page shows each new answer, and not an entry of the history
 let queue = Promise.resolve();
+
+// Returns the first name of a class, if no other class begins with it.
+function short(label) {
+  const same = about ? about.classes.filter((name) => first(name) === first(label)) : [];
+  return same.length === 1 ? first(label) : label;
+}
 
 function element(name, text, parent, className) {
   const made = document.createElement(name);
@@ -125,19 +132,19 @@ function showError(text) {
 }
 
 function showVerdict({answer, truth}) {
-  const [first] = answer.top;
+  const [best] = answer.top;
   const verdict = element('p', undefined, null, 'verdict');
-  element('strong', first.label, verdict);
-  element('span', percent(first.probability), verdict);
+  element('strong', best.label, verdict);
+  element('span', percent(best.probability), verdict);
   at('message').replaceChildren(verdict);
-  if (answer.unsure) {
-    element('span', 'unsure', verdict, 'badge');
-    const low = first.probability < about.unsure.probability;
+  if (answer.unsure) element('span', 'unsure', verdict, 'badge');
+  if (answer.unsure && about) {
+    const low = best.probability < about.unsure.probability;
     element('p', low ? `The network is unsure: no class has ${percent(about.unsure.probability, 0)} or more.`
       : `The network is unsure: “${answer.top[1].label}” is nearly as probable.`, at('message'), 'soft');
   }
   if (truth) {
-    const right = truth === first.label;
+    const right = truth === best.label;
     element('p', right ? `✓ Right: the image shows ${truth}.` : `✗ Wrong: the image shows ${truth}.`,
       at('message'), right ? 'right' : 'wrong');
   }
@@ -172,7 +179,6 @@ function showAnswer(answer) {
 }
 
 function show(entry) {
-  current = entry;
   at('bars').replaceChildren();
   at('neighbours').replaceChildren();
   const {picture} = entry || {};
@@ -205,9 +211,9 @@ function remember(entry) {
     element('span', '?', entry.button, 'blank');
   }
   if (entry.answer) {
-    const [first] = entry.answer.top;
-    element('span', short(first.label), entry.button, 'name').title = first.label;
-    element('span', percent(first.probability), entry.button, 'soft');
+    const [best] = entry.answer.top;
+    element('span', short(best.label), entry.button, 'name').title = best.label;
+    element('span', percent(best.probability), entry.button, 'soft');
     if (entry.answer.unsure) element('span', 'unsure', entry.button, 'badge');
   } else {
     element('span', 'no answer', entry.button, 'name wrong');
@@ -218,6 +224,7 @@ function remember(entry) {
     element('span', right ? '✓ right' : `✗ ${short(entry.truth)}`, entry.button, right ? 'right' : 'wrong');
   }
   entry.button.addEventListener('click', () => {
+    following = waiting === 0;
     show(entry);
     at('answer').scrollIntoView({block: 'nearest'});
   });
@@ -263,32 +270,52 @@ async function post(file) {
   }
 }
 
-async function classify(file, truth) {
-  const entry = {name: file.name || 'image', truth, ...await makePicture(file)};
-  show(entry);
-  if (waiting > 1) element('p', `${waiting - 1} more to go`, at('message'), 'soft');
+// Returns {answer} or {error}.
+async function ask(file) {
   if (about && file.size > about.max_bytes) {
-    entry.error = `The file is too large: at most ${about.max_bytes >> 20} MiB.`;
-  } else {
-    try {
-      const response = await post(file);
-      const answer = await response.json();
-      if (response.ok) entry.answer = answer;
-      else entry.error = `${answer.error}.`;
-    } catch (error) {
-      entry.error = 'The server does not answer. Is it still running?';
-    }
+    return {error: `The file is too large: at most ${about.max_bytes >> 20} MiB.`};
+  }
+  let content;
+  try {
+    content = new Blob([await file.arrayBuffer()], {type: file.type});
+  } catch (error) { // a folder, or a file that has changed
+    return {error: 'The file cannot be read. Choose image files, not folders.'};
+  }
+  try {
+    const response = await post(content);
+    const answer = await response.json().catch(() => ({}));
+    if (response.ok && answer.top) return {answer};
+    return {error: `${answer.error || `The server failed (status ${response.status})`}.`};
+  } catch (error) {
+    return {error: 'The server does not answer. Is it still running?'};
+  }
+}
+
+async function classify(file, truth, own) {
+  const entry = {name: file.name || 'image', truth, ...await makePicture(file)};
+  if (own === batch && following) {
+    show(entry);
+    if (waiting > 1) element('p', `${waiting - 1} more to go`, at('message'), 'soft');
+  }
+  if (own === batch) Object.assign(entry, await ask(file));
+  if (own !== batch) { // the history was cleared
+    URL.revokeObjectURL(entry.picture);
+    return;
   }
   waiting -= 1;
   remember(entry);
+  if (!following) return;
   show(entry);
   at('answer').scrollIntoView({block: 'nearest'});
 }
 
 function add(files, truth) {
+  const own = batch;
+  if (waiting === 0) following = true;
   for (const file of files) {
     waiting += 1;
-    queue = queue.then(() => classify(file, truth));
+    queue = queue.then(() => own === batch && classify(file, truth, own))
+      .catch(() => showError('The page failed. Reload it.'));
   }
 }
 
@@ -301,6 +328,8 @@ for (const [button, input] of [['choose', 'file'], ['photograph', 'camera']]) {
 }
 at('photograph').hidden = !navigator.maxTouchPoints; // phones and tablets have a camera
 at('clear').addEventListener('click', () => {
+  batch += 1;
+  waiting = 0;
   entries.splice(0).forEach(forget);
   at('past').hidden = true;
   show(null);

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict, FrozenConfigDict
 import optax
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.models import spec
 
 Rates = dict[str, dict[str, jax.Array]]
 
@@ -118,23 +118,17 @@ def rate_tree(
   """Returns the learning rate of every parameter, a tree like `params`, as `paper_sgd` takes it.
 
   Args:
-    config: `config.optim`; `layer_rates`, the factors of single layers from some epoch on, is used.
+    config: `config.optim`; `layer_rates`, the factors of single layers from some epoch on, is used. A factor
+      also holds for the batch normalisation that follows the layer.
     params: parameters by layer and name; only the names are read.
     weight_rate: the rate of weights.
     bias_rate: the rate of all other parameters.
     epoch: number of complete epochs, with fraction.
-
-  Raises:
-    UserError: `config.optim.layer_rates` names a layer that the network lacks.
   """
   factors = {}
   for layer, start, factor in sorted(config.layer_rates, key=lambda change: change[1]):
-    if layer not in params:
-      raise UserError(
-        f'config.optim.layer_rates names {layer!r}: choose one of {", ".join(params)}'
-      )
     if epoch >= start:
-      factors[layer] = factor
+      factors[layer] = factors[f'batch_norm{spec.number(layer)}'] = factor
   return {
     layer: {
       name: (weight_rate if name == 'kernel' else bias_rate) * factors.get(layer, 1.0)

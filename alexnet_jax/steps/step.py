@@ -76,6 +76,8 @@ def loss_and_gradients(
       images = augment.mixed(images, shares)
 
     def loss_of(params):
+      # Before the layers cast the parameters to bfloat16, so that the devices add up float32 gradients.
+      params = sharding.own_copies(params)
       logits, variables = module.apply(
         {'params': params, 'batch_stats': batch_stats},
         images,
@@ -104,7 +106,8 @@ def in_micro_batches(
   """Splits the rows of a device into `count` parts and adds up the loss and the gradients of the parts.
 
   The results equal those of all rows at once except for the order of sums, and the random numbers are the
-  same. The activations that are stored for the gradients are those of one part at a time.
+  same. The activations that are stored for the gradients are those of one part at a time. The devices along
+  'data' communicate once, after the last part.
 
   Args:
     compute: the function that `loss_and_gradients` returns.
@@ -122,6 +125,8 @@ def in_micro_batches(
     first = lax.axis_index(mesh_lib.DATA) * rows
     total: Any = None
     parts, variables = [], []
+    replicated = jax.tree.map(lambda leaf: not sharding.differs(leaf), params)
+    params = sharding.own_copies(params)  # the devices add up the gradients of all parts at once
     for start in range(0, rows, size):
       part = {name: leaf[start : start + size] for name, leaf in batch.items()}
       (loss, (logits, _, own)), grads = compute(
@@ -136,6 +141,9 @@ def in_micro_batches(
       # as long.
       params = jax.tree.map(lambda leaf, grad: leaf + 0 * grad.ravel()[0], params, total[1])
     loss, grads = total
+    grads = jax.tree.map(
+      lambda grad, summed: lax.psum(grad, mesh_lib.DATA) if summed else grad, grads, replicated
+    )
     return (loss, (jnp.concatenate(parts), examples, merge(variables))), grads
 
   return function

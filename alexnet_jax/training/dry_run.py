@@ -43,7 +43,9 @@ def dry_run(config: ConfigDict) -> dict[str, object]:
   models.layer_table(config.model)
   mesh = mesh_lib.make_mesh(config)
   # One batch is read instead of filling the cache, without the seconds that importing TensorFlow takes.
-  data = ConfigDict(config.data.to_dict() | {'cache_mib': 0, 'loader': 'threads'})
+  # A set in TFRecord files is read in blocks, because it would otherwise be copied into a store.
+  reading = {'cache_mib': 0, 'loader': 'threads', 'shuffle': 'buffer'}
+  data = ConfigDict(config.data.to_dict() | reading)
   with contextlib.closing(open_dataset(data, config.seed)) as dataset:
     frozen = resolve(config, dataset)
     logging.info('reading a batch of %d images', frozen.train.batch_size)

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
 
+from absl import logging
+from flax.traverse_util import unflatten_dict
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -18,14 +20,15 @@ import numpy as np
 from alexnet_jax import steps
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import loading
+from alexnet_jax.interop import layout
 from alexnet_jax.models.spec import number
 from alexnet_jax.workdir import archive
 
 Tree = dict[str, dict[str, np.ndarray]]  # arrays by layer and name
 
 
-def read(source: str, config: FrozenConfigDict) -> tuple[Tree, Tree]:
-  """Reads the parameters and the batch statistics of a network, as NumPy arrays.
+def read(source: str, config: FrozenConfigDict) -> tuple[Tree, Tree, FrozenConfigDict]:
+  """Reads the parameters and the batch statistics of a network, as NumPy arrays, and its whole config.
 
   Args:
     source: the workdir of a run, or a file that `--mode=export --format=safetensors` wrote. Of a run, the
@@ -35,19 +38,22 @@ def read(source: str, config: FrozenConfigDict) -> tuple[Tree, Tree]:
   Raises:
     UserError: `source` does not exist or cannot be read.
   """
-  if source.endswith('.safetensors'):
-    archive.read_metadata(source)
-    tree = archive.unflatten(archive.read_tensors(source))
-    return tree['params'], tree.get('batch_stats', {})
-  if not pathlib.Path(source).is_dir():
+  is_file = archive.has_suffix(source)
+  if not (pathlib.Path(source).is_file() if is_file else pathlib.Path(source).is_dir()):
     raise UserError(
-      f'config.init_from={source}: there is no such folder; name the workdir of a run, or a .safetensors file'
+      f'config.init_from={source}: there is no such {"file" if is_file else "folder"}; name the workdir of a '
+      'run, or a .safetensors file'
     )
+  if is_file:
+    own = FrozenConfigDict(archive.read_config(source))
+    tree = unflatten_dict(archive.read_tensors(source), sep='/')
+    return tree['params'], tree.get('batch_stats', {}), own
   # Without a mesh, every process reads the whole network. `eval.weights` is about the new run.
   values = config.to_dict() | {'mesh': (0, 0)}
   values['eval'] = values['eval'] | {'weights': 'last'}
-  model = loading.load(source, 'latest', ConfigDict(values)).model
-  return jax.tree.map(np.asarray, (model.params, model.batch_stats))
+  trained = loading.load(source, 'latest', ConfigDict(values))
+  variables = trained.model.params, trained.model.batch_stats
+  return *jax.tree.map(np.asarray, variables), trained.meta['config']
 
 
 def check_origin(config: ConfigDict | FrozenConfigDict) -> None:
@@ -80,7 +86,7 @@ def copy_layers(config: FrozenConfigDict, mesh: Mesh, state: steps.TrainState) -
   if not config.init_from:
     return state
   layers = config.init_layers.split(',') if config.init_layers else config.model.layers[:-1]
-  params, batch_stats = read(config.init_from, config)
+  params, batch_stats, own = read(config.init_from, config)
   new_params, differing = _copied(layers, state.params, params)
   new_batch_stats, more_differing = _copied(layers, state.batch_stats, batch_stats)
   if differing := differing + more_differing:
@@ -88,8 +94,38 @@ def copy_layers(config: FrozenConfigDict, mesh: Mesh, state: steps.TrainState) -
       f'config.init_from={config.init_from} has other layers ({"; ".join(differing)}): choose the layers '
       'to copy with --config.init_layers, or make the widths and sizes equal'
     )
+  _warn_of_another_function(config, own, layers)
   ema = jax.tree.map(jnp.copy, new_params) if state.ema else {}  # a copy, as the step donates both
   return dataclasses.replace(state, params=new_params, batch_stats=new_batch_stats, ema=ema)
+
+
+def _warn_of_another_function(
+  config: FrozenConfigDict, own: FrozenConfigDict, layers: Sequence[str]
+) -> None:
+  """Logs a warning if the copied layers compute, or read, something else than in their network.
+
+  Args:
+    config: the whole config of the new run.
+    own: the whole config of the network with the layers.
+    layers: the layers that are copied.
+  """
+  others = {*config.model.layers, *own.model.layers} - set(layers)
+
+  def values(of: FrozenConfigDict) -> dict[str, object]:
+    function = {
+      f'model.{key}': value
+      for key, value in layout.function_of(of.model).items()
+      if key != 'layers' and key.partition('.')[0] not in others
+    }
+    return function | {f'augment.{key}': of.augment[key] for key in ('mean', 'mean_at', 'std')}
+
+  if differing := layout.differences(values(config), values(own), 'config.'):
+    logging.warning(
+      'config.init_from=%s is for another network than the config (%s): copied layers work best with the '
+      'recipe that they were trained with',
+      config.init_from,
+      differing,
+    )
 
 
 def _copied(layers: Sequence[str], ours: dict, theirs: Mapping) -> tuple[dict, list[str]]:

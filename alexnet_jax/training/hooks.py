@@ -39,7 +39,7 @@ class Outputs:
   def __init__(self, run: Run, first: int, unevaluated: bool):
     quiet = not multihost.is_primary()
     self.metrics = Metrics(run.workdir, first, run.config, quiet, unevaluated)
-    self.progress = Progress(run.total_steps, first, quiet)
+    self.progress = Progress(run.total_steps, quiet)
     self.timer = Timer()
 
   def __enter__(self):
@@ -136,6 +136,11 @@ class Evaluate:
     if config.train.evaluate and not self._validates:
       logging.warning(
         'there are no validation images: evaluation is skipped, and the run reports no error'
+      )
+    if not self._validates and (config.optim.schedule == 'plateau' or config.train.early_stopping):
+      logging.warning(
+        'nothing is evaluated: config.optim.schedule=plateau and config.train.early_stopping have no '
+        'effect'
       )
     self._splits = {'val': 'validation'} if self._validates else {}
     if config.train.until_train_error > 0:
@@ -238,6 +243,7 @@ class Save:
       'class_counts': [int(count) for count in dataset.train_counts],
       'num_train': dataset.num_train,
       'num_validation': dataset.num_validation,
+      'form': dataset.form,
       'epoch': self._run.epoch(step),
       'loss': self._record.loss,
       'schedule': self._record.schedule._asdict(),

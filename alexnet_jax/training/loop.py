@@ -11,10 +11,10 @@ import numpy as np
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import models, steps
-from alexnet_jax.data import Statistics, open_dataset
+from alexnet_jax.data import Dataset, Statistics, open_dataset
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import multihost
-from alexnet_jax.errors import Preempted, RunError
+from alexnet_jax.errors import Preempted, RunError, UserError
 from alexnet_jax.steps import schedules
 from alexnet_jax.training import hooks as hooks_lib
 from alexnet_jax.training import nan_debug
@@ -26,19 +26,25 @@ from alexnet_jax.training.step_inputs import StepInputs
 from alexnet_jax.utils import profiler
 from alexnet_jax.workdir import lock, run_config, sessions
 from alexnet_jax.workdir.checkpoint import Checkpoints
-from alexnet_jax.workdir.metrics import Timer
 
 _IN_FLIGHT = 1  # unfinished steps besides the newest; SIGTERM has to wait for all of them
 
 
-def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
+def train(
+  config: ConfigDict, workdir: str | pathlib.Path, is_followed: bool = False
+) -> dict[str, object]:
   """Trains the run of `config` in `workdir`, from its newest checkpoint if there is one.
+
+  Args:
+    config: the whole config.
+    workdir: the folder of the run.
+    is_followed: whether another run follows, so that SIGTERM at the end of this one raises `Preempted` too.
 
   Returns:
     `{'step', 'epoch', 'loss', 'top1_error', 'best_error', 'best_step', 'checkpoint', 'skipped_images'}`: the
     last loss and validation error (in per cent) that were logged, the lowest validation error and its step,
-    the path of the newest checkpoint, and the number of training images that could not be decoded. If
-    validation images were left out, `dropped_images` holds their names.
+    the path of the newest checkpoint, and the number of training images that this process could not decode
+    since it was started. If validation images were left out, `dropped_images` holds their names.
 
   Raises:
     UserError: the config or the data cannot be used, or the workdir holds another run.
@@ -56,13 +62,31 @@ def train(config: ConfigDict, workdir: str | pathlib.Path) -> dict[str, object]:
     with multihost.primary_first('data'):
       dataset = open_dataset(config.data, config.seed)
     with contextlib.closing(dataset):
+      _check_same_images(dataset)
       resolved = resolve(config, dataset)
       lock.make_workdir(workdir)
       with lock.locked(workdir), Checkpoints(workdir, resolved.train.keep) as checkpoints:
-        resumes = checkpoints.latest() is not None
-        run_config.write_or_check(workdir, resolved, resumes)
-        dataset.preload(multihost.share(), is_new=not resumes)
-        return _train(Run(resolved, workdir, dataset, mesh, checkpoints, stop))
+        step = checkpoints.latest()
+        run_config.check(workdir, resolved, step)
+        dataset.preload(multihost.share(), is_new=step is None)
+        if step is not None:
+          run_config.check_checkpoint(workdir, resolved, dataset, checkpoints.meta(step))
+        # Later modes read the images that config.json names, so a refused command must leave it as it was.
+        run_config.write(workdir, resolved)
+        result = _train(Run(resolved, workdir, dataset, mesh, checkpoints, stop))
+        if is_followed and stop.requested():
+          raise Preempted('stopped by SIGTERM between two runs: the same command resumes them')
+        return result
+
+
+def _check_same_images(dataset: Dataset) -> None:
+  """Raises UserError if the processes of a run see different images."""
+  seen = repr((dataset.class_names, dataset.num_validation)) + dataset.train_labels.tobytes().hex()
+  if not multihost.same_everywhere(seen):
+    raise UserError(
+      'the numbers, labels or classes of the images differ between the processes: give all of them the same '
+      'images, best on a file system that they share'
+    )
 
 
 class _Hooks(NamedTuple):
@@ -73,6 +97,10 @@ class _Hooks(NamedTuple):
   diagnose: hooks_lib.Diagnose
   evaluate: hooks_lib.Evaluate
   save: hooks_lib.Save
+
+  def due(self, step: int) -> bool:
+    """Returns whether a hook other than the profile is due after `step` steps."""
+    return any(hook.due(step) for hook in (self.log, self.diagnose, self.evaluate, self.save))
 
 
 def _train(run: Run) -> dict[str, object]:
@@ -100,10 +128,12 @@ def _train(run: Run) -> dict[str, object]:
         logging.info('nothing to do: the run has ended already, at step %d', step)
       else:
         with sessions.recorded(run.workdir, step):
-          step = _loop(run, state, statistics, record, train_step, inputs, hooks, outputs.timer)
+          step = _loop(run, state, statistics, record, train_step, inputs, hooks, outputs)
     except NonFiniteError as error:
       seconds = outputs.timer.seconds_per_step()
-      raise RunError(nan_debug.explain(run, train_step, inputs, error.step, seconds)) from None
+      raise RunError(
+        nan_debug.explain(run, train_step, inputs, statistics, error.step, seconds)
+      ) from None
   return _summary(run, record, step)
 
 
@@ -115,7 +145,7 @@ def _loop(
   train_step: jax.stages.Wrapped,
   inputs: StepInputs,
   hooks: _Hooks,
-  timer: Timer,
+  outputs: hooks_lib.Outputs,
 ) -> int:
   """Trains from `state.step` to the last step, whose number it returns.
 
@@ -123,10 +153,12 @@ def _loop(
     NonFiniteError: a loss, or a number of the state, is not finite.
     Preempted: SIGTERM arrived; a checkpoint has been written.
   """
-  step, pending = int(state.step), PendingLosses()
+  step, pending, timer = int(state.step), PendingLosses(), outputs.timer
+  first = step + 1
   with contextlib.closing(run.batches(step)) as batches:
     while step < run.total_steps:
-      hooks.profile.at(step, state)
+      with outputs.untimed():
+        hooks.profile.at(step, state)
       batch = timer.wait_for(batches)
       rates, colour, learning_rate = inputs.at(step, record.schedule)
       state, loss = train_step(state, batch, rates, colour, statistics)
@@ -134,18 +166,20 @@ def _loop(
       run.stop.defer_stop()
       timer.trained(run.config.train.batch_size)
       pending.add(step, loss)
-      pending.wait(_IN_FLIGHT)
+      # A hook that is due must not be charged for a step that is still running.
+      pending.wait(0 if step == first or hooks.due(step) else _IN_FLIGHT)
+      if step == first:
+        timer.started()
       run.checkpoints.raise_failure()
 
       if hooks.log.due(step):
-        pending.wait(0)
         state = hooks.log(step, state, learning_rate)
       if hooks.diagnose.due(step):
         hooks.diagnose(step, state, batch, colour)
       evaluate_now = hooks.evaluate.due(step)
       errors = hooks.evaluate(step, state) if evaluate_now else None
       record.unevaluated = evaluate_now and errors is None
-      stopping = run.stop.requested_at(step)
+      stopping = run.stop.requested_after_step()
       if evaluate_now or stopping or hooks.save.due(step):
         hooks.save(step, state, errors)
 
@@ -154,6 +188,8 @@ def _loop(
         return step
       if stopping and (record.unevaluated or step < run.total_steps):
         run.checkpoints.wait()
+        # Process 0 alone seals the checkpoint. If the others left before, it would count them as lost.
+        multihost.wait_for_all('checkpoint sealed')
         raise Preempted(
           f'stopped by SIGTERM at step {step} after writing a checkpoint: the same command resumes the run'
         )
@@ -164,21 +200,23 @@ def _repeat_evaluation(run: Run, state: steps.TrainState, record: Record, hooks:
   """Repeats the evaluation that SIGTERM interrupted, and adds its errors to the checkpoint."""
   step = int(state.step)
   errors = hooks.evaluate(step, state)
-  if errors is None:
-    raise Preempted(f'stopped by SIGTERM at step {step}: the same command resumes the run')
+  assert errors is not None  # before the first step, SIGTERM ends the process at once
   record.unevaluated = False
   hooks.save.amend(step, errors)
 
 
 def _log_start(run: Run, state: steps.TrainState) -> None:
   logging.info(
-    '%s: %d training and %d validation images of %d classes; %d parameters; %d steps on mesh %s',
+    '%s: %d training and %d validation images of %d classes; %d parameters; '
+    '%d steps on %d %s device(s), mesh %s',
     run.config.data.source,
     run.dataset.num_train,
     run.dataset.num_validation,
     len(run.dataset.class_names),
     sum(leaf.size for leaf in jax.tree.leaves(state.params)),
     run.total_steps,
+    run.mesh.size,
+    run.mesh.devices.flat[0].platform,
     tuple(run.mesh.shape.values()),
   )
   _warn_of_missing_classes(run)

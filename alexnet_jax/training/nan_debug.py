@@ -18,8 +18,10 @@ from ml_collections import FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import steps
+from alexnet_jax.data import Statistics
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import multihost, sharding
+from alexnet_jax.errors import is_memory
 from alexnet_jax.models import alexnet, spec
 from alexnet_jax.steps import augment, rng
 from alexnet_jax.training.run import Run, start
@@ -35,6 +37,7 @@ def explain(
   run: Run,
   train_step: Callable,
   inputs: StepInputs,
+  statistics: Statistics,
   step: int,
   seconds_per_step: float,
 ) -> str:
@@ -44,6 +47,7 @@ def explain(
     run: the run that failed.
     train_step: the compiled step of `steps.make_train_step`.
     inputs: the inputs of that step.
+    statistics: those of the training images, on the devices.
     step: number of the step (counted from 1) after which a number was not finite.
     seconds_per_step: mean duration of a step; decides whether the search is affordable.
   """
@@ -58,13 +62,20 @@ def explain(
     )
   logging.info('the loss is not finite: repeating %d steps to find the origin', repeated)
   run.stop.stop_at_once()
-  return f'{what}: {_search(run, train_step, inputs, step)}'
+  try:
+    return f'{what}: {_search(run, train_step, inputs, statistics, step)}'
+  except (MemoryError, RuntimeError) as error:
+    if not is_memory(error):
+      raise
+    return f'{what}: its origin was not found, because the search ran out of memory; {REMEDY}'
 
 
-def _search(run: Run, train_step: Callable, inputs: StepInputs, last: int) -> str:
+def _search(
+  run: Run, train_step: Callable, inputs: StepInputs, statistics: Statistics, last: int
+) -> str:
   """Repeats the steps from the newest checkpoint to step `last` and describes the first failure."""
   watch = make_watch_step(run.config, run.mesh)
-  state, statistics, record = start(run)
+  state, _, record = start(run, statistics)
   with contextlib.closing(run.batches(int(state.step))) as batches:
     for step in range(int(state.step), last):
       batch = next(batches)
@@ -74,6 +85,11 @@ def _search(run: Run, train_step: Callable, inputs: StepInputs, last: int) -> st
       if not (np.isfinite(float(loss)) and steps.all_finite((state.params, state.batch_stats))):
         found = jax.device_get(watch(before, batch, colour, statistics))
         return describe(step + 1, found, functools.partial(run.dataset.name, 'train'))
+    # An evaluation may be the first to compute with the weights of step `last`.
+    _, colour, _ = inputs.at(last, record.schedule)
+    found = jax.device_get(watch(state, next(batches), colour, statistics))
+    if not (found['rows'].all() and all(found['activations'].values())):
+      return describe(last + 1, found, functools.partial(run.dataset.name, 'train'))
   return (
     'the same steps, repeated from the last checkpoint, give finite numbers, so suspect the hardware '
     '(memory or a device may be failing): run the same command again; if it fails again, use another machine'

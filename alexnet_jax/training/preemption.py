@@ -8,6 +8,7 @@ between two batches of an evaluation.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -28,6 +29,10 @@ class StopSignal:
   installs its own handler and a protocol to agree on a step. In any thread but the main one, SIGTERM is not
   handled.
   """
+
+  # Numbers the calls of `requested_after_step` of this process. The number of the step would not do: if the
+  # signal arrives before the first call, JAX stops all processes at number 1, and a resumed run begins later.
+  _calls = itertools.count(1)
 
   def __init__(self):
     self._multiprocess = jax.process_count() > 1
@@ -69,11 +74,16 @@ class StopSignal:
     """Lets SIGTERM end the process at once from now on, as before the first step."""
     with self._lock:
       self._deferred = False
+      if self._received:
+        _stop_now()
 
-  def requested_at(self, step: int) -> bool:
-    """Returns whether to stop after `step`; all processes get the same answer."""
+  def requested_after_step(self) -> bool:
+    """Returns whether to stop after the step that has ended.
+
+    All processes must call this after every step. They get the same answer.
+    """
     if self._multiprocess:
-      return multihost_utils.reached_preemption_sync_point(step)
+      return multihost_utils.reached_preemption_sync_point(next(self._calls))
     return self._received
 
   def requested(self) -> bool:
@@ -88,5 +98,9 @@ class StopSignal:
       with self._lock:
         self._received = True
         if not self._deferred:
-          os.write(2, _MESSAGE)
-          os._exit(_EXIT_CODE)
+          _stop_now()
+
+
+def _stop_now() -> None:
+  os.write(2, _MESSAGE)
+  os._exit(_EXIT_CODE)

@@ -21,7 +21,7 @@ from alexnet_jax.steps import schedules
 from alexnet_jax.training.fine_tuning import copy_layers
 from alexnet_jax.training.preemption import StopSignal
 from alexnet_jax.utils.prefetch import prefetch
-from alexnet_jax.workdir import run_config
+from alexnet_jax.workdir import metrics, sessions
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
 _BATCHES_AHEAD = 1  # batches that wait on the devices; one more is on its way to them
@@ -97,7 +97,8 @@ class Record:
     unevaluated: whether an evaluation was due at the last step and SIGTERM interrupted it.
     best_error: the lowest validation top-1 error so far, in per cent; None before the first evaluation.
     best_step: the last step with that error.
-    stale: the number of evaluations since the error was last lowered.
+    epoch_error: the lowest validation top-1 error at the end of an epoch.
+    stale: the number of epochs since `epoch_error` was last lowered.
   """
 
   schedule: schedules.ScheduleState = dataclasses.field(default_factory=schedules.ScheduleState)
@@ -106,6 +107,7 @@ class Record:
   unevaluated: bool = False
   best_error: float | None = None
   best_step: int | None = None
+  epoch_error: float | None = None
   stale: int = 0
 
   def add_error(self, step: int, error: float, counts: bool) -> None:
@@ -114,17 +116,20 @@ class Record:
     Args:
       step: the number of complete steps.
       error: the error.
-      counts: whether the evaluation counts as stale if the error is not lower. That at the end of a run does
-        not if it is within an epoch, because a longer run would not evaluate there.
+      counts: whether the evaluation counts for early stopping. That at the end of a run does not if it is
+        within an epoch, because a longer run would not evaluate there.
     """
-    is_lower = self.best_error is None or error < self.best_error
-    self.stale = 0 if is_lower else self.stale + counts
-    if is_lower or error == self.best_error:
+    if self.best_error is None or error <= self.best_error:
       self.best_error, self.best_step = error, step
+    if counts:
+      is_lower = self.epoch_error is None or error < self.epoch_error
+      self.stale = 0 if is_lower else self.stale + 1
+      self.epoch_error = error if is_lower else self.epoch_error
 
   def best(self) -> dict[str, Any]:
     """Returns what a checkpoint stores of the best error."""
-    return {'best_error': self.best_error, 'best_step': self.best_step, 'stale': self.stale}
+    names = ('best_error', 'best_step', 'epoch_error', 'stale')
+    return {name: getattr(self, name) for name in names}
 
   def reason_to_end(self, config: ConfigDict | FrozenConfigDict) -> str:
     """Returns why the run ends before its last step, given `config.train`; '' if it goes on."""
@@ -160,46 +165,70 @@ def resolve(config: ConfigDict, dataset: Dataset) -> FrozenConfigDict:
     raise UserError(
       'config.eval.weights=ema, but config.optim.ema is 0: set --config.optim.ema=0.999, for example'
     )
+  if config.optim.ema and config.model.norm == 'batch':
+    raise UserError(
+      f'config.optim.ema={config.optim.ema:g}: it averages the weights alone, and the moments of batch '
+      'normalisation would be those of other weights; set it to 0'
+    )
   config.model.num_classes = classes
   config_lib.validate(config)
   return FrozenConfigDict(config)
 
 
-def start(run: Run) -> tuple[steps.TrainState, Statistics, Record]:
+def start(
+  run: Run, statistics: Statistics | None = None
+) -> tuple[steps.TrainState, Statistics, Record]:
   """Restores the newest checkpoint, or initialises a new run if there is none.
+
+  Args:
+    run: the run.
+    statistics: those of the training images, on the devices, if they are known.
 
   Returns:
     The train state and the statistics of the training images, both on the devices, and the record.
 
   Raises:
-    UserError: the images differ from those of the checkpoint, or the layers to copy do not fit.
+    UserError: the layers to copy do not fit.
     RunError: there are checkpoints, but all of them are damaged.
   """
   step = run.checkpoints.latest()
   if step is None:
-    return _start_new(run)
+    return _start_new(run, statistics)
   meta = run.checkpoints.meta(step)
-  run_config.check_same_data(run.workdir, run.config, run.dataset, meta)
+  best = meta.get('best', {})
   record = Record(
     schedule=schedules.ScheduleState(**meta['schedule']),
     loss=meta['loss'],
     validation=meta['validation'],
     unevaluated=meta.get('unevaluated', False),
-    **meta.get('best', {}),
+    **{'epoch_error': best.get('best_error')} | best,
   )
   size = run.config.data.canvas.size
-  statistics = run.checkpoints.restore_statistics(step, run.mesh, size)
+  if statistics is None:
+    statistics = run.checkpoints.restore_statistics(step, run.mesh, size)
   logging.info('resuming %s at step %d of %d', run.workdir, step, run.total_steps)
   state = run.checkpoints.restore(step, steps.abstract_state(run.config, run.mesh))
   return state, statistics, record
 
 
-def _start_new(run: Run) -> tuple[steps.TrainState, Statistics, Record]:
+def _start_new(
+  run: Run, statistics: Statistics | None
+) -> tuple[steps.TrainState, Statistics, Record]:
+  state = copy_layers(run.config, run.mesh, steps.init_state(run.config, run.mesh))
+  if statistics is not None:
+    return state, statistics, Record()
   if run.config.note:
     logging.warning(run.config.note)
-  state = copy_layers(run.config, run.mesh, steps.init_state(run.config, run.mesh))
+  _forget_earlier_run(run.workdir)
   share = multihost.share()
   # Only a single process reads and writes the cached statistics: several might see different files.
   cache_dir = str(run.workdir) if share == (0, 1) else None
   statistics = run.dataset.statistics(cache_dir, share, multihost.add_up)  # type: ignore[arg-type]
   return state, sharding.replicate(run.mesh, statistics), Record()
+
+
+def _forget_earlier_run(workdir: pathlib.Path) -> None:
+  """Removes what a run that ended before its first checkpoint has left beside its metrics."""
+  if multihost.is_primary():
+    for name in (sessions.FILE, metrics.WANDB_ID):
+      (workdir / name).unlink(missing_ok=True)

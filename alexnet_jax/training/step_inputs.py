@@ -38,11 +38,7 @@ class StepInputs:
     self._on_devices: Any = None
 
   def at(self, step: int, schedule: schedules.ScheduleState) -> Inputs:
-    """Returns the inputs of the step that follows `step` complete steps.
-
-    Raises:
-      UserError: as `optimizer.rate_tree`.
-    """
+    """Returns the inputs of the step that follows `step` complete steps."""
     config, epoch = self._run.config, self._run.epoch(step)
     progress = step / self._run.total_steps
     factor = schedules.batch_factor(config, epoch)

@@ -13,6 +13,10 @@ def keep_programs() -> None:
   An environment variable JAX_COMPILATION_CACHE_DIR takes precedence. Each machine has its own folder,
   since a program that was compiled for one processor may not run on another that shares the home
   folder. If the folder cannot be created, nothing is kept.
+
+  One of several processes must not call this function. JAX writes programs on process 0 alone, which at the
+  next start would load a program and not compile it, while the processes on other machines compile it and
+  wait for process 0's share of XLA's autotuning on GPUs.
   """
   if 'JAX_COMPILATION_CACHE_DIR' in os.environ:
     return

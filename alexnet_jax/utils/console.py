@@ -9,10 +9,11 @@ from absl import flags
 from absl import logging as absl_logging
 
 BOLD, DIM, RED = '1', '2', '1;31'  # ANSI codes
+_DEVICES = 'jax._src.xla_bridge'  # the logger that warns of a GPU or TPU which JAX does not use
 
 
 def setup() -> None:
-  """Sends the log messages of this package to stderr as plain lines, and only errors of other libraries."""
+  """Sends the log messages of this package to stderr as plain lines, and few of other libraries."""
   flags.FLAGS.mark_as_parsed()  # cli/flags.py parses the flags; those of absl keep their defaults
   absl_logging.use_absl_handler()
   absl_logging.set_verbosity(absl_logging.INFO)
@@ -25,13 +26,15 @@ def setup() -> None:
 
 
 def _is_for_users(record: logging.LogRecord, package: pathlib.Path) -> bool:
-  """Returns whether a message is from this package, or an error of a library.
+  """Returns whether a message is from this package, an error of a library, or a warning about devices.
 
   Errors from Orbax and asyncio are dropped: they repeat a failed save that this package reports.
   """
   path = pathlib.Path(record.pathname)
   if path.is_relative_to(package):
     return True
+  if record.name == _DEVICES:
+    return record.levelno >= logging.WARNING
   return record.levelno >= logging.ERROR and not {'orbax', 'asyncio'} & set(path.parts)
 
 

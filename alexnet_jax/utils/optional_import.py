@@ -30,13 +30,12 @@ def import_module(name: str, extra: str, need: str) -> Any:
 def install_command(extra: str) -> str:
   """Returns the command that installs an extra, for error messages.
 
-  A checkout that is not installed is named by its path, because pip would search an index for the name.
+  A checkout that is not installed is named by its path, because pip would search an index for the name. The
+  folder alexnet_jax.egg-info, which a build leaves in the checkout, is no installation: it has no file WHEEL.
   """
-  try:
-    metadata.distribution(_DISTRIBUTION)
-  except metadata.PackageNotFoundError:
-    return f"pip install '.[{extra}]' in the checkout"
-  return f"pip install '{_DISTRIBUTION}[{extra}]'"
+  if any(found.read_text('WHEEL') for found in metadata.distributions(name=_DISTRIBUTION)):
+    return f"pip install '{_DISTRIBUTION}[{extra}]'"
+  return f"pip install '.[{extra}]' in the checkout"
 
 
 def import_tensorflow(need: str) -> Any:

@@ -12,7 +12,7 @@ def check(path: str, suffixes: Sequence[str] = (), flag: str = '--output') -> pa
 
   Args:
     path: the value of the flag.
-    suffixes: the allowed endings, such as `.csv`; empty for any ending.
+    suffixes: the allowed endings, such as `.csv`, in small letters; empty for any ending.
     flag: the flag that names the file, for messages.
 
   Raises:

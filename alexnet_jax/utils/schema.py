@@ -104,7 +104,9 @@ class Key:
 
 def is_number(value: Any) -> bool:
   """Returns whether `value` is a finite int or float, and no bool."""
-  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+  if isinstance(value, bool):
+    return False
+  return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def defaults(schema: Schema) -> dict[str, Any]:

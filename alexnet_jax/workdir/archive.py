@@ -19,6 +19,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -42,6 +43,7 @@ class Network(NamedTuple):
     statistics: mean image and colour statistics, for the canvas of the config.
     class_names: in the order of the labels.
     class_counts: number of training images of each class; zeros if unknown.
+    class_titles: the names in words, or None.
   """
 
   params: dict
@@ -49,27 +51,7 @@ class Network(NamedTuple):
   statistics: Statistics
   class_names: list[str]
   class_counts: list[int]
-
-
-def flatten(tree: Mapping, prefix: str = '') -> dict[str, Any]:
-  """Turns `{'a': {'b': x}}` into `{'a/b': x}`."""
-  flat = {}
-  for key, value in tree.items():
-    name = f'{prefix}/{key}' if prefix else key
-    flat |= flatten(value, name) if isinstance(value, Mapping) else {name: value}
-  return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict:
-  """Turns `{'a/b': x}` into `{'a': {'b': x}}`, the inverse of `flatten` except for empty mappings."""
-  tree: dict = {}
-  for name, value in flat.items():
-    *parents, key = name.split('/')
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[key] = value
-  return tree
+  class_titles: list[str] | None = None
 
 
 @contextlib.contextmanager
@@ -123,9 +105,14 @@ def read_metadata(path: str) -> dict[str, str]:
   return metadata
 
 
+def has_suffix(path: str | os.PathLike) -> bool:
+  """Returns whether a path ends in .safetensors, in small or capital letters."""
+  return os.fspath(path).lower().endswith(SUFFIX)
+
+
 def is_archive(path: str | os.PathLike) -> bool:
   """Returns whether a path names a .safetensors file rather than the folder of a run."""
-  return os.fspath(path).endswith(SUFFIX) and not os.path.isdir(path)
+  return has_suffix(path) and not os.path.isdir(path)
 
 
 def read_config(path: str | os.PathLike) -> ConfigDict:
@@ -150,20 +137,21 @@ def read_network(path: str, config: ConfigDict | FrozenConfigDict) -> Network:
     UserError: the file cannot be read, is not such an archive, or holds another network.
   """
   metadata, tensors = read_metadata(path), read_tensors(path)
-  abstract = flatten(models.abstract_variables(config.model))
+  abstract = flatten_dict(models.abstract_variables(config.model), sep='/')
   expected = {name: leaf.shape for name, leaf in abstract.items()}
   size = config.data.canvas.size
   expected['statistics/mean_image'] = (size, size, 3)
   expected |= {'statistics/eigenvectors': (3, 3), 'statistics/deviations': (3,)}
   found = {name: tensor.shape for name, tensor in tensors.items()}
   check_shapes(expected, found, path, f'the network of recipe {config.recipe}')
-  tree = unflatten(tensors)
+  tree = unflatten_dict(tensors, sep='/')
   return Network(
     tree['params'],
     tree.get('batch_stats', {}),
     Statistics(**tree['statistics']),
     json.loads(metadata['class_names']),
     json.loads(metadata['class_counts']),
+    json.loads(metadata.get('class_titles', 'null')),
   )
 
 

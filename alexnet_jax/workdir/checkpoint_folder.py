@@ -33,7 +33,7 @@ class CheckpointFolder:
     """Creates the folder and removes partial checkpoints, which a killed run left."""
     self.path.mkdir(parents=True, exist_ok=True)
     for left in self.path.glob(f'{_PARTIAL}*'):
-      shutil.rmtree(left)
+      _remove_files(left)
 
   def steps(self) -> list[int]:
     """Returns the steps of all checkpoints that are not known to be damaged, ascending."""
@@ -120,4 +120,12 @@ class CheckpointFolder:
     """Removes a checkpoint; a kill in between leaves a partial one, never one that looks whole."""
     doomed = folder.with_name(f'{_PARTIAL}removed-{folder.name}')
     os.rename(folder, doomed)
-    shutil.rmtree(doomed)
+    _remove_files(doomed)
+
+
+def _remove_files(folder: pathlib.Path) -> None:
+  """Removes a folder, or warns: on NFS, files that another program reads cannot be removed."""
+  try:
+    shutil.rmtree(folder)
+  except OSError as error:
+    logging.warning('%s cannot be removed (%s): remove it by hand', folder, error)

@@ -13,10 +13,26 @@ import time
 from absl import logging
 
 from alexnet_jax.distributed import multihost
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import RunError, UserError
+from alexnet_jax.utils import atomic_io
 
 LOCK = 'lock'
 _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
+# Several processes try to lock the workdir for so many seconds, with a pause between trials.
+_PATIENCE, _PAUSE = 120, 5
+# The errors for which another folder, or other permissions, are the remedy. All others may pass.
+_MISTAKES = {
+  errno.EACCES,
+  errno.EEXIST,
+  errno.EINVAL,
+  errno.EISDIR,
+  errno.ELOOP,
+  errno.ENAMETOOLONG,
+  errno.ENOENT,
+  errno.ENOTDIR,
+  errno.EPERM,
+  errno.EROFS,
+}
 
 
 def make_workdir(workdir: pathlib.Path) -> None:
@@ -24,15 +40,20 @@ def make_workdir(workdir: pathlib.Path) -> None:
 
   Raises:
     UserError: it cannot be created.
+    RunError: it cannot be created now, because the file system failed.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise UserError(_cannot_write(workdir, error)) from None
+    raise _cannot_write(workdir, error) from None
 
 
-def _cannot_write(workdir: pathlib.Path, error: OSError) -> str:
-  return f'--workdir={workdir} cannot be written ({error.strerror}): choose another folder'
+def _cannot_write(workdir: pathlib.Path, error: OSError) -> UserError | RunError:
+  problem = f'--workdir={workdir} cannot be written ({error.strerror})'
+  if error.errno in _MISTAKES:
+    return UserError(f'{problem}: choose another folder')
+  remedy = atomic_io.REMEDIES.get(error.errno or 0, 'check its file system')
+  return RunError(f'{problem}: {remedy}, then run the same command again')
 
 
 @contextlib.contextmanager
@@ -40,20 +61,38 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
   """Locks `workdir` for this run; of several processes that share a run, process 0 holds the lock.
 
   The kernel releases the lock when the process ends, however it ends, so a killed run blocks nobody. The lock
-  file stays and names the last holder. Some network file systems do not pass locks on to other hosts.
+  file stays and names the last holder. Some network file systems do not pass locks on to other hosts, and
+  some keep the lock of a lost host for a while. Several processes therefore try again for two minutes.
 
   Raises:
-    UserError: another run holds the lock, or the folder cannot be written.
+    UserError: another run holds the lock and this run has one process, or the folder cannot be written.
+    RunError: the lock is still held after two minutes, or the file system failed.
   """
   with contextlib.ExitStack() as stack:
-    problem = _take_lock(workdir, stack) if multihost.is_primary() else ''
-    if problem := multihost.text_from_primary(problem):
-      raise UserError(problem)
+    error = _try_to_lock(workdir, stack) if multihost.is_primary() else None
+    if problem := multihost.text_from_primary(str(error or '')):
+      is_temporary = multihost.from_primary(isinstance(error, RunError))
+      raise (RunError if is_temporary else UserError)(problem)
     yield
 
 
-def _take_lock(workdir: pathlib.Path, stack: contextlib.ExitStack) -> str:
-  """Locks the file until `stack` closes; returns the reason if it cannot, else an empty text."""
+def _try_to_lock(workdir: pathlib.Path, stack: contextlib.ExitStack) -> UserError | RunError | None:
+  """Locks `workdir` until `stack` closes; returns the error if it cannot. Several processes try again."""
+  is_alone = multihost.share()[1] == 1
+  deadline = time.monotonic() + _PATIENCE
+  while True:
+    error = _take_lock(workdir, stack, is_alone)
+    if is_alone or not isinstance(error, RunError) or time.monotonic() > deadline:
+      return error
+    logging.log_first_n(logging.WARNING, '%s (trying for %d s)', 1, error, _PATIENCE)
+    stack.close()
+    time.sleep(_PAUSE)
+
+
+def _take_lock(
+  workdir: pathlib.Path, stack: contextlib.ExitStack, is_alone: bool
+) -> UserError | RunError | None:
+  """Locks the file until `stack` closes; returns the error if it cannot."""
   try:
     descriptor = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
   except OSError as error:
@@ -68,17 +107,18 @@ def _take_lock(workdir: pathlib.Path, stack: contextlib.ExitStack) -> str:
         workdir,
         error.strerror,
       )
-      return ''
-    return (
+      return None
+    problem = (
       f'--workdir={workdir} is in use by another run ({_holder(file.read())}): wait until it ends, stop it, '
-      'or choose another workdir'
+      f'or choose another workdir; if its machine was lost, delete {workdir / LOCK}'
     )
+    return UserError(problem) if is_alone else RunError(problem)
   file.truncate(0)
   holder = {'host': socket.gethostname(), 'pid': os.getpid(), 'since': time.strftime('%F %T %z')}
   with contextlib.suppress(OSError):  # the lock holds even if a full disk cannot store the name
     file.write(json.dumps(holder))
     file.flush()
-  return ''
+  return None
 
 
 def _holder(text: str) -> str:

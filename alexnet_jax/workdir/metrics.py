@@ -1,8 +1,8 @@
 """Output of a training run: metrics.jsonl, TensorBoard, Weights & Biases, and a progress line on stderr."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 import json
-import math
 import os
 import pathlib
 import sys
@@ -17,7 +17,9 @@ from alexnet_jax.utils import atomic_io, console
 from alexnet_jax.utils.optional_import import import_module
 
 FILE = 'metrics.jsonl'
+WANDB_ID = 'wandb_id'  # the file that names the W&B run of a workdir
 _EVALUATED = ('val/', 'train_set/')  # prefixes of the values that evaluations write
+_RECENT = 20  # lines of progress from which the time left is estimated
 
 T = TypeVar('T')
 
@@ -33,16 +35,31 @@ class Writer(Protocol):
 
 
 class _TensorBoard:
-  """Writes events to WORKDIR/tensorboard and hides older events of later steps than `step`."""
+  """Writes events to WORKDIR/tensorboard and hides older events of later steps than `step`.
+
+  The events are written by the caller's thread. tensorboardX's SummaryWriter has a thread of its own; if that
+  thread ends because the disk is full, the next calls wait for it for ever.
+  """
 
   def __init__(self, workdir: pathlib.Path, step: int):
-    from tensorboardX import SummaryWriter  # importing it takes a second
+    # Importing tensorboardX takes a second.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
 
-    self._writer = SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1)
+    self._event, self._summary = Event, Summary
+    folder = workdir / 'tensorboard'
+    folder.mkdir(exist_ok=True)
+    self._writer = EventsWriter(str(folder / 'events'), f'.{step}')
+    start = SessionLog(status=SessionLog.START)
+    self._writer.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
 
   def write(self, step: int, values: Mapping[str, float | int]) -> None:
-    for name, value in values.items():
-      self._writer.add_scalar(name, value, step)
+    """Writes the values of one step as one event."""
+    summary = self._summary(
+      value=[self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    )
+    self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
     self._writer.flush()
 
   def close(self) -> None:
@@ -57,7 +74,7 @@ class _Wandb:
 
   def __init__(self, workdir: pathlib.Path, config: ConfigDict | FrozenConfigDict):
     wandb = import_module('wandb', 'wandb', 'config.log.wandb')
-    path = workdir / 'wandb_id'
+    path = workdir / WANDB_ID
     if not path.exists():
       path.write_text(uuid.uuid4().hex)
     try:
@@ -163,6 +180,14 @@ class Timer:
     self._created = self._lap_start = time.perf_counter()
     self._paused = self._waited = 0.0
     self._images = self._steps = 0
+    self._first: tuple[float, float] | None = None
+
+  def started(self) -> None:
+    """Begins the lap after the first step, whose time is mostly that of compilation.
+
+    If a lap ends before another step, it has the images and the time of the first step.
+    """
+    self._first = self.lap()
 
   def wait_for(self, batches: Iterator[T]) -> T:
     """Returns the next batch and counts the time until it arrives as waiting for data."""
@@ -189,6 +214,8 @@ class Timer:
     now = time.perf_counter()
     seconds = max(now - self._lap_start - self._paused, 1e-9)
     result = self._images / seconds, self._waited / seconds
+    if not self._images and self._first:
+      result = self._first
     self._lap_start, self._paused, self._waited, self._images = now, 0.0, 0.0, 0
     return result
 
@@ -196,9 +223,9 @@ class Timer:
 class Progress:
   """Shows the progress on stderr: one line that is rewritten on a terminal, a new line each time in a log."""
 
-  def __init__(self, total_steps: int, step: int, quiet: bool = False):
-    self._total, self._first = total_steps, step
-    self._start = time.perf_counter()
+  def __init__(self, total_steps: int, quiet: bool = False):
+    self._total = total_steps
+    self._lines = deque[tuple[int, float]](maxlen=_RECENT + 1)  # steps and times of the last lines
     self._live = sys.stderr.isatty()
     self._quiet = quiet
 
@@ -206,8 +233,7 @@ class Progress:
     """Shows `values`, which are those written to metrics.jsonl, and an estimate of the time left."""
     if self._quiet:
       return
-    done = step - self._first
-    left = (time.perf_counter() - self._start) / max(done, 1) * (self._total - step)
+    self._lines.append((step, time.perf_counter()))
     where, loss = f'step {step}/{self._total}', f'loss {values["loss"]:.4f}'
     speed = (
       f'lr {values["lr"]:.3g}  {values["images_per_s"]:.1f} images/s  '
@@ -215,12 +241,19 @@ class Progress:
     )
     line = (
       f'{console.painted(where, console.BOLD)}  epoch {values["epoch"]:.2f}  '
-      f'{console.painted(loss, console.BOLD)}  {console.painted(speed, console.DIM)}  left {_duration(left)}'
+      f'{console.painted(loss, console.BOLD)}  {console.painted(speed, console.DIM)}  left {self._left()}'
     )
     print(
       f'\r{line}\x1b[K' if self._live else line, end='' if self._live else '\n', file=sys.stderr
     )
     sys.stderr.flush()
+
+  def _left(self) -> str:
+    """Estimates the time left from the last lines, so that neither compilation nor an old pause counts."""
+    (first, began), (step, now) = self._lines[0], self._lines[-1]
+    if step == first:
+      return '?'
+    return _duration((now - began) / (step - first) * (self._total - step))
 
   def end(self) -> None:
     """Ends the line on a terminal, so that other output starts on a new one."""
@@ -229,8 +262,6 @@ class Progress:
 
 
 def _duration(seconds: float) -> str:
-  if not math.isfinite(seconds):
-    return '?'
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f'{hours}:{minutes:02}:{seconds:02}'

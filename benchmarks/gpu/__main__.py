@@ -1,6 +1,6 @@
 """Tests and measures the project on a GPU within a time budget, the most important stages first.
 
-  python -m benchmarks.gpu --output=DIR [--minutes=25] [--stages=a,b,...] [--cifar10=folder:PATH]
+  python -m benchmarks.gpu --output=DIR [--minutes=25] [--stages=a,b,...] [--cifar10=folder:PATH] [--keep]
 
 Stages (--stages takes letters or names, --list prints them all):
 
@@ -13,15 +13,15 @@ Stages (--stages takes letters or names, --list prints them all):
   f  speed-up of the GPU layers over the reference layers
   g  images per second that the host delivers, and whether training waits for them
   h  peak memory and compile time
-  i  hours of 90 epochs of ImageNet, computed from the speeds
-  j  a training run on CIFAR-10 photographs, for as many epochs as fit (needs --cifar10)
+  i  a training run on CIFAR-10 photographs, for as many epochs as fit (needs --cifar10)
 
 Each stage runs in a separate process and writes DIR/STAGE.json when it ends. The same command resumes: it
-repeats only the stages that have not succeeded with the same code, settings and device. A stage whose
-estimated time exceeds the rest of --minutes is skipped. DIR/summary.json lists the stages that ran,
-failed or were skipped. Correctness comes first: c and d need the stage that compares losses, and e and f
-need the stage that checks layers. The exit code is 0, or 3 if a stage failed; the last line names the
-failed stages.
+repeats only the stages that have not succeeded with the same code, settings and device; with --keep, also
+those that succeeded with other code are not repeated. A stage whose estimated time exceeds the rest of
+--minutes is skipped. DIR/summary.json is written after each stage and lists the stages that ran, failed, were
+skipped or were kept. Correctness comes first: c and d need the stage that compares losses, and e and f need
+the stage that checks layers. The exit code is 0, or 3 if a stage failed; the last line names the failed
+stages. It is 2 if a package is missing, or if there is a GPU that JAX does not see.
 
 Without a GPU the stages run on the CPU at a small size, which tests the command; the figures have no use
 then. Without PyTorch its figures are null, and the reason is recorded. TensorFlow is not needed. `python
@@ -29,11 +29,16 @@ then. Without PyTorch its figures are null, and the reason is recorded. TensorFl
 """
 
 import argparse
+from collections.abc import Sequence
+from importlib import metadata
+import importlib.util
 import json
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 
 from benchmarks.gpu import plan
 from benchmarks.gpu.plan import Stage
@@ -42,6 +47,11 @@ _HALF = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.45'}  # PyTorch allocates memory o
 # Lowering needs no GPU, but it needs a mesh of four devices.
 _FOUR_CPUS = {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '4'}
 _LOSSES = ('correct_network',)
+# The stages of these modules run `main.py` or read a store. They need every package of the core, the other
+# stages only those of the network.
+_WHOLE_CORE = ('benchmarks.gpu.commands', 'benchmarks.gpu.host')
+_NETWORK = ('absl-py', 'flax', 'jax', 'ml_collections', 'numpy', 'optax')
+_NO_GPU = 'JAX sees no GPU: install "jax[cuda13]" (or the build for your driver), or pass --small'
 
 
 def _point(kind: str, letter: str, dtype: str, batch: int, estimate: float) -> Stage:
@@ -54,6 +64,7 @@ def _point(kind: str, letter: str, dtype: str, batch: int, estimate: float) -> S
     estimate,
     arguments={'dtype': dtype, 'batch': batch},
     needs=_LOSSES,
+    uses=('ceilings',) if kind == 'training' else (),
     environment=_HALF,
   )
 
@@ -68,6 +79,7 @@ def _of_layers(name: str, letter: str, what: str, dtype: str, estimate: float) -
     estimate,
     arguments={'dtype': dtype, 'batch': 128},
     needs=('correct_layers',),
+    uses=('ceilings',) if name == 'layer_table' else (),
   )
 
 
@@ -91,14 +103,6 @@ STAGES = (
     environment=_HALF,
   ),
   Stage(
-    'reproducible',
-    'b',
-    'equal bits over two runs and over a resume',
-    'benchmarks.gpu.commands:reproducible',
-    100,
-    45,
-  ),
-  Stage(
     'peer_form',
     'c',
     "the fastest form of PyTorch's training step",
@@ -110,6 +114,14 @@ STAGES = (
   ),
   _point('training', 'c', 'bfloat16', 128, 110),
   _point('training', 'c', 'bfloat16', 1024, 120),
+  Stage(
+    'reproducible',
+    'b',
+    'equal bits over two runs and over a resume',
+    'benchmarks.gpu.commands:reproducible',
+    100,
+    45,
+  ),
   _of_layers('fast_layers', 'f', 'gain of each GPU layer', 'bfloat16', 120),
   _of_layers('fast_step', 'f', 'gain of the GPU layers in a training step', 'bfloat16', 90),
   _of_layers('layer_table', 'e', 'each layer beside its floor', 'bfloat16', 60),
@@ -132,7 +144,6 @@ STAGES = (
     arguments={'dtype': 'bfloat16', 'batches': [128, 1024]},
     environment=_HALF,
   ),
-  Stage('imagenet', 'i', 'hours of 90 epochs, computed', 'benchmarks.gpu.speed:imagenet', 10, 10),
   Stage(
     'two_devices',
     'b',
@@ -144,7 +155,7 @@ STAGES = (
   ),
   Stage(
     'cifar10',
-    'j',
+    'i',
     'a training of conv_local_11pct on CIFAR-10',
     'benchmarks.gpu.commands:cifar10',
     240,
@@ -178,6 +189,11 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
     action=argparse.BooleanOptionalAction,
     help='run small stages; without a GPU the default',
   )
+  parser.add_argument(
+    '--keep',
+    action='store_true',
+    help='keep results that other code has measured on this device with these settings',
+  )
   parser.add_argument('--list', action='store_true', help='print the stages and exit')
   options = parser.parse_args(args)
   if not options.list and not options.output:
@@ -197,14 +213,50 @@ def parse(args: list[str] | None = None) -> argparse.Namespace:
   return options
 
 
+def missing_packages(stages: Sequence[Stage]) -> list[str]:
+  """Returns the requirements of these stages whose packages are not installed, as pyproject.toml has them."""
+  project = tomllib.loads((plan.ROOT / 'pyproject.toml').read_text())['project']
+  whole = any(stage.function.partition(':')[0] in _WHOLE_CORE for stage in stages)
+  missing = []
+  for requirement in project['dependencies']:
+    name = requirement.partition('>')[0]
+    try:
+      if whole or name in _NETWORK:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+      missing.append(requirement)
+  return missing
+
+
+def has_gpu() -> bool:
+  """Returns whether nvidia-smi or PyTorch finds a GPU."""
+  commands = [['nvidia-smi']]
+  if importlib.util.find_spec('torch'):
+    program = 'import sys, torch; sys.exit(not torch.cuda.is_available())'
+    commands.append([sys.executable, '-c', program])
+  for command in commands:
+    try:
+      if not subprocess.run(command, capture_output=True, timeout=60, check=False).returncode:
+        return True
+    except (OSError, subprocess.TimeoutExpired):
+      continue
+  return False
+
+
+def _mistake(message: str) -> SystemExit:
+  """Prints a message about a mistake of the user; returns the exception that ends the command."""
+  print(f'error: {message}', file=sys.stderr, flush=True)
+  return SystemExit(2)
+
+
 def device() -> tuple[str, str]:
   """Returns the platform and name of JAX's device, read in a separate process that releases the device."""
   program = 'import jax, json; d = jax.devices()[0]; print(json.dumps([d.platform, d.device_kind]))'
   done = subprocess.run(
-    [sys.executable, '-c', program], capture_output=True, text=True, check=False
+    [sys.executable, '-c', program], stdout=subprocess.PIPE, text=True, check=False
   )
   if done.returncode:
-    raise SystemExit(f'JAX finds no device: {done.stderr[-500:]}')
+    raise _mistake('JAX finds no device; its message is above')
   platform, kind = json.loads(done.stdout.splitlines()[-1])
   return platform, kind
 
@@ -215,9 +267,15 @@ def main() -> int:
     for stage in options.stages:
       print(f'{stage.letter}  {stage.name:24} {stage.estimate:4.0f} s  {stage.what}')
     return 0
+  missing = missing_packages(options.stages)
+  if missing:
+    names = ', '.join(requirement.partition('>')[0] for requirement in missing)
+    raise _mistake(f'packages are missing: {names}: run pip install {shlex.join(missing)}')
   # As Ctrl-C does: the stage that runs is stopped too.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   platform, kind = device()
+  if platform == 'cpu' and not options.small and has_gpu():
+    raise _mistake(_NO_GPU)
   small = platform == 'cpu' if options.small is None else options.small
   work = plan.Plan(
     options.stages,
@@ -226,6 +284,7 @@ def main() -> int:
     small,
     60 * options.minutes,
     options.cifar10,
+    keep=options.keep,
   )
   size = 'small' if small else 'full'
   print(f'{len(options.stages)} stages, {size}, on {kind}', file=sys.stderr, flush=True)

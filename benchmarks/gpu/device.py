@@ -168,7 +168,10 @@ def ceilings(context: plan.Context) -> dict[str, Any]:
   reason = torch_reason()
   times = race(works, **race_settings)
   if reason is None:
-    times |= _race_torch(side, count, race_settings)
+    try:
+      times |= _race_torch(side, count, race_settings)
+    except Exception as error:
+      reason = plan.short(error)
   result: dict[str, Any] = {'matmul_side': side, 'copied_bytes': count, 'torch_reason': reason}
   for name, seconds in times.items():
     amount = 2 * count if name.endswith('copy') else 2 * side**3

@@ -11,6 +11,7 @@ import math
 import pathlib
 import statistics
 import tempfile
+import traceback
 from typing import Any
 from unittest import mock
 
@@ -29,6 +30,10 @@ _SETS = 3  # sets of inputs that take turns, so that no call finds its input in 
 _AGREE = {'float32': 3e-3, 'bfloat16': 3e-2}  # a float32 product may use TF32
 _DENSE = {'fc6': (9216, 2048), 'fc7': (4096, 2048), 'fc8': (2048, 1000)}
 _TOWERS = 2
+_SHARED = (
+  'conv1',
+  'conv3',
+)  # the layers whose towers read the same maps; `LAYERS` has them with both towers
 _STEPS = 5  # number of traced steps
 
 Arrays = list[jax.Array]
@@ -64,7 +69,11 @@ def both_ways(layer: Callable, sets: list[Arrays], of_image: bool = False) -> de
 
 
 def shapes(name: str, batch: int, small: bool) -> tuple[str, dict, list[tuple[int, ...]]]:
-  """Returns a layer's kind, its constants and the shapes of its arguments, for one tower of the network."""
+  """Returns a layer's kind, its constants and the shapes of its arguments.
+
+  conv1 and conv3, whose towers read the same maps, have the maps of both towers, the other layers those of
+  one tower.
+  """
   if name in _DENSE:
     width = tuple(n // 16 for n in _DENSE[name]) if small else _DENSE[name]
     return 'dense', {}, [(batch, width[0]), width]
@@ -76,6 +85,13 @@ def shapes(name: str, batch: int, small: bool) -> tuple[str, dict, list[tuple[in
   if size:
     arrays += [(size, size, channels, features), (features,)]
   return kind, constants, arrays
+
+
+def tower_shapes(name: str, batch: int, small: bool) -> list[tuple[int, ...]]:
+  """Returns the shapes of the maps that a tower reads, and of the kernels and biases of all towers."""
+  _, _, (maps, kernel, bias) = shapes(name, batch, small)
+  features = bias[0] // (_TOWERS if name in _SHARED else 1)
+  return [maps, (_TOWERS, *kernel[:-1], features), (_TOWERS, features)]
 
 
 def _floor(kind: str, arrays: list[tuple[int, ...]], out: tuple[int, ...], item: int) -> dict:
@@ -93,8 +109,8 @@ def _floor(kind: str, arrays: list[tuple[int, ...]], out: tuple[int, ...], item:
 def layer_table(context: plan.Context) -> dict[str, Any]:
   """Measures the milliseconds of each layer, forward and backward, and its share of the roofline.
 
-  The layers are one tower of two and run alone; in the network XLA fuses some layers with their neighbours.
-  `traced` holds the time of each layer within a training step.
+  The layers have the maps that `shapes` names and run alone; in the network XLA fuses some layers with their
+  neighbours. `traced` holds the time of each layer within a training step.
   """
   dtype, batch = context.arguments['dtype'], racers.batch_of(context)
   measured = context.result_of('ceilings')
@@ -119,8 +135,15 @@ def layer_table(context: plan.Context) -> dict[str, Any]:
       | {'bound_by': 'products' if products > traffic else 'memory'}
       | {'roofline_share': round(max(products, traffic) / seconds, 3)}
     )
+  try:
+    traced = _traced(context, dtype, batch)
+  except (
+    Exception
+  ) as error:  # the profiler depends on the driver, and the table is complete without it
+    traceback.print_exc()
+    traced = {'rows': [], 'reason': plan.short(error)}
   result = {'dtype': dtype, 'batch': batch, 'towers': _TOWERS, 'layers': rows}
-  return result | {'traced': _traced(context, dtype, batch)} | device.describe()
+  return result | {'traced': traced} | device.describe()
 
 
 def _settings(small: bool) -> dict[str, Any]:
@@ -184,7 +207,7 @@ def _forms(name: str) -> tuple[str, dict[str, Callable]]:
   elif kind in ('map_response_norm', 'max_pool'):
     forms = {'gpu': partial(getattr(gpu, kind), **constants)}
   elif name.endswith('towers'):
-    shared = name.split()[0] in ('conv1', 'conv3')
+    shared = name.split()[0] in _SHARED
     methods = gpu.TOWER_METHODS if shared else gpu.TOWER_METHODS[:2]
     forms = {m: _of_towers(m, shared, constants) for m in methods}
     return kind, forms
@@ -212,44 +235,61 @@ _COMPARED = (
 def fast_layers(context: plan.Context) -> dict[str, Any]:
   """Measures the speed-up of each GPU layer over the reference layer, forward and backward together.
 
-  Raises:
-    RuntimeError: the numbers of a form differ from the reference layer.
+  A form that does not run, or whose numbers differ from the reference layer, is not timed; `failed` has the
+  reasons.
   """
   dtype, batch = context.arguments['dtype'], racers.batch_of(context)
-  draw, found = Inputs(dtype), {}
+  draw, found, failed = Inputs(dtype), {}, {}
   for name in _COMPARED:
     kind, forms = _forms(name)
     _, _, arrays = shapes(name.split()[0], batch, context.small)
     of_image = kind == 'conv' and arrays[0][-1] == 3
     if name.endswith('towers'):
-      inputs = 1 if name.split()[0] in ('conv1', 'conv3') else _TOWERS
-      arrays = [arrays[0]] * inputs + [(_TOWERS, *shape) for shape in arrays[1:]]
+      maps, *parameters = tower_shapes(name.split()[0], batch, context.small)
+      arrays = [maps] * (1 if name.split()[0] in _SHARED else _TOWERS) + parameters
     sets = [[draw(*shape) for shape in arrays] for _ in range(_SETS)]
-    works = {form: both_ways(layer, sets, of_image) for form, layer in forms.items()}
     limit = _AGREE[dtype]
-    _agree(name, works, limit, correct.BIAS_TOLERANCE if kind == 'conv' else limit)
+    limits = limit, correct.BIAS_TOLERANCE if kind == 'conv' else limit
+    works, reasons = _usable(forms, sets, of_image, *limits)
+    failed |= {f'{name} | {form}': reason for form, reason in reasons.items()}
     times = device.race(works, **_settings(context.small))
     plain = next(iter(forms))
-    ratios = {form: device.ratio(times[plain], times[form]) for form in forms}
+    ratios = {form: device.ratio(times[plain], times[form]) for form in works}
     found[name] = {
       'ms': {form: device.spread(seconds, 1e3) for form, seconds in times.items()},
       'ratio': ratios,
       'fastest': max(ratios, key=lambda form, ratios=ratios: ratios[form]),
     }
-  return {'dtype': dtype, 'batch': batch, 'layers': found} | device.describe()
+  return {'dtype': dtype, 'batch': batch, 'layers': found, 'failed': failed} | device.describe()
 
 
-def _agree(name: str, works: Mapping[str, device.Work], tolerance: float, last: float) -> None:
-  """Raises RuntimeError if the value or the gradients of a form differ from those of the first form.
+def _usable(
+  forms: Mapping[str, Callable], sets: list[Arrays], of_image: bool, tolerance: float, last: float
+) -> tuple[dict[str, device.Work], dict[str, str]]:
+  """Returns the work of the forms that run and agree with the first form, and the reasons for the others.
 
-  `last` is the tolerance of the last gradient, which is the gradient of a bias.
+  `last` is the tolerance of the last gradient, which is the gradient of a bias. An exception of the first
+  form is passed on.
   """
-  results = {form: jax.tree.leaves(jax.device_get(w.call(0))) for form, w in works.items()}
-  expected = next(iter(results.values()))
-  for form, arrays in results.items():
+  works, reasons = {}, {}
+  expected = None
+  for form, layer in forms.items():
+    try:
+      work = both_ways(layer, sets, of_image)
+      arrays = jax.tree.leaves(jax.device_get(work.call(0)))
+    except Exception as error:
+      if expected is None:
+        raise
+      traceback.print_exc()
+      reasons[form] = plan.short(error)
+      continue
+    expected = expected or arrays
     apart = [correct.error(a, b) for a, b in zip(arrays, expected, strict=True)]
-    if not (max(apart[:-1]) <= tolerance and apart[-1] <= last):
-      raise RuntimeError(f'{name}, {form}: differs from the reference layer by {apart}')
+    if max(apart[:-1]) <= tolerance and apart[-1] <= last:
+      works[form] = work
+    else:
+      reasons[form] = f'it differs from the reference layer by {apart}'
+  return works, reasons
 
 
 class JoinedConv(towers.TowerConv):
@@ -300,19 +340,28 @@ def replaced(functions: Mapping[str, Callable]):
 def fast_step(context: plan.Context) -> dict[str, Any]:
   """Measures the speed-up of a training step by GPU layers in place of the reference layers.
 
-  Raises:
-    RuntimeError: the first loss of a variant differs from the loss with the reference layers.
+  A variant that does not run, or whose first loss differs from the loss with the reference layers, is not
+  timed; `failed` has the reasons.
   """
   dtype, batch = context.arguments['dtype'], racers.batch_of(context)
   config = racers.network(context.small, dtype, batch)
   inputs = sides.batches(config)
-  works, losses = {}, {}
+  works, losses, failed = {}, {}, {}
   for name, functions in variants(context, dtype).items():
-    with replaced(functions):
-      works[name] = racers.Ours(config, inputs).training()
-    losses[name] = float(works[name].call(0))
-    if not abs(losses[name] / losses['plain'] - 1) <= _AGREE[dtype]:
-      raise RuntimeError(f'the first loss differs from the reference layers: {losses}')
+    try:
+      with replaced(functions):
+        work = racers.Ours(config, inputs).training()
+      losses[name] = float(work.call(0))
+    except Exception as error:
+      if not works:  # the reference layers
+        raise
+      traceback.print_exc()
+      failed[name] = plan.short(error)
+      continue
+    if abs(losses[name] / losses['plain'] - 1) <= _AGREE[dtype]:
+      works[name] = work
+    else:
+      failed[name] = f'its first loss differs from that of the reference layers: {losses}'
   times = device.race(works, **device.settings(context.small))
   result = {
     'dtype': dtype,
@@ -320,5 +369,6 @@ def fast_step(context: plan.Context) -> dict[str, Any]:
     'ms': {name: device.spread(seconds, 1e3) for name, seconds in times.items()},
     'ratio': {name: device.ratio(times['plain'], seconds) for name, seconds in times.items()},
     'first_losses': losses,
+    'failed': failed,
   }
   return result | device.describe()

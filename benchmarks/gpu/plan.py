@@ -2,8 +2,8 @@
 
 A stage is a function that takes a `Context` and returns a dictionary that JSON can hold. It runs in a
 separate process, so that neither an error of the device nor the memory of one stage affects another, and so
-that a stage that takes too long can be stopped. `OUTPUT/STAGE.json` is written atomically when the stage
-ends, and the folder `OUTPUT/logs/` has its output.
+that a stage that takes too long can be stopped. It also ends when the command is killed. `OUTPUT/STAGE.json`
+is written atomically when the stage ends, and the folder `OUTPUT/logs/` has its output.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +17,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from typing import Any
@@ -46,6 +47,7 @@ class Context:
     seconds: the time limit of the stage.
     cifar10: the source of CIFAR-10, `folder:PATH` or `store:PATH`; '' if none was given.
     arguments: the `arguments` of the `Stage`.
+    settings: settings that the results of other stages must have for `result_of`.
   """
 
   output: pathlib.Path
@@ -53,11 +55,12 @@ class Context:
   seconds: float
   cifar10: str = ''
   arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def result_of(self, stage: str) -> dict[str, Any] | None:
-    """Returns the result of another stage; None if it has not succeeded."""
+    """Returns the result of another stage; None if it has not succeeded with the same common settings."""
     record = read(self.output, stage)
-    return record['result'] if record and record['status'] == 'done' else None
+    return record['result'] if record and succeeded(record, self.settings) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Stage:
     small_estimate: the duration of its small version on two CPU cores in seconds.
     arguments: values for the function, which finds them in `context.arguments`.
     needs: names of the stages that must have succeeded before.
+    uses: names of the stages that run before, and whose results it uses if they have succeeded.
     environment: additional environment variables of its process.
   """
 
@@ -84,6 +88,7 @@ class Stage:
   small_estimate: float = 15.0
   arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   needs: tuple[str, ...] = ()
+  uses: tuple[str, ...] = ()
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -106,13 +111,30 @@ def read(output: pathlib.Path, name: str) -> dict[str, Any] | None:
     return None
 
 
+def succeeded(record: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+  """Returns whether the record of a stage is that of a success with these settings, and perhaps others."""
+  return record['status'] == 'done' and settings.items() <= record['settings'].items()
+
+
+def incomplete(result: Mapping[str, Any]) -> list[str]:
+  """Returns, for each part that the result of a stage lacks, what it is and why."""
+  parts = {**(result.get('failed') or {}), **(result.get('missing') or {})}
+  return [f'without {part}: {reason}' for part, reason in parts.items()]
+
+
+def short(error: Exception) -> str:
+  """Returns the type and the first line of an exception, to record why a part of a stage is missing."""
+  lines = str(error).strip().splitlines()
+  return f'{type(error).__name__}: {lines[0] if lines else ""}'[:300]
+
+
 def write(output: pathlib.Path, name: str, record: Mapping[str, Any]) -> None:
   """Writes the record of a stage atomically."""
   atomic_io.write(output / f'{name}.json', json.dumps(record, indent=1) + '\n')
 
 
 def select(stages: Sequence[Stage], wanted: Sequence[str]) -> list[Stage]:
-  """Returns the stages with the given names or letters and those that they need, in the order of `stages`.
+  """Returns the stages with the given names or letters, and those that they need or use, in order.
 
   Raises:
     ValueError: a name is unknown.
@@ -123,8 +145,8 @@ def select(stages: Sequence[Stage], wanted: Sequence[str]) -> list[Stage]:
   def add(name: str) -> None:
     if name not in chosen:
       chosen.add(name)
-      for need in by_name[name].needs:
-        add(need)
+      for other in (*by_name[name].needs, *by_name[name].uses):
+        add(other)
 
   for word in wanted:
     found = [stage.name for stage in stages if word in (stage.name, stage.letter)]
@@ -149,6 +171,7 @@ class Plan:
     seconds: the time budget.
     cifar10: see `Context`.
     clock: returns the time in seconds; a test may pass a clock of its own.
+    keep: whether to reuse results that other code has measured.
   """
 
   def __init__(
@@ -160,26 +183,28 @@ class Plan:
     seconds: float,
     cifar10: str = '',
     clock: Callable[[], float] = time.monotonic,
+    keep: bool = False,
   ):
     self.stages, self.output, self.small = stages, output, small
     self.cifar10, self.clock = cifar10, clock
     self.deadline = clock() + seconds
     self.common = {'code': code_version(), 'small': small, 'device': device}
+    # The settings that results must share to be reused.
+    self.shared = {name: value for name, value in self.common.items() if name != 'code' or not keep}
     self.outcomes: dict[str, dict[str, Any]] = {}
 
   def settings(self, stage: Stage) -> dict[str, Any]:
     """Returns the settings of a stage; its result is reused only if they are the same."""
     own: dict[str, Any] = {'arguments': dict(stage.arguments)}
-    if stage.letter == 'j':
+    if stage.letter == 'i':
       own['cifar10'] = self.cifar10
     return json.loads(json.dumps(self.common | own))
 
-  def is_done(self, stage: Stage) -> bool:
-    """Returns whether a stage has succeeded with these settings and this code."""
+  def done(self, stage: Stage) -> dict[str, Any] | None:
+    """Returns the record of a stage that has succeeded with these settings and, unless `keep`, this code."""
     record = read(self.output, stage.name)
-    return bool(record and record['status'] == 'done') and record['settings'] == self.settings(
-      stage
-    )
+    own = {name: v for name, v in self.settings(stage).items() if name not in self.common}
+    return record if record and succeeded(record, self.shared | own) else None
 
   def run(self) -> int:
     """Runs every stage that fits into the budget; returns the exit code: 0, or 3 if a stage failed."""
@@ -193,28 +218,45 @@ class Plan:
       print(
         f'{stage.letter} {stage.name}: {outcome["status"]}{reason}', file=sys.stderr, flush=True
       )
-    failed = [name for name, outcome in self.outcomes.items() if outcome['status'] == 'failed']
-    summary = {
-      **self.common,
-      'seconds': round(self.clock() - began, 1),
-      'failed': failed,
-      'stages': self.outcomes,
-    }
-    write(self.output, 'summary', summary)
+      self._summarize(self.clock() - began)
+    failed = self._with_status('failed')
     if failed:
       print(f'FAILED: {", ".join(failed)}', file=sys.stderr, flush=True)
     return 3 if failed else 0
+
+  def _with_status(self, status: str) -> list[str]:
+    return [name for name, outcome in self.outcomes.items() if outcome['status'] == status]
+
+  def _summarize(self, seconds: float) -> None:
+    """Writes `summary.json` about the stages so far."""
+    summary = {
+      **self.common,
+      'seconds': round(seconds, 1),
+      'failed': self._with_status('failed'),
+      'kept': self._with_status('kept'),
+      'stages': self.outcomes,
+    }
+    write(self.output, 'summary', summary)
 
   def _outcome(self, stage: Stage) -> dict[str, Any]:
     """Runs a stage if necessary and possible.
 
     Returns:
-      `status` (done, reused, skipped or failed) and, unless it is done, `reason`.
+      `status` (done, reused, kept, skipped or failed) and `reason`, without which it is done.
     """
-    if self.is_done(stage):
-      return {'status': 'reused', 'reason': 'it succeeded before with this code and these settings'}
+    record = self.done(stage)
+    if record:
+      if record['settings']['code'] == self.common['code']:
+        status, reason = 'reused', 'it succeeded before with this code and these settings'
+      else:
+        code = record['settings']['code']
+        status, reason = (
+          'kept',
+          f'it succeeded before with these settings, but with the code {code}',
+        )
+      return {'status': status, 'reason': '; '.join([reason, *incomplete(record['result'])])}
     by_name = {s.name: s for s in self.stages}
-    missing = [name for name in stage.needs if name in by_name and not self.is_done(by_name[name])]
+    missing = [name for name in stage.needs if name in by_name and not self.done(by_name[name])]
     if missing:
       return {
         'status': 'skipped',
@@ -239,7 +281,8 @@ class Plan:
     took = {'seconds': round(self.clock() - began, 1)}
     record = read(self.output, stage.name)
     if code == 0 and record:
-      return {'status': 'done', **took}
+      parts = incomplete(record['result'])
+      return {'status': 'done', **({'reason': '; '.join(parts)} if parts else {}), **took}
     if code == SKIPPED and record:
       return {'status': 'skipped', 'reason': record['reason'], **took}
     if code is None:
@@ -256,6 +299,7 @@ class Plan:
     task = {
       'stage': dataclasses.asdict(stage),
       'settings': self.settings(stage),
+      'shared': self.shared,
       'output': str(self.output),
       'small': self.small,
       'seconds': limit,
@@ -269,14 +313,21 @@ def run_process(
 ) -> int | None:
   """Runs a command in the checkout and writes its output to `log`.
 
-  When the command ends or is stopped, the processes that it started are stopped too.
+  When the command ends or is stopped, the processes that it started are stopped too. The standard input of
+  the command ends when this process ends, even if it is killed; `end_with_parent` makes use of that.
 
   Returns:
     The exit code; None if the command was stopped because it took longer than `seconds`.
   """
   with log.open('w') as file:
     process = subprocess.Popen(
-      command, cwd=ROOT, env=dict(env), stdout=file, stderr=file, start_new_session=True
+      command,
+      cwd=ROOT,
+      env=dict(env),
+      stdin=subprocess.PIPE,
+      stdout=file,
+      stderr=file,
+      start_new_session=True,
     )
     try:
       return process.wait(max(seconds, 0.1))
@@ -286,6 +337,19 @@ def run_process(
       with contextlib.suppress(ProcessLookupError):  # all processes have ended already
         os.killpg(process.pid, signal.SIGKILL)
       process.wait()
+      if process.stdin:
+        process.stdin.close()
+
+
+def end_with_parent() -> None:
+  """Kills the group of this process when its standard input ends, as when `run_process` was killed."""
+
+  def wait() -> None:
+    while os.read(0, 1):  # nothing is ever written
+      pass
+    os.killpg(0, signal.SIGKILL)
+
+  threading.Thread(target=wait, daemon=True).start()
 
 
 def last_lines(log: pathlib.Path) -> str:
@@ -298,7 +362,9 @@ def work(task: Mapping[str, Any]) -> int:
   """Calls the function of a stage and writes its record; returns the exit code of its process."""
   stage = Stage(**task['stage'])
   output = pathlib.Path(task['output'])
-  context = Context(output, task['small'], task['seconds'], task['cifar10'], stage.arguments)
+  context = Context(
+    output, task['small'], task['seconds'], task['cifar10'], stage.arguments, task['shared']
+  )
   module, function = stage.function.split(':')
   record = {'stage': stage.name, 'letter': stage.letter, 'what': stage.what}
   record['settings'] = task['settings']
@@ -320,4 +386,5 @@ if __name__ == '__main__':
   # This file is the module __main__ here, but the stages raise `Skip` of the imported module.
   from benchmarks.gpu import plan
 
+  plan.end_with_parent()
   sys.exit(plan.work(json.loads(sys.argv[1])))

@@ -114,7 +114,7 @@ class Peer:
 
     from benchmarks import torch_peer
 
-    self.form = torch_peer.Form(*form)
+    self.form, self.chosen_in = torch_peer.Form(*form), ''
     self.trainer = torch_peer.Trainer(config, params, self.form, target)
     self.images = [torch.from_numpy(batch['image']).to(target) for batch in inputs]
     self.labels = [torch.from_numpy(batch['label']).long().to(target) for batch in inputs]
@@ -169,23 +169,34 @@ class Peer:
       return self.probabilities(self.images[i % len(self.images)])
 
 
+def form_of(context: plan.Context, kind: str) -> tuple[tuple, str]:
+  """Returns the form of PyTorch's network, for the kind 'eager' or 'compiled', and where it was chosen."""
+  found = context.result_of('peer_form') or {}
+  if found.get(kind):
+    return tuple(found[kind]), found.get('chosen_in', 'an earlier run')
+  return DEFAULT_FORM, 'the default, not measured'
+
+
 def peers(
   context: plan.Context, config: FrozenConfigDict, params: Mapping, inputs: list[sides.Batch]
 ) -> tuple[dict[str, Peer], dict[str, str]]:
   """Returns PyTorch's sides by name, and the reason for each that is missing.
 
-  The form is the fastest one that an earlier stage found. Compiled sides run on a GPU only.
+  The form is that of `form_of`. Compiled sides run on a GPU only.
   """
   reason = device.torch_reason()
   if reason:
     return {}, dict.fromkeys(MODES, reason)
   found, missing = {}, {}
-  forms = context.result_of('peer_form') or {}
   target = device.set_up_torch(tf32=True)
   for name, mode in MODES.items():
     if mode and target == 'cpu':
       missing[name] = 'torch.compile is raced on a GPU alone'
       continue
-    form = forms.get('compiled' if mode else 'eager') or DEFAULT_FORM
-    found[name] = Peer(config, params, tuple(form), inputs, target, mode)
+    form, chosen_in = form_of(context, 'compiled' if mode else 'eager')
+    try:
+      found[name] = Peer(config, params, form, inputs, target, mode)
+      found[name].chosen_in = chosen_in
+    except Exception as error:
+      missing[name] = plan.short(error)
   return found, missing

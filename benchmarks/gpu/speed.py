@@ -1,11 +1,12 @@
 """Stages c, d, h and i: training and inference compared with PyTorch, memory, and hours for ImageNet."""
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import itertools
 import math
 import statistics
 import sys
-import time
+import traceback
 from typing import Any
 
 import jax
@@ -16,10 +17,11 @@ from benchmarks import machine, sides
 from benchmarks.gpu import device, plan, racers
 
 _TRIAL_STEPS = 5
-_IMAGENET = 1_281_167  # training images of ILSVRC-2012
-_EPOCHS = 90
 # A float32 update reads a parameter, its gradient and its velocity, and writes parameter and velocity.
 _UPDATE_BYTES = 5 * 4
+_OURS = 'ours'
+# Calls of a side before its timing. In the mode `reduce-overhead` the third call is the first replay.
+_FIRST_CALLS = 3
 # The forms of PyTorch's network that are also tried compiled; each takes half a minute to compile.
 _COMPILED_FORMS = ((True, True, 'slices'), (True, True, 'band'), (True, False, 'slices'))
 
@@ -45,14 +47,49 @@ def floor_seconds(context: plan.Context, config: FrozenConfigDict) -> dict[str, 
 def _report(times: dict[str, list[float]], batch: int, missing: dict[str, str]) -> dict[str, Any]:
   """Returns the speeds of all sides and the speed-up of this project over each other side."""
   speeds = {name: device.spread([batch / s for s in found]) for name, found in times.items()}
-  peers = {name: speeds[name] for name in times if name != 'ours'}
+  ours = times[_OURS]
   return {
-    'images_per_s': speeds['ours'],
-    'ms': device.spread(times['ours'], 1e3),
-    'peers': peers | dict.fromkeys(missing, None),
-    'ratio': {name: device.ratio(times[name], times['ours']) for name in peers}
-    | dict.fromkeys(missing, None),
+    'images_per_s': speeds[_OURS],
+    'ms': device.spread(ours, 1e3),
+    'peers': {name: speeds.get(name) for name in racers.MODES},
+    'ratio': {
+      name: device.ratio(times[name], ours) if name in times else None for name in racers.MODES
+    },
     'missing': missing,
+  }
+
+
+def _started(
+  starts: Mapping[str, Callable[[], device.Work]], missing: dict[str, str]
+) -> tuple[dict[str, device.Work], dict[str, float]]:
+  """Starts the sides; returns their work and the seconds of the first calls, in which PyTorch compiles.
+
+  A side of PyTorch that fails is left out, and its reason is added to `missing`.
+  """
+  works, seconds = {}, {}
+  for name, start in starts.items():
+    try:
+      work = start()
+      first = device.timed(work, 1)
+      device.timed(work, _FIRST_CALLS - 1)
+    except Exception as error:
+      if name == _OURS:
+        raise
+      traceback.print_exc()
+      missing[name] = plan.short(error)
+      continue
+    works[name], seconds[name] = work, round(first, 2)
+  return works, seconds
+
+
+def _forms(
+  peers: Mapping[str, racers.Peer], works: Mapping[str, device.Work]
+) -> dict[str, dict[str, str]]:
+  """Returns the forms of PyTorch's sides that were timed, and where these forms were chosen."""
+  timed = {name: peer for name, peer in peers.items() if name in works}
+  return {
+    'forms': {name: str(peer.form) for name, peer in timed.items()},
+    'forms_chosen_in': {name: peer.chosen_in for name, peer in timed.items()},
   }
 
 
@@ -63,14 +100,14 @@ def training(context: plan.Context) -> dict[str, Any]:
   inputs = sides.batches(config)
   ours = racers.Ours(config, inputs)
   peers, missing = racers.peers(context, config, ours.side.params(), inputs)
-  works = {'ours': ours.training()} | {name: peer.training() for name, peer in peers.items()}
-  first_call = {name: _first_call(work) for name, work in works.items()}
+  starts = {_OURS: ours.training} | {name: peer.training for name, peer in peers.items()}
+  works, first_call = _started(starts, missing)
   times = device.race(works, **device.settings(context.small))
-  last_loss = float(works['ours'].call(0))
+  last_loss = float(works[_OURS].call(0))
   if not math.isfinite(last_loss):
     raise RuntimeError(f'the loss after the timed steps is not finite: {last_loss}')
   floor = floor_seconds(context, config)
-  step = statistics.median(times['ours'])
+  step = statistics.median(times[_OURS])
   result = _report(times, batch, missing) | {
     'dtype': dtype,
     'batch': batch,
@@ -80,21 +117,19 @@ def training(context: plan.Context) -> dict[str, Any]:
     'compile_s': ours.side.compile_s,
     'first_call_s': first_call,
     'temporary_bytes': ours.side.train_step.memory_analysis().temp_size_in_bytes,
-    'forms': {name: str(peer.form) for name, peer in peers.items()},
     'last_loss': last_loss,
   }
-  return result | device.describe()
-
-
-def _first_call(work: device.Work) -> float:
-  """Returns the seconds of the first call, in which PyTorch compiles."""
-  began = time.perf_counter()
-  work.wait(work.call(0))
-  return round(time.perf_counter() - began, 2)
+  return result | _forms(peers, works) | device.describe()
 
 
 def peer_form(context: plan.Context) -> dict[str, Any]:
-  """Returns the form in which PyTorch's training step is fastest, eager and compiled."""
+  """Returns the form in which PyTorch's training step is fastest, eager and compiled.
+
+  A form that fails is left out; `failed` has the reasons.
+
+  Raises:
+    RuntimeError: no form runs.
+  """
   reason = device.torch_reason()
   if reason:
     raise plan.Skip(reason)
@@ -110,21 +145,28 @@ def peer_form(context: plan.Context) -> dict[str, Any]:
   compiled = [] if target == 'cpu' else list(_COMPILED_FORMS)
   trials: dict[str, dict[str, float]] = {'eager': {}, 'compiled': {}}
   best: dict[str, Any] = {}
+  failed: dict[str, str] = {}
   for kind, form in itertools.chain(
     zip(itertools.repeat('eager'), eager), zip(itertools.repeat('compiled'), compiled)
   ):
     mode = 'default' if kind == 'compiled' else None
-    work = racers.Peer(config, params, form, inputs, target, mode).training()
-    device.timed(
-      work, _TRIAL_STEPS
-    )  # in this call cuDNN selects its algorithms and PyTorch compiles
-    seconds = min(device.timed(work, _TRIAL_STEPS) for _ in range(2))
+    try:
+      work = racers.Peer(config, params, form, inputs, target, mode).training()
+      device.timed(work, _TRIAL_STEPS)  # cuDNN selects its algorithms and PyTorch compiles
+      seconds = min(device.timed(work, _TRIAL_STEPS) for _ in range(2))
+    except Exception as error:
+      traceback.print_exc()
+      failed[f'{kind}, {torch_peer.Form(*form)}'] = plan.short(error)
+      continue
     trials[kind][str(torch_peer.Form(*form))] = round(config.train.batch_size / seconds, 1)
     print(kind, form, round(seconds * 1e3, 2), 'ms', file=sys.stderr, flush=True)
     if seconds < best.get(kind, (math.inf,))[0]:
       best[kind] = seconds, form
-  chosen = {kind: list(best[kind][1]) if kind in best else None for kind in trials}
-  return chosen | {'images_per_s': trials} | device.describe()
+  if not best:
+    raise RuntimeError(f'no form of the PyTorch network runs: {failed}')
+  result = {kind: list(best[kind][1]) if kind in best else None for kind in trials}
+  result['chosen_in'] = f'training in {config.model.dtype}, batch {config.train.batch_size}'
+  return result | {'images_per_s': trials, 'failed': failed} | device.describe()
 
 
 def inference(context: plan.Context) -> dict[str, Any]:
@@ -134,7 +176,8 @@ def inference(context: plan.Context) -> dict[str, Any]:
   inputs = sides.batches(config)
   ours = racers.Ours(config, inputs)
   peers, missing = racers.peers(context, config, ours.side.params(), inputs)
-  works = {'ours': ours.inference()} | {name: peer.inference() for name, peer in peers.items()}
+  starts = {_OURS: ours.inference} | {name: peer.inference for name, peer in peers.items()}
+  works, _ = _started(starts, missing)
   times = device.race(works, **device.settings(context.small))
   flops = 2.0 * sum(row['macs'] for row in models.layer_table(config.model))
   result = _report(times, batch, missing) | {
@@ -143,7 +186,7 @@ def inference(context: plan.Context) -> dict[str, Any]:
     'gflop_per_image': round(flops / 1e9, 3),
     'compile_s': ours.side.compile_s,
   }
-  return result | device.describe()
+  return result | _forms(peers, works) | device.describe()
 
 
 def memory(context: plan.Context) -> dict[str, Any]:
@@ -163,7 +206,11 @@ def memory(context: plan.Context) -> dict[str, Any]:
       'compile_s': ours.side.compile_s,
       **sides.costs(ours.side, ours.side.train_step),
     }
-    rows.append(row | {'peer_peak_bytes': _peer_peak(context, config, inputs, ours)})
+    try:
+      row['peer_peak_bytes'] = _peer_peak(context, config, inputs, ours)
+    except Exception as error:  # such as too little memory
+      row |= {'peer_peak_bytes': None, 'peer_reason': plan.short(error)}
+    rows.append(row)
   return {'dtype': dtype, 'rows': rows} | device.describe()
 
 
@@ -176,39 +223,8 @@ def _peer_peak(
   import torch
 
   target = device.set_up_torch(tf32=True)
-  forms = context.result_of('peer_form') or {}
-  form = tuple(forms.get('eager') or racers.DEFAULT_FORM)
+  form, _ = racers.form_of(context, 'eager')
   torch.cuda.reset_peak_memory_stats()
   peer = racers.Peer(config, ours.side.params(), form, inputs, target)
   device.timed(peer.training(), _TRIAL_STEPS)
   return torch.cuda.max_memory_allocated()
-
-
-def imagenet(context: plan.Context) -> dict[str, Any]:
-  """Computes the hours of 90 epochs of ImageNet from the speeds that other stages measured.
-
-  Raises:
-    plan.Skip: no training step has been timed.
-  """
-  rows = []
-  for path in sorted(context.output.glob('training_*.json')):
-    found = context.result_of(path.stem)
-    if found:
-      speed = found['images_per_s']['median']
-      hours = round(_EPOCHS * _IMAGENET / speed / 3600, 3)
-      rows.append({**{key: found[key] for key in ('dtype', 'batch')}, 'hours': hours})
-  if not rows:
-    raise plan.Skip('no training step has been timed')
-  reading = context.result_of('input')
-  host = None
-  if reading:
-    speeds = {form: max(by.values()) for form, by in reading['images_per_s'].items()}
-    hours = {form: round(_EPOCHS * _IMAGENET / s / 3600, 3) for form, s in speeds.items()}
-    host = {'images_per_s': speeds, 'hours': hours}
-  return {
-    'epochs': _EPOCHS,
-    'images': _IMAGENET,
-    'small': context.small,
-    'steps': rows,
-    'host': host,
-  }

@@ -15,6 +15,13 @@ from typing import Any
 from benchmarks.gpu import plan
 
 NOT_MEASURED = 'not measured'
+PEERS = {  # PyTorch's sides by name, and the heads of their columns
+  'eager': 'PyTorch eager',
+  'compiled': 'compiled',
+  'compiled, CUDA graphs': 'compiled, CUDA graphs',
+}
+_EPOCHS = 90
+_IMAGENET = 1_281_167  # training images of ILSVRC-2012
 SMALL = 'These figures are of a small run that tests the command; they measure nothing.'
 
 Results = dict[str, dict[str, Any]]
@@ -81,16 +88,20 @@ def correctness(results: Results) -> str:
   rows = []
   if 'correct_layers' in results:
     result = results['correct_layers']['result']
+    failed = result.get('failed', {})
     for kind, tolerance in result['tolerance'].items():
       worst = max(
         (value, name.rsplit(' | ', 1)[0].replace(' | ', ', '))
         for name, values in result['errors'].items()
-        if name.endswith(f'| {kind}')
+        if name.endswith(f'| {kind}') and name not in failed
         for value in values[:2]
       )
       rows.append(
         (f'layers against float64, {kind}', f'{worst[0]:.2g} ({worst[1]})', f'{tolerance:g}')
       )
+    if failed:
+      names = '; '.join(name.replace(' | ', ', ') for name in failed)
+      rows.append(('failed forms, which no network uses', names, ''))
   if 'correct_network' in results:
     result = results['correct_network']['result']
     for dtype, losses in result['losses'].items():
@@ -106,10 +117,23 @@ def correctness(results: Results) -> str:
   return table(('check', 'largest relative difference', 'tolerance'), rows)
 
 
+def _chosen(results: Results, kind: str) -> str:
+  """Returns a paragraph on the forms of PyTorch's network and where they were chosen; '' without PyTorch."""
+  found = {
+    f'{PEERS[name]}: {form} ({result["forms_chosen_in"][name]})': None
+    for result in _of_kind(results, kind)
+    for name, form in result.get('forms', {}).items()
+  }
+  return (
+    f"Forms of PyTorch's network, and where each was chosen: {'; '.join(found)}.\n\n"
+    if found
+    else ''
+  )
+
+
 def _race(results: Results, kind: str) -> str:
   rows = []
   for result in _of_kind(results, kind):
-    peers = result['peers']
     ratios = [ratio for ratio in result['ratio'].values() if ratio is not None]
     share = result.get('roofline_share')
     rows.append(
@@ -118,16 +142,17 @@ def _race(results: Results, kind: str) -> str:
         result['batch'],
         _median(result['images_per_s']),
         _median(result['ms']),
-        *map(_median, peers.values()),
+        *(_median(result['peers'].get(name)) for name in PEERS),
         _number(min(ratios)) if ratios else None,
         None if share is None else f'{share:.1%}',
       )
     )
-  peers = ('PyTorch eager', 'compiled', 'compiled, CUDA graphs')
+  peers = PEERS.values()
   head = ('dtype', 'batch', 'images/s', 'ms', *peers, 'ratio to the fastest peer', 'roofline')
+  chosen = _chosen(results, kind)
   if kind == 'inference':
-    return table(head[:-1], (row[:-1] for row in rows))
-  return table(head, rows)
+    return chosen + table(head[:-1], (row[:-1] for row in rows))
+  return chosen + table(head, rows)
 
 
 def training(results: Results) -> str:
@@ -141,7 +166,10 @@ def inference(results: Results) -> str:
 
 
 def layers(results: Results) -> str:
-  """Returns a section on the time of each layer of one tower, forward and backward, and its lower bound."""
+  """Returns a section on the time of each layer, forward and backward, and its lower bound.
+
+  conv1 and conv3 have the maps of both towers, the other layers those of one tower.
+  """
   rows = [
     (
       row['layer'],
@@ -207,12 +235,20 @@ def memory(results: Results) -> str:
 
 def imagenet(results: Results) -> str:
   """Returns a section on the hours of 90 epochs of ImageNet, computed from the speeds."""
-  if 'imagenet' not in results:
-    return NOT_MEASURED
-  result = results['imagenet']['result']
-  rows = [(f'training, {r["dtype"]}, batch {r["batch"]}', r['hours']) for r in result['steps']]
-  host = result['host'] or {'hours': {'jpeg': None, 'raw': None}}
-  rows += [(f'reading a {form} store', hours) for form, hours in host['hours'].items()]
+
+  def hours(images_per_s):
+    return _number(_EPOCHS * _IMAGENET / images_per_s / 3600)
+
+  rows = [
+    (
+      f'training, {result["dtype"]}, batch {result["batch"]}',
+      hours(result['images_per_s']['median']),
+    )
+    for result in _of_kind(results, 'training')
+  ]
+  if 'input' in results:
+    speeds = results['input']['result']['images_per_s']
+    rows += [(f'reading a {form} store', hours(max(by.values()))) for form, by in speeds.items()]
   return table(('alone', 'hours for 90 epochs'), rows)
 
 
@@ -223,7 +259,7 @@ def cifar10(results: Results) -> str:
   r = results['cifar10']['result']
   error = r['result'].get('top1_error')
   row = r['epochs'], r['seconds'], _number(r['images_per_s']), _number(error, 4)
-  return table(('epochs', 'seconds', 'images/s', 'test error, %'), [row])
+  return table(('epochs', 'seconds', 'images/s', 'validation error, one view, %'), [row])
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Results], str]]] = {

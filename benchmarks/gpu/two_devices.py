@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 
 from alexnet_jax import steps
-from alexnet_jax.data import Statistics
+from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.steps import optimizer
 from benchmarks.gpu import plan, racers

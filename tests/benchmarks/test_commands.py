@@ -11,7 +11,7 @@ from PIL import Image
 import pytest
 from tiny import ROOT
 
-from benchmarks import scale
+from benchmarks import input_pipeline, profile_step, scale
 
 HAS_TORCH = importlib.util.find_spec('torch') is not None
 NETWORK = ['--batch=2', '--width=0.0625', '--rounds=1']
@@ -34,9 +34,33 @@ def test_networks_are_timed_beside_pytorch(name):
   assert result['hardware']['jax'] and result['batch'] == 2
 
 
+@pytest.mark.parametrize(
+  ('name', 'layer'),
+  [
+    ('jit(step)/jvp(AlexNet)/conv1/norm/mul', ('norm1', 'forward')),
+    ('jit(step)/transpose(jvp(AlexNet))/conv5/pool/select', ('pool5', 'backward')),
+    ('jit(step)/jvp(AlexNet)/conv2/conv_general_dilated', ('conv2', 'forward')),
+    ('jit(step)/jvp(AlexNet)/conv1/norm/batch_norm1/sub', ('norm1', 'forward')),
+    ('jit(step)/jvp(AlexNet)/fc6/act/max', ('act6', 'forward')),
+    ('jit(step)/sgd/mul', ('rest: update, loss, input', 'forward')),
+  ],
+)
+def test_an_operation_belongs_to_a_layer(name, layer):
+  assert profile_step.layer_of(name) == layer
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('recipe', ['torchvision', 'configs/lenet.py:mnist'])
+def test_other_recipes_are_timed(recipe):
+  """Both sides see the same images; for grey images there is no other side."""
+  result = run('train_step', f'--recipe={recipe}', *NETWORK)
+  assert ('fair' in result['ratio']) == (HAS_TORCH and recipe == 'torchvision')
+
+
 @pytest.mark.long
 def test_the_layers_of_a_step_are_profiled():
   result = run('profile_step', *NETWORK)
+  assert {'norm1', 'pool1', 'norm2', 'pool5'} <= {layer['layer'] for layer in result['layers']}
   assert sum(layer['share'] for layer in result['layers']) == pytest.approx(1, abs=0.02)
   assert {'conv1', 'conv5', 'fc8'} <= {layer['layer'] for layer in result['layers']}
   assert ('fair' in result.get('ratio', {})) == HAS_TORCH
@@ -74,6 +98,11 @@ def test_the_input_pipeline_is_timed_beside_others(tmp_path):
   assert result['checksums']['jpeg_store'] == result['checksums']['ceiling']
 
 
+def test_a_pause_of_the_process_leaves_a_measurement():
+  """No time is left for more batches than the first one, which is not timed, and one other."""
+  assert input_pipeline.timed(lambda: iter([4, 4]), seconds=0, images=int).rate > 0
+
+
 @pytest.mark.long
 def test_the_time_to_the_first_step_is_measured():
   result = run(
@@ -85,6 +114,17 @@ def test_the_time_to_the_first_step_is_measured():
   )
   for kind in ('with', 'without'):
     assert result[f'{kind}_kept_programs_s']['median'] > 0
+
+
+@pytest.mark.long
+def test_the_cost_of_layer_statistics_is_measured():
+  assert run('diagnostics', *NETWORK)['percent'] > 0
+
+
+@pytest.mark.long
+def test_locally_connected_layers_are_timed_without_a_peer():
+  network = ['--recipe=configs/cifar10.py:conv_local_13pct', *NETWORK]
+  assert run('train_step', *network)['ratio'] == {}
 
 
 @pytest.mark.long

@@ -1,16 +1,12 @@
-"""The GPU benchmark, run on the CPU: its time budget, its resumption, small stages, and its tables.
-
-The functions from `succeeds` to `takes_long` are stages. The processes that `plan` starts import them from
-this file.
-"""
+"""The stages of the GPU benchmark, run small on the CPU, and its tables."""
 
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -18,181 +14,21 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from alexnet_jax import models
 from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
 from alexnet_jax.models.layers import gpu
 from benchmarks import sides
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import correct, device, host, plan, racers, tables, two_devices
+from benchmarks.gpu import correct, device, host, layers, plan, racers, speed, tables, two_devices
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-HERE = 'tests.benchmarks.test_gpu'
-
-
-# --- Stages
-
-
-def succeeds(context):
-  return {'small': context.small, 'argument': context.arguments.get('argument')}
-
-
-def fails(context):
-  raise RuntimeError('the losses of the two sides differ')
-
-
-def is_killed(context):
-  os.kill(os.getpid(), 9)
-
-
-def does_not_apply(context):
-  raise plan.Skip('there is no GPU of this kind')
-
-
-def takes_long(context):
-  child = subprocess.Popen(['sleep', '600'])
-  (context.output / 'child').write_text(str(child.pid))
-  time.sleep(600)
-
-
-def stage(name, estimate=1.0, needs=(), **arguments):
-  return plan.Stage(
-    name, 'x', 'a test', f'{HERE}:{name}', estimate, estimate, arguments, tuple(needs)
-  )
-
-
-def run(output, *stages, seconds=600.0, small=True):
-  """Runs stages, and returns the exit code and the outcome of each stage."""
-  code = plan.Plan(stages, output, 'a device', small, seconds).run()
-  return code, plan.read(output, 'summary')['stages']
-
-
-# --- The plan
-
-
-@pytest.mark.long
-def test_a_failed_stage_is_reported_and_the_others_run(tmp_path, capsys):
-  stages = [stage(f.__name__) for f in (fails, is_killed, does_not_apply, succeeds)]
-  code, outcomes = run(tmp_path, *stages)
-  assert code == 3
-  assert {name: outcome['status'] for name, outcome in outcomes.items()} == {
-    'fails': 'failed',
-    'is_killed': 'failed',
-    'does_not_apply': 'skipped',
-    'succeeds': 'done',
-  }
-  assert 'RuntimeError: the losses of the two sides differ' in outcomes['fails']['reason']
-  assert outcomes['does_not_apply']['reason'] == 'there is no GPU of this kind'
-  assert capsys.readouterr().err.splitlines()[-1] == 'FAILED: fails, is_killed'
-  assert plan.read(tmp_path, 'fails')['status'] == 'failed'
-  assert plan.read(tmp_path, 'succeeds')['result'] == {'small': True, 'argument': None}
-
-
-@pytest.mark.long
-def test_a_successful_stage_is_not_repeated(tmp_path, monkeypatch):
-  stages = stage('succeeds', argument=1), stage('fails')
-
-  def status(*args, **more):
-    return [o['status'] for o in run(tmp_path, *args, **more)[1].values()]
-
-  assert status(*stages) == ['done', 'failed']
-  assert status(*stages) == ['reused', 'failed']  # a failed stage is repeated
-  assert status(stage('succeeds', argument=2)) == ['done']  # other arguments
-  assert status(stage('succeeds', argument=2), small=False) == ['done']
-  monkeypatch.setattr(plan, 'code_version', lambda: 'another')
-  assert status(stage('succeeds', argument=2), small=False) == ['done']
-  assert status(stage('succeeds', argument=2), small=False) == ['reused']
-  (tmp_path / 'succeeds.json').write_text('{"status": "do')  # an incomplete file
-  assert status(stage('succeeds', argument=2), small=False) == ['done']
-
-
-def test_a_stage_that_exceeds_the_time_budget_is_skipped_with_a_reason(tmp_path):
-  code, outcomes = run(tmp_path, stage('fails', estimate=5000), stage('succeeds'))
-  assert code == 0 and outcomes['succeeds']['status'] == 'done'
-  assert outcomes['fails']['status'] == 'skipped'
-  assert 'it takes about 5000 s, and ' in outcomes['fails']['reason']
-  assert not (tmp_path / 'fails.json').exists()
-
-
-def test_a_stage_is_skipped_if_a_stage_that_it_needs_has_failed(tmp_path):
-  code, outcomes = run(tmp_path, stage('fails'), stage('succeeds', needs=['fails']))
-  assert code == 3 and outcomes['succeeds']['status'] == 'skipped'
-  assert outcomes['succeeds']['reason'] == 'it needs fails, which did not succeed'
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(('seconds', 'status'), [(600, 'failed'), (2.2, 'skipped')])
-def test_a_stage_that_takes_too_long_is_stopped_with_its_children(
-  tmp_path, monkeypatch, seconds, status
-):
-  """It counts as failed, or as skipped if the time budget of all stages was used up."""
-  monkeypatch.setattr(plan, '_SLACK', 4.0)
-  monkeypatch.setattr(plan, '_SMALL_PATIENCE', 1.0)
-  code, outcomes = run(tmp_path, stage('takes_long', estimate=1), seconds=seconds)
-  assert outcomes['takes_long']['status'] == status and code == (3 if status == 'failed' else 0)
-  assert 'it was stopped after' in outcomes['takes_long']['reason']
-  if (tmp_path / 'child').exists():  # on a slow machine the stage may not have started the child
-    child = pathlib.Path('/proc', (tmp_path / 'child').read_text())
-    for _ in range(200):
-      if not child.exists() or (child / 'stat').read_text().split()[2] == 'Z':
-        break
-      time.sleep(0.05)
-    else:
-      pytest.fail('a child process of the stage is still running')
-
-
-def test_the_code_version_changes_with_the_files(tmp_path, monkeypatch):
-  (tmp_path / 'configs').mkdir()
-  (tmp_path / 'configs/a.py').write_text('1')
-  monkeypatch.setattr(plan, 'ROOT', tmp_path)
-  before = plan.code_version()
-  assert plan.code_version() == before
-  (tmp_path / 'configs/a.py').write_text('2')
-  assert plan.code_version() != before
-
-
-def test_stages_are_selected_by_letter_or_name_with_their_requirements():
-  def names(*wanted):
-    return [s.name for s in plan.select(command.STAGES, wanted)]
-
-  assert names('a', 'i') == ['ceilings', 'imagenet']
-  assert names('training_float32_512') == ['correct_network', 'training_float32_512']
-  with pytest.raises(ValueError, match="no stage 'z': choose among a, b"):
-    names('z')
-
-
-def test_stages_come_after_their_requirements_and_have_functions():
-  names = [s.name for s in command.STAGES]
-  assert len(set(names)) == len(names)
-  assert {s.letter for s in command.STAGES} == set('abcdefghij')
-  for i, s in enumerate(command.STAGES):
-    module, function = s.function.split(':')
-    assert callable(getattr(sys.modules.get(module) or __import__(module, fromlist='_'), function))
-    assert set(s.needs) <= set(names[:i]), s.name
-  timed = [i for i, s in enumerate(command.STAGES) if s.letter in 'cd']
-  assert names.index('correct_network') < min(timed)
-  assert all('correct_network' in command.STAGES[i].needs for i in timed)
-
-
-@pytest.mark.parametrize(
-  ('args', 'message'),
-  [
-    ([], '--output=DIR is required'),
-    (['--output=x', '--minutes=0'], 'it must be positive'),
-    (['--output=x', '--stages=a,z'], "there is no stage 'z'"),
-    (['--output=x', '--cifar10=tfds:cifar10'], 'write folder:PATH or store:PATH'),
-    (['--output=x', '--cifar10=folder:/does/not/exist'], 'write folder:PATH or store:PATH'),
-  ],
-)
-def test_an_invalid_command_line_gets_a_message(args, message, capsys):
-  with pytest.raises(SystemExit) as ended:
-    command.parse(args)
-  assert ended.value.code == 2 and message in capsys.readouterr().err.splitlines()[-1]
 
 
 # --- The stages
 
 
-def test_a_layer_with_a_wrong_gradient_fails_its_stage(tmp_path, monkeypatch):
+def test_a_layer_with_a_wrong_gradient_fails_its_stage_if_networks_use_it(tmp_path, monkeypatch):
   """An error of one per cent is detected, and the correct gradient passes."""
   case = {'map_response_norm': correct.cases(True)['map_response_norm']}
   monkeypatch.setattr(correct, 'cases', lambda small: case)
@@ -211,8 +47,99 @@ def test_a_layer_with_a_wrong_gradient_fails_its_stage(tmp_path, monkeypatch):
   wrong.defvjp(lambda x: (wrong(x), x), backward)
   exact, forms, shapes = case['map_response_norm']
   case['map_response_norm'] = exact, forms | {'gpu': wrong}, shapes
-  with pytest.raises(RuntimeError, match='map_response_norm, gpu, float32: '):
+  result = correct.check_layers(context)
+  assert set(result['failed']) == {'map_response_norm | gpu | float32'}
+  case['map_response_norm'] = exact, forms | {'in use': wrong}, shapes
+  with pytest.raises(RuntimeError, match=r'map_response_norm \| in use \| float32: '):
     correct.check_layers(context)
+
+
+def does_not_run(*arrays, **constants):
+  raise NotImplementedError('no kernel for this GPU\n(a long explanation)')
+
+
+def test_a_form_that_does_not_run_is_recorded_and_the_others_are_checked(tmp_path, monkeypatch):
+  case = {'map_response_norm': correct.cases(True)['map_response_norm']}
+  exact, forms, shapes = case['map_response_norm']
+  case['map_response_norm'] = exact, forms | {'new': does_not_run}, shapes
+  monkeypatch.setattr(correct, 'cases', lambda small: case)
+  context = plan.Context(tmp_path, True, 60)
+  result = correct.check_layers(context)
+  assert result['failed'] == {
+    f'map_response_norm | new | {kind}': 'NotImplementedError: no kernel for this GPU'
+    for kind in ('float32', 'bfloat16')
+  }
+  assert 'map_response_norm | in use | bfloat16' in result['errors']
+  record = {'status': 'done', 'settings': {'small': False}, 'result': result}
+  plan.write(tmp_path, 'correct_layers', record)
+  text = tables.render(tmp_path, 'correctness')
+  assert 'no network uses | map_response_norm, new, float32; map_response_norm, new, bf' in text
+  case['map_response_norm'] = exact, {'in use': does_not_run}, shapes
+  with pytest.raises(RuntimeError, match=r'in use .* no kernel for this GPU'):
+    correct.check_layers(context)
+
+
+@pytest.mark.parametrize('bad', [does_not_run, lambda x: 1.1 * x])
+def test_a_form_that_cannot_be_compared_leaves_the_times_of_the_others(bad):
+  sets = [[jnp.ones((2, 3))]]
+  forms = {'plain': jnp.sin, 'same': lambda x: jnp.sin(x), 'bad': bad}
+  works, reasons = layers._usable(forms, sets, False, 1e-3, 1e-3)
+  assert list(works) == ['plain', 'same'] and list(reasons) == ['bad']
+  with pytest.raises(NotImplementedError):
+    layers._usable({'plain': does_not_run}, sets, False, 1e-3, 1e-3)
+
+
+def test_the_table_of_layers_is_complete_without_the_profiler(tmp_path, monkeypatch):
+  monkeypatch.setattr(layers, 'LAYERS', {'norm1': layers.LAYERS['norm1']})
+  monkeypatch.setattr(layers, '_DENSE', {})
+  monkeypatch.setattr(layers, '_traced', does_not_run)
+  arguments = {'dtype': 'float32', 'batch': 128}
+  result = layers.layer_table(plan.Context(tmp_path, True, 60, arguments=arguments))
+  assert [row['layer'] for row in result['layers']] == ['norm1']
+  reason = 'NotImplementedError: no kernel for this GPU'
+  assert result['traced'] == {'rows': [], 'reason': reason}
+
+
+def test_layers_have_the_sizes_of_the_network():
+  """With its towers, a layer has the parameters and the products of the whole layer of the network."""
+  table = {row['layer']: row for row in models.layer_table(recipes.get('paper').model)}
+  for name in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5'):
+    _, kernel, bias = layers.tower_shapes(name, 128, False)
+    side = table[name]['output'][0]
+    assert math.prod(kernel) + math.prod(bias) == table[name]['parameters'], name
+    assert math.prod(kernel) * side**2 == table[name]['macs'], name
+    alone = sum(map(math.prod, layers.shapes(name, 128, False)[2][1:]))
+    assert alone == table[name]['parameters'] // (1 if name in layers._SHARED else 2), name
+  for name in ('fc6', 'fc7', 'fc8'):
+    assert 2 * math.prod(layers._DENSE[name]) == table[name]['macs'], name
+
+
+def constant(value):
+  return lambda: device.Work(lambda i: value, lambda result: None)
+
+
+def test_a_pytorch_form_that_does_not_run_leaves_the_other_figures():
+  missing = {}
+  starts = {'ours': constant(1), 'eager': constant(2), 'compiled': does_not_run}
+  works, seconds = speed._started(starts, missing)
+  assert list(works) == list(seconds) == ['ours', 'eager']
+  assert missing == {'compiled': 'NotImplementedError: no kernel for this GPU'}
+  missing['compiled, CUDA graphs'] = 'it was not tried'
+  times = {'ours': [0.5, 0.5], 'eager': [1.0, 1.0]}
+  report = speed._report(times, 128, missing)
+  assert list(report['peers']) == list(report['ratio']) == list(racers.MODES) == list(tables.PEERS)
+  assert report['ratio'] == {'eager': 2.0, 'compiled': None, 'compiled, CUDA graphs': None}
+  with pytest.raises(NotImplementedError):
+    speed._started({'ours': does_not_run}, {})
+
+
+def test_the_form_of_pytorch_is_reported_with_its_origin(tmp_path):
+  context = plan.Context(tmp_path, True, 60)
+  assert racers.form_of(context, 'eager') == (racers.DEFAULT_FORM, 'the default, not measured')
+  result = {'eager': [True, False, 'band'], 'compiled': None, 'chosen_in': 'training in bfloat16'}
+  plan.write(tmp_path, 'peer_form', {'status': 'done', 'settings': {}, 'result': result})
+  assert racers.form_of(context, 'eager') == ((True, False, 'band'), 'training in bfloat16')
+  assert racers.form_of(context, 'compiled')[0] == racers.DEFAULT_FORM
 
 
 def test_a_non_finite_number_is_an_infinite_error():
@@ -276,6 +203,28 @@ def test_the_compiled_pytorch_network_is_one_graph_with_the_eager_losses(monkeyp
   assert losses('default') == pytest.approx(losses(None), rel=1e-6)
 
 
+@pytest.mark.parametrize('name', ['library', 'slices', 'band'])
+def test_maps_stay_bfloat16_after_pytorch_has_normalised_them(monkeypatch, name):
+  """On a GPU autocast computes roots and powers in float32, which is imitated here."""
+  torch = pytest.importorskip('torch')
+  from benchmarks import torch_peer
+
+  norm, constants = torch_peer.NORMS[name], {'size': 5, 'k': 2.0, 'alpha': 1e-4, 'beta': 0.75}
+  x = torch.randn(2, 8, 5, 5)
+  exact = x * torch_peer.power(2 + torch.ones_like(x), 0.75)
+  root = torch.rsqrt(2 + torch.ones_like(x))
+  assert torch.equal(exact, x * (root * torch.sqrt(root)))  # float32 is not changed
+  plain, power = norm(x, **constants), torch.Tensor.pow
+  for function in ('rsqrt', 'sqrt'):
+    real = getattr(torch, function)
+    monkeypatch.setattr(torch, function, lambda x, real=real: real(x.float()))
+  monkeypatch.setattr(torch.Tensor, 'pow', lambda x, y: power(x.float(), y))
+  with torch.autocast('cpu', torch.bfloat16):
+    half = norm(x.bfloat16(), **constants)
+  assert half.dtype == torch.bfloat16
+  assert torch.allclose(half.float(), plain, rtol=0.02, atol=0.02)
+
+
 # --- The tables
 
 
@@ -292,15 +241,19 @@ def test_a_table_shows_the_numbers_of_the_result_files(tmp_path):
     'batch': 128,
     'images_per_s': spread,
     'ms': {**spread, 'median': 2.4983},
-    'peers': {'eager': {**spread, 'median': 20000.0}, 'compiled': None},
-    'ratio': {'eager': 2.56, 'compiled': None},
+    'peers': {'compiled': None, 'eager': {**spread, 'median': 20000.0}},  # in any order
+    'ratio': {'compiled': None, 'eager': 2.56},
     'roofline_share': 0.412,
+    'forms': {'eager': 'contiguous, split, LRN by band'},
+    'forms_chosen_in': {'eager': 'training in bfloat16, batch 128'},
   }
   record = {'status': 'done', 'settings': {'small': False}, 'result': result}
   plan.write(tmp_path, 'training_bfloat16_128', record)
   plan.write(tmp_path, 'training_float32_128', {'status': 'failed', 'settings': {}})
-  row = '| bfloat16 | 128 | 51,234 | 2.498 | 20,000 | not measured | 2.56 | 41.2% |'
-  assert tables.render(tmp_path, 'training').splitlines()[-1] == row
+  cells = '51,234 | 2.498 | 20,000 | not measured | not measured | 2.56 | 41.2%'
+  lines = tables.render(tmp_path, 'training').splitlines()
+  assert lines[-1] == f'| bfloat16 | 128 | {cells} |'
+  assert 'eager: contiguous, split, LRN by band (training in bfloat16, batch 128).' in lines[0]
 
 
 @pytest.mark.long
@@ -314,7 +267,7 @@ def test_the_command_runs_all_stages_and_reuses_them(tmp_path):
     Image.fromarray(host.picture(rng, 32)).save(path)
   stages = (
     'a,b,peer_form,training_bfloat16_128,inference_bfloat16_128,layer_table_bfloat16,'
-    'fast_layers_bfloat16,fast_step_bfloat16,g,h,i,j'
+    'fast_layers_bfloat16,fast_step_bfloat16,g,h,i'
   )
   (tmp_path / 'hidden').mkdir()
   (tmp_path / 'hidden' / 'tensorflow.py').write_text("raise ImportError('TensorFlow is hidden')")
@@ -336,7 +289,7 @@ def test_the_command_runs_all_stages_and_reuses_them(tmp_path):
   assert all(outcomes[name]['status'] == 'done' for name in outcomes.keys() - without_peer), (
     outcomes
   )
-  assert {s.letter for s in command.STAGES if s.name in outcomes} == set('abcdefghij')
+  assert {s.letter for s in command.STAGES if s.name in outcomes} == set('abcdefghi')
   text = tables.render(output)
   assert text.startswith(tables.SMALL)
   for section in tables.SECTIONS:

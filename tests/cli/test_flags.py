@@ -43,9 +43,9 @@ def test_values_are_converted_to_their_types():
 
 
 def test_weights_of_an_import_are_a_file():
-  args = ['--mode=import', '--format=torchvision', '--weights=my,file.safetensors', RUN]
+  args = ['--mode=import', '--format=torchvision', '--weights=my, file.safetensors', RUN]
   options = flags.parse(args)
-  assert options.file == 'my,file.safetensors' and options.weights == ()
+  assert options.file == 'my, file.safetensors' and options.weights == ()
 
 
 def test_a_file_of_weights_replaces_the_workdir(tmp_path):
@@ -88,6 +88,7 @@ def test_overrides_change_the_config():
     (['--mode=predict', '--images=a', '--weights=w.pth'], r'name a \.safetensors file'),
     (['--mode=eval', RUN, PAPER, '--weights=1,2'], 'both name a network'),
     (['--mode=eval', '--weights=1,2'], 'several networks with --checkpoints'),
+    (['--mode=eval', RUN, PAPER, '--checkpoints=a,b'], 'both name networks'),
   ],
 )
 def test_invalid_command_lines_are_refused(args, message):

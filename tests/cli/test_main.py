@@ -13,7 +13,9 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.cli import flags
 from alexnet_jax.cli import main as main_lib
 from alexnet_jax.config import recipes
+from alexnet_jax.distributed import supervisor
 from alexnet_jax.errors import Preempted, RunError, UserError
+from alexnet_jax.utils import compilation_cache
 
 PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
 
@@ -22,19 +24,10 @@ PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
   ('args', 'message'),
   [
     (
-      [PAPER, '--workdir=w', '--config.modell.width=2'],
-      'key config.modell.width: did you mean model?',
-    ),
-    (
       [PAPER, '--workdir=w', '--config.model.widht=2'],
       'key config.model.widht: did you mean width?',
     ),
     ([PAPER, '--workdir=w', '--config.train.batch_size=many'], 'config.train.batch_size=many'),
-    (
-      [PAPER, '--workdir=w', '--config.model.conv1.foo=2'],
-      'config.model.conv1.foo: choose one of bias, ',
-    ),
-    ([PAPER, '--wrokdir=w'], 'unknown flag --wrokdir: did you mean workdir?'),
     (['--confg=x.py', '--workdir=w'], 'unknown flag --confg: did you mean config?'),
     ([PAPER, '--mode=eval'], '--mode=eval needs --workdir'),
     ([PAPER, '--workdir=w', '--config.model.input_size=16'], 'input_size=16 is too small'),
@@ -66,7 +59,6 @@ PAPER = f'--config={ROOT / "configs" / "alexnet.py"}'
     ([PAPER, '--workdir=w', 'stray'], "'stray' is not a flag"),
     ([f'{PAPER}:papre', '--workdir=w'], "unknown recipe 'papre': did you mean paper?"),
     ([f'{PAPER}:paper+sigmoid', '--workdir=w'], "unknown override 'sigmoid': choose one of"),
-    ([PAPER, '--workdir=w', '--mode=trian'], '--mode=trian: did you mean train?'),
     ([PAPER], '--workdir is missing'),
     (['--workdir=w'], '--config is missing'),
     (['--config=configs/nope.py', '--workdir=w'], 'there is no file configs/nope.py'),
@@ -107,6 +99,38 @@ def test_errors_have_their_exit_codes(error, code, tmp_path):
 
 
 @pytest.mark.parametrize(
+  'error', [MemoryError(), RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.')]
+)
+def test_memory_that_ran_out_is_a_failed_run(error, tmp_path, capsys):
+  def work(options):
+    raise error
+
+  assert main_lib.main([PAPER, f'--workdir={tmp_path}'], work) == 3
+  assert 'error: out of memory' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('mode', 'resumes'), [('train', True), ('describe', False)])
+def test_an_interrupted_training_can_be_resumed(mode, resumes, tmp_path, capsys):
+  def work(options):
+    raise KeyboardInterrupt
+
+  folder = [f'--workdir={tmp_path}'] if mode == 'train' else []
+  assert main_lib.main([PAPER, f'--mode={mode}', *folder], work) == 130
+  assert ('resumes' in capsys.readouterr().err) == resumes
+
+
+def test_ctrl_c_during_the_start_is_no_bug(monkeypatch):
+  def interrupt(argv):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr('alexnet_jax.cli.flags.parse', interrupt)
+  monkeypatch.setattr(sys, 'argv', ['main.py', PAPER])
+  with pytest.raises(SystemExit) as raised:
+    main_lib.entry_point()
+  assert raised.value.code == 130
+
+
+@pytest.mark.parametrize(
   ('code', 'remedy'),
   [(errno.ENOSPC, 'free the disk, then'), (errno.EROFS, 'make the disk writable')],
 )
@@ -127,6 +151,7 @@ def test_train_and_eval_in_separate_processes(tmp_path):
   result = main(f'--config={config}', f'--workdir={workdir}')
   assert result.returncode == 0, result.stderr
   assert json.loads(result.stdout)['step'] == 5
+  assert '5 steps on 1 cpu device(s), mesh (1, 1)' in result.stderr
   result = main('--mode=eval', f'--workdir={workdir}', '--config.eval.views=10')
   assert result.returncode == 0, result.stderr
   (line,) = result.stdout.splitlines()
@@ -164,6 +189,23 @@ def test_describe_without_a_config_describes_the_network_of_the_paper(capsys):
   assert 'conv5' in err and '13x13x256' in err
 
 
+def test_one_of_several_processes_keeps_no_programs(monkeypatch):
+  kept, worked = [], []
+  monkeypatch.setattr(compilation_cache, 'keep_programs', lambda: kept.append(True))
+  monkeypatch.setattr(supervisor, 'is_child', lambda: True)
+  monkeypatch.setattr(supervisor, 'follow_parent', lambda: None)
+  monkeypatch.setattr(main_lib, '_work_with_others', lambda *_: worked.append(True))
+  arguments = ['--mode=describe', PAPER]
+  several = ['--distributed', '--coordinator=a:1', '--num_processes=2', '--process_id=0']
+  assert main_lib.main([*arguments, *several]) == 0
+  assert worked and not kept
+  alone = [*several[:2], '--num_processes=1', several[3]]
+  assert main_lib.main([*arguments, *alone]) == 0
+  assert kept.pop()
+  assert main_lib.main(arguments, work=lambda _: {}) == 0
+  assert kept
+
+
 def test_every_mode_has_a_function():
   assert set(main_lib._WORK) == set(flags.MODES)
 
@@ -190,11 +232,6 @@ def test_mode_config_checks_the_config(capsys):
   assert main_lib.main(['--mode=config', '--config.optim.momentum=2.']) == 2
   out, err = capsys.readouterr()
   assert out == '' and 'config.optim.momentum=2.0: must be a number of at least 0' in err
-
-
-def test_help_exits_with_0():
-  result = main('--help')
-  assert result.returncode == 0 and '--config.KEY=VALUE' in result.stdout
 
 
 @pytest.mark.long

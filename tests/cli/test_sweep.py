@@ -31,6 +31,45 @@ def test_a_sweep_has_all_combinations_of_values():
     {'optim.boundaries': '(1.,2.)', 'optim.plateau.patience': '2'},
     {'optim.boundaries': '(3.,)', 'optim.plateau.patience': '2'},
   ]
+  nested = "(('conv1',1.,0.1),('conv2',1.,0.1))"
+  assert sweep.combinations(f'layer_rates={nested},()', config) == [
+    {'optim.layer_rates': nested},
+    {'optim.layer_rates': '()'},
+  ]
+
+
+def test_swept_tuples_replace_those_of_the_command_line(tmp_path):
+  config = write_config(tmp_path)
+  args = [f'--config={config}', f'--workdir={tmp_path}', '--config.optim.boundaries=(10.,)']
+  options = flags.parse([*args, '--sweep=optim.boundaries=(12.,),(14.,)'])
+  assert options.config.optim.boundaries == (10.0,)
+  found = [own.config.optim.boundaries for _, own in sweep.plan(options)]
+  assert found == [(12.0,), (14.0,)]
+
+
+def test_the_best_run_has_a_known_loss():
+  rows = [{'workdir': str(loss), 'loss': loss, 'top1_error': None} for loss in (None, 2.0, 1.0)]
+  assert sweep._best(rows) == '1.0'
+  assert sweep._best(rows[:1]) is None
+
+
+def test_a_run_without_enough_memory_does_not_end_the_sweep(tmp_path, capsys, monkeypatch):
+  def fail(config, workdir, is_followed):
+    if config.seed == 0:
+      raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.')
+    return {'step': 1, 'loss': 2.0, 'top1_error': None, 'workdir': workdir}
+
+  monkeypatch.setattr(sweep, 'train', fail)
+  args = [f'--config={write_config(tmp_path)}', f'--workdir={tmp_path / "new"}']
+  result, _ = run(capsys, *args, '--sweep=seed=0,1')
+  assert [row.get('failed') for row in result['runs']] == ['out of memory', None]
+
+
+def test_the_record_of_a_sweep_exists_if_its_first_run_fails(tmp_path, capsys):
+  args = [f'--config={write_config(tmp_path)}', f'--workdir={tmp_path / "new"}']
+  result, _ = run(capsys, *args, '--config.data.source=folder:none', '--sweep=seed=0')
+  assert 'folder:none' in result['runs'][0]['failed'] and result['best'] is None
+  assert json.loads((tmp_path / 'new' / sweep.FILE).read_text()) == result
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,62 @@ def test_pooling_and_exchange_of_a_removed_layer_move_to_a_neighbour():
     assert f'conv{number}' not in layers and len(layers) == 7
 
 
+def test_several_layers_are_removed_in_any_order():
+  for pair, then in (
+    ('no_conv4+no_conv5', ('act', 'pool')),
+    ('no_conv3+no_conv4', ('act', 'pool')),
+  ):
+    first, second = pair.split('+')
+    one, other = (get(f'paper+{names}').model for names in (pair, f'{second}+{first}'))
+    assert one.layers == other.layers and len(one.layers) == 6
+    for model in (one, other):
+      last = [layer for layer in model.layers if layer.startswith('conv')][-1]
+      assert model[last].then == then and model[model.layers[2]].exchange
+  assert not get('paper+no_exchange+no_conv3').model.conv4.exchange
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'first', 'second'),
+  [
+    ('paper', 'no_conv3', 'no_communication'),
+    ('paper', 'no_conv3', 'no_exchange'),
+    ('paper', 'no_conv4', 'exchange_conv4'),
+    ('caffe', 'no_conv2', 'caffenet'),
+    ('original', 'conv6', 'no_communication'),
+    ('torchvision', 'conv6', 'no_conv5'),
+  ],
+)
+def test_the_order_of_overrides_has_no_effect(recipe, first, second):
+  one, other = (get(f'{recipe}+{a}+{b}').model for a, b in ((first, second), (second, first)))
+  assert one.layers == other.layers
+  assert all(one[layer] == other[layer] for layer in one.layers)
+
+
+def test_towers_without_communication_have_none_in_other_networks():
+  for variant in ('no_conv3+no_communication', 'conv6+no_communication'):
+    model = get(f'paper+{variant}').model
+    assert not any(model[layer].exchange for layer in model.layers[:-1])
+
+
+@pytest.mark.parametrize('change', ['conv6', 'no_conv5', 'no_conv3+no_conv4+no_conv5'])
+def test_the_dropout_before_fc6_stays_there(change):
+  model = get(f'torchvision+{change}').model
+  *convolutions, last = [layer for layer in model.layers if layer.startswith('conv')]
+  assert model[last].then[-1] == 'dropout'
+  assert not any('dropout' in model[layer].then for layer in convolutions)
+
+
+def test_boundaries_in_steps_move_with_the_batch():
+  caffe, large = get('caffe').optim, get('caffe+large_batch').optim
+  assert large.boundaries == tuple(boundary / 4 for boundary in caffe.boundaries)
+  assert get('original+large_batch').optim.boundaries == get('original').optim.boundaries
+
+
+def test_plateau_keeps_no_schedule_by_hand():
+  config = get('original+plateau')
+  assert config.optim.layer_rates == () and config.augment.colour_until == 0
+
+
 def test_conv6_comes_before_fc6():
   assert get('paper+conv6').model.layers[4:7] == ('conv5', 'conv6', 'fc6')
 

@@ -6,15 +6,24 @@ import pytest
 from alexnet_jax import config as config_lib
 from alexnet_jax import models
 from alexnet_jax.config import recipes
-from alexnet_jax.config.overrides import OVERRIDES
+from alexnet_jax.config.overrides import NEED_TWO_TOWERS, OVERRIDES
 from alexnet_jax.errors import UserError
-from alexnet_jax.steps import optimizer
 
 CONVOLUTIONS = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5')
 
 
-@pytest.mark.parametrize('override', [None, *OVERRIDES])
-@pytest.mark.parametrize('recipe', recipes.RECIPES)
+ONE_TOWER = [name for name in recipes.RECIPES if recipes.get(name).model.towers == 1]
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'override'),
+  [
+    (recipe, override)
+    for recipe in recipes.RECIPES
+    for override in (None, *OVERRIDES)
+    if override not in NEED_TWO_TOWERS or recipe not in ONE_TOWER
+  ],
+)
 def test_every_override_is_valid_and_changes_the_recipe(recipe, override):
   variant = f'{recipe}+{override}' if override else recipe
   config = recipes.get(variant)
@@ -35,20 +44,26 @@ def test_every_override_is_valid_and_changes_the_recipe(recipe, override):
   assert (changed > {'recipe'}) == (override is not None and (recipe, override) not in already)
 
 
+@pytest.mark.parametrize('recipe', [*ONE_TOWER, 'original+one_gpu'])
+@pytest.mark.parametrize('override', NEED_TWO_TOWERS)
+def test_an_override_of_what_towers_exchange_needs_two_of_them(recipe, override):
+  with pytest.raises(UserError, match=f'{override} needs two towers, and this network has one'):
+    recipes.get(f'{recipe}+{override}')
+
+
+@pytest.mark.parametrize('recipe', recipes.RECIPES)
+def test_pooling_without_overlap_keeps_the_size_before_fc6(recipe):
+  config = recipes.get(f'{recipe}+no_overlap').model
+  pooled = next(row for row in models.layer_table(config) if row['layer'] == 'pool5')
+  assert pooled['output'] == (6, 6, 256)
+
+
 def test_recipes_are_independent_copies():
   """Neither a changed config nor another recipe affects a config that is created later."""
   before = config_lib.to_json(recipes.get('paper'))
   recipes.apply(recipes.get('paper'), {'model.width': 0.5})
   recipes.get('torchvision+tanh')
   assert config_lib.to_json(recipes.get('paper')) == before
-
-
-def test_layer_rates_name_layers_of_the_network():
-  """No recipe sets the rate of a layer that its network lacks."""
-  for recipe in recipes.RECIPES:
-    config = recipes.get(recipe)
-    params = {layer: {'kernel': 0, 'bias': 0} for layer in config.model.layers}
-    optimizer.rate_tree(config.optim, params, 0.01, 0.01, epoch=1000.0)
 
 
 def test_an_unknown_recipe_gets_a_suggestion():

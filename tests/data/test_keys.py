@@ -1,9 +1,7 @@
 """The declared values of `config.data` and `config.prepare` agree with the code that reads them."""
 
-import dataclasses
-
 from alexnet_jax.data import decode, keys, order
-from alexnet_jax.data.store import job, reader
+from alexnet_jax.data.store import reader
 from alexnet_jax.utils import schema
 
 
@@ -15,4 +13,3 @@ def test_declared_values_are_those_of_the_code():
 
 def test_defaults_are_those_of_the_code():
   assert decode.Canvas()._asdict() == schema.defaults(keys.CANVAS)
-  assert dataclasses.asdict(job.StoreSettings()) == schema.defaults(keys.PREPARE)

@@ -73,20 +73,16 @@ def test_a_damaged_image_of_a_jpeg_store_is_skipped(tmp_path, loader, damage):
 
 def damage_image(split, bad, file):
   """Replaces the bytes of one image of an opened store; None makes it unreadable."""
-  read, fill = split.read, split.fill
-
-  def damaged():
-    if file is None:
-      raise OSError('it cannot be read')
-    return file
+  fill = split.fill
 
   def fill_damaged(i, out):
-    if i == bad:
-      decode_stored(damaged(), out)
-    else:
+    if i != bad:
       fill(i, out)
+    elif file is None:
+      raise OSError('it cannot be read')
+    else:
+      decode_stored(file, out)
 
-  object.__setattr__(split, 'read', lambda i: damaged() if i == bad else read(i))
   object.__setattr__(split, 'fill', fill_damaged)
 
 
@@ -100,10 +96,7 @@ def numbered_plan(start, stop, batch_size=20, threads=2, form=''):
   def indices(step):
     return np.arange(step * batch_size, (step + 1) * batch_size) % 200
 
-  def read(indices):
-    raise AssertionError('there are no JPEG files')
-
-  return pipeline.BatchPlan(indices, fill, read, form, 4, start, stop, threads)
+  return pipeline.BatchPlan(indices, fill, form, 4, start, stop, threads)
 
 
 @BOTH
@@ -111,7 +104,7 @@ def numbered_plan(start, stop, batch_size=20, threads=2, form=''):
 @pytest.mark.parametrize('batch_size', [1, 16, 17, 40])
 def test_batches_are_in_order(loader, form, batch_size):
   load = pipeline.open_loader(loader, 'the test')
-  for threads in (0, 1, 3):
+  for threads in (1, 3):
     plan = numbered_plan(2, 6, batch_size, threads, form)
     batches = list(load(plan))
     assert len(batches) == 4

@@ -1,6 +1,9 @@
 """`--mode=prepare` can divide its work, and refuses invalid arguments."""
 
+import errno
 import json
+import os
+import pathlib
 
 from data_helpers import contents, make_config, make_store_config, photo, rotated
 import numpy as np
@@ -10,7 +13,7 @@ from alexnet_jax.data import decode_canvas, open_dataset
 from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.prepare import prepare
 from alexnet_jax.data.store import writer
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import RunError, UserError
 
 
 def test_a_job_array_writes_the_same_store(tmp_path):
@@ -26,7 +29,47 @@ def test_a_job_array_writes_the_same_store(tmp_path):
   assert contents(parts) == contents(whole)
 
 
-def test_shards_have_nearly_equal_sizes():
+def test_a_part_notices_that_another_one_has_finished_the_store(tmp_path, monkeypatch):
+  config, output, write_shards = make_store_config(), str(tmp_path / 'store'), writer._write_shards
+
+  def write_then_let_the_other_part_finish(*arguments):
+    write_shards(*arguments)
+    monkeypatch.undo()
+    finished.append(prepare(config, output, '2/2'))
+
+  finished: list[dict] = []
+  monkeypatch.setattr(writer, '_write_shards', write_then_let_the_other_part_finish)
+  assert prepare(config, output, '1/2') == finished[0]
+  assert finished[0]['shards_left'] == 0 and not (tmp_path / 'store' / 'parts').exists()
+
+
+def test_a_source_that_is_out_of_reach_ends_the_job(tmp_path, make_folder, monkeypatch):
+  """The images would otherwise be skipped, and the store would be complete without them."""
+  root, read = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 1}), pathlib.Path.read_bytes
+
+  def fail(path):
+    if path.name == '001.jpg':
+      raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return read(path)
+
+  config, output = make_store_config(f'folder:{root}'), str(tmp_path / 'store')
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, 'read_bytes', fail)
+    with pytest.raises(RunError, match=r'001\.jpg cannot be read .*: bring its disk or network'):
+      prepare(config, output)
+  result = prepare(config, output)
+  assert result['skipped'] == 0 and result['images'] == {'train': 6, 'validation': 1}
+
+
+def test_a_damaged_store_is_not_complete(tmp_path):
+  config, output = make_store_config(), tmp_path / 'store'
+  prepare(config, str(output))
+  next(output.glob('images-train*')).unlink()
+  with pytest.raises(UserError, match='copy it again, or remove the store and prepare it again'):
+    prepare(config, str(output))
+
+
+def test_the_flag_shard_is_parsed():
   assert writer.part_of('0/4') == writer.part_of('4/4') == (0, 4)
   assert writer.part_of('') == (0, 1)
 

@@ -15,7 +15,7 @@ def names(split):
 
 
 @pytest.mark.parametrize('validation', ['val', 'validation'])
-def test_folder_with_validation(make_folder, validation):
+def test_folder_with_validation(make_folder, validation, caplog):
   root = make_folder({'train/dog': 3, 'train/cat': 2, f'{validation}/dog': 1, 'test/cat': 4})
   (root / 'train/cat/.hidden.jpg').write_bytes(b'')
   (root / 'train/cat/notes.txt').write_bytes(b'')
@@ -23,6 +23,8 @@ def test_folder_with_validation(make_folder, validation):
   (root / 'train/cat/999.PNG').write_bytes(encode(photo(1), 'PNG'))
   source = open_source(make_config(f'folder:{root}'))
   assert source.class_names == ('cat', 'dog')
+  assert f'{root}/train hold other files or folders, which are not read (1, for' in caplog.text
+  assert 'not read: ' not in caplog.text
   chex.assert_trees_all_equal(source.train.labels, np.int32([0, 0, 0, 1, 1, 1]))
   chex.assert_trees_all_equal(source.validation.labels, np.int32([1]))
   assert source.train.name(2).endswith('cat/999.PNG')
@@ -42,11 +44,36 @@ def test_folder_without_validation_splits_off_images(make_folder, prefix):
   assert names(other.validation) != names(source.validation)
 
 
-def test_a_warning_names_a_folder_of_test_images(make_folder, caplog):
-  root = make_folder({'train/a': 20, 'train/b': 10, 'test/a': 4})
+def test_a_warning_names_the_folders_that_are_not_read(make_folder, caplog):
+  root = make_folder({'train/a': 20, 'train/b': 10, 'test/a': 4, 'Val/a': 1, 'devkit-1.0/data': 1})
   source = open_source(make_config(f'folder:{root}'))
-  assert f'{root}/test is not read' in caplog.text and 'rename the folder to val' in caplog.text
+  assert f'not read: {root}/Val, {root}/test, and validation images are held out' in caplog.text
+  assert 'rename the folder to val' in caplog.text
   assert names(source.validation) and all('train/' in name for name in names(source.validation))
+  caplog.clear()
+  root = make_folder({'train/a': 1, 'train/b': 1, 'val/a': 1, 'dev/a': 1, 'test/a': 1}, 'other')
+  open_source(make_config(f'folder:{root}'))
+  assert f'not read: {root}/dev\n' in caplog.text and 'held out' not in caplog.text
+
+
+def test_files_in_folders_of_a_class_folder_are_counted(make_folder, caplog):
+  root = make_folder({'a': 2, 'b': 2, 'b/more': 3})
+  (root / 'a/photo.HEIC').write_bytes(b'')
+  open_source(make_config(f'folder:{root}'))
+  assert '(2, for example a/photo.HEIC): images must be files' in caplog.text
+
+
+def test_train_can_be_a_class(make_folder):
+  source = open_source(make_config(f'folder:{make_folder({"bus": 2, "car": 2, "train": 2})}'))
+  assert source.class_names == ('bus', 'car', 'train')
+
+
+def test_train_beside_folders_without_images_is_no_class(make_folder):
+  root = make_folder({'train': 2})
+  (root / 'annotations').mkdir()
+  (root / 'annotations' / 'a.xml').touch()
+  with pytest.raises(UserError, match='train holds no class folders'):
+    open_source(make_config(f'folder:{root}'))
 
 
 def test_too_few_images_to_split_off(make_folder):
@@ -72,6 +99,7 @@ def test_invalid_folders_are_refused(make_folder, tmp_path):
   assert 'b/val/cat' in message(make_folder({'train/cat': 1, 'val/cat': 0}, 'b'))
   assert 'emu, owl' in message(make_folder({'train/a': 1, 'val/owl': 1, 'val/emu': 1}, 'c'))
   assert 'no train' in message(make_folder({'val/cat': 1, 'test/cat': 1}, 'd'))
+  assert 'f/train holds no class folders' in message(make_folder({'train': 2, 'test1': 2}, 'f'))
   assert 'keep one' in message(make_folder({'train/a': 1, 'val/a': 1, 'validation/a': 1}, 'e'))
 
 

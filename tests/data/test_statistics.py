@@ -3,7 +3,7 @@
 import hashlib
 
 import chex
-from data_helpers import encode, make_config
+from data_helpers import encode, make_config, photo
 import numpy as np
 import pytest
 
@@ -92,6 +92,15 @@ def test_statistics_are_read_from_their_cache_file(make_folder, tmp_path, monkey
   config.canvas.fit = 'warp'
   open_dataset(config, 0).statistics(cache)
   assert len(list(cache.iterdir())) == 2
+
+
+def test_statistics_are_computed_again_if_images_were_replaced(make_folder, tmp_path):
+  root, cache = make_folder({'a': 4, 'b': 4}), tmp_path / 'cache'
+  config = make_config(f'folder:{root}', holdout=0.0)
+  open_dataset(config, 0).statistics(cache)
+  (root / 'a/000.jpg').write_bytes(encode(photo(9)))
+  found = open_dataset(config, 0).statistics(cache)
+  chex.assert_trees_all_equal(found, open_dataset(config, 0).statistics())
 
 
 def test_the_fingerprint_of_earlier_versions_remains_valid(make_folder):

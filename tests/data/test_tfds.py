@@ -3,19 +3,22 @@
 import itertools
 
 import chex
-from data_helpers import encode, make_config, photo
+from data_helpers import encode, make_config, make_store_config, photo
 import numpy as np
 import pytest
+from tiny import tiny_config
 
 from alexnet_jax.data import decode_canvas, open_dataset
 from alexnet_jax.data.decode import Canvas
+from alexnet_jax.data.prepare import prepare
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
+from alexnet_jax.training.dry_run import dry_run
 
 
 @pytest.fixture(scope='module')
 def tfds_dir(tmp_path_factory):
-  """A folder with the data sets `records_array` (three splits) and `records_tf` (only training images)."""
+  """A folder with data sets of three splits, and one of training images only, `records_tf`."""
   tfds = pytest.importorskip('tensorflow_datasets')
   folder = tmp_path_factory.mktemp('tfds')
   features = tfds.features.FeaturesDict(
@@ -30,17 +33,23 @@ def tfds_dir(tmp_path_factory):
     for i in range(first, first + number):
       yield i, {'file': str(i), 'kind': i % 2, 'picture': encode(photo(i))}
 
-  for name, form in (('records_array', 'array_record'), ('records_tf', 'tfrecord')):
+  for name, form, validation in (
+    ('records_array', 'array_record', 'validation'),
+    ('records_val', 'tfrecord', 'val'),
+    ('records_tf', 'tfrecord', None),
+  ):
     splits = {'train': list(examples(0, 12))}
-    if form == 'array_record':
-      splits |= {'test': list(examples(12, 4)), 'validation': list(examples(16, 3))}
+    if validation:
+      splits |= {'test': list(examples(12, 4)), validation: list(examples(16, 3))}
     tfds.dataset_builders.store_as_tfds_dataset(
       name, '1.0.0', features, splits, data_dir=folder, file_format=form
     )
   return folder
 
 
-@pytest.mark.parametrize('name', ['records_array', 'records_array:1.0.0', 'records_tf'])
+@pytest.mark.parametrize(
+  'name', ['records_array', 'records_array:1.0.0', 'records_val', 'records_tf']
+)
 def test_images_and_labels_of_tfds_are_read(tfds_dir, name):
   for _ in range(2):  # in the second round, labels are read from the cache file
     source = open_source(make_config(f'tfds:{name}', data_dir=str(tfds_dir)))
@@ -62,6 +71,11 @@ def test_unavailable_tfds_data_sets_are_refused(tfds_dir):
   assert '\n' not in str(raised.value)
 
 
+def store_of(source):
+  """Returns the name of the store that a source reads."""
+  return source.train.name(0).rpartition('/')[0]
+
+
 def test_tfrecord_is_copied_into_a_store_once(tfds_dir, caplog):
   config = make_config('tfds:records_tf', data_dir=str(tfds_dir), cache_mib=0)
   for made in (True, False):
@@ -80,6 +94,12 @@ def test_tfrecord_is_copied_into_a_store_once(tfds_dir, caplog):
         assert best % 2 == label
         seen.add(best)
     assert len(seen) == 12
+  config.holdout = 0.5  # another split is copied into another store
+  source = open_source(config)
+  assert len(source.train) == len(source.validation) == 6
+  config.split_seed = 1
+  other = open_source(config)
+  assert len(other.train) == 6 and store_of(other) != store_of(source)
 
 
 def test_tfrecord_is_read_in_blocks_in_a_seeded_order(tfds_dir, monkeypatch):
@@ -97,3 +117,35 @@ def test_tfrecord_is_read_in_blocks_in_a_seeded_order(tfds_dir, monkeypatch):
   assert len({tuple(epoch) for epoch in index}) == 4
   again = next(open_dataset(config, 4).train_batches(9, 4))
   chex.assert_trees_all_equal(again, batches[9])
+
+
+def test_tfrecord_is_prepared_from_its_own_images(tfds_dir, tmp_path):
+  config = make_store_config('tfds:records_tf', data_dir=str(tfds_dir), cache_mib=0, format='raw')
+  prepare(config, str(tmp_path / 'store'))
+  source = open_source(make_config(f'store:{tmp_path / "store"}'))
+  canvas = Canvas(24, max_pixels=10**6)
+  known = {decode_canvas(encode(photo(i)), canvas).tobytes() for i in range(12)}
+  splits = source.train, source.validation
+  assert {split.read(i).tobytes() for split in splits for i in range(len(split))} == known
+
+
+def test_a_copy_of_the_split_val_ignores_the_settings_of_held_out_images(tfds_dir):
+  config = make_config('tfds:records_val', data_dir=str(tfds_dir), cache_mib=0)
+  source = open_source(config)
+  assert (len(source.train), len(source.validation)) == (12, 3)
+  config.holdout = 0.5
+  assert store_of(open_source(config)) == store_of(source)
+
+
+def test_a_folder_of_tfrecord_that_cannot_be_written_is_refused_at_once(tfds_dir, monkeypatch):
+  config = make_config('tfds:records_tf', data_dir=str(tfds_dir), cache_mib=0, split_seed=7)
+  monkeypatch.setattr('os.access', lambda *arguments: False)
+  with pytest.raises(UserError, match=r'cannot be written: set config\.data\.shuffle=buffer, or'):
+    open_source(config)
+
+
+def test_a_dry_run_copies_no_images(tfds_dir):
+  few = {'model__layers': ('conv1', 'fc6', 'fc8')}
+  source = {'data__source': 'tfds:records_tf', 'data__data_dir': str(tfds_dir)}
+  assert dry_run(tiny_config(**few, **source))['train_images'] == 11
+  assert not list(tfds_dir.glob('records_tf/*/alexnet_jax-72-*'))

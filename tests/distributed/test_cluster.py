@@ -70,6 +70,11 @@ def without(environment, *names):
       SLURM | {'SLURM_GPUS_PER_TASK': '2', 'SLURM_STEP_TASKS_PER_NODE': '4(x2)'},
       'one task for each GPU',
     ),
+    (
+      (),
+      SLURM | {'SLURM_STEP_TASKS_PER_NODE': '2(x2)', 'CUDA_VISIBLE_DEVICES': '0,1,2,3,4,5,6,7'},
+      '2 tasks on a node with 8 GPUs .*: start one task for each GPU, or one for each node',
+    ),
     (('h:abc', 2, 0), {}, 'not HOST:PORT'),
     (('h:99999999', 2, 0), {}, 'not HOST:PORT'),
     ((':80', 2, 0), {}, 'not HOST:PORT'),
@@ -89,7 +94,6 @@ def test_incomplete_and_invalid_settings_are_refused(flags, environment, message
     (('--coordinator=h:1',), '--coordinator describes several processes: add --distributed'),
     (('--distributed', '--process_id=0'), 'give all three'),
     (('--distributed', '--num_processes=0'), 'num_processes'),
-    (('--distributed',), 'launch/local.sh'),
   ],
 )
 def test_invalid_flags_are_refused(tmp_path, args, message):

@@ -18,10 +18,15 @@ from alexnet_jax.errors import UserError
     ('paper+one_gpu', 4, (4, 1)),
   ],
 )
-def test_default_mesh(variant, batch, expected):
-  """With n devices, here 8, the default is (n/2, 2) for two towers and (n, 1) for one."""
+def test_default_mesh(variant, batch, expected, caplog):
+  """With n devices, here 8, the default is (n/2, 2) for two towers and (n, 1) for one.
+
+  A warning says that devices are idle.
+  """
   mesh = mesh_lib.make_mesh(get(variant, train__batch_size=batch))
   assert tuple(mesh.shape.items()) == (('data', expected[0]), ('tower', expected[1]))
+  idle = 8 - mesh.size
+  assert [f'{idle} of 8 devices are idle' in one for one in caplog.messages] == [True] * bool(idle)
 
 
 def test_default_mesh_of_one_weird_trick():

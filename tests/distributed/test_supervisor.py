@@ -1,8 +1,11 @@
 """The supervisor names the lost process; tests/distributed/test_multihost.py kills real processes."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
+from tiny import ROOT
 
 from alexnet_jax.distributed import supervisor
 from alexnet_jax.distributed.cluster import Cluster
@@ -49,6 +52,43 @@ def test_a_loss_is_recognised_behind_the_text_of_another_thread(monkeypatch, cap
     for number, handler in handlers.items():
       signal.signal(number, handler)
   assert 'did not find the others' in capsys.readouterr().err
+
+
+# A supervisor whose child prints more than a pipe holds, notes that it has ended, and fails.
+UNREAD = """
+import pathlib, sys
+from alexnet_jax.distributed import supervisor
+from alexnet_jax.distributed.cluster import Cluster
+child = '''
+import pathlib, sys
+print("started", file=sys.stderr, flush=True)
+sys.stdin.readline()
+for _ in range(3000):
+  print("x" * 99, file=sys.stderr, flush=True)
+pathlib.Path(sys.argv[1]).touch()
+sys.exit(3)
+'''
+sys.orig_argv = [sys.executable, '-c', child, sys.argv[1]]
+sys.exit(supervisor.supervise(Cluster('a:1', 2, 1)))
+"""
+
+
+def test_a_run_whose_output_nobody_reads_goes_on_to_its_end(tmp_path):
+  """The program that read its output has ended, as with a lost connection without a terminal."""
+  end = tmp_path / 'end'
+  with subprocess.Popen(
+    [sys.executable, '-c', UNREAD, str(end)],
+    cwd=ROOT,
+    stdin=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stderr.readline() == 'started\n'
+    process.stderr.close()
+    process.stdin.write('go on\n')
+    process.stdin.close()
+    assert process.wait(timeout=120) == 3
+  assert end.exists()
 
 
 def test_the_last_line_if_the_processes_never_met():

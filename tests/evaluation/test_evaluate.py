@@ -1,17 +1,23 @@
 """Evaluation is exact for every image, averages views and networks, and counts ties as errors."""
 
 import contextlib
+import json
 
+from helpers import untrained_run
 import jax
 import numpy as np
+from PIL import Image
 import pytest
 from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import models, steps
+from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
 from alexnet_jax.errors import UserError
-from alexnet_jax.evaluation import evaluate, loading
+from alexnet_jax.evaluation import evaluate, loading, per_class
+from alexnet_jax.interop.exporter import export_network
+from alexnet_jax.serve import about
 from alexnet_jax.steps import augment
 from alexnet_jax.training.loop import train
 
@@ -25,6 +31,15 @@ def runs(tmp_path_factory):
     config.seed = seed
     train(config, folder)
   return folders
+
+
+@pytest.fixture(scope='module')
+def averaged_run(tmp_path_factory):
+  """A short run whose moving average is evaluated, with another `config.data.holdout`."""
+  folder = tmp_path_factory.mktemp('averaged')
+  averaged = {'optim__ema': 0.9, 'eval__weights': 'ema', 'data__holdout': 0.2}
+  train(tiny_config(train__steps=20, optim__rate=0.01, **averaged), folder)
+  return folder
 
 
 def reference_probabilities(workdirs, weights, views, batch_size=5):
@@ -71,6 +86,105 @@ def test_eval_equals_one_image_at_a_time(runs, views, weights):
   assert result['loss'] == pytest.approx(loss, rel=1e-4)
   assert result['views'] == views and result['top5_error'] is None
   assert result['majority_error'] == pytest.approx(100 * (1 - np.mean(labels == 0)))
+
+
+@pytest.mark.long
+def test_each_network_of_an_ensemble_has_its_own_kind_of_weights(runs, averaged_run, tmp_path):
+  """Before 2026-11-29, all had the kind of the first."""
+  path, config = tmp_path / 'net.safetensors', config_lib.load_workdir(averaged_run)
+  export_network(config, str(averaged_run), 'safetensors', str(path))
+  probabilities, labels = reference_probabilities([runs[0], averaged_run], (0.5, 0.5), 1)
+  loss = -np.log(probabilities[np.arange(18), labels]).mean()
+  for workdirs in ([runs[0], averaged_run], [averaged_run, runs[0]], [runs[0], path]):
+    found = evaluate.evaluate(config_lib.load_workdir(workdirs[0]), workdirs)
+    assert found['loss'] == pytest.approx(loss, rel=1e-4)
+  config.eval.weights, output = 'last', tmp_path / 'x.json'  # an override is for all
+  last = evaluate.evaluate(config, [averaged_run, runs[0]], output=str(output))
+  assert last['loss'] != pytest.approx(loss, rel=1e-4)
+  assert json.loads(output.read_text())['eval_weights'] == ['last', 'last']
+  config = config_lib.load_workdir(runs[0])
+  config.eval.weights = 'ema'
+  with pytest.raises(UserError, match='keeps no average'):
+    evaluate.evaluate(config, [runs[0], averaged_run])
+
+
+@pytest.mark.long
+def test_another_split_than_in_training_gives_a_warning(runs, averaged_run, caplog):
+  config = config_lib.load_workdir(runs[0])
+  evaluate.evaluate(config, runs)
+  assert 'was trained with' not in caplog.text
+  config.data.holdout = (
+    0.15  # these images are among the 20 % that the other network was not trained on
+  )
+  evaluate.evaluate(config, [runs[0], averaged_run])
+  assert f'holdout=0.15, but {runs[0]} was trained with 0.1: if synthetic' in caplog.text
+  assert f'{averaged_run} was trained' not in caplog.text
+  config.data.split_seed = 5
+  evaluate.evaluate(config, runs[:1])
+  assert f'split_seed=5, but {runs[0]} was trained with 0: if synthetic' in caplog.text
+
+
+def test_networks_that_read_files_differently_are_averaged(tmp_path, caplog):
+  """`paper` turns photographs upright and `original` does not. The file names networks and weights."""
+  workdirs, output = [tmp_path / name for name in ('paper', 'original')], tmp_path / 'x.json'
+  for workdir in workdirs:
+    untrained_run(tiny_config(workdir.name), workdir)
+  config = config_lib.load_workdir(workdirs[0])
+  result = evaluate.evaluate(config, workdirs, weights=[2, 1], output=str(output))
+  assert result['checkpoint'] == [0, 0] and 'networks' not in result
+  message = 'config.data.canvas.exif_orientation is True here, and %s was trained with False'
+  assert message % workdirs[1] in caplog.text and caplog.text.count('exif_orientation') == 1
+  written = json.loads(output.read_text())
+  assert written['networks'] == list(map(str, workdirs)) and written['weights'] == [2, 1]
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'data.holdout': 0.0}, 'no validation images, and config.data.holdout=0: set a share$'),
+    ({}, r'to hold some out: add (.*)/val to \1/train$'),
+    ({'data.source': 'synthetic', 'data.synthetic.validation': 0}, r'set config\.data\.synthetic'),
+    ({'data.drop_bad_validation': True}, r'left out all 2 \(.*class1.*\): repair them$'),
+  ],
+)
+def test_missing_validation_images_are_explained(changes, message, tmp_path):
+  images, run = tmp_path / 'images', tmp_path / 'run'
+  for label in range(4):
+    path = images / 'train' / f'class{label}' / '0.png'
+    path.parent.mkdir(parents=True)
+    Image.new('RGB', (80, 80), (60 * label, 9, 9)).save(path)
+    if 'data.drop_bad_validation' in changes and label < 2:
+      (images / 'val' / f'class{label}').mkdir(parents=True)
+      (images / 'val' / f'class{label}' / '0.png').write_bytes(b'no image')
+  config = tiny_config()
+  untrained_run(config, run)
+  config.data.source = f'folder:{images}'
+  with pytest.raises(UserError, match=message):
+    evaluate.evaluate(recipes.apply(config, changes), [run])
+
+
+def test_the_result_of_a_single_run_is_written_to_its_workdir(runs, tmp_path):
+  """That of an ensemble or of a file is written only if an output is named."""
+  config, path = config_lib.load_workdir(runs[0]), runs[0] / per_class.FILE
+  path.unlink(missing_ok=True)
+  export_network(config, str(runs[0]), 'safetensors', str(tmp_path / 'net.safetensors'))
+  folder = sorted(tmp_path.iterdir())
+  evaluate.evaluate(config, runs)
+  evaluate.evaluate(config, [tmp_path / 'net.safetensors'])
+  assert not path.exists() and sorted(tmp_path.iterdir()) == folder
+  config.eval.views = 10
+  result = evaluate.evaluate(config, runs[:1])
+  shown = about.validation(loading.load(runs[0], 'best', config), str(runs[0]))
+  assert (shown['top1_error'], shown['views']) == (result['top1_error'], 10)
+
+
+def test_the_result_is_written_without_tables_of_many_classes(runs, tmp_path, monkeypatch):
+  monkeypatch.setattr(per_class, 'MAX_CLASSES', 3)
+  output = tmp_path / 'x.json'
+  result = evaluate.evaluate(config_lib.load_workdir(runs[0]), runs[:1], output=str(output))
+  written = json.loads(output.read_text())
+  assert written == result | {'source': 'synthetic', 'eval_weights': 'last'}
+  assert 'macro_f1' not in written and 'classes' not in written
 
 
 @pytest.mark.long
@@ -123,6 +237,8 @@ def test_the_score_counts_ties_as_errors_and_ignores_padding():
   sums = jax.device_get(steps.score(probabilities, labels, mask))
   assert (sums['top1'], sums['top5'], sums['examples']) == (3, 1, 4)
   assert np.isfinite(sums['loss'])
+  sums = steps.score(probabilities[:2], labels[:2], mask[:2])
+  assert float(sums['loss']) == pytest.approx(-np.log(0.4) - np.log(0.5), rel=1e-6)
   not_numbers = np.full((2, 7), np.nan, np.float32)
   sums = jax.device_get(steps.score(not_numbers, labels[:2], mask[:2]))
   assert (sums['top1'], sums['top5']) == (2, 2)

@@ -3,7 +3,7 @@
 import json
 
 import helpers
-from ml_collections import FrozenConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -97,7 +97,9 @@ def test_what_a_file_does_not_hold_is_refused(network):
   with pytest.raises(UserError, match=r'--checkpoint=7: .* holds the checkpoint of step 0 alone'):
     loading.load(path, '7', config)
   config.eval.weights = 'ema'
-  with pytest.raises(UserError, match="holds the weights 'last' alone"):
+  with pytest.raises(
+    UserError, match=r"holds the weights 'last' alone: set --config\.eval\.weights=last"
+  ):
     loading.load(path, 'best', config)
 
 
@@ -129,6 +131,26 @@ def test_a_devkit_that_does_not_exist_is_refused(network, capsys, tmp_path):
     config.data.devkit = 'nowhere'
     with pytest.raises(UserError, match=message):
       loading.class_labels(loading.load(source, 'best', config))
+
+
+def test_the_fingerprint_covers_all_that_decides_the_activations(network):
+  trained = loading.load(network[0], 'best', config_lib.load_workdir(network[0]))
+  assert loading.fingerprint(trained) == loading.fingerprint(
+    loading.load(network[1], 'best', archive.read_config(network[1]))
+  )
+
+  def changed(group, **values):
+    config = ConfigDict(trained.config.to_dict())
+    (config.augment if group == 'augment' else config.data.canvas).update(values)
+    return trained._replace(config=FrozenConfigDict(config))
+
+  brighter = trained.model._replace(mean_image=trained.model.mean_image + 1)
+  others = [trained._replace(model=brighter), changed('canvas', filter='box')]
+  others += [changed('augment', mean='channel'), changed('augment', std=(1.0, 2.0, 3.0))]
+  found = {loading.fingerprint(one) for one in (trained, *others)}
+  assert len(found) == 5
+  same = changed('canvas', exif_orientation=True, max_pixels=10)
+  assert loading.fingerprint(same) == loading.fingerprint(trained)
 
 
 def test_a_batch_for_a_few_images_is_small():

@@ -37,9 +37,28 @@ def test_a_change_is_compared_with_the_unchanged_config_of_the_same_seed():
   assert 'one_gpu' not in found['top1_error']
 
 
+def test_changes_are_those_that_the_network_can_have():
+  assert ablations.usual('configs/photos.py:original') == list(ablations.CHANGES)
+  assert set(ablations.CHANGES) - set(ablations.usual('configs/photos.py:torchvision')) == {
+    'no_communication'
+  }
+
+
+def test_a_config_that_cannot_be_read_is_refused():
+  with pytest.raises(ablations.runs_lib.Refused, match='did you mean original'):
+    ablations.usual('configs/photos.py:orginal')
+
+
+def test_changes_are_added_to_a_variant(monkeypatch):
+  line = '--config=configs/photos.py --workdir=runs --seeds=0 --output=all.json'
+  monkeypatch.setattr(sys, 'argv', ['ablations.py', *line.split()])
+  with pytest.raises(ablations.runs_lib.Refused, match=r'photos\.py:original'):
+    ablations.main()
+
+
 @pytest.mark.long
 def test_ablations_are_trained_evaluated_and_drawn(tmp_path):
-  path = tmp_path / 'all.json'
+  path = tmp_path / 'new' / 'all.json'
   arguments = [
     '--config=configs/lenet.py:mnist',
     '--source=synthetic',

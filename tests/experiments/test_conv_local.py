@@ -25,7 +25,7 @@ def test_points_are_means_of_four_epochs_and_the_second_run_follows_the_first():
 
 
 def test_the_picture_of_a_network_in_weights_is_drawn(tmp_path):
-  workdir, output = tmp_path / 'run', tmp_path / 'out.png'
+  workdir, output = tmp_path / 'run', tmp_path / 'new' / 'out.png'
   workdir.mkdir()
   lines = ''.join(json.dumps(row) + '\n' for row in rows(4, 0.1))
   (workdir / 'metrics.jsonl').write_text(lines)

@@ -138,6 +138,8 @@ def test_a_curve_that_does_not_reach_25_percent(tmp_path):
   one_slow = fig1.summary(runs, 'relu')
   assert one_slow['epochs_to_25_percent'] is None and one_slow['more_than'] == 60.0
   assert one_slow['max'] == pytest.approx(5.1) and one_slow['seeds'] == 3
+  # The mean is at least that of the two seeds that reached the target and of 60 epochs.
+  assert one_slow['at_least'] == pytest.approx((5.0 + 5.1 + 60) / 3)
 
 
 def test_runs_that_may_run_at_the_same_time():

@@ -6,10 +6,9 @@ import os
 import re
 import signal
 import sys
-import time
 
 import pytest
-from tiny import ROOT
+from tiny import ROOT, until
 
 import runs as runs_lib
 import seeds
@@ -35,8 +34,7 @@ def test_a_run_that_is_killed_while_stopping_counts_as_stopped(checkout):
   )
   runner = runs_lib.Runner(1)
   runner.start('run', ['--workdir=x'])
-  while not (checkout / 'up').exists():
-    time.sleep(0.05)
+  until((checkout / 'up').exists)
   assert runner.free == 0
   runner.stop()
   ((key, ended),) = runner.wait()

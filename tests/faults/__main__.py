@@ -1,6 +1,6 @@
 """Runs the fault campaign: `python -m tests.faults --rounds=200 --seed=0`; `--controls` runs the controls.
 
-If the file --output already contains rounds with the same seed and kinds, they are not repeated.
+If the file --output already contains rounds with the same seed, kinds and code, they are not repeated.
 --budget=SECONDS stops the campaign early, and the same command continues it.
 """
 
@@ -12,6 +12,8 @@ import statistics
 import sys
 import tempfile
 import time
+
+from benchmarks.gpu import plan
 
 from . import controls, scenarios
 from . import harness as harness_lib
@@ -62,7 +64,7 @@ def recorded(path: pathlib.Path, seed: int, kinds: list[str]) -> list[dict]:
   """Returns the rounds of an output file, or no rounds if the file does not exist.
 
   Raises:
-    UsageError: the file has another seed or other kinds, or it is not an output of this program.
+    UsageError: the file has another seed, other kinds or other code, or it is not an output of this program.
   """
   if not path.exists():
     return []
@@ -82,6 +84,8 @@ def recorded(path: pathlib.Path, seed: int, kinds: list[str]) -> list[dict]:
     raise UsageError(
       f'{path} holds other kinds of faults (round {first["number"]} is {first["kind"]!r}): {remedy}'
     )
+  if content.get('code') != plan.code_version():
+    raise UsageError(f'{path} holds rounds of other code: {remedy}')
   return rounds
 
 
@@ -111,7 +115,8 @@ def campaign(options: argparse.Namespace) -> tuple[list[dict], int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix('.tmp')
     lines = ',\n'.join(json.dumps(outcome) for outcome in outcomes)
-    temporary.write_text(f'{{"seed": {options.seed}, "rounds": [\n{lines}\n]}}\n')
+    head = f'"seed": {options.seed}, "code": "{plan.code_version()}"'
+    temporary.write_text(f'{{{head}, "rounds": [\n{lines}\n]}}\n')
     temporary.replace(path)
   return [outcome for outcome in outcomes if outcome['number'] in numbers], count
 
@@ -126,7 +131,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   parser.add_argument('--kinds', default='', help=', '.join(scenarios.KINDS))
   parser.add_argument(
     '--output',
-    help='by default results/faults.json or results/controls.json, with the seed in the name unless it is 0',
+    help='by default runs/faults.json or runs/controls.json, with the seed in the name unless it is 0',
   )
   parser.add_argument('--folder', default=os.path.join(tempfile.gettempdir(), 'alexnet_jax_faults'))
   parser.add_argument(
@@ -143,7 +148,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   options = parser.parse_args(argv)
   name = 'controls' if options.controls else 'faults'
   ending = f'-seed{options.seed}' if options.seed else ''
-  options.output = options.output or f'results/{name}{ending}.json'
+  options.output = options.output or f'runs/{name}{ending}.json'
   if options.rounds is None:
     options.rounds = controls.ROUNDS * len(controls.LEFT_OUT) if options.controls else 200
   return options

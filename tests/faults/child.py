@@ -1,8 +1,10 @@
-"""Runs main.py with an injected fault: `python child.py FAULT PATH/main.py ARGS`.
+"""Runs main.py with injected faults: `python child.py FAULT[,FAULT] PATH/main.py ARGS`.
 
 The fault `nan` turns one training image of one step to NaN on the device, as failing hardware would. The
 environment variables NAN_STEP and NAN_ROW name the step and the row. The fault `power` records in the file
 SYNC_LOG which files were synced and their sizes at that time. `cut_power` can later remove all other data.
+The fault `hold` makes the run wait for ever after the step HOLD_STEP, where no evaluation is due, so that it
+can be killed there.
 """
 
 import os
@@ -29,6 +31,22 @@ def poison() -> None:
     return jnp.where(hit[:, None, None, None], jnp.nan, images)
 
   augment.train_images = poisoned
+
+
+def hold() -> None:
+  """Makes the run wait for ever after it has logged a step. A checkpoint that has begun is still written."""
+  import threading
+
+  from alexnet_jax.training import hooks
+
+  real, last = hooks.Save.due, int(os.environ['HOLD_STEP'])
+
+  def due(self, step):
+    if step == last:
+      threading.Event().wait()
+    return real(self, step)
+
+  hooks.Save.due = due
 
 
 def record_syncs() -> None:
@@ -63,8 +81,9 @@ def cut_power(workdir: pathlib.Path, log: pathlib.Path) -> int:
 
 
 if __name__ == '__main__':
-  fault, program, *args = sys.argv[1:]
+  faults, program, *args = sys.argv[1:]
   sys.path.insert(0, str(pathlib.Path(program).parent))
-  {'nan': poison, 'power': record_syncs}[fault]()
+  for fault in faults.split(','):
+    {'nan': poison, 'power': record_syncs, 'hold': hold}[fault]()
   sys.argv = [program, *args]
   runpy.run_path(program, run_name='__main__')

@@ -37,6 +37,7 @@ _OVERRIDES = {
   'train__log_every': 1,
   'train__checkpoint_every': 6,
   'train__keep': 3,
+  'log__tensorboard': True,
   'optim__schedule': 'plateau',
   'optim__factor': 0.8,
   'optim__plateau__patience': 1,
@@ -102,7 +103,7 @@ class Harness:
   def start(
     self, *args: str, child: str = '', log: pathlib.Path, **environment
   ) -> subprocess.Popen:
-    """Starts main.py with stderr appended to `log`; `child` names a fault of `child.py` to inject."""
+    """Starts main.py with stderr appended to `log`; `child` names faults of `child.py` to inject."""
     line, env = command(*args)
     line[1] = str(self.code / 'main.py')
     if child:

@@ -208,7 +208,9 @@ def shard(trial: Trial) -> None:
   lost = trial.rng.choice(sorted(trial.data.glob('images-*')))
   lost.rename(trial.folder / lost.name)
   trial.kill(process)
-  trial.expect_refusal(re.escape(lost.name), 'copy or prepare the store again')
+  trial.expect_refusal(
+    re.escape(lost.name), 'copy it again, or remove the store and prepare it again'
+  )
   (trial.folder / lost.name).rename(lost)
   trial.resume()
 
@@ -270,25 +272,26 @@ def power(trial: Trial) -> None:
 
 def late_kill(trial: Trial) -> None:
   """Sends SIGKILL after two epochs, when the run has state to lose. The controls use this scenario."""
-  trial.kill(wait_for_epochs(trial, trial.start()))
+  kill_late(trial, 'hold')
   trial.resume()
 
 
 def late_power(trial: Trial) -> None:
   """Simulates a power cut after two epochs. The controls use this scenario."""
   log = trial.folder / 'synced'
-  trial.kill(wait_for_epochs(trial, trial.start('power', SYNC_LOG=str(log))))
+  kill_late(trial, 'power,hold', SYNC_LOG=str(log))
   child.cut_power(trial.workdir, log)
   trial.resume()
 
 
-def wait_for_epochs(trial: Trial, process: subprocess.Popen) -> subprocess.Popen:
-  """Waits for the checkpoint of the second epoch and then for a random pause."""
-  until(lambda: max(sealed(trial.workdir), default=0) >= 10 or process.poll() is not None)
+def kill_late(trial: Trial, faults: str, **environment: str) -> None:
+  """Starts the run and kills it after two or three epochs, at the step after a checkpoint."""
+  newest = trial.rng.choice((10, 12, 15))
+  process = trial.start(faults, HOLD_STEP=str(newest + 1), **environment)
+  until(lambda: newest in sealed(trial.workdir) or process.poll() is not None)
   if process.poll() is not None:
     raise ScenarioError('the run ended by itself')
-  time.sleep(trial.rng.uniform(0, 0.3))
-  return process
+  trial.kill(process)
 
 
 CONTROLS = {'late kill': late_kill, 'late power': late_power}

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from benchmarks.gpu import plan
 from faults import controls, harness, scenarios
 from faults.__main__ import UsageError, campaign, parse, table
 from faults.child import cut_power
@@ -67,11 +68,12 @@ def outcome(number, kind):
   return scenarios.Outcome(number, kind, 'after 1.00 s', True, '', '', 9.0, 3.0)._asdict()
 
 
-def test_recorded_rounds_of_another_seed_are_kept(tmp_path):
-  """The committed file has seed 0. By default, another seed writes to another file."""
+def test_recorded_rounds_of_another_seed_or_other_code_are_kept(tmp_path, monkeypatch):
+  """By default, another seed writes to another file."""
   assert parse(['--seed=77']).output != parse([]).output
   path = tmp_path / 'faults.json'
-  text = json.dumps({'seed': 0, 'rounds': [outcome(0, 'kill'), outcome(1, 'kill')]})
+  rounds = [outcome(0, 'kill'), outcome(1, 'kill')]
+  text = json.dumps({'seed': 0, 'code': plan.code_version(), 'rounds': rounds})
   path.write_text(text)
   options = [f'--output={path}', f'--folder={tmp_path}', '--kinds=kill']
   for wrong, message in (
@@ -84,3 +86,6 @@ def test_recorded_rounds_of_another_seed_are_kept(tmp_path):
   found, count = campaign(parse([*options, '--rounds=1']))
   assert (len(found), count) == (1, 0)
   assert table(found).splitlines()[-1].startswith('1 rounds: 1 survived')
+  monkeypatch.setattr(plan, 'code_version', lambda: 'other')
+  with pytest.raises(UsageError, match='other code'):
+    campaign(parse([*options, '--rounds=1']))

@@ -11,7 +11,9 @@ from tiny import tiny_config
 
 import alexnet_jax
 from alexnet_jax.cli import main as main_lib
+from alexnet_jax.config import recipes
 from alexnet_jax.errors import UserError
+from alexnet_jax.inference.classifier import layer_keys
 
 NAMES = ('a.jpg', 'b.png', 'deep/c.jpeg')
 
@@ -47,6 +49,7 @@ def test_a_file_holds_the_same_network_as_the_run(workdir, archive, pictures):
   of_run, of_file = alexnet_jax.load(str(workdir)), alexnet_jax.load(archive)
   assert of_run.class_names == of_file.class_names == tuple(f'class{k}' for k in range(7))
   assert of_run.labels == of_run.class_names and of_run.step == of_file.step
+  assert alexnet_jax.load(archive, checkpoint=of_run.step).step == of_run.step
   paths = [pictures / name for name in NAMES]
   np.testing.assert_array_equal(of_run.probabilities(paths), of_file.probabilities(paths))
 
@@ -57,6 +60,7 @@ def test_paths_pil_images_and_arrays_give_the_same_results(workdir, pictures):
   paths = [pictures / name for name in NAMES]
   expected = network.probabilities(paths)
   assert expected.shape == (3, 7) and expected.dtype == np.float32
+  np.testing.assert_array_equal(network.probabilities(np.array(paths, str)), expected)
   opened = [Image.open(path) for path in paths]
   np.testing.assert_array_equal(network.probabilities(opened), expected)
   arrays = [np.asarray(image) for image in opened]
@@ -131,3 +135,12 @@ def test_a_network_that_does_not_exist_is_refused(tmp_path, workdir):
     alexnet_jax.load(workdir, views=3)
   with pytest.raises(AttributeError, match='has no attribute'):
     alexnet_jax.lead  # noqa: B018
+
+
+def test_layer_names_of_a_network_with_conv6():
+  """conv6 and fc6 have the same number; their activations have different keys."""
+  keys = layer_keys(recipes.get('paper+conv6').model)
+  assert keys['conv6'] == keys['act6'] == 'conv6/act'
+  assert keys['fc6'] == keys['fc6/act'] == 'fc6/act'
+  assert keys['pool5'] == 'conv5/pool' and keys['norm1'] == 'conv1/norm'
+  assert keys['dropout7'] == 'fc7/dropout' and keys['fc8'] == 'fc8'

@@ -9,7 +9,6 @@ import pytest
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import main as main_lib
-from alexnet_jax.config import recipes
 from alexnet_jax.evaluation import loading
 from alexnet_jax.inference import features as features_lib
 
@@ -54,10 +53,27 @@ def test_features_of_a_split(workdir, tmp_path, capsys):
   assert json.loads(capsys.readouterr().out)['shape'][0] == 40
 
 
-def test_layer_names_of_a_network_with_conv6():
-  """conv6 and fc6 have the same number; their activations have different keys."""
-  keys = features_lib.layer_keys(recipes.get('paper+conv6').model)
-  assert keys['conv6'] == keys['act6'] == 'conv6/act'
-  assert keys['fc6'] == keys['fc6/act'] == 'fc6/act'
-  assert keys['pool5'] == 'conv5/pool' and keys['norm1'] == 'conv1/norm'
-  assert keys['dropout7'] == 'fc7/dropout' and keys['fc8'] == 'fc8'
+def test_labels_belong_to_the_class_names_of_their_images(workdir, tmp_path):
+  """The images may have other classes than the network."""
+  config, path = config_lib.load_workdir(workdir), tmp_path / 'x.npz'
+  config.data.synthetic.classes = 3
+  features_lib.features(config, workdir, 'fc8', str(path))
+  with np.load(path) as file:
+    assert len(file['class_names']) == 3 and file['features'].shape[1] == 7
+
+
+def test_the_old_file_is_kept_if_writing_fails(workdir, tmp_path, monkeypatch):
+  """The ending of the name may be in capitals."""
+  config, path = config_lib.load_workdir(workdir), tmp_path / 'X.NPZ'
+  result = features_lib.features(config, workdir, 'fc8', str(path))
+  assert result['output'] == str(path) and [p.name for p in tmp_path.iterdir()] == ['X.NPZ']
+  before = path.read_bytes()
+
+  def full(file, **arrays):
+    file.write(b'half')
+    raise OSError('no space left on device')
+
+  monkeypatch.setattr(np, 'savez', full)
+  with pytest.raises(OSError, match='no space'):
+    features_lib.features(config, workdir, 'fc8', str(path))
+  assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1

@@ -33,6 +33,17 @@ def test_hidden_files_of_a_folder_are_left_out(tmp_path):
   assert files.find_images([str(tmp_path)]) == [str(tmp_path / 'a.jpg')]
 
 
+def test_links_to_folders_are_followed_and_hidden_folders_are_not(tmp_path):
+  for name in ('elsewhere/a.jpg', 'photos/b.jpg', 'photos/.thumbs/b.jpg', 'photos/cats/c.jpg'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_bytes(b'')
+  (tmp_path / 'photos/link').symlink_to(tmp_path / 'elsewhere')
+  (tmp_path / 'photos/loop').symlink_to(tmp_path / 'photos')
+  (tmp_path / 'photos/again').symlink_to(tmp_path / 'photos/cats')
+  names = ['photos/b.jpg', 'photos/cats/c.jpg', 'photos/link/a.jpg']
+  assert files.find_images([str(tmp_path / 'photos')]) == [str(tmp_path / name) for name in names]
+
+
 @pytest.mark.parametrize('batch_size', [1, 2, 8])
 def test_batches_contain_the_readable_files_in_order(pictures, batch_size):
   canvas = Canvas(24)

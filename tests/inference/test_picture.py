@@ -37,6 +37,12 @@ def test_the_picture_takes_images_of_every_folder_in_turn():
   assert chosen[:2] == ['a/0.jpg', 'a/1.jpg'] and picture.choose(paths[:3]) == paths[:3]
 
 
+def test_long_names_are_cut():
+  """A name of one word is cut too."""
+  for name, shown in (('a' * 26, 'a' * 26), ('a' * 27, 'a' * 23 + '...'), (None, '')):
+    assert picture._shorten(name) == shown
+
+
 def test_unknown_formats_are_refused(tmp_path):
   with pytest.raises(UserError, match=r'--picture=x\.gif: use a name that ends in \.png or'):
     picture.check('x.gif')

@@ -14,8 +14,10 @@ from tiny import main, tiny_config
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import main as main_lib
+from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.inference import features as features_lib
 from alexnet_jax.inference import predict
+from alexnet_jax.inference.classifier import Classifier
 from alexnet_jax.serve.network import Network
 
 
@@ -70,6 +72,12 @@ def test_folders_that_are_named_as_classes_give_errors_and_a_csv_file(
     assert float(row['probability1']) == image['top'][0]['probability']
 
 
+def test_probabilities_that_are_not_finite_are_an_error(workdir, pictures, monkeypatch):
+  monkeypatch.setattr(Classifier, 'classify', lambda self, canvases: np.full((9, 7), np.nan))
+  with pytest.raises(RunError, match='not finite: name an earlier checkpoint'):
+    predict.predict(config_lib.load_workdir(workdir), workdir, [str(pictures)])
+
+
 @pytest.mark.long
 def test_the_batch_size_does_not_affect_predictions(workdir, pictures):
   config = config_lib.load_workdir(workdir)
@@ -122,6 +130,10 @@ def test_predict_runs_in_a_new_process_in_another_folder(workdir, pictures):
       'config.model.width=0.5, but the checkpoint was trained with 0.0625',
     ),
     (
+      ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--config.data.canvas.fit=warp'],
+      "config.data.canvas.fit='warp', but the checkpoint was trained with 'crop'",
+    ),
+    (
       ['--mode=predict', '--workdir=WORKDIR', '--images=a.jpg', '--output=x.json'],
       '--output=x.json: use a name that ends in .csv',
     ),
@@ -147,16 +159,21 @@ def test_invalid_arguments_are_refused(workdir, pictures, args, message, capsys,
   assert message in line and not out and sorted(pictures.iterdir()) == before
 
 
-@pytest.mark.long
-def test_a_rotated_photograph_is_turned_upright(tmp_path):
-  """Predictions, features and the server use the setting of the run. Without it they ignore EXIF data."""
+def photographs(folder):
+  """Writes an image that its EXIF data turn, and the same upright and as stored; returns their paths."""
   pixels = np.random.default_rng(1).integers(0, 256, (9, 12, 3), np.uint8).repeat(9, 0).repeat(9, 1)
   exif = Image.Exif()
   exif[0x0112] = 6
-  Image.fromarray(np.rot90(pixels)).save(tmp_path / 'rotated.png', exif=exif)
-  Image.fromarray(pixels).save(tmp_path / 'upright.png')
-  Image.fromarray(np.rot90(pixels)).save(tmp_path / 'sideways.png')
-  names = [str(tmp_path / f'{name}.png') for name in ('rotated', 'upright', 'sideways')]
+  Image.fromarray(np.rot90(pixels)).save(folder / 'rotated.png', exif=exif)
+  Image.fromarray(pixels).save(folder / 'upright.png')
+  Image.fromarray(np.rot90(pixels)).save(folder / 'sideways.png')
+  return [str(folder / f'{name}.png') for name in ('rotated', 'upright', 'sideways')]
+
+
+@pytest.mark.long
+def test_a_rotated_photograph_is_turned_upright(tmp_path):
+  """Predictions, features and the server use the setting of the run. Without it they ignore EXIF data."""
+  names = photographs(tmp_path)
   for turn in (True, False):
     config = tiny_config(data__canvas__exif_orientation=turn)
     run = tmp_path / str(turn)
@@ -171,3 +188,20 @@ def test_a_rotated_photograph_is_turned_upright(tmp_path):
     canvases = [network.decode(pathlib.Path(name).read_bytes()) for name in names]
     np.testing.assert_array_equal(canvases[0], canvases[1 if turn else 2])
     assert network.about()['exif_orientation'] == turn
+
+
+def test_how_files_are_read_can_be_overridden(workdir, tmp_path, caplog):
+  """Before 2026-11-29, the two keys of config.data.canvas that are not part of a network had no effect."""
+  names, config = photographs(tmp_path), config_lib.load_workdir(workdir)
+  turned, upright, sideways = (x['top'] for x in predict.predict(config, workdir, names)['images'])
+  assert turned == sideways != upright and 'images are read with' not in caplog.text
+  config.data.canvas.exif_orientation = True
+  turned, upright, _ = (x['top'] for x in predict.predict(config, workdir, names)['images'])
+  assert turned == upright
+  assert 'exif_orientation is True here, and the network was trained with False' in caplog.text
+  features_lib.features(config, workdir, 'fc7', str(tmp_path / 'x.npz'), names)
+  with np.load(tmp_path / 'x.npz') as file:
+    np.testing.assert_array_equal(file['features'][0], file['features'][1])
+  config.data.canvas.max_pixels = 108 * 81 - 1
+  with pytest.raises(UserError, match=r'none of the 1 images can be read: .*108x81 pixels'):
+    predict.predict(config, workdir, names[1:2])

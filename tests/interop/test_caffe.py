@@ -48,6 +48,22 @@ def test_caffemodel_with_a_renamed_last_layer(tmp_path):
   np.testing.assert_array_equal(params['fc8']['bias'], planar['fc8']['bias'])
 
 
+def test_the_order_of_layers_decides_the_recipe(tmp_path):
+  layers = peers.in_order(peers.planar_weights(layout.planar_shapes(helpers.narrow('caffe'))))
+
+  def recipe(layers):
+    (tmp_path / 'net').write_bytes(caffemodel.caffemodel(layers))
+    return caffe.recipe_of(caffe.read(str(tmp_path / 'net')), 'net')
+
+  without_norm = {name: blobs for name, blobs in layers.items() if 'norm' not in name}
+  assert recipe(layers) == 'caffe'
+  assert recipe(without_norm) == 'caffe+no_norm'
+  assert recipe({name: blobs for name, blobs in layers.items() if blobs}) == 'caffe'
+  for other in (without_norm | {'norm1': []}, without_norm | {'lrn1': [], 'lrn2': []}):
+    with pytest.raises(UserError, match=r'^net has its layers in an order that is neither'):
+      recipe(other)
+
+
 @pytest.mark.parametrize('old', [False, True])
 def test_mean_image_of_caffe(tmp_path, old):
   mean = np.random.default_rng(0).uniform(90, 130, (1, 3, 5, 5)).astype(np.float32)
@@ -90,6 +106,13 @@ def test_damaged_and_incompatible_caffemodels_are_refused(tmp_path):
     in error(whole, wrong)
   )
   assert 'of 7 classes' in error(whole, wrong)
+  negative = caffemodel.field(7, caffemodel.field(1, caffemodel.varint(2**64 - 1) * 2))
+  for damaged in (
+    caffemodel.field(5, b'0' * 7),  # not a whole number of floats
+    negative + caffemodel.field(5, b'0' * 4),  # shape [-1, -1]
+  ):
+    layer = caffemodel.field(1, 'conv1') + caffemodel.field(7, damaged)
+    assert 'conv1 has 1 values for shape' in error(caffemodel.field(100, layer))
   extra = layers | {'conv3_bn': [np.zeros((1, 2), np.float32)]}
   assert 'conv3_bn: expected nothing, found [1, 2]' in error(caffemodel.caffemodel(extra))
   bad = caffemodel.field(

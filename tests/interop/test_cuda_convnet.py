@@ -53,7 +53,8 @@ def test_cuda_convnet_files(tmp_path):
     assert all(np.array_equal(read[key], matrices[key]) for key in matrices)
   (tmp_path / 'pickled').write_bytes(pickle.dumps(matrices))
   np.savez(tmp_path / 'objects.npz', x=np.array([{}], object))
-  for name in ('pickled', 'objects.npz'):
+  np.save(tmp_path / 'array.npy', matrices['conv1a/biases'])
+  for name in ('pickled', 'objects.npz', 'array.npy'):
     with pytest.raises(UserError, match='of plain arrays'):
       cuda_convnet.read(str(tmp_path / name))
   with pytest.raises(UserError, match='there is no such file'):

@@ -1,9 +1,14 @@
 """`--mode=export` refuses invalid input. The other tests in tests/interop read the exported files."""
 
+import json
+
 from conversion_helpers import fail, run
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.interop import exporter
 
 
 def test_invalid_arguments_are_refused(runs, tmp_path, capsys):
@@ -29,6 +34,31 @@ def test_the_result_names_all_files(runs, tmp_path, capsys):
   assert result['bytes'] == output.stat().st_size and result['checkpoint'] == 0
   files = {result['output'], result['description'], result['model_card']}
   assert files == {str(path) for path in tmp_path.iterdir()}
+
+
+def test_an_export_that_fails_can_be_repeated(runs, tmp_path, capsys, monkeypatch):
+  output = tmp_path / 'net.npz'
+  flags = (
+    '--mode=export',
+    '--format=cuda_convnet',
+    f'--workdir={runs / "original"}',
+    f'--output={output}',
+  )
+
+  def full(*args, **kwargs):
+    raise UserError('the disk is full')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(exporter.sidecar, 'write', full)
+    assert 'the disk is full' in fail(capsys, *flags)
+  assert not list(tmp_path.iterdir())
+  description = tmp_path / 'net.npz.json'
+  description.write_text('{"mine": 1}')
+  assert 'no export wrote it: move it away' in fail(capsys, *flags)
+  assert description.read_text() == '{"mine": 1}'
+  description.write_text(json.dumps({'format': 'alexnet_jax weights'}))
+  run(capsys, *flags)
+  assert json.loads(description.read_text())['version'] == 1
 
 
 @pytest.mark.parametrize('variant', ['original', 'original+batch_norm'])

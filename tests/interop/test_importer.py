@@ -149,6 +149,22 @@ def test_cuda_convnet_weights_are_imported_and_exported(tmp_path, capsys):
   assert all(np.array_equal(back[name], matrices[name]) for name in matrices)
 
 
+def test_networks_for_other_images_than_imagenet_need_a_mean(tmp_path, capsys):
+  config = config_lib.load_file(str(ROOT / 'configs/lenet.py'))
+  state_dict = interop.to_pytorch(helpers.visible_params(config.model), config.model)
+  interop.pytorch.write(str(tmp_path / 'net.safetensors'), state_dict)
+  flags = (
+    '--mode=import',
+    '--format=pytorch',
+    f'--config={ROOT / "configs/lenet.py"}',
+    f'--weights={tmp_path / "net.safetensors"}',
+    f'--workdir={tmp_path / "run"}',
+  )
+  message = fail(capsys, *flags)
+  assert 'not known for recipe lenet:mnist: give it with --mean=R,G,B' in message
+  assert run(capsys, *flags, '--mean=33,33,33')['mean'] == [33, 33, 33]
+
+
 def test_invalid_arguments_are_refused(runs, tmp_path, capsys):
   narrow = interop.to_torchvision(
     helpers.visible_params(helpers.narrow('torchvision', width=1 / 16))
@@ -184,12 +200,21 @@ def test_invalid_arguments_are_refused(runs, tmp_path, capsys):
   assert '--mean=1,2 has shape [2]' in fail(capsys, *of_torch, NARROW, '--mean=1,2')
   assert '--mean=red' in fail(capsys, *of_torch, NARROW, '--mean=red')
   (tmp_path / 'names').write_text('a\nb\nb\n')
-  assert '2 names, the weights 10 classes' in fail(
+  assert '3 names, the weights 10 classes' in fail(
     capsys, *of_torch, NARROW, f'--classes={tmp_path / "names"}'
   )
-  narrow['features.0.bias'] = narrow['features.0.bias'] * np.nan
-  archive.write_tensors(str(weights), narrow, {})
-  assert 'not finite' in fail(capsys, *of_torch, NARROW)
+  (tmp_path / 'names').write_text('\n'.join('abcdefghij'.replace('j', 'a')))
+  assert 'names a more than once: make' in fail(
+    capsys, *of_torch, NARROW, f'--classes={tmp_path / "names"}'
+  )
+  assert 'is on a scale of 0 to 1' in fail(capsys, *of_torch, NARROW, '--mean=0.485,0.456,0.406')
+  assert 'are not finite' in fail(capsys, *of_torch, NARROW, '--mean=nan,1,2')
+  damaged = narrow | {'features.0.bias': narrow['features.0.bias'] * np.nan}
+  archive.write_tensors(str(weights), damaged, {})
+  assert 'not finite: download them again' in fail(capsys, *of_torch, NARROW)
   assert not (tmp_path / 'new' / 'config.json').exists()
+  archive.write_tensors(str(weights), narrow, {})
+  run(capsys, *of_torch, NARROW)  # the same command works with better weights
+  assert 'holds a run already' in fail(capsys, *of_torch, NARROW)
   taken = f'--workdir={runs / "original"}'
   assert 'holds a run already' in fail(capsys, *of_torch, taken)

@@ -4,6 +4,7 @@ from conversion_helpers import assert_same
 import helpers
 import pytest
 
+from alexnet_jax.errors import UserError
 from alexnet_jax.interop import layout
 
 VARIANTS = ['caffe', 'original', 'owt', 'torchvision', 'paper+conv6', 'original+one_gpu']
@@ -35,6 +36,31 @@ def test_planar_shapes_are_those_of_caffe_and_torchvision():
     (1000, 4096),
   ]
   assert caffes['fc8']['bias'] == (1000,) and caffes['conv2']['bias'] == (256,)
+
+
+def test_constants_matter_only_for_the_normalisation_that_is_used():
+  for variant, used, unused in (
+    ('original', 'lrn__k', 'batch_norm__epsilon'),
+    ('original+batch_norm', 'batch_norm__epsilon', 'lrn__k'),
+  ):
+    model = helpers.narrow(variant)
+    layout.check_same_function(model, helpers.narrow(variant, **{unused: 0.5}), 'x')
+    with pytest.raises(UserError, match=f'config.model.{used.replace("__", ".")} is'):
+      layout.check_same_function(model, helpers.narrow(variant, **{used: 0.5}), 'x')
+
+
+def test_a_first_layer_that_is_fully_connected_needs_one_channel():
+  for changes, accepted in (
+    ({'gray': True, 'towers': 1}, True),
+    ({'gray': True, 'towers': 2}, False),
+    ({'gray': False, 'towers': 1}, False),
+  ):
+    model = helpers.narrow('paper', layers=('fc6', 'fc7', 'fc8'), **changes)
+    if accepted:
+      layout.check_planar(model, 'x', 'y')
+      continue
+    with pytest.raises(UserError, match=r'x cannot hold a network whose first layer is fully.*: y'):
+      layout.check_planar(model, 'x', 'y')
 
 
 @pytest.mark.parametrize('towers', [1, 2])

@@ -62,7 +62,7 @@ def test_dropout_that_scales_at_test_time_is_part_of_the_network():
   [('paper+no_communication', 'fc6, fc7'), ('paper+batch_norm', 'batch normalisation')],
 )
 def test_networks_that_a_state_dict_cannot_represent_are_refused(variant, feature):
-  with pytest.raises(UserError, match=f'cannot hold {feature}'):
+  with pytest.raises(UserError, match=f'cannot hold {feature}.*: name the config'):
     interop.from_pytorch({}, helpers.narrow(variant))
 
 
@@ -123,6 +123,12 @@ def test_state_dicts_of_other_networks_are_refused_as_torchvision():
     interop.to_torchvision(helpers.visible_params(helpers.narrow('caffe', width=1 / 16)))
 
 
+def test_torchvision_reads_six_by_six_pixels():
+  model = helpers.narrow('torchvision', width=1 / 16, input_size=192)
+  with pytest.raises(UserError, match=r'36 pixels.* of this network 25: choose --format=pytorch'):
+    interop.to_torchvision(helpers.visible_params(model))
+
+
 def umask() -> int:
   mask = os.umask(0)
   os.umask(mask)
@@ -132,11 +138,11 @@ def umask() -> int:
 def test_state_dict_as_safetensors_needs_no_torch(tmp_path):
   model = helpers.narrow('torchvision', width=1 / 16)
   params = helpers.visible_params(model)
-  path = str(tmp_path / 'net.safetensors')
+  path = str(tmp_path / 'net.SafeTensors')
   pytorch.write(path, interop.to_torchvision(params))
   assert_same(interop.from_torchvision(pytorch.read(path), model), params)
   assert stat.S_IMODE(os.stat(path).st_mode) == 0o666 & ~umask()
-  (tmp_path / 'net.safetensors').write_bytes(b'\x10' + bytes(50))
+  (tmp_path / 'net.SafeTensors').write_bytes(b'\x10' + bytes(50))
   with pytest.raises(UserError, match='cannot be read as safetensors'):
     pytorch.read(path)
   with pytest.raises(UserError, match='there is no such file'):

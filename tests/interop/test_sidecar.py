@@ -1,6 +1,7 @@
 """The JSON file beside exported weights makes their import complete."""
 
 import json
+import re
 
 from conversion_helpers import assert_same, fail, params_of, run, trained
 import numpy as np
@@ -40,7 +41,9 @@ def test_the_sidecar_describes_input_and_classes(runs, tmp_path, capsys):
   mean = np.asarray(network.statistics.mean_image).mean((0, 1))
   np.testing.assert_allclose(content['input']['mean'], mean, atol=1e-3)
   assert content['input']['channels'] == 'rgb' and content['input']['size'] == 64
+  assert content['input']['gray'] is False
   assert content['class_names'] == network.meta['class_names']
+  assert content['config']['mesh'] == list(network.meta['config'].mesh)
 
 
 def test_weights_without_counts_have_no_majority_error(runs, tmp_path, capsys):
@@ -76,12 +79,29 @@ def test_invalid_sidecars_are_refused(runs, tmp_path, capsys):
     f'--weights={weights}',
     f'--workdir={tmp_path / "new"}',
   )
-  assert 'exported with a mean image of 72 pixels' in fail(
-    capsys, *flags, '--config.data.canvas.size=80'
-  )
+  for flag, message in (
+    (
+      'data.canvas.size=80',
+      'config.data.canvas.size=80, but .* was exported with 72: leave it out',
+    ),
+    ('data.canvas.fit=warp', "canvas.fit='warp', but .* was exported with 'crop'"),
+    ('augment.mean=none', "config.augment.mean='none', but .* was exported with 'image'"),
+    ('augment.std=(1.,2.,3.)', r'config.augment.std=\(1.0, 2.0, 3.0\), but'),
+  ):
+    assert re.search(message, fail(capsys, *flags, f'--config.{flag}'))
   for damaged in (whole[:100], '[]', whole.replace('"version": 1', '"version": 2')):
     sidecar.write_text(damaged)
     assert 'cannot be read as the description of' in fail(capsys, *flags)
+  for key in ('class_names', 'class_counts'):
+    content = json.loads(whole)
+    content[key].pop()
+    sidecar.write_text(json.dumps(content))
+    assert f"'{key}': 5" in fail(capsys, *flags)
+  content = json.loads(whole)
+  content['statistics']['mean_image']['shape'] = [36, 144, 3]
+  sidecar.write_text(json.dumps(content))
+  assert "'mean_image': (36, 144, 3)" in fail(capsys, *flags)
+  assert not (tmp_path / 'new').exists()
   sidecar.write_text(whole)
   weights.write_bytes(weights.read_bytes() + b' ')
   assert 'describes other weights than' in fail(capsys, *flags)

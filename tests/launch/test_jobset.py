@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import re
 
 import jsonschema
 import kubernetes_validate
@@ -51,7 +52,20 @@ def test_repeated_names_and_numbers_are_equal():
   assert rule['onExitCodes']['containerName'] == container['name']
   assert pod['restartPolicy'] == 'Never'  # the API server requires it for podFailurePolicy
   assert '--distributed' in container['args']
-  assert [mount['name'] for mount in container['volumeMounts']] == [pod['volumes'][0]['name']]
+  mounts, volumes = container['volumeMounts'], pod['volumes']
+  assert [mount['name'] for mount in mounts] == [volume['name'] for volume in volumes]
+
+
+def test_containers_have_shared_memory_for_nccl():
+  (name,) = (
+    mount['name']
+    for mount in container_of(JOBSET)['volumeMounts']
+    if mount['mountPath'] == '/dev/shm'
+  )
+  (volume,) = (volume for volume in pod_of(JOBSET)['volumes'] if volume['name'] == name)
+  assert volume['emptyDir'] == {'medium': 'Memory', 'sizeLimit': '2Gi'}
+  (run,) = re.findall('docker run .*', (LAUNCH / 'Dockerfile').read_text())
+  assert '--shm-size=' in run
 
 
 def test_the_image_has_the_user_of_the_jobset():

@@ -2,145 +2,31 @@
 
 import json
 import os
-from pathlib import Path
 import shlex
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
+from tiny import ROOT
 
-ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / 'launch'
 TIMEOUT = 60  # seconds after which a script that hangs fails its test
 LAST_LINE = 'the last line of process 0\n'
 
-# This program stands in for main.py --distributed. It records how it was started, and ends as the variable
-# ACTIONS determines for its process. The action 'run' waits for a signal, and ends after 30 seconds without
-# one. Like main.py it then has a parent and a child: the parent forwards SIGTERM and leaves Ctrl-C to the
-# child.
-MAIN = """
-  import json, os, sys, time
-  from signal import SIG_BLOCK, SIGCHLD, SIGINT, SIGKILL, SIGTERM
-  from signal import Signals, pthread_sigmask, sigtimedwait, sigwait
-
-  def note(name, what):
-    path = os.path.join(os.environ['NOTES'], name)
-    with open(path + '.part', 'w') as file:
-      json.dump(what, file)
-    os.rename(path + '.part', path)
-
-  argv = sys.argv[1:]
-  process = next((arg.split('=')[1] for arg in argv if arg.startswith('--process_id=')), '0')
-  action = json.loads(os.environ.get('ACTIONS', '[0]'))[int(process)]
-  if action == 'run':
-    pthread_sigmask(SIG_BLOCK, {SIGCHLD, SIGINT, SIGTERM})
-    child = os.fork()
-    while child:
-      if sigwait({SIGCHLD, SIGTERM}) == SIGCHLD:
-        sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
-      os.kill(child, SIGTERM)
-
-  environment = {name: os.environ.get(name) for name in ('CUDA_VISIBLE_DEVICES', 'JAX_PLATFORMS')}
-  note('process' + process, {'argv': argv, 'pids': [os.getppid(), os.getpid()], **environment})
-  if process == '0':
-    print('the JSON of process 0')
-    print('the last line of process 0', file=sys.stderr)
-    sys.stdout.flush()
-  if action == 'run':
-    received = sigtimedwait({SIGINT, SIGTERM}, 30)
-    if not received:
-      sys.exit(99)
-    note('signal' + process, Signals(received.si_signo).name)
-    time.sleep(0.4)  # a checkpoint
-    action = {SIGINT: 130, SIGTERM: 75}[received.si_signo]
-  elif action == 'killed':
-    os.kill(os.getpid(), SIGKILL)
-  elif action == 'late':
-    time.sleep(0.3)
-    note('late', True)
-    action = 0
-  sys.exit(action)
-"""
-
-
-class Stage:
-  """A virtual environment with all packages, and stand-in programs that come first in PATH."""
-
-  def __init__(self, folder: Path):
-    self.bin, self.notes, self.home = folder / 'venv' / 'bin', folder / 'notes', folder / 'home'
-    for path in (self.bin, self.notes, self.home):
-      path.mkdir(parents=True)
-    self.installed('requirements.txt')
-    (folder / 'main.py').write_text(textwrap.dedent(MAIN))
-    self.program(
-      'python',
-      f"""
-      [ "$1" != -m ] || exit 99  # pip must not run
-      [ "$1" != main.py ] || {{ shift; set -- {shlex.quote(str(folder / 'main.py'))} "$@"; }}
-      exec {shlex.quote(sys.executable)} "$@"
-      """,
-    )
-    self.program('nvidia-smi', 'exit 9')
-    unset = ('CUDA_VISIBLE_DEVICES', 'JAX_PLATFORMS')
-    self.environment = {name: os.environ[name] for name in os.environ if name not in unset}
-    self.environment |= {
-      'PATH': f'{self.bin}{os.pathsep}{os.environ["PATH"]}',
-      'VIRTUAL_ENV': str(folder / 'venv'),
-      'NOTES': str(self.notes),
-      'HOME': str(self.home),
-    }
-
-  def installed(self, name: str, text: str | None = None) -> None:
-    """Writes the copy by which setup.sh recognises that a requirements file is installed."""
-    text = (ROOT / name).read_text() if text is None else text
-    constraints = (ROOT / 'constraints.txt').read_text()
-    (self.bin.parent / f'.alexnet_jax_{name}').write_text(constraints + text)
-
-  def program(self, name: str, body: str) -> None:
-    path = self.bin / name
-    path.write_text(f'#!/usr/bin/env bash\n{textwrap.dedent(body)}')
-    path.chmod(0o755)
-
-  def start(self, script: Path, *args: str, **environment: str) -> subprocess.Popen:
-    # The default signal handlers are restored, because bash cannot trap a signal that its parent ignores.
-    reset = ['env', '--default-signal=INT,HUP']
-    return subprocess.Popen(
-      [*reset, 'bash', str(script), *args],
-      cwd=self.home,
-      env=self.environment | environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-
-  def run(self, script: Path, *args: str, **environment: str) -> subprocess.CompletedProcess:
-    with self.start(script, *args, **environment) as process:
-      try:
-        stdout, stderr = process.communicate(timeout=TIMEOUT)
-      except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
-
-  def note(self, name: str):
-    """Waits for the record that a stand-in writes, and returns it."""
-    path, deadline = self.notes / name, time.monotonic() + TIMEOUT
-    while not path.exists():
-      assert time.monotonic() < deadline, f'{name} was never written'
-      time.sleep(0.01)
-    return json.loads(path.read_text())
-
-
-@pytest.fixture
-def stage(tmp_path):
-  return Stage(tmp_path)
-
 
 def actions(*each: int | str) -> dict[str, str]:
   return {'ACTIONS': json.dumps(each)}
+
+
+@pytest.mark.parametrize('code', [0, 3])
+def test_quickstart_evaluates_a_completed_training(stage, code):
+  """The workdir is relative to the folder of the caller."""
+  result = stage.run(LAUNCH / 'quickstart.sh', 'two words', **actions(code))
+  workdir = f'--workdir={stage.home / "two words"}'
+  evaluate = ['--mode=eval', workdir, '--checkpoint=latest']
+  last = ['--config=configs/quickstart.py', workdir] if code else evaluate
+  assert (result.returncode, stage.note('process0')['argv']) == (code, last)
+  assert result.stdout == 'the JSON of process 0\n' * (1 if code else 2)
 
 
 @pytest.mark.parametrize('count', [[], ['0'], ['x'], ['-1'], ['1.5'], ['--config=a.py']])
@@ -196,24 +82,20 @@ def test_local_gives_each_process_a_gpu_if_there_are_enough(
 
 @pytest.mark.parametrize(
   ('each', 'expected'),
-  [((0, 3), 0), ((3, 0), 3), ((2, 2), 2), ((75, 75), 75), ((130, 130), 130), (('killed', 3), 3)],
+  [((0, 3), 0), ((3, 0), 3), ((130, 130), 130), (('killed', 3), 3), ((3, 'killed'), 3)],
 )
 def test_local_exits_with_the_code_of_process_0(stage, each, expected):
+  """bash prints no "Killed" below the line in which main.py names a lost process."""
   result = stage.run(LAUNCH / 'local.sh', '2', **actions(*each))
   assert result.returncode == expected
   killed = 'error: process 0 was killed by signal 9\n'
   assert result.stderr == LAST_LINE + (killed if each[0] == 'killed' else '')
 
 
-def test_local_prints_nothing_after_the_last_line_of_process_0(stage):
-  """Otherwise bash would print "Killed" below the line in which main.py names the lost process."""
-  result = stage.run(LAUNCH / 'local.sh', '2', **actions(3, 'killed'))
-  assert [result.returncode, result.stderr] == [3, LAST_LINE]
-
-
 def test_local_waits_for_every_process(stage):
-  stage.run(LAUNCH / 'local.sh', '2', **actions(0, 'late'))
-  assert (stage.notes / 'late').exists()
+  with stage.start(LAUNCH / 'local.sh', '2', **actions(0, 'late')) as script:
+    assert script.wait(TIMEOUT) == 0
+    assert (stage.notes / 'late').exists()
 
 
 @pytest.mark.parametrize(
@@ -240,7 +122,7 @@ def test_local_leaves_no_process_if_it_is_stopped_while_it_starts(stage):
     [ "$1" = main.py ] || { echo 12345; exit; }  # the port
     echo $$ > "$NOTES/${@: -1}"
     [ "${@: -1}" != --process_id=0 ] || kill -TERM $PPID
-    exec sleep 30
+    exec sleep 300
     """,
   )
   result = stage.run(LAUNCH / 'local.sh', '24')
@@ -279,6 +161,11 @@ def test_slurm_requeues_a_preempted_run(stage, tmp_path, code, expected):
   ('mode', 'variables', 'added'),
   [
     ('prepare', {'SLURM_ARRAY_TASK_ID': '2', 'SLURM_ARRAY_TASK_COUNT': '8'}, '--shard=2/8'),
+    (
+      'prepare',
+      {'SLURM_ARRAY_TASK_ID': '3', 'SLURM_ARRAY_TASK_COUNT': '2', 'SHARDS': '8'},
+      '--shard=3/8',
+    ),
     ('train', {'SLURM_ARRAY_TASK_ID': '2', 'SLURM_ARRAY_TASK_COUNT': '8'}, '--distributed'),
     ('train', {}, '--distributed'),
   ],
@@ -326,7 +213,52 @@ def test_tpu_vm_runs_main_on_the_worker_with_all_arguments(stage):
   assert result.returncode == 0, result.stderr
   assert stage.note('process0')['argv'] == [*awkward, '--distributed']
   assert result.stdout == 'the JSON of process 0\n'
+  assert LAST_LINE in result.stderr
   assert (stage.home / 'alexnet_jax' / 'main.py').read_text() == (ROOT / 'main.py').read_text()
+
+
+@pytest.fixture
+def tpu(stage):
+  """A stage with a worker, whose main.py runs until a signal; the file `starts` counts its starts."""
+  stage.program('git', GIT)
+  stage.program('gcloud', GCLOUD)
+  stage.installed('requirements-tpu.txt', 'jax[tpu]\n')
+  python = (stage.bin / 'python').read_text()
+  count = '[ "$1" != main.py ] || echo >> "$NOTES/starts"'
+  stage.program('python', python.replace('\n', f'\n{count}\n', 1))
+  stage.environment |= actions('run')
+  return stage
+
+
+TPU_VM = (LAUNCH / 'tpu_vm.sh', 'my-tpu', 'us-central2-b', '--workdir=w')
+
+
+def test_tpu_vm_only_follows_a_run_that_goes_on_after_a_lost_connection(tpu):
+  with tpu.start(*TPU_VM) as lost:
+    tpu.note('process0')
+    lost.kill()  # leaving the block closes its pipes
+  with tpu.start(*TPU_VM) as again:
+    while (line := again.stderr.readline()) != LAST_LINE:
+      assert line
+    os.kill(int((tpu.home / 'alexnet_jax_run' / 'pid').read_text()), signal.SIGTERM)
+    assert again.wait(TIMEOUT) == 75
+    assert again.stdout.read() == 'the JSON of process 0\n'
+  assert tpu.note('signal0') == 'SIGTERM'
+  assert (tpu.notes / 'starts').read_text() == '\n'
+
+
+def test_tpu_vm_starts_once_if_gcloud_repeats_the_command(tpu):
+  thrice = """cd "$HOME"
+    bash -c "$command" >/dev/null 2>&1 & # this connection is lost
+    until [ -e "$NOTES/process0" ]; do sleep 0.1; done
+    kill -KILL $!
+    bash -c "$command" >/dev/null # this one is lost after the end of the run
+  """
+  tpu.program('gcloud', GCLOUD.replace('cd "$HOME" &&', thrice))
+  result = tpu.run(*TPU_VM, **actions('late'))
+  assert (result.returncode, result.stdout) == (0, 'the JSON of process 0\n')
+  assert (tpu.notes / 'starts').read_text() == '\n'
+  assert tpu.run(*TPU_VM, **actions(3)).returncode == 3  # another start begins another run
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ def test_every_key_of_a_recipe_is_declared(recipe):
     ('layers', ('conv1', 'pool', 'fc8'), "names 'pool', but config.model does not describe"),
     ('layers', ('fc8', 'conv1'), r'config\.model\.fc8 has no features'),
     ('layers', (), 'a tuple of names'),
+    ('layers', ('conv1', 'conv2', 'conv2', 'fc6', 'fc8'), "names 'conv2' twice"),
+    ('layers', ('conv1', 'fc6', 'conv2', 'fc8'), 'conv2 cannot follow fc6'),
     ('fc6', spec.fc(then=('act', 'pool')), 'a tuple of some of act, norm, dropout'),
     ('conv1', spec.conv(8, 3, ((1, 1), 1)), r'must be \(\(top, bottom\), \(left, right\)\)'),
   ],
@@ -56,3 +58,20 @@ def test_invalid_layers_are_refused(key, value, message):
     model[key] = value
   with pytest.raises(UserError, match=message):
     keys.validate(model)
+
+
+@pytest.mark.parametrize(
+  ('variant', 'layer', 'then'),
+  [
+    ('original+batch_norm', 'conv1', ('norm', 'act', 'norm')),
+    ('original+conv6+batch_norm', 'conv6', ('act', 'norm')),
+  ],
+)
+def test_each_batch_normalisation_needs_a_number_of_its_own(variant, layer, then):
+  config = get(variant, **{f'model__{layer}__then': then})
+  with pytest.raises(
+    UserError, match=f'{layer}.then=.*batch normalisation can follow a layer once'
+  ):
+    keys.validate(config.model)
+  config.model.norm = 'lrn'
+  keys.validate(config.model)

@@ -7,6 +7,7 @@ from ml_collections import FrozenConfigDict
 import pytest
 
 from alexnet_jax import models
+from alexnet_jax.config import load_file, recipes
 from alexnet_jax.errors import UserError
 
 RECIPES = ('paper', 'original', 'caffe', 'owt', 'torchvision')
@@ -162,3 +163,14 @@ def test_a_too_small_input_is_refused():
     UserError, match='input_size=30 is too small: the maps at conv5 have no pixels'
   ):
     table('paper+no_overlap', model__input_size=30)
+  with pytest.raises(UserError, match='the maps at local3 have no pixels'):
+    models.layer_table(
+      recipes.apply(load_file('cifar10:conv_local_11pct'), {'model.local3.size': 11}).model
+    )
+
+
+def test_the_first_layer_reads_the_image_once():
+  """Both towers see the same image, so that there is nothing to exchange."""
+  assert table('paper', model__conv1__exchange=True)['conv1']['parameters'] == 34_944
+  params = shapes(FrozenConfigDict(get('paper', model__layers=('fc6', 'fc8')).model))['params']
+  assert params['fc6']['kernel'].shape == (2, 224 * 224 * 3, 2048)

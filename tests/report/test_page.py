@@ -16,7 +16,9 @@ from tiny import tiny_config
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.evaluation.evaluate import evaluate
+from alexnet_jax.interop.exporter import export_network
 from alexnet_jax.report.page import report
+from alexnet_jax.training.loop import train
 from alexnet_jax.workdir import sessions
 
 NAMES = ('report__images', 'report__neighbours', 'report__bits')
@@ -165,6 +167,48 @@ def test_the_page_shows_the_settings(page):
   assert 'duration 0 s' in text and 'processor core' in text and 'JAX' in text
 
 
+def test_a_report_on_other_images_names_them(page, tmp_path):
+  """A file does not say how its checkpoint was chosen, so neither does the report."""
+  workdir, _ = page
+  config, weights = config_lib.load_workdir(workdir), tmp_path / 'net.safetensors'
+  export_network(config, str(workdir), 'safetensors', str(weights))
+  (tmp_path / 'new').symlink_to(config.data.source.partition(':')[2])
+  config.data.source = f'folder:{tmp_path / "new"}'
+  text = Tags(pathlib.Path(report(config, str(weights))['output']).read_text()).text
+  assert 'validation images of new are wrong' in ' '.join(text.split())
+  assert 'best, step' not in text and 'was chosen by its error' not in text
+
+
+def test_a_part_of_the_training_images_is_random_also_in_stored_order(page, tmp_path):
+  """The first images of a folder belong to one class."""
+  workdir, _ = page
+  config = config_lib.load_workdir(workdir)
+  config.data.shuffle, config.report.train_images, config.eval.baseline = 'stored', 8, False
+  result = report(config, str(workdir), output=str(tmp_path / 'page.html'))
+  html = pathlib.Path(result['output']).read_text()
+  near = html.partition('id="neighbours"')[2].partition('</section>')[0]
+  assert 'among 8 images' in near
+  assert len(set(re.findall('title="train/([^/]*)/', near))) > 1
+
+
+@pytest.mark.long
+def test_the_page_names_another_split_views_and_weights_than_in_training(tmp_path, caplog):
+  config = tiny_config(train__steps=1, optim__ema=0.9, eval__weights='ema')
+  train(config, tmp_path)
+  config = config_lib.load_workdir(tmp_path)
+  config.data.holdout, config.eval.weights = 0.5, 'last'
+  config.eval.views = config.eval.train_views = 9
+  html = pathlib.Path(report(config, str(tmp_path))['output']).read_text()
+  text = ' '.join(Tags(html).text.split())
+  message = 'config.data.holdout=0.5, but the network was trained with 0.1: if synthetic'
+  assert message in text and message in caplog.text and html.count('<div class="warn">') == 1
+  assert 'used 1 view of each image; the errors above used 9.' in text
+  assert 'are those of the moving average of the weights; the errors above are' in text
+  config = config_lib.load_workdir(tmp_path)
+  text = Tags(pathlib.Path(report(config, str(tmp_path))['output']).read_text()).text
+  assert 'was trained with' not in text and 'during training' not in text
+
+
 def test_non_finite_probabilities_are_an_error(page, tmp_path, monkeypatch):
   """A network with finite weights and non-finite outputs gets an error instead of a report."""
   monkeypatch.setitem(helpers.GAINS, 'fc8', 1e38)
@@ -236,6 +280,7 @@ def browser():
     yield opened
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ('width', 'scheme', 'scripts'),
   [(390, 'light', True), (390, 'dark', False), (1280, 'light', False), (1280, 'dark', True)],
@@ -263,6 +308,7 @@ def test_the_page_is_displayed_in_a_browser(page, browser, width, scheme, script
   assert seen['ground'] == {'light': 'rgb(255, 255, 255)', 'dark': 'rgb(20, 23, 26)'}[scheme]
 
 
+@pytest.mark.long
 def test_pictures_can_be_enlarged(page, browser):
   """A click or a key enlarges a picture, and closing it restores the focus."""
   tab = browser.new_page(viewport={'width': 390, 'height': 800}, offline=True)

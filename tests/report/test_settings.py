@@ -34,3 +34,5 @@ def test_whether_the_checkpoint_was_selected_on_the_images_of_the_report():
   assert not chosen()
   assert not chosen('latest', **evaluated) and not chosen('7', **evaluated)
   assert not chosen(source='folder:others', **evaluated)
+  config.data.source = 'folder:data/photos'  # the same folder by other paths
+  assert chosen(source='folder:/home/me/data/photos/', **evaluated)

@@ -11,6 +11,7 @@ from alexnet_jax.evaluation import loading
 from alexnet_jax.interop.exporter import export_network
 from alexnet_jax.serve import about
 from alexnet_jax.utils import atomic_io
+from alexnet_jax.workdir import archive
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
 MEASURED = {
@@ -20,6 +21,13 @@ MEASURED = {
   'views': 10,
   'checkpoint': 0,
 }
+
+
+def with_weights(config, weights, **evaluation):
+  """Returns a config with other values of `config.eval`."""
+  other = config.to_dict()
+  other['eval'] |= {'weights': weights, **evaluation}
+  return FrozenConfigDict(other)
 
 
 @pytest.fixture(scope='module')
@@ -62,6 +70,32 @@ def test_the_error_of_a_file_lies_beside_it(run, tmp_path):
   assert about.validation(trained, str(path))['images'] == 80
 
 
+@pytest.mark.parametrize('weights', ['last', 'ema'])
+def test_an_exported_file_keeps_the_error_of_its_own_weights_alone(
+  run, tmp_path, weights, monkeypatch
+):
+  """Training measured the last weights, with one view."""
+  measured = {'val/top1_error': 30.0, 'val/loss': 1.0, 'val/examples': 18.0}
+  config = config_lib.load_workdir(run / 'run')
+  load_alone = loading.load_alone
+
+  def load_as(*args):
+    found = load_alone(*args)
+    return found._replace(
+      meta=found.meta | {'validation': measured},
+      config=with_weights(found.config, weights, train_views=10),
+    )
+
+  path = tmp_path / 'network.safetensors'
+  monkeypatch.setattr(loading, 'load_alone', load_as)
+  export_network(config, str(run / 'run'), form='safetensors', output=str(path))
+  monkeypatch.undo()
+  found = about.validation(load_alone(str(path), 'best', archive.read_config(path)), str(path))
+  assert (found and (found['top1_error'], found['views'])) == (
+    None if weights == 'ema' else (30.0, 1)
+  )
+
+
 def test_the_error_of_an_earlier_step_is_not_that_of_the_checkpoint(run, tmp_path):
   """The metadata hold the last errors that were measured, `metrics` those of the checkpoint itself."""
   shutil.copytree(run / 'run', tmp_path / 'run')
@@ -80,7 +114,5 @@ def test_the_error_that_training_measured_is_the_second_choice(tmp_path, trained
   trained = trained._replace(meta=trained.meta | {'validation': measured})
   expected = {'top1_error': 30.0, 'images': 18, 'views': 1, 'data': 'synthetic'}
   assert about.validation(trained, str(tmp_path)) == expected
-  other = trained.config.to_dict()
-  other['eval']['weights'] = 'ema'  # training measured the last weights
-  average = trained._replace(config=FrozenConfigDict(other))
+  average = trained._replace(config=with_weights(trained.config, 'ema'))
   assert about.validation(average, str(tmp_path)) is None

@@ -1,14 +1,12 @@
 """The server answers and refuses requests over HTTP, and its page works in a browser."""
 
 from concurrent.futures import ThreadPoolExecutor
-import contextlib
 import io
 import json
 import os
 import re
 import signal
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.parse
@@ -18,9 +16,9 @@ from browser import open_chromium
 import numpy as np
 from PIL import Image
 import pytest
-from serve_helpers import MARKUP_NAME, post_slowly
+from serve_helpers import MARKUP_NAME, post_slowly, start_server
 from starlette.testclient import TestClient
-from tiny import ROOT, command
+from tiny import until
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import main as main_lib
@@ -111,7 +109,10 @@ def test_invalid_requests_are_refused(client):
   assert client.get('/neighbours/-1').status_code == 404
   assert client.get('/examples/20').status_code == client.get('/kernels/2').status_code == 404
   assert client.get('/network.py').status_code == client.get('/../app.py').status_code == 404
-  assert client.get('/predict').status_code == 405
+  for path, status in (('/network.py', 404), ('/predict', 405)):
+    answer = client.get(path)
+    assert answer.status_code == status and answer.json()['error']
+    assert answer.headers['x-content-type-options'] == 'nosniff'
   assert client.get('/', headers={'host': 'evil.example'}).status_code == 400
 
 
@@ -172,24 +173,6 @@ def test_invalid_arguments_are_refused(run, tmp_path, monkeypatch, capsys, args,
   assert message in err and 'Traceback' not in err and not out
 
 
-@contextlib.contextmanager
-def start_server(run):
-  """Starts the server with its command, and yields the process and its address."""
-  args = [f'--workdir={run / "run"}', f'--features={run / "x.npz"}', '--port=0']
-  line, env = command('--mode=serve', *args)
-  process = subprocess.Popen(
-    line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-  )
-  try:
-    for message in process.stderr:
-      if found := re.search(r'http://127\.0\.0\.1:\d+/', message):
-        break
-    yield process, found[0]
-  finally:
-    process.kill()
-    process.communicate()
-
-
 @pytest.fixture(scope='module')
 def server(run):
   """The process of the server, and its address."""
@@ -215,11 +198,14 @@ def post(address, data, **headers):
 
 def post_until_accepted(address, data):
   """Posts an image, and repeats the request while the server is busy, as the page does."""
-  while True:
+
+  def accepted():
     status, headers, answer = post(address, data)
     if status != 503:
       return status, answer
     time.sleep(int(headers['Retry-After']))
+
+  return until(accepted)
 
 
 def form_of(*files):
@@ -278,7 +264,7 @@ def test_a_page_of_another_site_may_not_post(run, server):
 
 
 def test_the_server_survives_an_aborted_upload(run, server):
-  """`test_sigterm_ends_the_server` checks that the server printed no traceback."""
+  """`start_server` checks that the server printed no traceback."""
   for content_type in ('image/png', 'multipart/form-data; boundary=x', 'image/png'):
     open_upload(server[1], content_type).close()
   assert post(server[1], (run / 'images' / '2.png').read_bytes())[0] == 200
@@ -286,9 +272,18 @@ def test_the_server_survives_an_aborted_upload(run, server):
 
 @pytest.mark.long
 def test_a_connection_without_a_request_is_closed(server):
+  """So is one on which no whole request follows the first."""
   url = urllib.parse.urlsplit(server[1])
-  with socket.create_connection((url.hostname, url.port), timeout=120) as connection:
-    assert connection.recv(1) == b''
+  address = url.hostname, url.port
+  with (
+    socket.create_connection(address, timeout=120) as silent,
+    socket.create_connection(address, timeout=120) as begun,
+  ):
+    begun.sendall(f'GET /about HTTP/1.1\r\nHost: {url.netloc}\r\n\r\nG'.encode())
+    assert begun.recv(12) == b'HTTP/1.1 200'
+    while begun.recv(1 << 16):
+      pass
+    assert silent.recv(1) == b''
 
 
 def test_sigterm_ends_a_server_during_an_upload(run):
@@ -301,8 +296,7 @@ def test_sigterm_ends_a_server_during_an_upload(run):
 
 def wait_until(page, condition):
   """Waits until a JavaScript expression is true; `wait_for_function` would violate the page's policy."""
-  while not page.evaluate(condition):
-    page.wait_for_timeout(50)
+  until(lambda: page.evaluate(condition) or page.wait_for_timeout(50))
 
 
 DROP = """(files) => {
@@ -383,6 +377,14 @@ def test_sigterm_ends_the_server(server):
   out, err = process.communicate(timeout=60)
   assert process.returncode == 0, err
   assert json.loads(out) == {'address': address} and 'Traceback' not in err
+
+
+def test_a_server_on_all_addresses_answers_to_every_name(run):
+  assert app._allowed_hosts('127.0.0.1') == ['localhost', '127.0.0.1', '[::1]', '127.0.0.1']
+  hosts = app._allowed_hosts('0.0.0.0')
+  network = Network(config_lib.load_workdir(run / 'run'), run / 'run')
+  client = TestClient(app.create_app(network, MIB << 20, hosts), 'http://my-machine.lan')
+  assert hosts == ['*'] and client.get('/about').status_code == 200
 
 
 def test_loopback_addresses_are_recognised():

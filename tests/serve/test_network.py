@@ -13,7 +13,7 @@ from serve_helpers import MARKUP_NAME
 import alexnet_jax
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import open_dataset
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.serve import examples
 from alexnet_jax.serve import network as network_lib
 from alexnet_jax.serve.network import Features, Network
@@ -123,6 +123,12 @@ def test_answers_do_not_depend_on_other_threads(run, network):
   ]
 
 
+def test_probabilities_that_are_not_finite_are_an_error(network, monkeypatch):
+  monkeypatch.setattr(network._classifier, 'classify', lambda image: np.full((1, 7), np.nan))
+  with pytest.raises(RunError, match='not finite'):
+    network.classify(np.zeros((72, 72, 3), np.uint8))
+
+
 def test_a_network_without_features(run):
   network = Network(config_lib.load_workdir(run / 'run'), run / 'run')
   answer = network.classify(np.zeros((72, 72, 3), np.uint8))
@@ -134,8 +140,10 @@ def test_a_network_without_features(run):
 
 def test_damaged_features_are_refused(tmp_path):
   (tmp_path / 'x.npz').write_bytes(b'PK\x03\x04 damaged')
-  with pytest.raises(UserError, match='cannot be read'):
-    Features(str(tmp_path / 'x.npz'), None)
+  np.save(tmp_path / 'x.npy', np.zeros(3))
+  for name in ('x.npz', 'x.npy'):
+    with pytest.raises(UserError, match='cannot be read'):
+      Features(str(tmp_path / name), None)
 
 
 def test_features_of_another_network_are_refused(run, tmp_path):

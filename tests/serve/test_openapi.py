@@ -4,11 +4,13 @@ import asyncio
 import json
 
 import jsonschema
+import numpy as np
 import pytest
 from serve_helpers import post_slowly
 from starlette.testclient import TestClient
 
 from alexnet_jax import config as config_lib
+from alexnet_jax.inference.classifier import Classifier
 from alexnet_jax.serve import app, limits
 from alexnet_jax.serve.network import Network
 
@@ -74,6 +76,9 @@ def test_answers_have_the_documented_schemas(run, client, document, monkeypatch)
   check(403, '/predict', content=data, headers={'origin': 'http://evil.example'})
   check(413, '/predict', content=bytes((1 << 20) + 1))
   check(422, '/predict', content=b'no image')
+  with monkeypatch.context() as patch:
+    patch.setattr(Classifier, 'classify', lambda self, images: np.full((1, 7), np.nan))
+    check(500, '/predict', content=data)
   monkeypatch.setattr(limits, 'UPLOAD_SECONDS', 0.01)
   status, body = post_slowly(client.app, receive)
   check_content('/predict', 'post', status, 'application/json', body)

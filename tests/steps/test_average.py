@@ -93,7 +93,7 @@ def test_the_average_of_a_run_without_one_is_refused(tmp_path):
   assert not (tmp_path / 'checkpoints' / '1' / 'ema').exists()
   config = config_lib.load_workdir(tmp_path)
   config.eval.weights = 'ema'
-  with pytest.raises(UserError, match=r'keeps no average: train with --config.optim.ema'):
+  with pytest.raises(UserError, match=r'keeps no average: set .*or train with --config.optim.ema'):
     loading.load(tmp_path, 'best', config)
   with pytest.raises(UserError, match=r'config.optim.ema is 0: set'):
     train(tiny_config(eval__weights='ema'), tmp_path / 'other')

@@ -13,7 +13,7 @@ from tiny import read_metrics, tiny_config
 from alexnet_jax import models, steps
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
-from alexnet_jax.inference.features import layer_keys
+from alexnet_jax.inference.classifier import layer_keys
 from alexnet_jax.steps import rng
 from alexnet_jax.steps.layer_stats import make_diagnostics_step
 from alexnet_jax.training.loop import train

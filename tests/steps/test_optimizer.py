@@ -7,7 +7,6 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax.errors import UserError
 from alexnet_jax.steps import optimizer, schedules
 
 STEPS, DROP = 30, 12
@@ -191,7 +190,12 @@ def test_the_order_of_layer_rates_does_not_matter():
   assert found == [1.0, 0.1, 0.0]
 
 
-def test_a_rate_for_an_unknown_layer_is_refused():
-  config = get(optim__layer_rates=(('conv9', 1.0, 0.5),)).optim
-  with pytest.raises(UserError, match=r'conv9.*conv1'):
-    optimizer.rate_tree(config, {'conv1': {'kernel': 0}}, 0.01, 0.01, 0.0)
+def test_the_batch_normalisation_of_a_layer_has_its_rates():
+  config = get(optim__layer_rates=(('conv2', 0.0, 0.0),)).optim
+  params = {name: {'scale': 0} for name in ('batch_norm1', 'batch_norm2', 'conv2')}
+  tree = optimizer.rate_tree(config, params, 1.0, 1.0, epoch=0.0)
+  assert {name: rates['scale'] for name, rates in tree.items()} == {
+    'batch_norm1': 1.0,
+    'batch_norm2': 0.0,
+    'conv2': 0.0,
+  }

@@ -43,8 +43,10 @@ def fresh(config):
   return jax.device_get((fine_tuning.copy_layers(config, mesh, state).params, state.params))
 
 
-@pytest.mark.parametrize('mesh', [(1, 1), (2, 2)])
-@pytest.mark.parametrize('layers', ['', 'conv1,conv4'])
+@pytest.mark.parametrize(
+  ('layers', 'mesh'),
+  [('conv1,conv4', (2, 2)), pytest.param('', (1, 1), marks=pytest.mark.long)],
+)
 def test_layers_are_copied_by_name(trained, layers, mesh):
   """By default, all layers but the last are copied, on any mesh. Others keep their initial values."""
   config = tiny_config(
@@ -73,6 +75,18 @@ def test_layers_are_copied_from_an_archive(trained, tmp_path):
   source = parameters(trained)
   params, _ = fresh(config)
   np.testing.assert_array_equal(params['fc7']['kernel'], source['fc7']['kernel'])
+
+
+def test_layers_of_another_function_are_warned_of(trained, caplog):
+  """The function of layers that are not copied does not matter."""
+  fresh(tiny_config(init_from=str(trained), model__fc8__bias=1.0))
+  assert 'for another network' not in caplog.text
+  changes = {'model__lrn__k': 5.0, 'augment__mean': 'channel', 'model__conv5__then': ('act',)}
+  layers = 'conv1,conv2'
+  fresh(tiny_config(init_from=str(trained), init_layers=layers, **changes))
+  (line,) = [line for line in caplog.messages if 'is for another network than the config' in line]
+  assert "config.augment.mean is 'channel', there 'image'; config.model.lrn.k is 5.0" in line
+  assert 'conv5' not in line
 
 
 @pytest.mark.long
@@ -119,5 +133,7 @@ def test_layers_that_differ_are_listed(trained, tmp_path, variant, overrides, me
 
 @pytest.mark.parametrize('source', ['nowhere', 'nowhere.safetensors', '.'])
 def test_a_source_that_cannot_be_read_is_refused(source, tmp_path):
-  with pytest.raises(UserError, match=r'no such f|holds no'):
+  with pytest.raises(
+    UserError, match=r'config.init_from=nowhere.*no such f.*name the workdir|holds no'
+  ):
     train(tiny_config(init_from=source), tmp_path)

@@ -1,18 +1,16 @@
 """Training runs learn, resume exactly, stop at a non-finite loss and protect the workdir."""
 
 import json
-import os
 import pathlib
 import signal
-import subprocess
-import time
 import zipfile
 
 import chex
 import numpy as np
 from PIL import Image
 import pytest
-from tiny import command, main, read_metrics, tiny_config, write_config
+from tensorboardX.proto import event_pb2
+from tiny import main, read_metrics, started, tiny_config, wait_for_lines, write_config
 from training_helpers import final_state
 
 from alexnet_jax import config as config_lib
@@ -28,9 +26,8 @@ FEW = {'model__layers': ('conv1', 'fc6', 'fc8')}
 
 @pytest.mark.long
 def test_a_run_learns(tmp_path):
-  config = tiny_config(
-    'original+no_dropout+no_colour', train__epochs=24.0, train__checkpoint_every=1000
-  )
+  lasting = {'train__epochs': 24.0, 'train__checkpoint_every': 1000}
+  config = tiny_config('original+no_dropout+no_colour', **lasting)
   summary = train(config, tmp_path)
   rows = read_metrics(tmp_path)
   last = [row for row in rows if 'train/top1_error' in row][-3:]
@@ -60,6 +57,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop):
   assert all(row['step'] != 999 for row in parts)
 
 
+@pytest.mark.long
 def test_a_run_of_an_older_version_resumes(tmp_path):
   """The archive has the first 4 steps of a run of 2026-11-24, before the modules were moved into packages."""
   with zipfile.ZipFile(pathlib.Path(__file__).parent / 'run_of_2026_11_24.zip') as archive:
@@ -120,16 +118,9 @@ def test_a_killed_run_resumes_exactly(tmp_path, reading):
   config = write_config(tmp_path, train__epochs=6.0, **reading)
   args = (f'--config={config}', f'--workdir={tmp_path / "killed"}')
   assert main(f'--config={config}', f'--workdir={tmp_path / "whole"}').returncode == 0
-  log = tmp_path / 'killed' / 'metrics.jsonl'
-  line, env = command(*args)
   for lines in (3, 9):  # kill the run when metrics.jsonl has this many lines
-    process = subprocess.Popen(line, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not (
-      log.exists() and len(log.read_text().splitlines()) >= lines
-    ):
-      time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with started(tmp_path / 'log', *args) as process:
+      wait_for_lines(tmp_path / 'killed', lines, process)
   result = main(*args)
   assert result.returncode == 0, result.stderr
   assert 'resuming' in result.stderr
@@ -138,18 +129,31 @@ def test_a_killed_run_resumes_exactly(tmp_path, reading):
 
 def test_sigterm_writes_a_checkpoint_and_exits_75(tmp_path):
   config = write_config(tmp_path, train__epochs=400.0, train__checkpoint_every=100000)
-  line, env = command(f'--config={config}', f'--workdir={tmp_path / "run"}')
-  process = subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True)
-  log = tmp_path / 'run' / 'metrics.jsonl'
-  while not (log.exists() and log.read_text()):
-    assert process.poll() is None
-    time.sleep(0.01)
-  process.terminate()
-  _, stderr = process.communicate(timeout=120)
-  assert process.returncode == 75
-  assert 'resumes' in stderr.splitlines()[-1]
+  log, workdir = tmp_path / 'log', tmp_path / 'run'
+  with started(log, f'--config={config}', f'--workdir={workdir}') as process:
+    wait_for_lines(workdir, 1, process)
+    process.terminate()
+    assert process.wait(120) == 75
+  assert 'resumes' in log.read_text().splitlines()[-1]
   with Checkpoints(tmp_path / 'run', read_only=True) as checkpoints:
     assert checkpoints.latest() > 0
+
+
+@pytest.mark.long
+def test_ctrl_c_interrupts_a_run_that_the_same_command_resumes(tmp_path):
+  config, log = write_config(tmp_path, train__epochs=8.0), tmp_path / 'log'
+  workdirs = tmp_path / 'whole', tmp_path / 'interrupted'
+  whole, interrupted = ((f'--config={config}', f'--workdir={workdir}') for workdir in workdirs)
+  with started(log, *interrupted) as process:
+    wait_for_lines(workdirs[1], 1, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+  assert log.read_text().splitlines()[-1].startswith('interrupted: the same command resumes')
+  for args in (whole, interrupted):
+    result = main(*args)
+    assert result.returncode == 0, result.stderr
+  assert read_metrics(workdirs[0]) == read_metrics(workdirs[1])
+  chex.assert_trees_all_equal(*(final_state(None, workdir) for workdir in workdirs))
 
 
 @pytest.mark.long
@@ -182,7 +186,7 @@ def test_a_checkpoint_contains_everything_for_evaluation(tmp_path):
     config = meta['config']
     statistics = checkpoints.restore_statistics(2, mesh_lib.make_mesh(config), 72)
   assert len(meta['class_names']) == config.model.num_classes == 4
-  assert sum(meta['class_counts']) == 40
+  assert sum(meta['class_counts']) == 40 and meta['form'] == ''
   assert config.seed == 0 and meta['schedule'].keys() == {'best_error', 'bad_epochs', 'drops'}
   chex.assert_shape(statistics.mean_image, (72, 72, 3))
   assert 0 < float(statistics.mean_image.mean()) < 255
@@ -216,6 +220,7 @@ def test_a_run_resumed_between_log_lines_writes_the_same_lines(tmp_path, monkeyp
   assert read_metrics(tmp_path / 'whole') == read_metrics(tmp_path / 'parts')
 
 
+@pytest.mark.long
 def test_a_resumed_run_refuses_other_images(tmp_path):
   config = tiny_config(train__steps=1)
   train(config, tmp_path)
@@ -226,6 +231,7 @@ def test_a_resumed_run_refuses_other_images(tmp_path):
     train(config, tmp_path)
 
 
+@pytest.mark.long
 def test_training_works_without_validation_images(tmp_path):
   summary = train(tiny_config(train__steps=6, data__synthetic__validation=0), tmp_path)
   assert summary['top1_error'] is None and summary['step'] == 6
@@ -260,8 +266,12 @@ def test_a_stalled_loss_gives_a_warning_with_remedies(tmp_path, caplog):
 
 def test_a_workdir_without_a_checkpoint_can_be_used_again(tmp_path):
   (tmp_path / 'config.json').write_text(config_lib.to_json(tiny_config(optim__rate=0.5)))
+  (tmp_path / 'sessions.jsonl').write_text('{"start": "of the earlier run"}\n')
+  (tmp_path / 'wandb_id').write_text('of the earlier run')
   assert train(tiny_config(train__steps=1), tmp_path)['step'] == 1
   assert config_lib.load_workdir(tmp_path).optim.rate == 0.01
+  assert 'earlier' not in (tmp_path / 'sessions.jsonl').read_text()
+  assert not (tmp_path / 'wandb_id').exists()
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path):
@@ -345,8 +355,12 @@ def test_training_warns_of_classes_without_validation_images(tmp_path, caplog):
   train(config, tmp_path / 'run')
   assert '1 of 2 classes have no validation image (a): ' in caplog.text
   caplog.clear()
-  train(tiny_config(train__steps=1, data__synthetic__validation=0, **FEW), tmp_path / 'run2')
+  config = tiny_config(
+    train__steps=1, data__synthetic__validation=0, optim__schedule='plateau', **FEW
+  )
+  train(config, tmp_path / 'run2')
   assert 'there are no validation images: evaluation is skipped, and' in caplog.text
+  assert 'config.optim.schedule=plateau and config.train.early_stopping have no' in caplog.text
 
 
 def test_data_with_a_single_class_are_refused(tmp_path):
@@ -365,8 +379,19 @@ def test_the_workdir_must_be_writable(tmp_path):
 
 @pytest.mark.long
 def test_tensorboard_events_are_written(tmp_path):
-  train(tiny_config(train__steps=2, log__tensorboard=True), tmp_path)
-  assert any(name.startswith('events') for name in os.listdir(tmp_path / 'tensorboard'))
+  """The file of events contains the values of metrics.jsonl."""
+  train(tiny_config(train__steps=6, log__tensorboard=True), tmp_path)
+  (path,) = (tmp_path / 'tensorboard').iterdir()
+  data, found = path.read_bytes(), []
+  while data:  # 8 bytes of length, a checksum of 4 bytes, the event, a checksum of 4 bytes
+    length = int.from_bytes(data[:8], 'little')
+    event, data = event_pb2.Event.FromString(data[12 : 12 + length]), data[16 + length :]
+    found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+  expected = []
+  for row in map(json.loads, (tmp_path / 'metrics.jsonl').read_text().splitlines()):
+    step = row.pop('step')
+    expected += [(step, tag, np.float32(value)) for tag, value in row.items()]
+  assert found == expected and len(found) > 20
 
 
 def test_the_summary_is_json(tmp_path):

@@ -26,6 +26,17 @@ def test_a_too_high_rate_is_reported(tmp_path):
     train(tiny_config(**FEW, optim__rate=2e9, optim__bias_rate=2e9), tmp_path)
 
 
+@pytest.mark.long
+def test_weights_that_overflow_in_an_evaluation_are_reported(tmp_path):
+  """There is one step in an epoch, so that the evaluation is the first to use the new weights."""
+  rates = {'optim__rate': 2e9, 'optim__bias_rate': 2e9, 'train__batch_size': 40}
+  message = r'not finite at step (\d) .*: it began at step (\d) in the (.*); lower the rate'
+  with pytest.raises(RunError, match=message) as raised:
+    train(tiny_config(**FEW, **rates), tmp_path)
+  step, began, where = re.search(message, str(raised.value)).groups()
+  assert int(began) == int(step) + 1 and where.startswith(('activations', 'logits'))
+
+
 def test_a_failure_that_does_not_repeat_is_attributed_to_the_hardware(tmp_path, monkeypatch):
   add = PendingLosses.add
 
@@ -44,6 +55,16 @@ def test_a_long_search_is_skipped(tmp_path, monkeypatch):
     train(tiny_config(**FEW, optim__rate=2e9), tmp_path)
 
 
+def test_a_search_that_runs_out_of_memory_reports_the_loss(tmp_path, monkeypatch):
+  def fail(*_):
+    raise RuntimeError('RESOURCE_EXHAUSTED: out of memory')
+
+  monkeypatch.setattr(nan_debug, 'make_watch_step', fail)
+  message = 'the loss is not finite at step .*: its origin was not found, .* ran out of memory'
+  with pytest.raises(RunError, match=message):
+    train(tiny_config(**FEW, optim__rate=2e9, optim__bias_rate=2e9), tmp_path)
+
+
 @pytest.fixture(scope='module')
 def watched():
   """A compiled step on four devices that watches all activations, a state, and the other arguments."""
@@ -56,7 +77,9 @@ def watched():
   return watch, visible_state(config, mesh), (batch, colour, statistics)
 
 
-@pytest.mark.parametrize('layer', ['conv1', 'conv3', 'fc7', 'fc8'])
+@pytest.mark.parametrize(
+  'layer', ['conv1', *(pytest.param(x, marks=pytest.mark.long) for x in ('conv3', 'fc7', 'fc8'))]
+)
 def test_the_first_layer_is_named(watched, layer):
   """NaN in the weights of one layer makes all later layers NaN. The message names the first layer."""
   watch, state, rest = watched

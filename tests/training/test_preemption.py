@@ -1,37 +1,61 @@
 """SIGTERM before the first step, during an evaluation, and in the middle of a run."""
 
+import itertools
 import os
 import signal
-import subprocess
 import time
 
 import chex
+from jax.experimental import multihost_utils
 import pytest
-from tiny import command, read_metrics, tiny_config, write_config
+from tiny import read_metrics, started, tiny_config, until, write_config
 from training_helpers import final_state
 
 from alexnet_jax import steps
+from alexnet_jax.distributed import multihost
 from alexnet_jax.errors import Preempted
+from alexnet_jax.training import loop, preemption
 from alexnet_jax.training.loop import train
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
 
-def test_sigterm_before_the_first_step_exits_at_once(tmp_path):
+def test_sigterm_before_the_first_step_exits_at_once(tmp_path, monkeypatch):
   """The signal arrives while XLA compiles the first step, when there is nothing to save."""
   # No compilation cache contains the step for this width and batch size.
   config = write_config(tmp_path, model__width=0.5, train__batch_size=6)
-  line, env = command(f'--config={config}', f'--workdir={tmp_path / "run"}')
-  env['JAX_COMPILATION_CACHE_DIR'] = str(tmp_path / 'cache')
-  with subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True) as process:
-    while 'training and 18 validation images' not in (text := process.stderr.readline()):
-      assert text
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'cache'))
+  log = tmp_path / 'log'
+  with started(log, f'--config={config}', f'--workdir={tmp_path / "run"}') as process:
+    until(lambda: process.poll() is not None or 'and 18 validation images' in log.read_text())
     process.terminate()
-    _, rest = process.communicate(timeout=120)
-  assert process.returncode == 75
-  assert rest.splitlines()[-1] == (
+    assert process.wait(120) == 75, log.read_text()
+  assert log.read_text().splitlines()[-1] == (
     'stopped by SIGTERM before there was anything new to save: the same command resumes the run'
   )
   assert not list((tmp_path / 'run' / 'checkpoints').iterdir())
+
+
+def test_several_processes_stop_a_resumed_run_and_wait_for_its_checkpoint(tmp_path, monkeypatch):
+  """The signal arrives before the first step after that of the checkpoint; JAX then names the first call."""
+  train(tiny_config(train__steps=3, **OVERRIDES), tmp_path)
+  waits = []
+
+  class Several(preemption.StopSignal):
+    _calls = itertools.count(1)
+
+    def __init__(self):
+      super().__init__()
+      self._multiprocess = True
+
+  def wait_for_all(name):
+    waits.append((name, (tmp_path / 'checkpoints' / '4').is_dir()))
+
+  monkeypatch.setattr(loop, 'StopSignal', Several)
+  monkeypatch.setattr(multihost, 'wait_for_all', wait_for_all)
+  monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', lambda number: number == 1)
+  with pytest.raises(Preempted, match='at step 4 after writing a checkpoint'):
+    train(tiny_config(train__steps=10, **OVERRIDES), tmp_path)
+  assert waits[-1] == ('checkpoint sealed', True)
 
 
 OVERRIDES = {

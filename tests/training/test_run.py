@@ -40,6 +40,7 @@ def test_batches_start_at_any_step(tmp_path):
   [
     ({'model__num_classes': 7}, 'num_classes=7, but synthetic has 4 classes: set'),
     ({'eval__weights': 'ema'}, 'config.optim.ema is 0: set'),
+    ({'model__norm': 'batch', 'optim__ema': 0.9}, 'averages the weights alone'),
   ],
 )
 def test_configs_that_do_not_fit_the_data_are_refused(tmp_path, overrides, message):
@@ -68,8 +69,14 @@ def test_the_best_error_and_the_evaluations_since_then():
   assert (record.best_error, record.best_step, record.stale) == (7.0, 10, 1)
   record.add_error(20, 7.0, True)  # an equal error is not lower, but its checkpoint is the best one
   assert (record.best_error, record.best_step, record.stale) == (7.0, 20, 2)
+  record.add_error(
+    23, 6.0, False
+  )  # within an epoch: the best checkpoint, but early stopping ignores it
+  assert (record.best_error, record.best_step, record.stale) == (6.0, 23, 2)
   options = tiny_config(train__early_stopping=2).train
   assert 'not become lower in 2 evaluations' in record.reason_to_end(options)
+  record.add_error(25, 6.5, True)
+  assert (record.best_error, record.best_step, record.stale) == (6.0, 23, 0)
   options.early_stopping = 3
   assert record.reason_to_end(options) == ''
   options.early_stopping = 0

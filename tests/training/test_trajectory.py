@@ -31,13 +31,13 @@ RATE, BIAS_RATE = 2.0**-14, 2.0**-13
 # must agree to 2e-5.
 AGREE = 2e-5
 MOST_FLIPPED_STATES, FLIPPED = 5, 0.2
-MESHES = ((1, 2), (4, 2))
 NARROW = {
   'model__width': 1 / 8,
   'model__input_size': 99,
   'data__canvas__size': 112,
 }
 FULL = os.environ.get('ALEXNET_JAX_FULL_SIZE') == '1'
+MESHES = ((1, 2), (4, 2), *(((2, 2), (4, 1)) if FULL else ()))
 SIZES = [
   pytest.param(NARROW, id='narrow'),
   pytest.param(

@@ -9,6 +9,7 @@ LOGS = """
 import logging, sys, threading
 from absl import logging as absl_logging
 from alexnet_jax.utils import console
+from jax._src import xla_bridge
 from alexnet_jax.errors import UserError
 console.setup()
 code = compile('absl_logging.info("a message"); absl_logging.warning("a warning")',
@@ -16,19 +17,22 @@ code = compile('absl_logging.info("a message"); absl_logging.warning("a warning"
 exec(code)
 logging.getLogger('library').warning('noise')
 logging.getLogger('library').error('an error of a library')
+xla_bridge.logger.info('noise')
+xla_bridge.logger.warning('a GPU may be present')
 console.warnings_only()
 exec(code)
 console.say_error(UserError('name the file'))
 """
 
 
-def test_messages_are_plain_lines_of_this_package():
+def test_messages_are_plain_lines_for_users():
   done = subprocess.run([sys.executable, '-c', LOGS], capture_output=True, text=True, check=True)
   lines = done.stderr.splitlines()
   assert lines == [
     'a message',
     'a warning',
     'an error of a library',
+    'a GPU may be present',
     'a warning',
     'error: name the file',
   ]

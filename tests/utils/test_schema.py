@@ -21,7 +21,7 @@ SCHEMA = {
   [
     (RATE, (0, 0.0, 0.99), (-0.1, 1.0, math.nan, math.inf, '0.5', None, True)),
     (SIZE, (1, 8), (0, 9, 3.0, True, '3')),
-    (Key(1, ''), (-LARGEST, LARGEST), (LARGEST + 1, -LARGEST - 1)),
+    (Key(1, ''), (-LARGEST, LARGEST), (LARGEST + 1, -LARGEST - 1, 10**400)),
     (Key(1.0, '', above=0, maximum=2), (0.1, 2), (0.0, 2.1)),
     (Key('x', ''), ('', 'anything'), (1, None, ('x',))),
     (Key('a', '', choices=('a', 'b')), ('a', 'b'), ('c', '', 1)),

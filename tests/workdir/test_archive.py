@@ -29,10 +29,3 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path):
   archive.write_tensors(path, {'params/fc8/bias': np.zeros(4, np.float32)}, metadata)
   with pytest.raises(UserError, match=r'fc8/bias: expected \[3\], found \[4\]'):
     archive.read_network(path, config)
-
-
-def test_flatten_and_unflatten_are_inverse():
-  tree = {'params': {'conv1': {'kernel': 1, 'bias': 2}}, 'statistics': 3}
-  flat = archive.flatten(tree)
-  assert flat == {'params/conv1/kernel': 1, 'params/conv1/bias': 2, 'statistics': 3}
-  assert archive.unflatten(flat) == tree

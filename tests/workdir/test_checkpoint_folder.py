@@ -1,5 +1,8 @@
 """Checkpoints as folders: they are published, ranked, removed, and renamed if damaged."""
 
+import errno
+import shutil
+
 import pytest
 
 from alexnet_jax.workdir.checkpoint_folder import CheckpointFolder
@@ -30,6 +33,22 @@ def test_the_newest_and_the_best_are_kept(folder):
   assert folder.steps() == [3, 5, 6]  # among equal errors, the later step is the best
   assert folder.ranked(folder.steps()) == [3, 6]
   assert names(folder) == ['3', '5', '6']
+
+
+def test_files_that_cannot_be_removed_are_a_warning(folder, monkeypatch, caplog):
+  """On NFS, a file that another program reads cannot be removed."""
+
+  def fail(path):
+    raise OSError(errno.ENOTEMPTY, 'busy', str(path))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, 'rmtree', fail)
+    for step in (1, 2, 3):
+      publish(folder, step)
+    folder.create()
+  assert folder.steps() == [2, 3] and 'partial-removed-1 cannot be removed' in caplog.text
+  folder.create()
+  assert names(folder) == ['2', '3']
 
 
 def test_a_repeated_step_replaces_its_checkpoint(folder):

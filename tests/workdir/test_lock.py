@@ -1,5 +1,7 @@
 """Only one run at a time can lock a workdir."""
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -11,7 +13,8 @@ import sys
 import pytest
 from tiny import ROOT, tiny_config
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.distributed import multihost
+from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.training.loop import train
 from alexnet_jax.workdir import lock
 
@@ -52,6 +55,60 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch, capl
   with lock.locked(tmp_path):
     pass
   assert 'cannot be locked' in caplog.text
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+  """Makes this process the first of two; the list has the pauses between trials to lock the workdir."""
+  pauses = []
+  monkeypatch.setattr(multihost, 'share', lambda: (0, 2))
+  monkeypatch.setattr(lock.time, 'sleep', pauses.append)
+  return pauses
+
+
+def test_several_processes_wait_for_the_lock_of_a_lost_machine(
+  tmp_path, two_processes, monkeypatch
+):
+  holder = contextlib.ExitStack()
+  holder.enter_context(lock.locked(tmp_path))
+
+  def pause(seconds):
+    two_processes.append(seconds)
+    if len(two_processes) == 3:
+      holder.close()
+
+  monkeypatch.setattr(lock.time, 'sleep', pause)
+  with lock.locked(tmp_path):
+    assert two_processes == [lock._PAUSE] * 3
+
+
+def test_several_processes_fail_if_the_lock_stays(tmp_path, two_processes, monkeypatch):
+  monkeypatch.setattr(lock, '_PATIENCE', 0.05)
+  stays = pytest.raises(RunError, match=f'in use by .* was lost, delete {tmp_path}/lock')
+  with lock.locked(tmp_path), stays, lock.locked(tmp_path):
+    pass
+  assert two_processes
+
+
+@pytest.mark.parametrize(
+  ('code', 'kind', 'remedy'),
+  [
+    (errno.EACCES, UserError, 'choose another folder'),
+    (errno.EROFS, UserError, 'choose another folder'),
+    (errno.ESTALE, RunError, 'check its file system, then run the same'),
+    (errno.EIO, RunError, 'test the disk, '),
+  ],
+)
+def test_a_failing_file_system_is_no_mistake(tmp_path, monkeypatch, code, kind, remedy):
+  def fail(*_, **__):
+    raise OSError(code, os.strerror(code))
+
+  monkeypatch.setattr(lock.os, 'open', fail)
+  with pytest.raises(kind, match=f'cannot be written .{os.strerror(code)}.: {remedy}'):
+    lock.locked(tmp_path).__enter__()
+  monkeypatch.setattr(lock.pathlib.Path, 'mkdir', fail)
+  with pytest.raises(kind, match=remedy):
+    lock.make_workdir(tmp_path)
 
 
 def test_the_text_of_the_lock_file_does_not_matter(tmp_path):

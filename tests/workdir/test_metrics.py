@@ -11,7 +11,8 @@ from tiny import tiny_config
 from alexnet_jax.errors import UserError
 from alexnet_jax.training.loop import train
 from alexnet_jax.utils.console import say_error
-from alexnet_jax.workdir.metrics import Progress
+from alexnet_jax.workdir import metrics as metrics_lib
+from alexnet_jax.workdir.metrics import Metrics, Progress, Timer
 
 
 @pytest.mark.long
@@ -32,6 +33,7 @@ def test_invalid_profile_windows_are_refused(tmp_path, steps):
     train(tiny_config(train__profile=steps), tmp_path)
 
 
+@pytest.mark.long
 def test_weights_and_biases_offline(tmp_path, monkeypatch):
   pytest.importorskip('wandb', reason='Weights & Biases is an extra: pip install wandb')
   monkeypatch.setenv('WANDB_MODE', 'offline')
@@ -57,7 +59,7 @@ def terminal_output(monkeypatch, **environment) -> str:
   outer, inner = pty.openpty()
   with os.fdopen(inner, 'w') as terminal:
     monkeypatch.setattr(sys, 'stderr', terminal)
-    progress = Progress(10, 0)
+    progress = Progress(10)
     progress.show(1, values)
     progress.show(2, values)
     progress.end()
@@ -86,8 +88,54 @@ def test_colours_can_be_disabled(monkeypatch, environment):
 
 
 def test_a_log_has_plain_lines(capsys):
-  progress = Progress(10, 0)
+  progress = Progress(10)
   progress.show(1, {'epoch': 1, 'loss': 0.5, 'lr': 1, 'images_per_s': 9, 'data_wait_frac': 0})
   progress.end()
   err = capsys.readouterr().err
   assert err.startswith('step 1/10  epoch 1.00  loss') and err.endswith('\n') and '\x1b' not in err
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """A clock that tests set: `clock[0]` is the time in seconds."""
+  now = [100.0]
+  monkeypatch.setattr(metrics_lib.time, 'perf_counter', lambda: now[0])
+  return now
+
+
+def test_the_first_step_is_not_part_of_a_lap(clock):
+  """The first step of a session compiles the program."""
+  timer = Timer()
+  clock[0] += 60
+  timer.trained(128)
+  timer.started()
+  assert timer.lap()[0] == pytest.approx(128 / 60)  # there is nothing else to report yet
+  for _ in range(5):
+    timer.wait_for(iter([None]))
+    clock[0] += 0.5
+    timer.trained(128)
+  clock[0] += 10
+  timer.paused(10)
+  assert timer.lap() == (pytest.approx(256), 0.0)
+
+
+def test_the_time_left_counts_neither_compilation_nor_old_pauses(clock, capsys):
+  values = {'epoch': 1, 'loss': 0.5, 'lr': 1, 'images_per_s': 9, 'data_wait_frac': 0}
+  progress, left = Progress(100_000), []
+  clock[0] += 60
+  for line in range(1, 61):
+    clock[0] += 10 if line != 30 else 28_810  # 100 steps, and once eight hours of a stopped process
+    progress.show(100 * line, values)
+    left.append(capsys.readouterr().err.strip().rpartition('left ')[2])
+  assert left[0] == '?' and left[1] == '2:46:20'  # 99,800 steps of 0.1 s
+  assert left[59] == '2:36:40'  # 94,000 steps of 0.1 s
+
+
+def test_tensorboard_has_a_line_as_soon_as_it_is_written(tmp_path):
+  """Another thread would lose it if the process were killed."""
+  config = tiny_config(log__tensorboard=True)
+  for step in (0, 4):
+    metrics = Metrics(tmp_path, step, config)
+    metrics.write(step + 2, {'loss': 0.5, 'val/top1_error': 12})
+    assert b'val/top1_error' in max((tmp_path / 'tensorboard').iterdir()).read_bytes()
+  assert len(list((tmp_path / 'tensorboard').iterdir())) == 2

@@ -1,5 +1,6 @@
 """Completes a store: merges the indices of its shards and writes its metadata."""
 
+import contextlib
 import glob
 import json
 import os
@@ -13,22 +14,24 @@ from alexnet_jax.data import imagenet
 from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.store import reader, tfds_metadata
 from alexnet_jax.data.store.job import Job, write_json
+from alexnet_jax.errors import RunError
 from alexnet_jax.utils import atomic_io
 
 
-def finish_store(job: Job, features: Any) -> dict[str, Any]:
+def finish_store(job: Job, features: Any, titles: list[str] | None) -> dict[str, Any]:
   """Writes the metadata of a store whose shards are all finished, and returns it.
 
   Args:
     job: the store.
     features: its TFDS features.
+    titles: its `class_titles`.
 
   Raises:
     UserError: another process finished the store, but its metadata cannot be read.
-    RunError: no training image could be decoded.
+    RunError: no training image, or too few images, could be decoded.
   """
   try:
-    meta = _write_metadata(job, features)
+    meta = _write_metadata(job, features, titles)
   except FileNotFoundError:
     written = reader.read_meta(job.output)  # another process may have finished first
     if written is None:
@@ -38,7 +41,7 @@ def finish_store(job: Job, features: Any) -> dict[str, Any]:
   return meta
 
 
-def _write_metadata(job: Job, features: Any) -> dict[str, Any]:
+def _write_metadata(job: Job, features: Any, titles: list[str] | None) -> dict[str, Any]:
   indices = {
     split: [dict(np.load(job.paths(split, k)[1])) for k in range(number)]
     for split, number in job.shards.items()
@@ -50,6 +53,8 @@ def _write_metadata(job: Job, features: Any) -> dict[str, Any]:
   }
   sums, report = _merge_sums_and_reports([index for shards in indices.values() for index in shards])
   statistics, covariance = stats.from_sums(sums), stats.covariance(sums)
+  write_json(os.path.join(job.output, reader.REPORT), report)
+  _check_skipped(job, report['skipped'])
   splits = {
     split: _describe_split(job, split, [len(index['label']) for index in shards], arrays)
     for split, shards in indices.items()
@@ -59,7 +64,7 @@ def _write_metadata(job: Job, features: Any) -> dict[str, Any]:
     'format': job.settings.format,
     'canvas': job.canvas.settings(),
     'class_names': list(job.source.class_names),
-    'class_titles': _class_titles(job),
+    'class_titles': titles,
     'images': {name: sum(s['images'] for s in split['shards']) for name, split in splits.items()},
     'skipped': len(report['skipped']),
     'repaired': len(report['repaired']),
@@ -70,12 +75,12 @@ def _write_metadata(job: Job, features: Any) -> dict[str, Any]:
     'plan': job.plan,
   }
   for temporary in glob.glob(glob.escape(job.output) + '/images-*-of-?????.*'):
-    os.remove(temporary)  # left by a process that was killed
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(temporary)  # left by a process that was killed
   arrays |= statistics._asdict() | {'covariance': covariance}
   path = os.path.join(job.output, reader.ARRAYS)
   with atomic_io.replacing(path) as file:
     np.savez(file, **arrays)  # type: ignore[arg-type]
-  write_json(os.path.join(job.output, reader.REPORT), report)
   tfds_metadata.write_metadata(job.output, features, meta)
   write_json(os.path.join(job.output, reader.META), meta)
   return meta
@@ -94,6 +99,25 @@ def _merge_sums_and_reports(indices: list[dict]) -> tuple[stats.Sums, dict[str, 
   return sums, report
 
 
+def _check_skipped(job: Job, skipped: list[dict]) -> None:
+  """Raises RunError if more images were skipped than `config.data` allows."""
+  data = job.config_data
+  for split, number in job.plan['images'].items():
+    if split == 'train':
+      allowed = max(1, data.max_bad_share * number)
+      kind, setting = 'training', f'a larger config.data.max_bad_share than {data.max_bad_share}'
+    else:
+      allowed = number if data.drop_bad_validation else 0
+      kind, setting = split, 'config.data.drop_bad_validation=True'
+    files = sorted(line['file'] for line in skipped if line['split'] == split)
+    if len(files) > allowed:
+      raise RunError(
+        f'{len(files)} of {number} {kind} images cannot be decoded, for example {", ".join(files[:3])} '
+        f'(all are in {job.output}/{reader.REPORT}): repair them, remove {job.output} and run the same '
+        f'command again; or run it with {setting}, which keeps the finished files'
+      )
+
+
 def _describe_split(
   job: Job, split: str, images: list[int], arrays: dict[str, np.ndarray]
 ) -> dict[str, Any]:
@@ -109,8 +133,12 @@ def _describe_split(
   }
 
 
-def _class_titles(job: Job) -> list[str] | None:
-  """Returns the names of the classes in words: those of the source, or those of ImageNet, else None."""
+def class_titles(job: Job) -> list[str] | None:
+  """Returns the names of the classes in words: those of the source, or those of ImageNet, else None.
+
+  Raises:
+    UserError: the ImageNet devkit cannot be read.
+  """
   if job.source.class_titles:
     return list(job.source.class_titles)
   form, _, path = job.config_data.source.partition(':')

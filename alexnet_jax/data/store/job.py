@@ -1,4 +1,4 @@
-"""The writing of one store: its settings, its shards, and the folder that belongs to it."""
+"""The writing of one store: its plan, its shards, and the folder that belongs to it."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
+from alexnet_jax.data import keys
 from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.splits import Source, generator
@@ -21,39 +22,20 @@ _PLAN = 'plan.json'
 
 
 @dataclasses.dataclass(frozen=True)
-class StoreSettings:
-  """How the canvases of a store are written: `config.prepare`.
-
-  Attributes:
-    format: `jpeg`, or `raw` for uint8 canvases, which take six times the space and need no decoding.
-    quality: JPEG quality, 1 to 100.
-    subsampling: chroma subsampling of the JPEG canvases: 444, 422 or 420.
-    shard_images: number of images in each file. A restart repeats at most one file.
-    shuffle: whether the training images are shuffled once, before they are written.
-  """
-
-  format: str = 'jpeg'
-  quality: int = 95
-  subsampling: str = '420'
-  shard_images: int = 4096
-  shuffle: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
 class Job:
   """The writing of one store.
 
   Attributes:
     source: the images.
     config_data: `config.data`.
-    settings: how the canvases are written.
+    settings: `config.prepare`.
     canvas: how an image becomes a canvas.
     output: folder of the store.
   """
 
   source: Source
   config_data: ConfigDict
-  settings: StoreSettings
+  settings: ConfigDict
   canvas: Canvas
   output: str
 
@@ -68,7 +50,9 @@ class Job:
       'version': reader.VERSION,
       'source': name,
       'canvas': self.canvas.settings(),
-      **dataclasses.asdict(self.settings),
+      **{key: self.settings[key] for key in keys.PREPARE},
+      # The order of a source that is read in sequence depends on the memory that it may use.
+      'shuffle': self.settings.shuffle and not self.source.train.sequential,
       'split_seed': self.config_data.split_seed,
       'images': {key: len(split) for key, split in splits.items()},
       'fingerprints': {
@@ -97,7 +81,7 @@ class Job:
     """
     number = self.plan['images'][split]
     order = np.arange(number)
-    if split == 'train' and self.settings.shuffle and not self.source.train.sequential:
+    if split == 'train' and self.plan['shuffle']:
       order = generator(self.config_data.split_seed, 0, purpose=3).permutation(number)
     return np.array_split(order, self.shards[split])[shard]
 
@@ -135,6 +119,8 @@ class Job:
   def check_plan(self, stored: dict[str, Any]) -> None:
     """Raises UserError if `stored`, the plan in the output folder, differs from this plan."""
     different = [key for key in self.plan if stored.get(key) != self.plan[key]]
+    if self.source.train.sequential and stored.get('shuffle'):
+      different.remove('shuffle')  # earlier versions recorded the setting, which had no effect here
     if different:
       key = different[0]
       values = f' ({stored.get(key)!r} there, {self.plan[key]!r} here)'

@@ -10,8 +10,8 @@ A store is a folder with these files:
 - `store.npz`: the offset of each image in its file (see `records`), labels, mean image, covariance.
 - `report.json`: every file that was skipped or repaired, with the reason.
 
-Reading needs NumPy, and for JPEG also Pillow or simplejpeg. It needs neither TensorFlow nor the
-array_record package.
+Reading needs NumPy, and for JPEG also simplejpeg. It needs neither TensorFlow nor the array_record
+package.
 """
 
 import functools
@@ -32,6 +32,7 @@ VERSION = 1
 META, ARRAYS, REPORT, PARTS = 'store.json', 'store.npz', 'report.json', 'parts'
 FORMATS = ('jpeg', 'raw')
 SPLITS = ('train', 'validation')
+_AGAIN = 'copy it again, or remove the store and prepare it again'
 
 
 class Index(NamedTuple):
@@ -97,7 +98,7 @@ def open_store(path: str, canvas: Canvas) -> Source:
     with np.load(os.path.join(path, ARRAYS)) as file:
       arrays = dict(file)
   except Exception as error:  # numpy and zipfile raise many types on damaged files
-    raise UserError(f'{need}: {ARRAYS} is damaged ({error}): prepare the store again') from error
+    raise UserError(f'{need}: {ARRAYS} is damaged ({error}): {_AGAIN}') from error
   splits = {name: _open_split(path, name, meta, arrays) for name in meta['splits']}
   statistics = Statistics(*(arrays[field] for field in Statistics._fields))
   titles = meta.get('class_titles')
@@ -122,7 +123,7 @@ def read_meta(path: str) -> dict[str, Any] | None:
   except (FileNotFoundError, NotADirectoryError):
     return None
   except (OSError, ValueError) as error:
-    raise UserError(f'{path}/{META} cannot be read ({error}): prepare the store again') from error
+    raise UserError(f'{path}/{META} cannot be read ({error}): {_AGAIN}') from error
 
 
 def _open_split(path: str, split: str, meta: dict, arrays: dict[str, np.ndarray]) -> Split:
@@ -139,7 +140,7 @@ def _open_split(path: str, split: str, meta: dict, arrays: dict[str, np.ndarray]
     if size != shard['bytes']:
       raise UserError(
         f'config.data.source=store:{path}: {shard["file"]} has {size} of {shard["bytes"]} bytes:'
-        ' copy or prepare the store again'
+        f' {_AGAIN}'
       )
   starts = np.cumsum([0] + [shard['images'] for shard in shards])
 

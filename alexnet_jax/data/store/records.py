@@ -11,12 +11,12 @@ against 8,100), 1.3 to 2.4 times on a JPEG store, and 1.06 to 1.8 times on a JPE
 """
 
 from collections.abc import Callable, Iterable
-import os
 import zlib
 
 import numpy as np
 
 from alexnet_jax.errors import RunError
+from alexnet_jax.utils import atomic_io
 from alexnet_jax.utils.optional_import import import_module
 
 # One record per chunk gives random access; compression does not make JPEG smaller.
@@ -60,22 +60,14 @@ def write(path: str, records: Iterable[tuple[bytes, bytes]]) -> tuple[np.ndarray
     RunError: the disk is full, or the file does not read back as it was written.
   """
   module = import_module('array_record.python.array_record_module', 'data', 'a store')
-  temporary = f'{path}.{os.getpid()}'
   heads = []
-  try:
-    open(temporary, 'wb').close()  # raises OSError if the folder is not writable
-    writer = module.ArrayRecordWriter(temporary, _OPTIONS)
+  with atomic_io.replacing(path) as file:  # the writer opens the temporary file by its name
+    writer = module.ArrayRecordWriter(str(file.name), _OPTIONS)
     for record, payload in records:
       heads.append((payload[:_PREFIX], len(payload), zlib.crc32(payload)))
       _call(writer.write, path, record)
     _call(writer.close, path)
-    with open(temporary, 'rb+') as file:
-      os.fsync(file.fileno())
-    offsets = _locate(np.memmap(temporary, np.uint8, 'r'), heads, path)
-    os.replace(temporary, path)
-  finally:
-    if os.path.exists(temporary):
-      os.remove(temporary)
+    offsets = _locate(np.memmap(file.name, np.uint8, 'r'), heads, path)
   return offsets, np.asarray([size for _, size, _ in heads], np.int32)
 
 

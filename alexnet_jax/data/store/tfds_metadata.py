@@ -1,6 +1,7 @@
 """The features, records and metadata that make a store a TFDS data set."""
 
 from collections.abc import Callable
+import os
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def make_features(
   features = tfds.features.FeaturesDict(
     {
       'image': image,
-      'label': tfds.features.ClassLabel(names=class_names),
+      'label': tfds.features.ClassLabel(names=list(map(_valid, class_names))),
       'file_name': tfds.features.Text(),
     }
   )
@@ -75,5 +76,10 @@ def write_metadata(output: str, features: Any, meta: dict[str, Any]) -> None:
     split_infos=infos,
     filename_template=template,
     check_data=False,
-    description=f'{meta["format"]} canvases of {meta["plan"]["source"]}, written by alexnet_jax',
+    description=f'{meta["format"]} canvases of {_valid(meta["plan"]["source"])}, written by alexnet_jax',
   )
+
+
+def _valid(name: str) -> str:
+  """Returns valid Unicode, because TFDS writes UTF-8; store.json keeps the names of folders as they are."""
+  return os.fsencode(name).decode('utf-8', 'backslashreplace')

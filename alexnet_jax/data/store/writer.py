@@ -9,6 +9,7 @@ not depend on interruptions. The process that finds all shards finished writes t
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+import errno
 import json
 import os
 import pathlib
@@ -25,19 +26,28 @@ from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.decode import Canvas, decode_canvas, decode_stored, encode_jpeg
 from alexnet_jax.data.splits import Source, Split, cores
 from alexnet_jax.data.store import reader, records, tfds_metadata
-from alexnet_jax.data.store.finish import finish_store
-from alexnet_jax.data.store.job import Job, StoreSettings
-from alexnet_jax.errors import UserError
+from alexnet_jax.data.store.finish import class_titles, finish_store
+from alexnet_jax.data.store.job import Job
+from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.utils import atomic_io
 from alexnet_jax.utils.prefetch import map_ahead
 
 _CHUNK = 16  # images per task of a thread
+# Errors of a disk, a network folder or this process. All later images would be skipped because of them.
+_OUT_OF_REACH = (
+  errno.EIO,
+  errno.ESTALE,
+  errno.ETIMEDOUT,
+  errno.ENOTCONN,
+  errno.EMFILE,
+  errno.ENFILE,
+)
 
 
 def write_store(
   source: Source,
   config_data: ConfigDict,
-  settings: StoreSettings,
+  settings: ConfigDict,
   output: str,
   shard: str = '',
 ) -> dict[str, object]:
@@ -45,9 +55,9 @@ def write_store(
 
   Args:
     source: the opened source.
-    config_data: `config.data`. Its keys `source`, `canvas`, `split_seed`, `devkit` and `threads` are
-      used.
-    settings: how the canvases are written.
+    config_data: `config.data`. Its keys `source`, `canvas`, `split_seed`, `devkit`, `threads`,
+      `max_bad_share` and `drop_bad_validation` are used.
+    settings: `config.prepare`.
     output: folder of the store.
     shard: as for `prepare`.
 
@@ -56,7 +66,7 @@ def write_store(
 
   Raises:
     UserError: a setting is invalid, or `output` belongs to another store.
-    RunError: the disk is full, or no training image can be decoded.
+    RunError: the disk is full or out of reach, or too few images can be decoded.
   """
   part, parts = part_of(shard)
   job = Job(source, config_data, settings, Canvas.from_config(config_data.canvas), output)
@@ -65,18 +75,30 @@ def write_store(
     job.check_plan(meta['plan'])
     # A process that was killed at the very end may have left the folder of parts.
     shutil.rmtree(os.path.join(output, reader.PARTS), ignore_errors=True)
-    logging.info('nothing to do: %s is complete', output)
+    reader.open_store(output, job.canvas)  # a damaged store is an error
+    logging.info(
+      'nothing to do: %s is complete; to include files that were repaired, remove it first', output
+    )
     return _summary(output, meta, 0)
+  if settings.shuffle and source.train.sequential:
+    logging.warning('the images keep the order of their files, which have no random access')
+  titles = class_titles(job)
   job.claim_folder()
   features, serialize = tfds_metadata.make_features(
     settings.format, job.canvas.size, source.class_names
   )
-  _write_shards(job, serialize, [s for k, s in enumerate(job.all_shards) if k % parts == part])
+  try:
+    _write_shards(job, serialize, [s for k, s in enumerate(job.all_shards) if k % parts == part])
+  except FileNotFoundError:
+    if reader.read_meta(output) is None:
+      raise
   left = sum(not job.is_finished(*s) for s in job.all_shards)
+  if meta := reader.read_meta(output):  # another process has finished it and removed the parts
+    return _summary(output, meta, 0)
   if left:
     logging.info('%d of %d shards are left for the other parts', left, len(job.all_shards))
     return _summary(output, None, left)
-  return _summary(output, finish_store(job, features), 0)
+  return _summary(output, finish_store(job, features, titles), 0)
 
 
 def part_of(shard: str) -> tuple[int, int]:
@@ -184,6 +206,11 @@ def _encode_images(job: Job, serialize: Callable, split: str, rows: np.ndarray) 
       data = images.read(row)
       canvas = decode_canvas(data, job.canvas, notes)
     except (ValueError, OSError) as error:
+      if getattr(error, 'errno', None) in _OUT_OF_REACH:
+        raise RunError(
+          f'{name} cannot be read ({error}): bring its disk or network folder back, or remove the file, and '
+          'run the same command again'
+        ) from None
       report.append(('skipped', split, name, str(error)))
       continue
     if isinstance(data, bytes) and data[:2] != b'\xff\xd8' and re.search(r'(?i)\.jpe?g$', name):

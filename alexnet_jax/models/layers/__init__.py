@@ -13,8 +13,6 @@ from alexnet_jax.models.layers.local import avg_pool, locally_connected
 from alexnet_jax.models.layers.reference import (
   Array,
   Padding,
-  batch_moments,
-  batch_norm,
   dense,
   dropout,
   pooled_size,
@@ -25,8 +23,6 @@ __all__ = [
   'Array',
   'Padding',
   'avg_pool',
-  'batch_moments',
-  'batch_norm',
   'conv',
   'dense',
   'dropout',

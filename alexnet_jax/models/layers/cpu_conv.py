@@ -12,7 +12,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from alexnet_jax.models.layers import winograd
+from alexnet_jax.models.layers import blocks, winograd
 from alexnet_jax.models.layers.reference import Array, Padding
 
 _IMAGE_CHANNELS = 4  # an input with at most this many channels is treated as an image, not as maps
@@ -51,44 +51,15 @@ def _convolved(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
   channels = x.shape[-1]
   if stride > 1 and channels <= _IMAGE_CHANNELS:
     # Blocks of pixels of an image become single pixels with many channels, like those of maps.
-    blocks, wide = _blocks(x, len(kernel), stride, static), _block_kernel(kernel, stride)
-    plan = winograd.plan(blocks.shape, len(wide), _NO_PADDING)
+    pixels = blocks.of_image(x, len(kernel), stride, static)
+    wide = blocks.of_kernel(kernel, stride)
+    plan = winograd.plan(pixels.shape, len(wide), _NO_PADDING)
     if plan:
-      return winograd.conv(blocks, wide, plan)
+      return winograd.conv(pixels, wide, plan)
   plan = winograd.plan(x.shape, len(kernel), static) if stride == 1 else None
   if plan and channels > _IMAGE_CHANNELS:
     return winograd.conv(x, kernel, plan)
   return _conv(x, kernel, stride, static)
-
-
-def _blocks(x: Array, size: int, stride: int, padding: Padding) -> Array:
-  """Turns each square of `stride` x `stride` pixels into one pixel, so that the stride becomes 1.
-
-  `[B, H, W, C]` -> `[B, H', W', stride * stride * C]`, padded to the pixels that windows of `size` cover.
-  """
-  pads = [(0, 0, 0)]
-  for length, (before, after) in zip(x.shape[1:3], padding, strict=True):
-    windows = (before + length + after - size) // stride + 1
-    seen = (windows - 1 + -(-size // stride)) * stride
-    pads.append((before, seen - before - length, 0))
-  x = lax.pad(x, jnp.zeros((), x.dtype), [*pads, (0, 0, 0)])
-  batch, height, width, channels = x.shape
-  x = x.reshape(batch, height // stride, stride, width // stride, stride * channels)
-  x = x.swapaxes(2, 3)
-  return x.reshape(batch, height // stride, width // stride, stride * stride * channels)
-
-
-def _block_kernel(kernel: Array, stride: int) -> Array:
-  """Rearranges a kernel in the same way as `_blocks` rearranges pixels, and fills it up with zeros.
-
-  `[size, size, C, F]` -> `[taps, taps, stride * stride * C, F]`: 11 x 11 taps at stride 4 become 3 x 3.
-  """
-  size, _, channels, features = kernel.shape
-  taps = -(-size // stride)
-  spare = (0, taps * stride - size)
-  kernel = jnp.pad(kernel, (spare, spare, (0, 0), (0, 0)))
-  kernel = kernel.reshape(taps, stride, taps, stride, channels, features)
-  return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, -1, features)
 
 
 def _alike(*arrays: Array) -> list[Array]:
@@ -166,9 +137,9 @@ def _rows_of_squares(x: Array, size: int, padding: Padding) -> tuple[Array, tupl
   for length, (before, after) in zip(x.shape[1:3], padding, strict=True):
     outputs = before + length + after - size + 1
     even.append((before, after + outputs % 2))
-  blocks, taps = _blocks(x, size + 1, 2, tuple(even)), -(-(size + 1) // 2)
-  height, width = (length - taps + 1 for length in blocks.shape[1:3])
-  parts = [blocks[:, i : i + height, j : j + width] for i in range(taps) for j in range(taps)]
+  pixels, taps = blocks.of_image(x, size + 1, 2, tuple(even)), -(-(size + 1) // 2)
+  height, width = (length - taps + 1 for length in pixels.shape[1:3])
+  parts = [pixels[:, i : i + height, j : j + width] for i in range(taps) for j in range(taps)]
   matrix = jnp.concatenate(parts, -1)
   return matrix.reshape(-1, matrix.shape[-1]), (height, width)
 
@@ -180,7 +151,7 @@ def _kernel_of_squares(kernel: Array) -> Array:
     jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i in (0, 1) for j in (0, 1)
   ]
   wide = jnp.stack(shifted, 3).reshape(size + 1, size + 1, channels, 4 * features)
-  return _block_kernel(wide, 2).reshape(-1, 4 * features)
+  return blocks.of_kernel(wide, 2).reshape(-1, 4 * features)
 
 
 def _images_at_a_time(x: Array, kernel: Array, padding: Padding) -> int:

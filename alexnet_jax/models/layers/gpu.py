@@ -1,9 +1,10 @@
 """The layers of `reference`, written for GPUs.
 
 Networks use a layer of this module only if `dispatch` lists it, which requires a measured gain on a GPU
-(`python -m benchmarks.gpu --stages=f`). None is listed yet. If a layer can be computed in several ways, the
-argument `method` selects one, so that the benchmark can compare them. Activations keep their dtype, bfloat16
-or float32; sums and powers are computed in float32.
+(`python -m benchmarks.gpu --stages=f`). Only `max_pool` is listed yet, for another reason: its gradient can
+be computed deterministically. If a layer can be computed in several ways, the argument `method` selects one,
+so that the benchmark can compare them. Activations keep their dtype, bfloat16 or float32; sums and powers
+are computed in float32.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
-from alexnet_jax.models.layers import reference
+from alexnet_jax.models.layers import blocks, reference
 from alexnet_jax.models.layers.reference import Array, Padding
 
 NORM_METHODS = ('fused', 'band', 'pallas')
@@ -74,24 +75,9 @@ def _with_bias(y: Array, bias: Array) -> Array:
 
 def _conv_of_blocks(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
   """Convolves blocks of `stride` x `stride` pixels with stride 1; the bias is not added."""
-  size, _, channels, features = kernel.shape
-  taps = -(-size // stride)  # blocks along a side of the kernel
-  pads, outputs = [(0, 0, 0)], []
-  for length, (low, high) in zip(x.shape[1:3], _pairs(padding), strict=True):
-    outputs.append((low + length + high - size) // stride + 1)
-    seen = (outputs[-1] - 1 + taps) * stride
-    pads.append((low, seen - low - length, 0))
-  x = lax.pad(x, jnp.zeros((), x.dtype), [*pads, (0, 0, 0)])
-  batch, height, width, _ = x.shape
-  rows, columns = height // stride, width // stride
-  x = x.reshape(batch, rows, stride, columns, stride, channels).transpose(0, 1, 3, 2, 4, 5)
-  more = (0, taps * stride - size)
-  kernel = jnp.pad(kernel, (more, more, (0, 0), (0, 0)))
-  kernel = kernel.reshape(taps, stride, taps, stride, channels, features)
-  depth = stride * stride * channels
   return lax.conv_general_dilated(
-    x.reshape(batch, rows, columns, depth),
-    kernel.transpose(0, 2, 1, 3, 4, 5).reshape(taps, taps, depth, features),
+    blocks.of_image(x, len(kernel), stride, padding),
+    blocks.of_kernel(kernel, stride),
     (1, 1),
     'VALID',
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),

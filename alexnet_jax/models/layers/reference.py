@@ -201,32 +201,3 @@ def dropout(
     mask = lax.dynamic_slice_in_dim(mask, index * width, width, axis=-1)
   x = jnp.where(mask, x, 0)
   return x / jnp.asarray(keep, x.dtype) if inverted else x
-
-
-def batch_moments(x: Array, data_axis: str | None) -> tuple[Array, Array]:
-  """Computes the mean and variance of each map, or unit, over the global batch.
-
-  Args:
-    x: `[B, H, W, C]`, or `[B, C]` after a fully connected layer.
-    data_axis: the mesh axis over which the batch is split; None if it is not split.
-
-  Returns:
-    mean and variance, each float32 `[C]`.
-  """
-  x32, rows = x.astype(jnp.float32), tuple(range(x.ndim - 1))
-  moments = jnp.stack([x32.mean(rows), (x32 * x32).mean(rows)])
-  if data_axis:
-    moments = lax.pmean(moments, data_axis)
-  mean, square = moments
-  return mean, jnp.maximum(square - mean * mean, 0.0)
-
-
-def batch_norm(
-  x: Array, mean: Array, var: Array, scale: Array, bias: Array, epsilon: float
-) -> Array:
-  """Normalises `x`, `[B, H, W, C]` or `[B, C]`, with moments `mean` and `var`.
-
-  They, `scale` and `bias` are `[C]`.
-  """
-  factor = scale * lax.rsqrt(var + epsilon)
-  return (x.astype(jnp.float32) * factor + (bias - mean * factor)).astype(x.dtype)

@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_jax.data import open_dataset
 from alexnet_jax.data.prepare import prepare
-from alexnet_jax.errors import RunError
+from alexnet_jax.errors import RunError, UserError
 
 FORMATS = pytest.mark.parametrize('form', ['jpeg', 'raw'])
 
@@ -46,3 +46,33 @@ def test_a_store_without_readable_images_is_an_error(make_folder, tmp_path):
     path.write_bytes(b'')
   with pytest.raises(RunError, match='no training image'):
     prepare(make_store_config(f'folder:{root}'), str(tmp_path / 'store'))
+
+
+def test_too_many_skipped_images_are_an_error(make_folder, tmp_path):
+  root, output = make_folder({'train/a': 5, 'train/b': 5, 'val/a': 3}), str(tmp_path / 'store')
+  bad = [root / name for name in ('train/a/000.jpg', 'train/b/000.jpg', 'val/a/000.jpg')]
+  for path in bad:
+    path.write_bytes(b'')
+  config = make_store_config(f'folder:{root}')
+  with pytest.raises(RunError, match=rf'2 of 10 training .* {bad[0]}, {bad[1]} \(.*max_bad_share'):
+    prepare(config, output)
+  files = {path: path.stat().st_mtime_ns for path in (tmp_path / 'store').glob('images-*')}
+  config.data.max_bad_share = 0.2
+  with pytest.raises(
+    RunError, match=rf'1 of 3 validation .* {bad[2]} \(.*drop_bad_validation=True'
+  ):
+    prepare(config, output)
+  config.data.drop_bad_validation = True
+  result = prepare(config, output)
+  assert result['images'] == {'train': 8, 'validation': 2} and result['skipped'] == 3
+  assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / 'store').glob('images-*')}
+
+
+def test_a_wrong_devkit_is_an_error_before_images_are_written(make_folder, tmp_path):
+  root = make_folder({'n01440764': 2, 'n01443537': 2})
+  config = make_store_config(f'folder:{root}', devkit=str(tmp_path / 'nowhere'))
+  with pytest.raises(
+    UserError, match=r'config\.data\.devkit=.*nowhere: there is no data/meta\.mat'
+  ):
+    prepare(config, str(tmp_path / 'store'))
+  assert not (tmp_path / 'store').exists()

@@ -1,6 +1,7 @@
 """ArrayRecord files can be read back by NumPy and by the array_record package."""
 
 import os
+import socket
 
 import numpy as np
 import pytest
@@ -57,7 +58,9 @@ def test_no_file_remains_after_an_error(tmp_path):
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='there is no /dev/full')
 def test_a_full_disk_is_reported(tmp_path):
   path = str(tmp_path / 'file')
-  os.symlink('/dev/full', f'{path}.{os.getpid()}')  # the temporary file is on a full disk
+  os.symlink(
+    '/dev/full', f'{path}.{socket.gethostname()}.{os.getpid()}'
+  )  # the temporary file is on a full disk
   with pytest.raises(RunError, match='has space and is writable'):
     records.write(path, [(bytes(10**6), b'')])
   assert not os.path.exists(path)

@@ -1,5 +1,7 @@
 """TensorFlow Datasets (TFDS) can open a store."""
 
+import os
+
 import chex
 from data_helpers import make_config, make_store_config
 import numpy as np
@@ -12,6 +14,17 @@ from alexnet_jax.data.sources import open_source
 
 FORMATS = pytest.mark.parametrize('form', ['jpeg', 'raw'])
 CANVAS = Canvas(24, max_pixels=10**6)
+
+
+def test_names_that_are_not_utf8_are_valid_text_for_tfds(make_folder, tmp_path):
+  tfds = pytest.importorskip('tensorflow_datasets')
+  one, other = os.fsdecode(b'caf\xe9'), os.fsdecode(b'caf\xea')
+  root = make_folder({'train/b': 3, f'train/{one}': 3, f'train/{other}': 3})
+  output = str(tmp_path / 'store')
+  prepare(make_store_config(f'folder:{root}'), output)
+  labels = tfds.builder_from_directory(output).info.features['label']
+  assert labels.names == ['b', r'caf\xe9', r'caf\xea']
+  assert open_source(make_config(f'store:{output}')).class_names == ('b', one, other)
 
 
 @FORMATS

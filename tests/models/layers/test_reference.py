@@ -233,36 +233,6 @@ def test_dropped_units_have_no_gradient():
   np.testing.assert_array_equal(gradient, np.where(drop(x) != 0, 2.0, 0.0))
 
 
-def test_batch_norm_agrees_with_tensorflow():
-  """The gradient includes the dependence of the moments on the batch."""
-
-  def reference(x, scale, bias):
-    mean, variance = tf.nn.moments(x, [0, 1, 2])
-    return tf.nn.batch_normalization(x, mean, variance, bias, scale, 1e-3)
-
-  def ours(x, scale, bias):
-    mean, variance = layers.batch_moments(x, None)
-    return layers.batch_norm(x, mean, variance, scale, bias, 1e-3)
-
-  arguments = normal(4, 5, 5, 3) * [1, 2, 3] + [0, 1, -2], normal(3, seed=1), normal(3, seed=2)
-  assert_same(ours, reference, *(x.astype(np.float32) for x in arguments), tolerance=1e-4)
-
-
-def test_batch_moments_of_units_are_those_of_maps_of_one_pixel():
-  x = jnp.asarray(normal(6, 3) + 1)
-  expected = layers.batch_moments(x[:, None, None], None)
-  np.testing.assert_allclose(layers.batch_moments(x, None), expected, rtol=1e-6)
-
-
-def test_batch_moments_over_a_mesh_axis_are_those_of_the_whole_batch():
-  x = jnp.asarray(normal(6, 4, 4, 3) + 1)
-  parts = jax.vmap(lambda part: layers.batch_moments(part, 'data'), axis_name='data')(
-    x.reshape(3, 2, 4, 4, 3)
-  )
-  for whole, part in zip(layers.batch_moments(x, None), parts, strict=True):
-    np.testing.assert_allclose(part, np.broadcast_to(whole, part.shape), rtol=1e-5)
-
-
 BFLOAT16 = {
   'conv': lambda x: layers.conv(
     x, jnp.asarray(normal(3, 3, 4, 5)), jnp.ones(5), 1, ((1, 1), (1, 1))
@@ -273,9 +243,6 @@ BFLOAT16 = {
   'max_pool': lambda x: layers.max_pool(x, window=3, stride=2, rounding='ceil'),
   'dropout': lambda x: layers.dropout(x, row_keys(range(2)), rate=0.5, inverted=True),
   'dropout_test': lambda x: layers.dropout(x, None, rate=0.5, inverted=False),
-  'batch_norm': lambda x: layers.batch_norm(
-    x, *layers.batch_moments(x, None), jnp.ones(4), jnp.zeros(4), 1e-5
-  ),
 }
 
 
