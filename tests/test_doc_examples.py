@@ -62,11 +62,13 @@ def _weights(folder: pathlib.Path) -> None:
   from alexnet_jax import interop
   from alexnet_jax.interop import layout
 
-  def params_of(recipe):
-    model = helpers.narrow(recipe, width=SMALL['model.width'], input_size=64, num_classes=1000)
+  def params_of(recipe, input_size):
+    model = helpers.narrow(
+      recipe, width=SMALL['model.width'], input_size=input_size, num_classes=1000
+    )
     return helpers.visible_params(model), model
 
-  params, model = params_of('caffe')
+  params, model = params_of('caffe', SMALL_IMAGES['model.input_size'])
   planar = layout.to_planar(params, model.layers)
   layers = {name: [planar[name]['weight'], planar[name]['bias']] for name in planar}
   (folder / 'bvlc_alexnet.caffemodel').write_bytes(caffemodel.caffemodel(layers))
@@ -80,7 +82,7 @@ def _weights(folder: pathlib.Path) -> None:
     return
   states = {
     'two_towers.pth': interop.to_pytorch(params, model),
-    'alexnet-owt-7be5be79.pth': interop.to_torchvision(params_of('torchvision')[0]),
+    'alexnet-owt-7be5be79.pth': interop.to_torchvision(params_of('torchvision', 224)[0]),
   }
   for name, state in states.items():
     torch.save({key: torch.tensor(np.asarray(x)) for key, x in state.items()}, folder / name)
@@ -97,7 +99,9 @@ def _small(argv: list[str]) -> list[str]:
   elif mode == 'prepare':
     overrides = {'data.canvas.size': SMALL_IMAGES['data.canvas.size']}
   elif mode == 'import':
-    overrides = {'model.width': SMALL['model.width'], 'model.input_size': 64}
+    overrides = {'model.width': SMALL['model.width']}
+    if given['--format'] != 'torchvision':  # whose fc6 reads maps of 6x6 pixels
+      overrides['model.input_size'] = SMALL_IMAGES['model.input_size']
   else:
     config = flags.parse([*argv, '--dry_run=false', '--sweep=', '--workdir=unused']).config
     overrides = SMALL | (SMALL_IMAGES if config.model.input_size > 64 else {})
