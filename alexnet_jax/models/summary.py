@@ -35,10 +35,9 @@ def layer_table(config: ConfigDict | FrozenConfigDict) -> list[dict[str, Any]]:
   module = create(config)
   config = module.config
   image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
-  variables = jax.eval_shape(module.init, jax.random.key(0), image)
-  capture = functools.partial(module.apply, capture_intermediates=True, mutable=['intermediates'])
-  _, state = jax.eval_shape(capture, variables, image)
-  outputs, params = state['intermediates'], variables['params']
+  init = functools.partial(module.init, capture_intermediates=True, mutable=True)
+  variables = jax.eval_shape(init, jax.random.key(0), image)
+  outputs, params = variables['intermediates'], variables['params']
   rows = []
   for layer in config.layers:
     out = outputs[layer]['__call__'][0]

@@ -89,6 +89,7 @@ def test_a_form_that_cannot_be_compared_leaves_the_times_of_the_others(bad):
     layers._usable({'plain': does_not_run}, sets, False, 1e-3, 1e-3)
 
 
+@pytest.mark.long
 def test_the_table_of_layers_is_complete_without_the_profiler(tmp_path, monkeypatch):
   monkeypatch.setattr(layers, 'LAYERS', {'norm1': layers.LAYERS['norm1']})
   monkeypatch.setattr(layers, '_DENSE', {})

@@ -144,6 +144,7 @@ def test_a_folder_of_tfrecord_that_cannot_be_written_is_refused_at_once(tfds_dir
     open_source(config)
 
 
+@pytest.mark.long
 def test_a_dry_run_copies_no_images(tfds_dir):
   few = {'model__layers': ('conv1', 'fc6', 'fc8')}
   source = {'data__source': 'tfds:records_tf', 'data__data_dir': str(tfds_dir)}

@@ -131,6 +131,7 @@ def test_sigterm_to_one_process_stops_all_at_the_same_step(tmp_path, capsys):
   assert together == pytest.approx(json.loads(capsys.readouterr().out))
 
 
+@pytest.mark.long
 def test_a_result_that_nobody_reads_is_no_error(tmp_path):
   config = write_config(tmp_path)
   with ProcessGroup('--mode=describe', f'--config={config}', processes=1) as run:

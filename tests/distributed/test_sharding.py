@@ -67,6 +67,7 @@ def test_two_towers_on_two_devices_equal_one_device(variant):
     assert relative_error(split_velocity[name], value) < TOLERANCE, name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ('variant', 'mesh'),
   [
@@ -167,6 +168,7 @@ def test_bytes_of_collectives():
   assert [item['bytes'] for item in found if item['kind'] == 'all-reduce'] == [4 * BATCH * 10]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ('variant', 'overrides', 'gathers'),
   [
@@ -279,6 +281,7 @@ def test_a_single_process_has_all_rows(mesh):
   np.testing.assert_array_equal(held, rows[-12 // mesh.shape['data'] :])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ('mesh', 'count', 'parallelism', 'mixup'),
   [

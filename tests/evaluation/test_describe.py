@@ -35,7 +35,8 @@ def test_tables_of_two_devices(capsys):
 
 
 def test_an_assumed_speed_gives_demands(capsys):
-  result = describe.describe(tiny_config(mesh=(1, 1)), images_per_s=100, devices_per_host=8)
+  config = tiny_config(mesh=(1, 1), model__layers=('conv1', 'fc6', 'fc8'))
+  result = describe.describe(config, images_per_s=100, devices_per_host=8)
   assert result['demand']['images_per_s'] == result['demand']['host_images_per_s'] == 100
   assert result['demand']['sent_per_device'] == result['bytes_sent_per_device'] == 0
   assert 'if each device computes 100 images/s' in capsys.readouterr().err

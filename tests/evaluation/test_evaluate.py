@@ -27,7 +27,7 @@ def runs(tmp_path_factory):
   """Two short runs on the same data with different seeds."""
   folders = [tmp_path_factory.mktemp(f'run{seed}') for seed in (0, 1)]
   for seed, folder in enumerate(folders):
-    config = tiny_config(train__epochs=6.0, optim__rate=0.003)
+    config = tiny_config(train__epochs=3.0, optim__rate=0.003)
     config.seed = seed
     train(config, folder)
   return folders
@@ -124,6 +124,7 @@ def test_another_split_than_in_training_gives_a_warning(runs, averaged_run, capl
   assert f'split_seed=5, but {runs[0]} was trained with 0: if synthetic' in caplog.text
 
 
+@pytest.mark.long
 def test_networks_that_read_files_differently_are_averaged(tmp_path, caplog):
   """`paper` turns photographs upright and `original` does not. The file names networks and weights."""
   workdirs, output = [tmp_path / name for name in ('paper', 'original')], tmp_path / 'x.json'
@@ -199,6 +200,7 @@ def test_errors_are_those_of_the_searched_weights(runs):
     evaluate.evaluate(config, runs[:1], search=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('batch_size', [1, 4, 18, 50])
 def test_padding_of_the_last_batch_has_no_effect(runs, batch_size):
   config = config_lib.load_workdir(runs[0])
@@ -259,7 +261,8 @@ def test_invalid_input_is_refused(runs, tmp_path):
   wider.model.width = 0.5
   with pytest.raises(UserError, match=r'model\.width=0\.5, but the checkpoint was trained with'):
     evaluate.evaluate(wider, runs[:1])
-  other = tiny_config(train__steps=1, data__synthetic__classes=3)
+  small = ('conv1', 'fc6', 'fc8')
+  other = tiny_config(train__steps=1, model__layers=small, data__synthetic__classes=3)
   train(other, tmp_path / 'three')
   with pytest.raises(
     UserError, match=r'averaged: classes: 4 and 3, only the first has 1 \(class3\): leave one out$'

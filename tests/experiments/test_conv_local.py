@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from PIL import Image
+import pytest
 from tiny import ROOT
 
 sys.path.insert(0, str(ROOT / 'experiments'))
@@ -24,6 +25,7 @@ def test_points_are_means_of_four_epochs_and_the_second_run_follows_the_first():
   assert [p['error'] for p in points] == [22.5, 52.5, 12.5]
 
 
+@pytest.mark.long
 def test_the_picture_of_a_network_in_weights_is_drawn(tmp_path):
   workdir, output = tmp_path / 'run', tmp_path / 'new' / 'out.png'
   workdir.mkdir()

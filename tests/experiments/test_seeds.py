@@ -56,6 +56,7 @@ def test_seeds_are_trained_evaluated_and_recorded(tmp_path):
   assert json.loads(path.read_text()) == made
 
 
+@pytest.mark.long
 def test_a_failed_run_is_reported_and_recorded_without_numbers(tmp_path):
   """The message and the exit code are those of main.py."""
   path = tmp_path / 'lenet.json'

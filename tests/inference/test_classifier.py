@@ -88,6 +88,7 @@ def test_a_pil_image_is_turned_upright(tmp_path):
   np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_features_equal_those_of_the_command_line(workdir, pictures, tmp_path, capsys):
   network = alexnet_jax.load(workdir)
   paths = [pictures / name for name in NAMES]
@@ -117,6 +118,7 @@ def test_images_that_cannot_be_read_are_refused(workdir, pictures):
     network.features(pictures / 'a.jpg', 'fc9')
 
 
+@pytest.mark.long
 def test_a_run_of_a_larger_machine_is_loaded(tmp_path, workdir, pictures):
   shutil.copytree(workdir, tmp_path / 'run')
   path = tmp_path / 'run' / 'config.json'

@@ -167,6 +167,7 @@ def test_the_page_shows_the_settings(page):
   assert 'duration 0 s' in text and 'processor core' in text and 'JAX' in text
 
 
+@pytest.mark.long
 def test_a_report_on_other_images_names_them(page, tmp_path):
   """A file does not say how its checkpoint was chosen, so neither does the report."""
   workdir, _ = page
@@ -179,6 +180,7 @@ def test_a_report_on_other_images_names_them(page, tmp_path):
   assert 'best, step' not in text and 'was chosen by its error' not in text
 
 
+@pytest.mark.long
 def test_a_part_of_the_training_images_is_random_also_in_stored_order(page, tmp_path):
   """The first images of a folder belong to one class."""
   workdir, _ = page

@@ -41,6 +41,7 @@ def uninterrupted(tmp_path_factory):
   return folder
 
 
+@pytest.mark.long
 def test_the_average_follows_its_formula(uninterrupted):
   for step in range(2, 6):
     before, after = state_of(uninterrupted, step - 1), state_of(uninterrupted, step)
@@ -88,6 +89,7 @@ def test_eval_weights_selects_the_average(uninterrupted, tmp_path, capsys):
   chex.assert_trees_all_equal(jax.device_get(imported.model.params), state_of(uninterrupted, 5).ema)
 
 
+@pytest.mark.long
 def test_the_average_of_a_run_without_one_is_refused(tmp_path):
   train(tiny_config(train__steps=1), tmp_path)
   assert not (tmp_path / 'checkpoints' / '1' / 'ema').exists()

@@ -41,6 +41,7 @@ def test_operations_of_the_last_layer_are_ignored():
   assert layer_keys(config.model)['fc6'] == 'fc6'
 
 
+@pytest.mark.long
 def test_statistics_agree_with_numpy():
   """Without dropout and augmentation, the statistics equal those of the network at test time.
 

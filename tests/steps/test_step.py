@@ -80,6 +80,7 @@ def test_micro_batches_and_pairs_must_divide_the_batch(mesh, settings, parts):
     steps.make_train_step(config, mesh_lib.make_mesh(config))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('variant', ['paper', 'caffe', 'owt', 'torchvision', 'paper+batch_norm'])
 def test_no_function_needs_implicit_dtype_promotion(variant):
   """All compiled functions are traced under JAX's strict rules; nothing is compiled."""

@@ -19,6 +19,7 @@ from alexnet_jax.training.pending_losses import PendingLosses
 FEW = {'model__layers': ('conv1', 'fc6', 'fc8'), 'train__steps': 8}
 
 
+@pytest.mark.long
 def test_a_too_high_rate_is_reported(tmp_path):
   with pytest.raises(
     RunError, match=r'the loss is not finite .*\): it began at step \d in the .*lower the rate'
@@ -37,6 +38,7 @@ def test_weights_that_overflow_in_an_evaluation_are_reported(tmp_path):
   assert int(began) == int(step) + 1 and where.startswith(('activations', 'logits'))
 
 
+@pytest.mark.long
 def test_a_failure_that_does_not_repeat_is_attributed_to_the_hardware(tmp_path, monkeypatch):
   add = PendingLosses.add
 

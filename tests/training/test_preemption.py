@@ -19,6 +19,7 @@ from alexnet_jax.training.loop import train
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
 
+@pytest.mark.long
 def test_sigterm_before_the_first_step_exits_at_once(tmp_path, monkeypatch):
   """The signal arrives while XLA compiles the first step, when there is nothing to save."""
   # No compilation cache contains the step for this width and batch size.
@@ -75,6 +76,7 @@ def uninterrupted(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('evaluation', [1, 2])
 def test_an_interrupted_evaluation_is_repeated(tmp_path, uninterrupted, monkeypatch, evaluation):
   """The evaluation ends between two batches, and the resumed run first repeats it.
