@@ -89,7 +89,7 @@ class TowerDense(nn.Module):
     bias = self.param('bias', self.bias_init, (len(xs), self.features), fan_in)
     # One product of all towers, because a slice of the kernel for each tower would be a copy.
     ys = layers.dense(jnp.stack(xs), kernel)
-    return [y + bias[t].astype(y.dtype) for t, y in enumerate(ys)]
+    return [layers.add_bias(y, bias[t]) for t, y in enumerate(ys)]
 
 
 class Head(nn.Module):
@@ -118,7 +118,8 @@ class Head(nn.Module):
     fan_in = self.towers * width  # the units of all towers contribute to each logit
     kernel = self.param('kernel', self.kernel_init, shape, fan_in)
     bias = self.param('bias', self.bias_init, (self.features,), fan_in)
-    logits = sum(layers.dense(x, kernel[t]).astype(jnp.float32) for t, x in enumerate(xs))
+    # In float32 for every dtype of the network, because the loss reads differences of logits.
+    logits = sum(layers.dense(x.astype(jnp.float32), kernel[t]) for t, x in enumerate(xs))
     if self.axis:
       logits = lax.psum(logits, self.axis)
     if self.unit_axis:

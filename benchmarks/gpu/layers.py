@@ -248,9 +248,7 @@ def fast_layers(context: plan.Context) -> dict[str, Any]:
       maps, *parameters = tower_shapes(name.split()[0], batch, context.small)
       arrays = [maps] * (1 if name.split()[0] in _SHARED else _TOWERS) + parameters
     sets = [[draw(*shape) for shape in arrays] for _ in range(_SETS)]
-    limit = _AGREE[dtype]
-    limits = limit, correct.BIAS_TOLERANCE if kind == 'conv' else limit
-    works, reasons = _usable(forms, sets, of_image, *limits)
+    works, reasons = _usable(forms, sets, of_image, _AGREE[dtype])
     failed |= {f'{name} | {form}': reason for form, reason in reasons.items()}
     times = device.race(works, **_settings(context.small))
     plain = next(iter(forms))
@@ -264,12 +262,11 @@ def fast_layers(context: plan.Context) -> dict[str, Any]:
 
 
 def _usable(
-  forms: Mapping[str, Callable], sets: list[Arrays], of_image: bool, tolerance: float, last: float
+  forms: Mapping[str, Callable], sets: list[Arrays], of_image: bool, tolerance: float
 ) -> tuple[dict[str, device.Work], dict[str, str]]:
   """Returns the work of the forms that run and agree with the first form, and the reasons for the others.
 
-  `last` is the tolerance of the last gradient, which is the gradient of a bias. An exception of the first
-  form is passed on.
+  An exception of the first form is passed on.
   """
   works, reasons = {}, {}
   expected = None
@@ -285,7 +282,7 @@ def _usable(
       continue
     expected = expected or arrays
     apart = [correct.error(a, b) for a, b in zip(arrays, expected, strict=True)]
-    if max(apart[:-1]) <= tolerance and apart[-1] <= last:
+    if max(apart) <= tolerance:
       works[form] = work
     else:
       reasons[form] = f'it differs from the reference layer by {apart}'

@@ -83,10 +83,10 @@ def test_a_form_that_does_not_run_is_recorded_and_the_others_are_checked(tmp_pat
 def test_a_form_that_cannot_be_compared_leaves_the_times_of_the_others(bad):
   sets = [[jnp.ones((2, 3))]]
   forms = {'plain': jnp.sin, 'same': lambda x: jnp.sin(x), 'bad': bad}
-  works, reasons = layers._usable(forms, sets, False, 1e-3, 1e-3)
+  works, reasons = layers._usable(forms, sets, False, 1e-3)
   assert list(works) == ['plain', 'same'] and list(reasons) == ['bad']
   with pytest.raises(NotImplementedError):
-    layers._usable({'plain': does_not_run}, sets, False, 1e-3, 1e-3)
+    layers._usable({'plain': does_not_run}, sets, False, 1e-3)
 
 
 @pytest.mark.long

@@ -11,10 +11,12 @@ from helpers import (
   visible_params,
 )
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from alexnet_jax import models
+from alexnet_jax.models import towers
 
 
 def changed_maps(variant, layer, tower, **overrides):
@@ -111,3 +113,18 @@ def test_batch_norm_updates_and_uses_running_moments():
   tested = jax.jit(module.apply)({'params': params, 'batch_stats': stats}, x)
   moved = jax.jit(module.apply)({'params': params, 'batch_stats': state['batch_stats']}, x)
   assert relative_error(tested, moved) > 1e-3
+
+
+def test_logits_of_bfloat16_maps_are_not_rounded():
+  """A logit near 16 would be rounded to a multiple of 0.125, and the loss would read the difference."""
+
+  def zeros(key, shape, fan_in):
+    return jnp.zeros(shape)
+
+  rng = np.random.default_rng(0)
+  xs = [jnp.asarray(rng.standard_normal((4, 64)), jnp.bfloat16) for _ in range(2)]
+  kernel = rng.standard_normal((2, 64, 5), np.float32)
+  head = towers.Head(5, 2, None, None, zeros, zeros)
+  found = head.apply({'params': {'kernel': kernel, 'bias': jnp.zeros(5)}}, xs)
+  exact = sum(np.asarray(x, np.float64) @ kernel[t] for t, x in enumerate(xs))
+  assert relative_error(found, exact) < 2e-6

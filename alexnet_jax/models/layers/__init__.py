@@ -13,6 +13,7 @@ from alexnet_jax.models.layers.local import avg_pool, locally_connected
 from alexnet_jax.models.layers.reference import (
   Array,
   Padding,
+  add_bias,
   dense,
   dropout,
   pooled_size,
@@ -22,6 +23,7 @@ __all__ = [
   'FAST',
   'Array',
   'Padding',
+  'add_bias',
   'avg_pool',
   'conv',
   'dense',

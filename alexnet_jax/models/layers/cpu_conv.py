@@ -13,7 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from alexnet_jax.models.layers import blocks, winograd
-from alexnet_jax.models.layers.reference import Array, Padding
+from alexnet_jax.models.layers.reference import Array, Padding, add_bias
 
 _IMAGE_CHANNELS = 4  # an input with at most this many channels is treated as an image, not as maps
 _NO_PADDING = ((0, 0), (0, 0))
@@ -22,7 +22,7 @@ PIECE = 32  # number of images for which XLA computes the gradient of a kernel a
 
 def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) -> Array:
   """Computes `reference.conv`, with the same arguments and result."""
-  return _convolved(x, kernel, stride, padding) + bias.astype(x.dtype)
+  return add_bias(_convolved(x, kernel, stride, padding), bias)
 
 
 def tower_convs(
@@ -38,7 +38,7 @@ def tower_convs(
   towers, *sides, features = kernel.shape
   wide = jnp.moveaxis(kernel, 0, -2).reshape(*sides, towers * features)
   ys = jnp.split(_convolved(xs[0], wide, stride, padding), towers, -1)
-  return [y + bias[t].astype(y.dtype) for t, y in enumerate(ys)]
+  return [add_bias(y, bias[t]) for t, y in enumerate(ys)]
 
 
 def _convolved(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:

@@ -17,7 +17,7 @@ from jax.experimental.pallas import triton
 import jax.numpy as jnp
 
 from alexnet_jax.models.layers import blocks, reference
-from alexnet_jax.models.layers.reference import Array, Padding
+from alexnet_jax.models.layers.reference import Array, Padding, add_bias
 
 NORM_METHODS = ('fused', 'band', 'pallas')
 CONV_METHODS = ('plain', 'channels_first', 'blocks')
@@ -58,19 +58,14 @@ def conv(
       _pairs(padding),
       dimension_numbers=('NCHW', 'HWIO', 'NCHW'),
     )
-    return _with_bias(y.transpose(0, 2, 3, 1), bias)
+    return add_bias(y.transpose(0, 2, 3, 1), bias)
   if method == 'blocks':
-    return _with_bias(_conv_of_blocks(x, kernel, stride, padding), bias)
+    return add_bias(_conv_of_blocks(x, kernel, stride, padding), bias)
   raise ValueError(f'conv has no method {method!r}: choose one of {", ".join(CONV_METHODS)}')
 
 
 def _pairs(padding: Padding) -> list[tuple[int, int]]:
   return [(int(low), int(high)) for low, high in padding]
-
-
-def _with_bias(y: Array, bias: Array) -> Array:
-  """Adds a bias in float32, so that its gradient, a sum over all positions, is summed in float32 too."""
-  return (y.astype(jnp.float32) + bias.astype(jnp.float32)).astype(y.dtype)
 
 
 def _conv_of_blocks(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
@@ -130,7 +125,7 @@ def tower_convs(
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     feature_group_count=1 if joined else towers,
   )
-  return jnp.split(_with_bias(y, bias.reshape(-1)), towers, -1)
+  return jnp.split(add_bias(y, bias.reshape(-1)), towers, -1)
 
 
 # --- Response normalisation

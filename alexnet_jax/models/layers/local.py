@@ -41,7 +41,7 @@ def locally_connected(
     for j in range(size)
   ]
   y = jnp.einsum('hwbk,hwkf->hwbf', jnp.concatenate(windows, -1), kernel.astype(x.dtype))
-  return y.transpose(2, 0, 1, 3) + bias.astype(x.dtype)
+  return reference.add_bias(y.transpose(2, 0, 1, 3), bias)
 
 
 def avg_pool(x: Array, *, window: int, stride: int, rounding: str) -> Array:

@@ -38,7 +38,21 @@ def conv(x: Array, kernel: Array, bias: Array, stride: int, padding: Padding) ->
     padding=[(int(low), int(high)) for low, high in padding],
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
-  return y + bias.astype(x.dtype)
+  return add_bias(y, bias)
+
+
+def add_bias(y: Array, bias: Array) -> Array:
+  """Adds a bias in float32 or more, so that its gradient, a sum over all positions, is summed in it too.
+
+  Args:
+    y: `[..., C]`, any float dtype.
+    bias: `[C]`, or a shape that broadcasts to that of `y`.
+
+  Returns:
+    The shape and the dtype of `y`.
+  """
+  wide = jnp.promote_types(y.dtype, jnp.float32)
+  return (y.astype(wide) + bias.astype(wide)).astype(y.dtype)
 
 
 def tower_convs(

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax.models import layers
-from alexnet_jax.models.layers import cpu, cpu_conv, reference, winograd
+from alexnet_jax.models.layers import cpu, cpu_conv, gpu, reference, winograd
+from alexnet_jax.models.spec import NO_PADDING
 
 TOLERANCE = {'float32': 3e-5, 'bfloat16': 2e-2}
 
@@ -125,3 +126,23 @@ def test_the_table_selects_cpu_layers_on_a_cpu(monkeypatch):
   assert 'reduce_window' not in jaxpr()
   monkeypatch.setitem(layers.FAST, jax.default_backend(), ())
   assert 'reduce_window' in jaxpr()
+
+
+BIASED = {
+  'reference': lambda x, bias: reference.conv(x, jnp.ones((1, 1, 3, 4)), bias, 1, NO_PADDING),
+  'cpu': lambda x, bias: cpu.conv(x, jnp.ones((1, 1, 3, 4)), bias, 1, NO_PADDING),
+  'towers': lambda x, bias: cpu.tower_convs(
+    [x, x], jnp.ones((2, 1, 1, 3, 4)), jnp.stack([bias, bias]), 1, NO_PADDING
+  )[0],
+  'gpu': lambda x, bias: gpu.conv(x, jnp.ones((1, 1, 3, 4)), bias, 1, NO_PADDING, 'blocks'),
+}
+
+
+@pytest.mark.parametrize('layer', BIASED)
+def test_the_gradient_of_a_bias_is_summed_in_float32(layer):
+  """It has the accuracy of float32 although the maps are bfloat16."""
+  x = normal(4, 32, 32, 3, dtype='bfloat16')
+  # All entries are positive, so that no sum is near zero.
+  g = 1 + normal(4, 32, 32, 4, dtype='bfloat16') ** 2
+  gradient = jax.vjp(lambda bias: BIASED[layer](x, bias), jnp.ones(4))[1](g)[0]
+  np.testing.assert_allclose(gradient, np.asarray(g, np.float64).sum((0, 1, 2)), rtol=1e-5)
