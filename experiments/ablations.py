@@ -131,11 +131,8 @@ def main() -> int:
     for change in changes
   }
 
-  def summarise_and_draw(runs):
-    draw(runs, (runs_lib.ROOT / options.output).with_suffix('.png'))
-    return summarise(runs)
-
-  return seeds.make(cells, options, summarise_and_draw)
+  picture = (runs_lib.ROOT / options.output).with_suffix('.png')
+  return seeds.make(cells, options, summarise, draw=lambda runs: draw(runs, picture))
 
 
 if __name__ == '__main__':

@@ -95,14 +95,18 @@ def main() -> int:
   """Parses the command line and writes the picture and the curve."""
   parser = runs_lib.parser(__doc__, 'workdirs', 'weights', 'output', jobs=False)
   options = parser.parse_args()
-  workdirs = list(map(pathlib.Path, options.workdirs.split(',')))
-  weights, output = pathlib.Path(options.weights), pathlib.Path(options.output)
+  workdirs = [runs_lib.ROOT / workdir for workdir in options.workdirs.split(',')]
+  weights, output = runs_lib.ROOT / options.weights, runs_lib.ROOT / options.output
   figures = weights.with_suffix('.evaluation.json')
   for path in (weights, figures, *(workdir / 'metrics.jsonl' for workdir in workdirs)):
     if not path.exists():
       raise runs_lib.Refused(f'{path} does not exist: name runs and evaluated weights')
   evaluation = json.loads(figures.read_text())
-  points = curve([curves.read(workdir / 'metrics.jsonl') for workdir in workdirs])
+  runs = [curves.read(workdir / 'metrics.jsonl') for workdir in workdirs]
+  for workdir, rows in zip(workdirs, runs, strict=True):
+    if not any(_ERROR in row for row in rows):
+      raise runs_lib.Refused(f'{workdir} has no training errors: name runs that were trained')
+  points = curve(runs)
   output.parent.mkdir(parents=True, exist_ok=True)
   output.with_suffix('.jsonl').write_text(''.join(json.dumps(point) + '\n' for point in points))
   conv1 = archive.read_tensors(str(weights))['params/conv1/kernel'][0]

@@ -99,6 +99,7 @@ def next_cells(runs: dict[Cell, dict]) -> list[Cell]:
 
 def command(cell: Cell, source: str, workdir: str, overrides: list[str]) -> list[str]:
   """Returns the arguments of main.py for a cell; biases have twice the rate of weights."""
+  runs_lib.refuse(overrides, 'data.source', 'optim.rate', 'optim.bias_rate', 'seed')
   curve, rate, seed = cell
   return [
     f'--config=configs/cifar10.py:{curve}',

@@ -106,6 +106,14 @@ def flags_of(command: str) -> list[dict[str, str]]:
   return [dict(word.partition('=')[::2] for word in shlex.split(call)) for call in calls]
 
 
+def refuse(overrides: Iterable[str], *keys: str) -> None:
+  """Raises Refused if an override sets one of the config keys that the program sets itself."""
+  for override in overrides:
+    name = override.partition('=')[0].removeprefix('--config.')
+    if name in keys:
+      raise Refused(f'{override}: the program sets this key itself; leave it out')
+
+
 def known(
   output: str, command: Callable[[dict], str], is_result: Callable[[dict], bool]
 ) -> list[dict]:

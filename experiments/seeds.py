@@ -19,6 +19,7 @@ Cell = tuple[str | None, int | None]  # variant of the config, seed; None where 
 
 def calls(config: str, workdir: str, seed: int, overrides: list[str]) -> list[list[str]]:
   """Returns the arguments of main.py that train `workdir`/seedN and evaluate its latest checkpoint."""
+  runs_lib.refuse(overrides, 'seed')
   argument = f'--workdir={workdir}/seed{seed}'
   train = [f'--config={config}', f'--config.seed={seed}', *overrides, argument]
   return [train, ['--mode=eval', argument, '--checkpoint=latest']]
@@ -60,6 +61,7 @@ def make(
   options: argparse.Namespace,
   summarise: Callable[[list[dict]], dict],
   after: Callable[[Cell], Iterable[Cell]] = lambda cell: (),
+  draw: Callable[[list[dict]], None] = lambda runs: None,
 ) -> int:
   """Starts the runs that are left and writes the output after each; returns the exit code.
 
@@ -69,6 +71,7 @@ def make(
     options: `output` and `jobs`.
     summarise: computes the summary of all runs.
     after: returns the cells that must be finished before a cell starts.
+    draw: draws all runs; it is called after the output has been written.
 
   Raises:
     runs.Refused: the output holds runs of other commands.
@@ -95,6 +98,7 @@ def make(
     runs[cell] = record(cell, cells[cell], ended.answers) | time_and_place
     made = [runs[cell] for cell in cells if cell in runs]
     runs_lib.write(options.output, summarise(made), made)
+    draw(made)
     return not ended.code
 
   def left():

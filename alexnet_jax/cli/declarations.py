@@ -149,6 +149,20 @@ FLAGS = {
   ),
 }
 HELP = ('help', 'helpfull', 'version')
+# The flags whose values are paths, or lists of paths.
+PATHS = (
+  *(
+    'config',
+    'config.init_from',
+    'workdir',
+    'checkpoints',
+    'weights',
+    'images',
+    'output',
+    'picture',
+  ),
+  *('mean', 'classes'),
+)
 
 _NETWORK = 'the folder of a run, or give --weights=FILE.safetensors'
 # The flags that a mode requires, and what each must name.

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import os
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from alexnet_jax import config as config_lib
-from alexnet_jax.cli.declarations import FLAGS, HELP, MODES, REQUIRED
+from alexnet_jax.cli.declarations import FLAGS, HELP, MODES, PATHS, REQUIRED
 from alexnet_jax.distributed import cluster as cluster_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.utils.suggestion import suggest
@@ -65,6 +66,17 @@ def take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
   return value, rest
 
 
+def _expand_home(argv: Sequence[str]) -> list[str]:
+  """Replaces `~` at the start of the paths of flags: a shell leaves `--workdir=~/runs` as it is."""
+  expanded = []
+  for arg in argv:
+    flag, equals, value = arg.partition('=')
+    if equals and flag.lstrip('-') in PATHS:
+      value = ','.join(map(os.path.expanduser, value.split(',')))
+    expanded.append(flag + equals + value)
+  return expanded
+
+
 def _check_names(argv: Sequence[str]) -> None:
   """Raises UserError for an unknown flag."""
   known = ('config', *FLAGS, *HELP)
@@ -80,6 +92,11 @@ def _check_keys(config: ConfigDict, argv: Sequence[str]) -> None:
     prefix, _, path = arg.partition('=')[0].partition('.')
     if prefix != '--config':
       continue
+    if path == 'recipe':
+      raise UserError(
+        'config.recipe only names the recipe: choose another one behind the config file, as in '
+        '--config=configs/alexnet.py:caffe'
+      )
     group = config
     for key in path.split('.'):
       if not isinstance(group, ConfigDict):
@@ -142,6 +159,7 @@ def parse(argv: Sequence[str]) -> Options:
   Raises:
     UserError: a flag, a key or a mode is unknown, a value has the wrong type, or a flag is missing.
   """
+  argv = _expand_home(argv)
   _check_names(argv)
   spec, rest = take(argv, 'config')
   given = {name: take(rest, name)[0] for name in FLAGS}
@@ -161,7 +179,7 @@ def parse(argv: Sequence[str]) -> Options:
   if extra:
     raise UserError(f'{extra[0]!r} is not a flag: flags are written --name=value')
   _check_modes(values, mode)
-  _check_together(values, mode)
+  _check_together(values, mode, spec)
   return _options(values, mode, given['workdir'], argv)
 
 
@@ -209,8 +227,14 @@ def _check_modes(values: flags.FlagValues, mode: str) -> None:
       )
 
 
-def _check_together(values: flags.FlagValues, mode: str) -> None:
-  """Raises UserError for flags that exclude each other, or that are missing."""
+def _check_together(values: flags.FlagValues, mode: str, spec: str) -> None:
+  """Raises UserError for flags that exclude each other, or that are missing; `spec` is --config."""
+  if spec and values.workdir and mode in ('config', 'describe', 'prepare'):
+    raise UserError('--config and --workdir both name a config: leave one of them out')
+  if values.images and values.split not in ('', FLAGS['split'].default):
+    raise UserError('--images and --split both name images: leave one of them out')
+  if values.devices_per_host != FLAGS['devices_per_host'].default and not values.images_per_s:
+    raise UserError('--devices_per_host is used with --images_per_s: add it')
   if values.sweep and (values.distributed or values.dry_run):
     raise UserError(
       '--sweep cannot be combined with --distributed or --dry_run: leave one of them out'
@@ -265,7 +289,8 @@ def _cluster(values: flags.FlagValues) -> cluster_lib.Cluster | None:
   explicit = values.coordinator, values.num_processes, values.process_id
   if values.distributed:
     return cluster_lib.find(*explicit)
-  for name, value in zip(('coordinator', 'num_processes', 'process_id'), explicit, strict=True):
-    if value not in ('', None):
+  names = 'coordinator', 'num_processes', 'process_id', 'peer_timeout'
+  for name, value in zip(names, (*explicit, values.peer_timeout), strict=True):
+    if value not in ('', FLAGS[name].default):
       raise UserError(f'--{name} describes several processes: add --distributed')
   return None

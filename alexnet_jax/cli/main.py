@@ -21,6 +21,8 @@ _SMALLER = (
   'raise config.micro_batches, lower config.eval.batch_size or, for the host, config.data.cache_mib; a lower '
   'config.train.batch_size, and for a set in TFRecord files another cache_mib, needs a new workdir'
 )
+# The errors of a path that the user named.
+_PATHS = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 Result = dict[str, object]  # what a mode prints as JSON
 
@@ -232,7 +234,9 @@ def _work_with_others(
   try:
     result = work(options)
   except Exception as error:
-    if isinstance(error, UserError | RunError | Preempted) or _is_disk(error) or is_memory(error):
+    if (
+      isinstance(error, UserError | RunError | Preempted) or _has_remedy(error) or is_memory(error)
+    ):
       raise
     supervisor.await_verdict(error, options.peer_timeout)
     traceback.print_exc()
@@ -245,8 +249,8 @@ def _work_with_others(
         raise
 
 
-def _is_disk(error: Exception) -> bool:
-  return isinstance(error, OSError) and error.errno in atomic_io.REMEDIES
+def _has_remedy(error: Exception) -> bool:
+  return isinstance(error, OSError) and error.errno in (*atomic_io.REMEDIES, *_PATHS)
 
 
 def _guard(work: Callable[[], None], mode: str) -> int:
@@ -273,8 +277,11 @@ def _guard(work: Callable[[], None], mode: str) -> int:
     print(f'error: out of memory ({text}): {_SMALLER}', file=sys.stderr)
     return RUN_FAILED
   except OSError as error:
-    if not _is_disk(error):
+    if not _has_remedy(error):
       raise
+    if error.errno in _PATHS:
+      console.say_error(f'{error}: check its permissions, or name another path')
+      return USER_ERROR
     remedy = atomic_io.REMEDIES[error.errno or 0]
     console.say_error(f'{error}: {remedy}, then run the same command again')
     return RUN_FAILED

@@ -17,6 +17,7 @@ from alexnet_jax.utils.suggestion import suggest
 from alexnet_jax.workdir import lock
 
 FILE = 'sweep.json'
+_LONGEST = 255  # bytes of a file name
 _SHORT = {'lr': 'optim.rate'}  # The name of the learning rate in metrics.jsonl.
 
 
@@ -44,7 +45,7 @@ def combinations(text: str, config: ConfigDict) -> list[dict[str, str]]:
     The values of each run, `[{'optim.rate': '0.01', 'seed': '0'}, ...]`; the last key varies fastest.
 
   Raises:
-    UserError: the text is malformed, or a key is unknown or ambiguous.
+    UserError: the text is malformed, or a key is unknown, ambiguous or repeated.
   """
   values: dict[str, list[str]] = {}
   for part in text.split():
@@ -52,7 +53,10 @@ def combinations(text: str, config: ConfigDict) -> list[dict[str, str]]:
     found = _split(listed)
     if not equals or '' in found:
       raise UserError(f'--sweep={text!r}: write it as in --sweep="optim.rate=0.01,0.02 seed=0,1"')
-    values[_key(name.removeprefix('config.'), config)] = found
+    key = _key(name.removeprefix('config.'), config)
+    if key in values:
+      raise UserError(f'--sweep={text!r} has {key} twice: write all its values in one list')
+    values[key] = found
   return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
 
 
@@ -73,6 +77,11 @@ def plan(options: flags.Options) -> list[tuple[dict[str, str], flags.Options]]:
   runs = []
   for values in combinations(options.sweep, options.config):
     name = re.sub(r'[^\w.=,()+-]', '_', ','.join(f'{key}={x}' for key, x in values.items()))
+    if len(name.encode()) > _LONGEST:
+      raise UserError(
+        f'--sweep: the folder of a run would have the name {name[:60]}..., which is too long: give long '
+        'values in a config file instead'
+      )
     folder = pathlib.Path(options.workdir) / name
     changes = [f'--config.{key}={x}' for key, x in values.items()]
     own = flags.parse([*options.argv, '--sweep=', f'--workdir={folder}', *changes])
@@ -90,13 +99,27 @@ def run(options: flags.Options) -> dict[str, object]:
     `best` is the workdir with the lowest validation error or, without validation images, the lowest loss.
 
   Raises:
-    UserError: a key, a value or a config is not valid; no run has started then.
+    UserError: a key, a value or a config is not valid, or another sweep uses the workdir; no run has started
+      then.
+    RunError: every run has failed.
     Preempted: the process received SIGTERM; the same command resumes the sweep.
   """
+  runs, workdir = plan(options), pathlib.Path(options.workdir)
+  lock.make_workdir(workdir)
+  with lock.locked(workdir):
+    result, rows = _train_all(runs, workdir)
+  _show(rows)
+  if all('failed' in row for row in rows):
+    raise RunError(f'every run of the sweep failed: {workdir / FILE} has their messages')
+  return result
+
+
+def _train_all(
+  runs: list[tuple[dict[str, str], flags.Options]], workdir: pathlib.Path
+) -> tuple[dict[str, object], list[dict]]:
+  """Trains the runs and writes the result after each; returns it and the entries of the runs."""
   result: dict[str, object] = {}
   rows: list[dict] = []
-  runs = plan(options)
-  lock.make_workdir(pathlib.Path(options.workdir))
   for i, (values, own) in enumerate(runs, 1):
     logging.info('run %d of %d: %s', i, len(runs), _text(values))
     try:
@@ -111,9 +134,8 @@ def run(options: flags.Options) -> dict[str, object]:
       row = {'failed': 'out of memory'}
     rows.append({'values': values, 'workdir': own.workdir, **row})
     result = {'runs': rows, 'best': _best(rows)}
-    (pathlib.Path(options.workdir) / FILE).write_text(json.dumps(result, indent=2))
-  _show(rows)
-  return result
+    (workdir / FILE).write_text(json.dumps(result, indent=2))
+  return result, rows
 
 
 def _best(rows: list[dict]) -> str | None:

@@ -17,6 +17,7 @@ from alexnet_jax.utils.suggestion import suggest
 FILE = 'config.json'
 # Keys that were added later, with the behaviour before; the recipes have other values for new runs.
 _BEFORE = {'data.canvas.exif_orientation': False}
+_NO_KEY = 'python main.py --config=configs/alexnet.py --helpfull lists the keys'
 
 
 def _find(name: str) -> str | pathlib.Path | None:
@@ -34,7 +35,7 @@ def load_file(spec: str) -> ConfigDict:
       found from every folder.
 
   Raises:
-    UserError: there is no such file, or it does not return a config.
+    UserError: there is no such file, it does not return a config, or it sets an unknown key.
   """
   name, _, variant = spec.partition(':')
   path = _find(name)
@@ -57,7 +58,20 @@ def load_file(spec: str) -> ConfigDict:
     raise UserError(f'--config={spec} failed: {type(error).__name__}: {message}') from error
   if not isinstance(config, ConfigDict):
     raise UserError(f'--config={spec}: get_config must return a ConfigDict')
+  _check_names(spec, config)
   return config
+
+
+def _check_names(spec: str, config: ConfigDict) -> None:
+  """Raises UserError for a key that the package does not know, which would have no effect."""
+  if not isinstance(config.get('model'), ConfigDict):
+    return  # `validate` reports it
+  known = [name for name, _ in keys.flatten(config)]
+  for name in flatten(config):
+    if name not in known:
+      raise UserError(
+        f'--config={spec} sets the unknown key {name}: {suggest(name, known, _NO_KEY)}'
+      )
 
 
 def _tuples(value):

@@ -53,7 +53,7 @@ OPTIM: Schema = {
   'warmup': Key(
     0.0,
     'The epochs in which learning rates rise linearly from those for optim.scaling.batch to '
-    'those for train.batch_size.',
+    'those for train.batch_size. It has no effect where optim.scaling does not change the rates.',
     unit='epochs',
     minimum=0,
   ),
@@ -152,7 +152,7 @@ OPTIM: Schema = {
     'Changes of the learning rates of single layers, as (layer, epoch, factor) triples: from '
     'that epoch on, both rates of the layer and of its batch normalisation are multiplied by the '
     'factor, until a later triple of the same layer. A factor of 0 freezes these parameters, including '
-    'their momentum and decay.',
+    'their momentum and decay; the running moments of batch normalisation still follow the images.',
     valid=_are_rates,
     expected='a tuple of (layer, epoch, factor) triples with numbers of at least 0',
   ),

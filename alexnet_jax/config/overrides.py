@@ -128,6 +128,7 @@ OVERRIDES: dict[str, Changes | Callable[[ConfigDict], Changes]] = {
   'no_exchange': {'model.conv3.exchange': False},
   'exchange_conv4': {'model.conv3.exchange': False, 'model.conv4.exchange': True},
   'no_communication': {
+    'model.lrn.scope': 'tower',
     'model.conv3.exchange': False,
     'model.conv2.features': 320,
     'model.conv6.exchange': False,

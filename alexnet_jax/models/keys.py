@@ -7,7 +7,14 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from alexnet_jax.errors import UserError
-from alexnet_jax.models.spec import NO_PADDING, is_dense, is_layer, number, operations
+from alexnet_jax.models.spec import (
+  MAX_OPERATIONS,
+  NO_PADDING,
+  is_dense,
+  is_layer,
+  number,
+  operations,
+)
 from alexnet_jax.utils import schema
 from alexnet_jax.utils.schema import Key, Schema
 
@@ -34,8 +41,10 @@ def _then(known: tuple[str, ...], meaning: str) -> Key:
   return Key(
     ('act',),
     f'The operations that follow the layer, in order: {meaning}.',
-    valid=lambda value: all(operation in known for operation in value),
-    expected=f'a tuple of some of {", ".join(known)}',
+    valid=lambda value: (
+      len(value) <= MAX_OPERATIONS and all(operation in known for operation in value)
+    ),
+    expected=f'a tuple of at most {MAX_OPERATIONS} of {", ".join(known)}',
   )
 
 
@@ -134,7 +143,7 @@ MODEL: Schema = {
   ),
   'dtype': Key(
     'float32',
-    'The floating-point type of activations. Parameters are always float32.',
+    'The floating-point type of activations. Parameters and the last layer are always float32.',
     choices=('float32', 'bfloat16'),
   ),
   'activation': Key(

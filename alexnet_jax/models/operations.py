@@ -12,11 +12,8 @@ import jax.numpy as jnp
 from ml_collections import FrozenConfigDict
 
 from alexnet_jax.models import layers
+from alexnet_jax.models.spec import MAX_OPERATIONS
 from alexnet_jax.models.towers import Array, Towers, axis_size, exchange
-
-# Dropout keys depend on the index of a layer times this number, so it is part of what makes a run
-# repeatable: never change it. `then` of a layer may list at most as many operations.
-_KEYS_PER_LAYER = 5
 
 
 def scaled_tanh(x: Array) -> Array:
@@ -102,5 +99,5 @@ def dropout_keys(
     local: number of towers on this device.
     towers: number of towers of the network.
   """
-  first = (layer * _KEYS_PER_LAYER + position) * towers + first_tower
+  first = (layer * MAX_OPERATIONS + position) * towers + first_tower
   return [jax.vmap(jax.random.fold_in, (0, None))(keys, first + t) for t in range(local)]

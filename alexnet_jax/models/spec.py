@@ -11,6 +11,9 @@ import string
 from ml_collections import ConfigDict, FrozenConfigDict
 
 NO_PADDING = ((0, 0), (0, 0))
+# The number of operations that `then` of a layer may list. The keys of dropout depend on it, so it is part of
+# what makes a run repeatable: never change it.
+MAX_OPERATIONS = 5
 
 
 def conv(

@@ -98,7 +98,10 @@ def colour_noise(keys: Array, strength: Array | float, statistics: Statistics) -
 
 
 def _resized_crop(canvases: Array, keys: Array, size: int) -> Array:
-  """Applies torchvision's RandomResizedCrop; returns float32 `[B, size, size, 3]`, antialiased."""
+  """Applies torchvision's RandomResizedCrop; returns float32 `[B, size, size, 3]`, antialiased.
+
+  A side that is drawn larger than the canvas is cut to it. torchvision draws again instead.
+  """
   side = canvases.shape[1]
 
   def one(canvas, key):

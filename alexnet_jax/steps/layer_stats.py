@@ -30,7 +30,8 @@ def make_diagnostics_step(
     network in `state` on one training batch, with dropout and augmentation:
 
     * `weight_norm`, `gradient_norm`, `update_norm`: Euclidean norms of the layer's kernel, of the gradient
-      of the loss with respect to it (without decay), and of its last update (the velocity);
+      of the loss with respect to it (without decay), and of its velocity, which is its last update unless
+      the layer is frozen;
     * `activation_mean`, `activation_std`: mean and standard deviation of the output of its non-linearity;
     * `dead_share`: the share of its maps or units whose output is 0 everywhere for every image of the batch,
       such as dead ReLUs.

@@ -18,6 +18,7 @@ from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
 from alexnet_jax.evaluation import describe
 from alexnet_jax.steps import optimizer, schedules
+from alexnet_jax.training.fine_tuning import check_origin, copy_layers
 from alexnet_jax.training.run import resolve
 
 _TIMED_STEPS = 3  # the shortest one counts
@@ -40,6 +41,7 @@ def dry_run(config: ConfigDict) -> dict[str, object]:
   """
   config = ConfigDict(config)
   config_lib.validate(config)
+  check_origin(config)
   models.layer_table(config.model)
   mesh = mesh_lib.make_mesh(config)
   # One batch is read instead of filling the cache, without the seconds that importing TensorFlow takes.
@@ -51,7 +53,7 @@ def dry_run(config: ConfigDict) -> dict[str, object]:
     logging.info('reading a batch of %d images', frozen.train.batch_size)
     batch, read_s = _timed(lambda: _read_batch(frozen, mesh, dataset))
     images = dataset.num_train, dataset.num_validation, len(dataset.class_names)
-  state = steps.init_state(frozen, mesh)
+  state = copy_layers(frozen, mesh, steps.init_state(frozen, mesh))
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   logging.info('compiling the training step of %d parameters', parameters)
   step, compile_s = _timed(lambda: describe.compiled_step(frozen, mesh, state))

@@ -52,6 +52,7 @@ def read(source: str, config: FrozenConfigDict) -> tuple[Tree, Tree, FrozenConfi
   values = config.to_dict() | {'mesh': (0, 0)}
   values['eval'] = values['eval'] | {'weights': 'last'}
   trained = loading.load(source, 'latest', ConfigDict(values))
+  logging.info('config.init_from=%s: the layers are copied from step %d', source, trained.step)
   variables = trained.model.params, trained.model.batch_stats
   return *jax.tree.map(np.asarray, variables), trained.meta['config']
 

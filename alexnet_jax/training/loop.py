@@ -24,6 +24,7 @@ from alexnet_jax.training.preemption import StopSignal
 from alexnet_jax.training.run import Record, Run, resolve, start
 from alexnet_jax.training.step_inputs import StepInputs
 from alexnet_jax.utils import profiler
+from alexnet_jax.utils.optional_import import import_module
 from alexnet_jax.workdir import lock, run_config, sessions
 from alexnet_jax.workdir.checkpoint import Checkpoints
 
@@ -55,6 +56,8 @@ def train(
   workdir = pathlib.Path(workdir)
   config_lib.validate(config)
   check_origin(config)
+  if config.log.wandb:
+    import_module('wandb', 'wandb', 'config.log.wandb')
   models.layer_table(config.model)  # an impossible network is reported before the data are read
   run_config.check_before_data(workdir, config)
   mesh = mesh_lib.make_mesh(config)
@@ -228,6 +231,11 @@ def _log_start(run: Run, state: steps.TrainState) -> None:
   if factor != 1:
     logging.info(
       'batch size %d: learning rates are multiplied by %g', run.config.train.batch_size, factor
+    )
+  elif run.config.optim.warmup:
+    logging.warning(
+      'config.optim.warmup=%g has no effect, because config.optim.scaling does not change the rates',
+      run.config.optim.warmup,
     )
 
 

@@ -77,6 +77,14 @@ def test_overrides_change_the_config():
     ([PAPER, RUN, '--config.model.conv1.foo=2'], r'model\.conv1\.foo: choose one of bias, '),
     ([PAPER, RUN, '--config.seed.more=2'], 'it is inside a key that has a value'),
     ([PAPER, RUN, '--peer_timeout=0'], 'peer_timeout'),
+    ([PAPER, RUN, '--peer_timeout=60'], '--peer_timeout describes several processes: add'),
+    ([PAPER, RUN, '--config.recipe=caffe'], 'choose another one behind the config file'),
+    ([PAPER, RUN, '--mode=describe'], '--config and --workdir both name a config'),
+    ([PAPER, '--mode=describe', '--devices_per_host=4'], 'is used with --images_per_s'),
+    (
+      ['--mode=features', PAPER, RUN, '--output=f', '--images=a', '--split=train'],
+      'both name images',
+    ),
     ([PAPER, RUN, '--process_id=1'], '--process_id describes several processes: add'),
     (['--mode=serve', PAPER], '--mode=serve needs --workdir'),
     (['--mode=prepare', PAPER, '--output=s', '--distributed'], 'divide the work with --shard'),
@@ -94,6 +102,14 @@ def test_overrides_change_the_config():
 def test_invalid_command_lines_are_refused(args, message):
   with pytest.raises(UserError, match=message):
     flags.parse(args)
+
+
+def test_paths_may_begin_with_the_home_folder(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/ada')
+  options = flags.parse([PAPER, '--workdir=~/runs/a', '--config.init_from=~/runs/b'])
+  assert options.workdir == '/home/ada/runs/a' and options.config.init_from == '/home/ada/runs/b'
+  options = flags.parse(['--mode=eval', PAPER, '--checkpoints=~/a,b', '--output=~/all.json'])
+  assert options.checkpoints == ('/home/ada/a', 'b') and options.output == '/home/ada/all.json'
 
 
 def test_take():

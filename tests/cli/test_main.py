@@ -130,6 +130,23 @@ def test_ctrl_c_during_the_start_is_no_bug(monkeypatch):
   assert raised.value.code == 130
 
 
+@pytest.mark.parametrize('code', [errno.EACCES, errno.ENAMETOOLONG])
+def test_a_path_that_cannot_be_used_is_a_users_error(code, tmp_path, capsys):
+  def work(options):
+    raise OSError(code, os.strerror(code), '/root/runs')
+
+  assert main_lib.main([PAPER, f'--workdir={tmp_path}'], work) == 2
+  err = capsys.readouterr().err
+  assert "'/root/runs': check its permissions, or name another path" in err and 'Trace' not in err
+
+
+def test_a_missing_package_is_named():
+  command = [sys.executable, '-S', ROOT / 'main.py', PAPER]
+  found = subprocess.run(command, capture_output=True, text=True, env={})
+  assert found.returncode == 2 and 'Traceback' not in found.stderr
+  assert 'the package absl is not installed: activate the environment' in found.stderr
+
+
 @pytest.mark.parametrize(
   ('code', 'remedy'),
   [(errno.ENOSPC, 'free the disk, then'), (errno.EROFS, 'make the disk writable')],

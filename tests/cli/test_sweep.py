@@ -9,6 +9,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.cli import flags, sweep
 from alexnet_jax.cli import main as main_lib
 from alexnet_jax.errors import UserError
+from alexnet_jax.workdir import lock
 
 
 def run(capsys, *args):
@@ -67,9 +68,17 @@ def test_a_run_without_enough_memory_does_not_end_the_sweep(tmp_path, capsys, mo
 
 def test_the_record_of_a_sweep_exists_if_its_first_run_fails(tmp_path, capsys):
   args = [f'--config={write_config(tmp_path)}', f'--workdir={tmp_path / "new"}']
-  result, _ = run(capsys, *args, '--config.data.source=folder:none', '--sweep=seed=0')
+  assert main_lib.main([*args, '--config.data.source=folder:none', '--sweep=seed=0']) == 3
+  assert 'every run of the sweep failed' in capsys.readouterr().err
+  result = json.loads((tmp_path / 'new' / sweep.FILE).read_text())
   assert 'folder:none' in result['runs'][0]['failed'] and result['best'] is None
-  assert json.loads((tmp_path / 'new' / sweep.FILE).read_text()) == result
+
+
+def test_a_sweep_is_not_started_twice(tmp_path, capsys):
+  args = [f'--config={write_config(tmp_path)}', f'--workdir={tmp_path}', '--sweep=seed=0']
+  with lock.locked(tmp_path):
+    assert main_lib.main(args) == 2
+  assert 'is in use by another run' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -80,6 +89,9 @@ def test_the_record_of_a_sweep_exists_if_its_first_run_fails(tmp_path, capsys):
     ('seed', 'write it as in'),
     ('seed=1,', 'write it as in'),
     ('seed=1,x', 'config.seed=x'),
+    ('lr=1 optim.rate=2', 'has optim.rate twice'),
+    ('note=' + 300 * 'x', 'which is too long'),
+    ('recipe=caffe', 'choose another one behind the config file'),
     ('optim.schedule=cosine', 'must be one of steps, plateau'),
     ('seed=1 --dry_run', 'write it as in'),
   ],

@@ -87,6 +87,24 @@ def test_a_file_that_returns_no_config_is_refused(source, message, tmp_path):
     config_lib.load_file(str(path))
 
 
+@pytest.mark.parametrize(
+  ('key', 'hint'),
+  [
+    ('train.batchsize', r'unknown key train\.batchsize: did you mean train\.batch_size\?'),
+    ('model.conv1.widht', r'unknown key model\.conv1\.widht'),
+    ('schedule', 'unknown key schedule'),
+  ],
+)
+def test_a_file_that_sets_an_unknown_key_is_refused(key, hint, tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from alexnet_jax.config import recipes\n\n'
+    f"def get_config():\n  config = recipes.get('paper')\n  config.{key} = 64\n  return config\n"
+  )
+  with pytest.raises(UserError, match=hint):
+    config_lib.load_file(str(path))
+
+
 def test_json_keeps_values_and_types():
   config = recipes.get('torchvision')
   back = config_lib.from_json(config_lib.to_json(config))

@@ -18,6 +18,18 @@ def rows(epochs, rate):
   return [{'epoch': e, 'loss': e, 'train/top1_error': 10 * e, 'lr': rate} for e in halves]
 
 
+def test_a_run_without_training_errors_is_refused(tmp_path, monkeypatch):
+  (tmp_path / 'metrics.jsonl').write_text('{"step": 0}\n')
+  flags = (
+    f'--workdirs={tmp_path}',
+    '--weights=weights/conv_local_13pct.safetensors',
+    '--output=out.png',
+  )
+  monkeypatch.setattr(sys, 'argv', ['conv_local.py', *flags])
+  with pytest.raises(conv_local.runs_lib.Refused, match='has no training errors'):
+    conv_local.main()
+
+
 def test_points_are_means_of_four_epochs_and_the_second_run_follows_the_first():
   points = conv_local.curve([[*rows(6, 0.1), {'epoch': 6.0, 'val/loss': 1.0}], rows(2, 0.01)])
   assert [(p['epoch'], p['lr']) for p in points] == [(4.0, 0.1), (6.0, 0.1), (8.0, 0.01)]
@@ -37,6 +49,6 @@ def test_the_picture_of_a_network_in_weights_is_drawn(tmp_path):
   missing = [*program, '--workdirs=none', *flags[1:]]
   refused = subprocess.run(missing, cwd=ROOT, capture_output=True, text=True)
   assert refused.returncode == 2 and 'none/metrics.jsonl does not exist' in refused.stderr
-  subprocess.run([*program, *flags], check=True, cwd=ROOT)
+  subprocess.run([*program, *flags], check=True, cwd=tmp_path)
   assert Image.open(output).width > 1000
   assert json.loads(output.with_suffix('.jsonl').read_text())['epoch'] == 4.0

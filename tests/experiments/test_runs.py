@@ -133,6 +133,20 @@ def test_a_resumed_run_adds_up_its_time_and_commits():
   assert runs_lib.gone_on({'seconds': 1}, 1.0, on)['commits'] == ['b']
 
 
+@pytest.mark.parametrize(
+  ('program', 'override'),
+  [('seeds', '--config.seed=7'), ('fig1', '--config.optim.rate=0.1')],
+)
+def test_keys_that_a_program_varies_cannot_be_overridden(program, override, monkeypatch):
+  arguments = ['--workdir=w', '--output=o.json', override]
+  own = (
+    ['--source=folder:x'] if program == 'fig1' else ['--config=configs/photos.py', '--seeds=0,1']
+  )
+  monkeypatch.setattr(sys, 'argv', [program, *own, *arguments])
+  with pytest.raises(runs_lib.Refused, match=f'{override}: the program sets this key itself'):
+    __import__(program).main()
+
+
 @pytest.mark.parametrize('text', ['{"runs": [', '[]', '{}'])
 def test_an_output_file_with_other_content_is_kept(checkout, text):
   """A damaged file or one of another format is refused and not changed."""

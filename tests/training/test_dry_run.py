@@ -31,3 +31,5 @@ def test_a_dry_run_predicts_the_numbers_of_the_run(mesh):
 def test_an_invalid_config_is_refused():
   with pytest.raises(UserError, match='num_classes=7'):
     dry_run(tiny_config(model__num_classes=7))
+  with pytest.raises(UserError, match='needs a network to copy from'):
+    dry_run(tiny_config(init_layers='conv1'))
