@@ -37,11 +37,13 @@ hypothesis.settings.load_profile('tests')
 # the quick tier. A test that is long for all its parameters carries @pytest.mark.long instead. In these
 # patterns `*` matches anything, and `?` stands for the bracket before the parameters.
 LONG = (
-  'test_cpu.py::test_conv_agrees_with_the_reference?*bfloat16]',
+  'test_cpu.py::test_*_with_the_reference?*bfloat16]',
   'test_winograd.py::test_conv_agrees_with_the_reference?*bfloat16]',
   'layers/test_gpu.py::test_*_with_the_reference?*bfloat16]',
+  'test_initializers.py::test_weights_of_the_normal_initializer?paper]',
   'test_initializers.py::test_weights_of_the_normal_initializer?owt]',
   'test_initializers.py::test_weights_of_the_normal_initializer?caffe]',
+  'test_initializers.py::test_weights_of_the_torch_initializer?1]',
   'test_predict.py::test_predictions_are_those_of_the_network?1]',
   'test_importer.py::test_a_caffe_import_selects_its_recipe_and_reads_a_mean_image?True]',
   'test_caffe.py::test_a_caffemodel_agrees_with_tensorflow?*False]',

@@ -14,6 +14,7 @@ import numpy as np
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import models
+from alexnet_jax.cli import main as main_lib
 from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
 from alexnet_jax.interop import importer
@@ -114,6 +115,13 @@ def untrained_run(config: ConfigDict, workdir: pathlib.Path) -> None:
   path = workdir / 'weights.safetensors'
   archive.write_tensors(str(path), flatten_dict(tree, sep='/'), metadata)
   importer.import_network(config, str(workdir), 'safetensors', str(path))
+
+
+def run(capsys, *args: object) -> dict:
+  """Runs a command in this process and returns its JSON output."""
+  capsys.readouterr()
+  assert main_lib.main([str(arg) for arg in args]) == 0
+  return json.loads(capsys.readouterr().out)
 
 
 @functools.cache

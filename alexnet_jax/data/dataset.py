@@ -112,7 +112,7 @@ class Dataset:
 
     Raises:
       RunError: during iteration, if more than the share `config.data.max_bad_share` of the images
-        cannot be decoded.
+        cannot be decoded, or if an image is out of reach, such as on a disk that failed.
     """
     rows = _rows(batch_size, rows)
 
@@ -148,7 +148,12 @@ class Dataset:
     return self._batches(split, indices, 0, -(-n // batch_size))
 
   def canvases(self, split: str, indices: Sequence[int]) -> np.ndarray:
-    """Returns single images of a split, uint8 [b, S, S, 3]; an undecodable image is zero."""
+    """Returns single images of a split, uint8 [b, S, S, 3]; an undecodable image is zero.
+
+    Raises:
+      UserError: a validation image cannot be decoded.
+      RunError: as `train_batches`.
+    """
     return self._images[split].take(np.asarray(indices, np.int64))[0]
 
   def preload(self, share: tuple[int, int] = (0, 1), is_new: bool = False) -> None:
@@ -354,6 +359,7 @@ def open_dataset(config_data: Any, seed: int) -> Dataset:
 
   Raises:
     UserError: a value is not allowed, or the source is missing or malformed.
+    RunError: `config.data.drop_bad_validation` is set, and a validation image is out of reach.
   """
   return Dataset(open_source(config_data), config_data, seed)
 

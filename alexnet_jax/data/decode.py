@@ -28,11 +28,11 @@ FILTERS = {
   'box': resizer.FilterType.box,
   'lanczos': resizer.FilterType.lanczos3,
 }
+# The keys under which Pillow keeps the EXIF and the XMP data of a file.
+_EXIF = ('exif', 'Raw profile type exif')
+_XMP = ('xmp', 'XML:com.adobe.xmp', 'Raw profile type xmp')
 # Pillow opens more formats, some of them with other programs (EPS with Ghostscript), which would be
 # unsafe for untrusted files.
-# The keys under which Pillow keeps the EXIF and XMP data of a file.
-_EXIF = {'exif', 'Raw profile type exif'}
-_XMP = {'xmp', 'XML:com.adobe.xmp', 'Raw profile type xmp'}
 _FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which is cheaper, if its short side then still has
 # 1.5 times the side of the canvas. Canvases of 256 pixels then differ from those of the whole JPEG by
@@ -186,9 +186,13 @@ def _reduction(width: int, height: int, canvas: Any, orientation: int) -> int:
 
 def _orientation_of(image: Image.Image) -> int:
   """Returns the EXIF orientation of a Pillow image, 1 to 8; 1 (upright) if it has none or an invalid one."""
+  if any(key in image.info for key in _XMP):
+    # If the EXIF data have no orientation, Pillow takes that of the XMP data, which other decoders ignore;
+    # for many JPEG files it does so when it opens them. Hence the EXIF data are parsed without XMP data.
+    exif = {key: image.info[key] for key in _EXIF if key in image.info}
+    image = Image.Image()
+    image.info = exif
   try:
-    if _XMP & image.info.keys() and not _EXIF & image.info.keys():
-      return 1  # Pillow would read the XMP data, which other decoders ignore
     orientation = image.getexif().get(_ORIENTATION, 1)
   except Exception:  # Pillow raises many types on damaged EXIF data
     return 1

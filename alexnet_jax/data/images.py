@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from alexnet_jax.data.decode import Canvas, decode_canvas
-from alexnet_jax.data.splits import Split
+from alexnet_jax.data.splits import Split, check_reach
 
 
 class SplitImages:
@@ -37,7 +37,11 @@ class SplitImages:
     self._memory: tuple[np.ndarray, np.ndarray] | None = None
 
   def keep_in_memory(self, threads: int) -> None:
-    """Decodes the whole split into memory, once."""
+    """Decodes the whole split into memory, once.
+
+    Raises:
+      RunError: an image is out of reach.
+    """
     with self._lock:
       if self._memory is not None:
         return
@@ -62,6 +66,9 @@ class SplitImages:
 
     Returns:
       uint8 [b, S, S, 3] and a mask, bool [b]. A canvas is zero where the mask is False.
+
+    Raises:
+      RunError: an image is out of reach.
     """
     memory = self._memory
     if memory is not None:
@@ -78,6 +85,9 @@ class SplitImages:
 
     Returns:
       A mask, bool [b]. A canvas is zero where the mask is False.
+
+    Raises:
+      RunError: an image is out of reach.
     """
     decoded = [i >= 0 and self._decode(int(i), one) for i, one in zip(indices, out, strict=True)]
     mask = np.asarray(decoded, bool)
@@ -89,6 +99,7 @@ class SplitImages:
     try:
       data = _decode_into(self.split, i, self._canvas, out)
     except (ValueError, OSError) as error:
+      check_reach(self.split.name(i), error)
       self._on_error(i, str(error))
       return False
     if self._wants_checksums:
@@ -97,12 +108,17 @@ class SplitImages:
 
 
 def find_undecodable(split: Split, canvas: Canvas, threads: int) -> dict[int, str]:
-  """Decodes a whole split and returns {index: reason} of the images that cannot be decoded."""
+  """Decodes a whole split and returns {index: reason} of the images that cannot be decoded.
+
+  Raises:
+    RunError: an image is out of reach.
+  """
 
   def error_of(i: int) -> str | None:
     try:
       _decode_into(split, i, canvas, np.empty((canvas.size, canvas.size, 3), np.uint8))
     except (ValueError, OSError) as error:
+      check_reach(split.name(i), error)
       return str(error)
     return None
 

@@ -56,7 +56,10 @@ def batch_indices(
   Returns:
     Indices of training images, int64 [B].
   """
-  rows = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-  epochs = range(int(rows[0]) // n, int(rows[-1]) // n + 1)
-  order = np.concatenate([_epoch_order(seed, epoch, n, shuffle, buffer) for epoch in epochs])
-  return order[rows - epochs.start * n]
+  start, stop = step * batch_size, (step + 1) * batch_size
+  # The parts are cut out of the orders before they are joined, so that no order of a whole epoch is copied.
+  parts = [
+    _epoch_order(seed, epoch, n, shuffle, buffer)[max(start - epoch * n, 0) : stop - epoch * n]
+    for epoch in range(start // n, (stop - 1) // n + 1)
+  ]
+  return np.concatenate(parts)

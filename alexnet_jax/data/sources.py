@@ -4,6 +4,7 @@ A source knows the names and labels of its images and how to read their bytes; i
 them. The forms are `folder:PATH`, `tfds:NAME`, `store:PATH`, `elpv` and `synthetic`.
 """
 
+import contextlib
 import os
 import pathlib
 from typing import Any
@@ -36,10 +37,22 @@ def open_source(config_data: Any) -> Source:
     UserError: a value of `config_data` is not allowed, or the source is missing, empty or malformed.
   """
   keys.check(config_data)
+  _allow_open_files()
   form, _, path = config_data.source.partition(':')
   root = pathlib.Path(path).expanduser()
   source = _open(config_data, form, path, root)
   return imagenet.reorder(source, config_data.label_order, root, config_data.devkit)
+
+
+def _allow_open_files() -> None:
+  """Raises the limit of open files as far as this process may."""
+  # Every file of a store, and of a TFDS set in ArrayRecord format, stays open after it was first read. Large
+  # sets such as tfds:imagenet2012 have more files than the usual limit of 1024.
+  with contextlib.suppress(ImportError, OSError, ValueError):
+    import resource  # Unix only
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def short_name(source: str) -> str:
@@ -132,7 +145,7 @@ def _read_folder(
   Raises:
     UserError: there are no class folders, one has no images, or one is not in `names`.
   """
-  folders, _ = _visible(root)
+  folders, beside = _visible(root)
   if not folders:
     raise UserError(f'{root} holds no class folders; images are expected as {root}/CLASS/IMAGE')
   names = names or tuple(folders)
@@ -141,7 +154,8 @@ def _read_folder(
       f'{root} has classes without training images: {", ".join(unknown)}; remove them, or add '
       'training images'
     )
-  paths, labels, others = [], [], []
+  paths, labels = [], []
+  others = [file for file in beside if file.lower().endswith(SUFFIXES)]
   for folder in folders:
     inside, found = _visible(root / folder)
     files = [f for f in found if f.lower().endswith(SUFFIXES)]
@@ -154,7 +168,7 @@ def _read_folder(
     labels += [names.index(folder)] * len(files)
   if others:
     logging.warning(
-      'the class folders of %s hold other files or folders, which are not read (%d, for example %s): images '
+      '%s or its class folders hold other files or folders, which are not read (%d, for example %s): images '
       'must be files %s/CLASS/IMAGE whose names end in %s',
       root,
       len(others),

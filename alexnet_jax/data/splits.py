@@ -2,10 +2,26 @@
 
 from collections.abc import Callable
 import dataclasses
+import errno
 import os
 from typing import Any
 
 import numpy as np
+
+from alexnet_jax.errors import RunError
+
+_DISK = 'bring its disk or network folder back, or restore the file'
+_LIMIT = 'raise the limit of open files (ulimit -n)'
+# Errors of a disk, a network folder or this process, and what helps. All later images would be skipped
+# because of them.
+_OUT_OF_REACH = {
+  errno.EIO: _DISK,
+  errno.ESTALE: _DISK,
+  errno.ETIMEDOUT: _DISK,
+  errno.ENOTCONN: _DISK,
+  errno.EMFILE: _LIMIT,
+  errno.ENFILE: _LIMIT,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +87,23 @@ class Source:
   class_titles: tuple[str, ...] | None = None
 
 
+def check_reach(name: str, error: Exception) -> None:
+  """Raises RunError if an image cannot be read for a reason that all images share.
+
+  Args:
+    name: the name of the image.
+    error: the error that reading or decoding it raised.
+
+  Raises:
+    RunError: the disk or the network folder failed, or too many files are open.
+  """
+  remedy = _OUT_OF_REACH.get(error.errno or 0) if isinstance(error, OSError) else None
+  if remedy:
+    raise RunError(
+      f'{name} cannot be read ({error}): {remedy}, then run the same command again'
+    ) from error
+
+
 def generator(seed: int, index: int, purpose: int) -> np.random.Generator:
   """Returns a random number generator for each (seed, index, purpose), the same on every machine."""
   key = np.array([seed % 2**64, index], np.uint64)
@@ -93,7 +126,7 @@ def hold_out(strata: np.ndarray, share: float, seed: int) -> np.ndarray:
     bool [N], True for the images that are held out.
   """
   held = np.zeros(len(strata), bool)
-  if not share:
+  if not share or not len(strata):
     return held
   rng = generator(seed, 0, purpose=1)
   values, counts = np.unique(strata, return_counts=True)
@@ -102,8 +135,9 @@ def hold_out(strata: np.ndarray, share: float, seed: int) -> np.ndarray:
   missing = max(1, int(share * len(strata) + 0.5)) - wanted.sum()
   order = np.lexsort((rng.random(len(values)), wanted - quotas))
   wanted[[k for k in order if wanted[k] < counts[k] - 1][: max(0, missing)]] += 1
-  for value, number in zip(values, wanted, strict=True):
-    held[rng.permutation(np.flatnonzero(strata == value))[:number]] = True
+  groups = np.split(np.argsort(strata, kind='stable'), np.cumsum(counts)[:-1])
+  for group, number in zip(groups, wanted, strict=True):
+    held[rng.permutation(group)[:number]] = True
   return held
 
 

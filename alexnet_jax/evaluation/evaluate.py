@@ -31,6 +31,7 @@ from alexnet_jax.evaluation.loading import (
   batch_size_on,
   check_overrides,
   class_labels,
+  fingerprint,
   load,
   make_mesh,
   warn_of_another_reading,
@@ -189,8 +190,9 @@ def evaluate(
     weights: one for each workdir, or empty for equal weights. They are scaled to add up to 1.
     search: whether to search the weights that make the fewest errors on the same images, and use them.
     output: the JSON file of the result and of the figures of each class (`per_class.describe`), the latter
-      for at most 1000 classes. For an ensemble, it also holds `networks` (the workdirs) and `weights`. By
-      default evaluation.json in the workdir, if there is one.
+      for at most 1000 classes. For an ensemble, it also holds `networks` (the workdirs) and `weights`, and
+      for a single network `network` (its `loading.fingerprint`). By default evaluation.json in the workdir,
+      if there is one.
 
   Returns:
     The result of `errors_of`; `weights` if they were searched; `views`; `checkpoint` (the step, or a
@@ -311,11 +313,15 @@ def _default_output(workdirs: Sequence[str | pathlib.Path]) -> str:
 def _write(
   path: str, config: ConfigDict, trained: Sequence[Trained], figures: dict[str, Any]
 ) -> None:
-  """Writes figures, the source and the kind of weights as JSON, if there is a path."""
+  """Writes figures, the source, the kind of weights and the fingerprint as JSON, if there is a path."""
   if not path or not multihost.is_primary():
     return
   kinds = _one_or_all([network.config.eval.weights for network in trained])
   origin = {'source': config.data.source, 'eval_weights': kinds}
+  # Process 0 cannot read parameters of which another process holds a part.
+  leaves = jax.tree.leaves(trained[0].model.params)
+  if len(trained) == 1 and all(x.is_fully_addressable or x.is_fully_replicated for x in leaves):
+    origin['network'] = fingerprint(trained[0])
   try:
     per_class.write(path, {**origin, **figures})
     logging.info('wrote the result to %s', path)

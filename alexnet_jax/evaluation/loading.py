@@ -251,14 +251,15 @@ def warn_of_another_split(
   ):
     return []
   differing = []
-  if here.holdout > own.holdout:  # with the same seed, a smaller share is a part of the larger one
+  # Even with the same seed, a smaller share need not be a part of a larger one (`splits.hold_out`).
+  if here.holdout != own.holdout:
     differing.append('holdout')
   if here.split_seed != own.split_seed and here.source != 'elpv':  # elpv is split with a fixed seed
     differing.append('split_seed')
   messages = [
     f'config.data.{key}={here[key]}, but {name} was trained with {own[key]}: if {here.source} has no '
-    'validation split of its own, the network is evaluated on images that it was trained on, and the '
-    'error is too low'
+    'validation split of its own, the network may be evaluated on images that it was trained on, which '
+    'makes the error too low'
     for key in differing
   ]
   for message in messages:

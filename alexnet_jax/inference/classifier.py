@@ -22,7 +22,7 @@ from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import loading
-from alexnet_jax.inference.files import Reader
+from alexnet_jax.inference.files import Decoded, Reader, read
 from alexnet_jax.models import alexnet, spec
 from alexnet_jax.steps import augment
 from alexnet_jax.workdir import archive
@@ -214,7 +214,7 @@ class Classifier:
 
   def _batches(self, images: Any) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (number of images, canvases, uint8 `[B, C, C, 3]`) for each batch of the images."""
-    listed = [images] if _is_one(images) else list(_iterable(images))
+    listed = [images] if _is_one(images) else _listed(images, self.canvas)
     if not listed:
       raise UserError('there are no images: give at least one')
     reader = Reader(listed, self.canvas, self.batch_size(len(listed)), strict=True)
@@ -228,12 +228,21 @@ def _is_one(images: Any) -> bool:
   return hasattr(images, '__array__') and np.ndim(images) in (0, 2, 3)  # not an array of paths
 
 
-def _iterable(images: Any) -> Iterable:
+def _listed(images: Any, canvas: Canvas) -> list:
+  """Returns many images as a list, with those of an iterator decoded, because it may reuse one object.
+
+  The frames of a PIL image share one object, and a generator may fill the same array again.
+  """
   if not isinstance(images, Iterable):
     raise UserError(
       f'{type(images).__name__} is not an image: give paths, PIL images or uint8 pixels [H, W, 3]'
     )
-  return images
+  if isinstance(images, Sequence) or hasattr(images, '__array__'):
+    return list(images)
+  return [
+    image if isinstance(image, str | os.PathLike) else Decoded(read(image, canvas))
+    for image in images
+  ]
 
 
 def _without_n(rows: np.ndarray, images: Any) -> np.ndarray:

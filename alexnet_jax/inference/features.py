@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import contextlib
+import os
 import pathlib
 
 from ml_collections import ConfigDict
@@ -28,8 +29,8 @@ def features(
   """Writes the activations of a layer, for the centre view of each image, to an .npz file.
 
   The file holds `features`, float32 `[N, ...]`, `layer`, `checkpoint` and `class_names`; for image
-  files also `paths`, str `[N]`; for a split also `labels` and `index`, int32 `[N]`, and the class
-  names are those of its labels.
+  files also their absolute `paths`, str `[N]`; for a split also `labels` and `index`, int32 `[N]`, and
+  the class names are those of its labels.
 
   Args:
     config: `data` names the images if `images` is empty; `eval.batch_size` is the batch size.
@@ -83,7 +84,9 @@ def _of_files(compute, paths: list[str], trained: loading.Trained):
     read += names
   if not read:
     raise UserError(f'none of the {len(paths)} images can be read: {reader.skipped[0]["reason"]}')
-  return np.concatenate(vectors), {'paths': np.asarray(read)}, reader.skipped
+  # A program that reads the file may run in another folder.
+  paths = list(map(os.path.abspath, read))
+  return np.concatenate(vectors), {'paths': np.asarray(paths)}, reader.skipped
 
 
 def _of_split(compute, data: ConfigDict, seed: int, trained: loading.Trained, split: str):

@@ -6,7 +6,7 @@ import glob
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -63,6 +63,35 @@ def _images_below(folder: str) -> list[str]:
   return list(map(str, sorted(found)))
 
 
+class Decoded(NamedTuple):
+  """An image that was read before.
+
+  Attributes:
+    canvas: what `read` returned.
+  """
+
+  canvas: np.ndarray | str
+
+
+def read(image: Any, canvas: Canvas) -> np.ndarray | str:
+  """Returns the canvas of an image, uint8 `[C, C, 3]`, or the reason why it cannot be read.
+
+  Args:
+    image: as for `Reader`.
+    canvas: how the image becomes a canvas.
+  """
+  if isinstance(image, Decoded):
+    return image.canvas
+  try:
+    if isinstance(image, str | os.PathLike):
+      image = pathlib.Path(image).read_bytes()
+    elif not isinstance(image, Image.Image):
+      image = np.asarray(image)
+    return decode_canvas(image, canvas)
+  except (OSError, ValueError) as error:
+    return ' '.join(str(error).split())
+
+
 class Reader:
   """Iterates over images as batches of canvases, and skips those that cannot be read.
 
@@ -70,7 +99,7 @@ class Reader:
   first n.
 
   Args:
-    images: paths of files, PIL images, or pixels, uint8 `[H, W, 3]` or `[H, W]`.
+    images: paths of files, PIL images, pixels, uint8 `[H, W, 3]` or `[H, W]`, or `Decoded` images.
     canvas: how an image becomes a canvas of C x C pixels.
     batch_size: B.
     strict: raise UserError for an image that cannot be read, and show no progress.
@@ -84,17 +113,6 @@ class Reader:
     self._strict = strict
     self.skipped: list[dict[str, str]] = []
 
-  def _read(self, image: Any) -> np.ndarray | str:
-    """Returns the canvas of an image, or the reason why it cannot be read."""
-    try:
-      if isinstance(image, str | os.PathLike):
-        image = pathlib.Path(image).read_bytes()
-      elif not isinstance(image, Image.Image):
-        image = np.asarray(image)
-      return decode_canvas(image, self._canvas)
-    except (OSError, ValueError) as error:
-      return ' '.join(str(error).split())
-
   def __iter__(self) -> Iterator[tuple[list, np.ndarray]]:
     size = self._canvas.size
     with (
@@ -105,9 +123,12 @@ class Reader:
         chunk = self._images[start : start + self._batch_size]
         canvases = np.zeros((self._batch_size, size, size, 3), np.uint8)
         good = []
-        for number, (path, canvas) in enumerate(
-          zip(chunk, pool.map(self._read, chunk), strict=True)
-        ):
+        # Two threads must not load the same PIL image at once.
+        distinct = {id(image): image for image in chunk}
+        results = pool.map(lambda image: read(image, self._canvas), distinct.values())
+        found = dict(zip(distinct, results, strict=True))
+        for number, path in enumerate(chunk):
+          canvas = found[id(path)]
           if isinstance(canvas, str):
             if self._strict:
               name = path if isinstance(path, str | os.PathLike) else f'image {start + number}'

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from alexnet_jax.data import sources
-from alexnet_jax.evaluation import per_class
+from alexnet_jax.evaluation import loading, per_class
 from alexnet_jax.evaluation.loading import Trained
 from alexnet_jax.workdir import archive
 
@@ -60,8 +60,7 @@ def validation(trained: Trained, workdir: str) -> dict[str, Any] | None:
   is_file = archive.is_archive(workdir)
   path = path.with_suffix(f'.{per_class.FILE}') if is_file else path / per_class.FILE
   measured = _read(path)
-  same = (measured.get('checkpoint'), measured.get('eval_weights', 'last'))
-  if same == (trained.step, trained.config.eval.weights) and 'top1_error' in measured:
+  if 'top1_error' in measured and _is_of(trained, measured):
     return {
       'top1_error': measured['top1_error'],
       'images': measured['examples'],
@@ -77,6 +76,15 @@ def validation(trained: Trained, workdir: str) -> dict[str, Any] | None:
     'views': config.eval.train_views,
     'data': sources.short_name(config.data.source),
   }
+
+
+def _is_of(trained: Trained, measured: Mapping[str, Any]) -> bool:
+  """Returns whether a file that `--mode=eval` wrote belongs to a network."""
+  same = (measured.get('checkpoint'), measured.get('eval_weights', 'last'))
+  if same != (trained.step, trained.config.eval.weights):
+    return False
+  # Files of earlier versions have no fingerprint.
+  return 'network' not in measured or measured['network'] == loading.fingerprint(trained)
 
 
 def _read(path: pathlib.Path) -> Mapping[str, Any]:

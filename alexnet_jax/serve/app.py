@@ -3,6 +3,7 @@
 The address is the loopback address by default. `limits` documents the limits.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 import contextlib
 import ipaddress
@@ -100,10 +101,11 @@ class _Handlers:
     """Returns an image of the features, as JPEG."""
     return await self._picture(self._network.neighbour, request.path_params['index'], 'image/jpeg')
 
-  async def _picture(self, make: Callable[[int], bytes], index: int, media_type: str) -> Response:
+  async def _picture(self, make: Callable[[int], bytes], index: str, media_type: str) -> Response:
     try:
+      number = int(index)  # ValueError: it has letters, or thousands of digits
       async with self._limits.decoding:
-        image = await run_in_threadpool(make, index)
+        image = await run_in_threadpool(make, number)
     except (IndexError, OSError, ValueError):
       return self._json({'error': 'there is no such image, or it cannot be read any more'}, 404)
     return self._respond(image, media_type)
@@ -122,6 +124,8 @@ class _Handlers:
         return self._json({'error': str(error)}, error.status, **retry)
     except ClientDisconnect:
       return self._respond(b'', 'text/plain', 400)  # the visitor is gone and does not see it
+    except asyncio.CancelledError:  # uvicorn cancels what still runs a while after SIGTERM
+      return self._json({'error': 'the server is stopping'}, 503)
 
   async def _predict(self, request: Request) -> dict[str, Any]:
     """Returns the answer to a file, or the answers to the files of a form; raises Refused."""
@@ -158,24 +162,37 @@ class _Handlers:
 
 
 class _ImpatientProtocol(H11Protocol):
-  """uvicorn's HTTP protocol, which closes connections on which no request arrives in time.
+  """uvicorn's HTTP protocol, which closes connections on which nothing is sent or read in time.
 
   uvicorn limits only the time between an answer and the first byte of the next request. Connections without
-  a whole request would count as visitors for ever.
+  a whole request, and those of visitors who do not read, would count as visitors for ever.
   """
 
   def connection_made(self, transport):
     super().connection_made(transport)
-    self.loop.call_later(limits.UPLOAD_SECONDS, self._close_if_silent, None)
+    self._check_later()
 
-  def _close_if_silent(self, before):
-    """Closes the connection if no request runs and none has begun since `before`, the last one then."""
-    if self.transport.is_closing():
+  def _check_later(self):
+    # A closed connection is open until its last answer is read.
+    unread = self.flow.write_paused or self.transport.is_closing()
+    self.loop.call_later(limits.UPLOAD_SECONDS, self._close_if_silent, self.cycle, unread)
+
+  def _close_if_silent(self, before, was_unread):
+    """Closes the connection if nobody has asked, or nobody has read an answer, since the last check.
+
+    Args:
+      before: the last request at that check.
+      was_unread: whether an answer was still to be read then.
+    """
+    if self not in self.connections:  # it is lost
       return
-    if self.cycle is before and (before is None or before.response_complete):
+    is_silent = self.cycle is before
+    if is_silent and was_unread and (self.flow.write_paused or self.transport.is_closing()):
+      self.transport.abort()
+      return
+    if is_silent and (before is None or before.response_complete):
       self.transport.close()
-    else:
-      self.loop.call_later(limits.UPLOAD_SECONDS, self._close_if_silent, self.cycle)
+    self._check_later()
 
 
 def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Starlette:
@@ -192,9 +209,9 @@ def create_app(network: Network, max_bytes: int, hosts: list[str]) -> Starlette:
   routes += [
     Route('/about', handlers.about),
     Route('/openapi.json', handlers.openapi),
-    Route('/kernels/{tower:int}', handlers.kernels),
-    Route('/examples/{index:int}', handlers.example),
-    Route('/neighbours/{index:int}', handlers.neighbour),
+    Route('/kernels/{tower}', handlers.kernels),
+    Route('/examples/{index}', handlers.example),
+    Route('/neighbours/{index}', handlers.neighbour),
     Route('/predict', handlers.predict, methods=['POST']),
   ]
   check_host = Middleware(TrustedHostMiddleware, allowed_hosts=hosts)

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Sequence
 import io
 import pathlib
+import re
 import threading
 from typing import Any
 import zipfile
@@ -29,6 +30,13 @@ UNSURE_PROBABILITY = 0.5
 UNSURE_MARGIN = 0.2
 _NEIGHBOURS = 6
 _QUALITY = 90  # JPEG quality
+_MAX_SCANS = (
+  50  # of a JPEG. Programs write about 20 at most, and an empty one takes 0.1 s for large images.
+)
+_SEGMENT = re.compile(
+  rb'\xff[^\x00\x01\xd0-\xd8\xff]'
+)  # its marker; in coded pixels, FF is followed by 0
+_SCAN, _END = b'\xff\xda', b'\xff\xd9'
 
 
 def is_unsure(top: Sequence[Prediction]) -> bool:
@@ -102,8 +110,9 @@ class Network:
     values = config.to_dict()
     values['eval']['batch_size'] = 1
     self._trained = loading.load_alone(workdir, which, ConfigDict(values))
-    self._workdir = str(workdir)
     self._classifier = Classifier(self._trained)
+    # The description needs a checksum of the parameters, so it is made once.
+    self._description = about_lib.describe(self._trained, str(workdir), self._classifier.labels)
     canvas = self._classifier.canvas
     max_pixels = min(canvas.max_pixels, config.serve.max_pixels)
     self._canvas = canvas._replace(max_pixels=max_pixels)
@@ -125,7 +134,7 @@ class Network:
   def about(self) -> dict[str, Any]:
     """Returns a description of the network for the page: that of `about.describe`, and more."""
     labels = self._classifier.labels
-    return about_lib.describe(self._trained, self._workdir, labels) | {
+    return self._description | {
       'unsure': {'probability': UNSURE_PROBABILITY, 'margin': UNSURE_MARGIN},
       'max_pixels': self._canvas.max_pixels,
       'exif_orientation': self._canvas.exif_orientation,
@@ -140,9 +149,12 @@ class Network:
     """Decodes an image file to its canvas, uint8 `[C, C, 3]`.
 
     Raises:
-      ValueError: the image cannot be decoded, or is too large.
+      ValueError: the image cannot be decoded, is too large, or has too many scans.
     """
-    return decode_canvas(bytes(data), self._canvas)
+    data = bytes(data)
+    if data.startswith(b'\xff\xd8') and _has_too_many_scans(data):
+      raise ValueError(f'a JPEG of more than {_MAX_SCANS} scans: save it again, not as progressive')
+    return decode_canvas(data, self._canvas)
 
   def classify(self, canvas: np.ndarray, with_activations: bool = False) -> dict[str, Any]:
     """Classifies a canvas, uint8 `[C, C, 3]`, and finds its nearest images.
@@ -213,6 +225,15 @@ class Network:
     if not 0 <= tower < len(self._kernels):
       raise IndexError(tower)
     return self._kernels[tower]
+
+
+def _has_too_many_scans(jpeg: bytes) -> bool:
+  """Returns whether a JPEG file has more than `_MAX_SCANS` scans, up to the end of its first image."""
+  scans, start = 0, 2
+  while (found := _SEGMENT.search(jpeg, start)) and found[0] != _END and scans <= _MAX_SCANS:
+    scans += found[0] == _SCAN
+    start = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2])
+  return scans > _MAX_SCANS
 
 
 def _picture(maps: np.ndarray) -> bytes:

@@ -156,9 +156,9 @@ def _predict(max_bytes: int) -> Schema:
       '403': _error('The request comes from a page of another site.'),
       '408': _error(f'The upload took longer than {limits.UPLOAD_SECONDS} seconds.'),
       '413': _error(f'The upload is too large ({size}), or the form has too many parts.'),
-      '422': _error('A file is not a readable image, or has too many pixels.'),
+      '422': _error('A file is not a readable image, or has too many pixels or scans.'),
       '500': _error('The network computes numbers that are not finite.'),
-      '503': _error('The server is busy.') | {'headers': retry},
+      '503': _error('The server is busy, or is stopping.') | {'headers': retry},
     },
   }
 

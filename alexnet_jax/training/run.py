@@ -17,6 +17,7 @@ from alexnet_jax import steps
 from alexnet_jax.data import Dataset, Statistics
 from alexnet_jax.distributed import multihost, sharding
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluation import per_class
 from alexnet_jax.steps import schedules
 from alexnet_jax.training.fine_tuning import copy_layers
 from alexnet_jax.training.preemption import StopSignal
@@ -230,5 +231,5 @@ def _start_new(
 def _forget_earlier_run(workdir: pathlib.Path) -> None:
   """Removes what a run that ended before its first checkpoint has left beside its metrics."""
   if multihost.is_primary():
-    for name in (sessions.FILE, metrics.WANDB_ID):
+    for name in (sessions.FILE, metrics.WANDB_ID, per_class.FILE):
       (workdir / name).unlink(missing_ok=True)

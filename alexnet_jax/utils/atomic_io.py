@@ -23,6 +23,8 @@ REMEDIES = {
   errno.EROFS: 'make the disk writable, or name a folder on another one',
   errno.EIO: 'test the disk, which cannot be read or written',
 }
+# An error that a library raises may have no number; nothing says that it would pass.
+_DAMAGE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 MANIFEST = 'manifest.json'
 _SYNC_THREADS = 16
 
@@ -96,6 +98,7 @@ def facts(folder: pathlib.Path) -> dict:
 
   Raises:
     ValueError: the manifest is missing or damaged.
+    OSError: it cannot be read for another reason, which may be temporary.
   """
   return _manifest(folder)['facts']
 
@@ -105,6 +108,7 @@ def check(folder: pathlib.Path) -> None:
 
   Raises:
     ValueError: the manifest or a file is missing or damaged.
+    OSError: one of them cannot be read for another reason, which may be temporary.
   """
   for name, (size, digest) in _manifest(folder)['files'].items():
     path = folder / name
@@ -114,10 +118,26 @@ def check(folder: pathlib.Path) -> None:
         raise ValueError(f'{name} has {found} of {size} bytes')
       if _digest_of_file(path) != digest:
         raise ValueError(f'{name} does not match its checksum')
-    except FileNotFoundError:
-      raise ValueError(f'{name} is missing') from None
     except OSError as error:
-      raise ValueError(f'{name} cannot be read: {error.strerror}') from None
+      raise _named(name, error) from None
+
+
+def is_damage(error: OSError) -> bool:
+  """Returns whether an error means that a file is missing or damaged.
+
+  All others, such as those of permissions, of open files or of a network disk that does not answer, may pass.
+  """
+  return error.errno in _DAMAGE
+
+
+def _named(name: str, error: OSError) -> Exception:
+  """Returns the ValueError that names a missing or damaged file, or the error itself if it may pass."""
+  if not is_damage(error):
+    return error
+  is_missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+  return ValueError(
+    f'{name} is missing' if is_missing else f'{name} cannot be read: {error.strerror}'
+  )
 
 
 def _digest_of_file(path: pathlib.Path) -> str:
@@ -139,10 +159,8 @@ def _manifest(folder: pathlib.Path) -> dict:
     digest = manifest.pop('sha256')
     if _digest_of(manifest) == digest:
       return manifest
-  except FileNotFoundError:
-    raise ValueError(f'{MANIFEST} is missing') from None
   except OSError as error:
-    raise ValueError(f'{MANIFEST} cannot be read: {error.strerror}') from None
+    raise _named(MANIFEST, error) from None
   except (ValueError, KeyError, TypeError, AttributeError):
     pass
   raise ValueError(f'{MANIFEST} does not match its checksum')

@@ -19,17 +19,19 @@ def check(path: str, suffixes: Sequence[str] = (), flag: str = '--output') -> pa
     UserError: the name has another ending, it is the name of a folder, or it cannot be written.
   """
   target = pathlib.Path(path)
+  folder = target.absolute().parent
   if suffixes and not path.lower().endswith(tuple(suffixes)):
     raise UserError(f'{flag}={path}: use a name that ends in {" or ".join(suffixes)}')
   if target.is_dir():
     raise UserError(f'{flag}={path} is a folder: name a file')
   try:
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise UserError(
       f'{flag}={path}: its folder cannot be made ({error.strerror}): name another one'
     ) from None
-  written = target if target.exists() else target.absolute().parent
-  if not os.access(written, os.W_OK):
-    raise UserError(f'{flag}={path}: {written} cannot be written: name another file')
+  # The file will be written beside the target and will then take its place, so its folder changes too.
+  for written in (folder, target) if target.exists() else (folder,):
+    if not os.access(written, os.W_OK):
+      raise UserError(f'{flag}={path}: {written} cannot be written: name another file')
   return target

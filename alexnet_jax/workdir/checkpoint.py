@@ -102,7 +102,7 @@ class Checkpoints:
     """Returns the step of the newest whole checkpoint; None if there is none yet.
 
     Raises:
-      RunError: there are checkpoints, but all of them are damaged.
+      RunError: there are checkpoints, but all of them are damaged, or one cannot be read now.
     """
     self.wait()
     if not self._latest_known:
@@ -121,7 +121,11 @@ class Checkpoints:
     return self._latest
 
   def best(self) -> int | None:
-    """Returns the step with the lowest validation error, the later of equals; the newest if none has one."""
+    """Returns the step with the lowest validation error, the later of equals; the newest if none has one.
+
+    Raises:
+      RunError: there are checkpoints, but all of them are damaged, or one cannot be read now.
+    """
     self.wait()
     step = _NONE
     if multihost.is_primary():
@@ -135,7 +139,7 @@ class Checkpoints:
 
     Raises:
       UserError: there is no such checkpoint.
-      RunError: all checkpoints are damaged, or the selected one is.
+      RunError: all checkpoints are damaged, or the selected one is, or one cannot be read now.
     """
     available = self._files.steps()
     if which in ('best', 'latest'):
@@ -230,17 +234,27 @@ class Checkpoints:
       self.wait()
 
   def meta(self, step: int) -> dict:
-    """Returns the metadata of a checkpoint, with its `config` as a FrozenConfigDict."""
+    """Returns the metadata of a checkpoint, with its `config` as a FrozenConfigDict.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+      RunError: it cannot be read now, or is not there any more.
+    """
     try:
-      meta = atomic_io.facts(self.folder / str(step))['meta']
+      meta = self._files.read(step, atomic_io.facts)['meta']
     except ValueError as error:
       raise self._damaged(step, error) from None
     return meta | {'config': FrozenConfigDict(config_lib.from_json(meta['config']))}
 
   def errors(self, step: int) -> dict[str, float]:
-    """Returns the errors of the evaluation at a checkpoint's step; none if there was no evaluation."""
+    """Returns the errors of the evaluation at a checkpoint's step; none if there was no evaluation.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+      RunError: it cannot be read now, or is not there any more.
+    """
     try:
-      return atomic_io.facts(self.folder / str(step))['metrics']
+      return self._files.read(step, atomic_io.facts)['metrics']
     except ValueError as error:
       raise self._damaged(step, error) from None
 
@@ -295,8 +309,9 @@ class Checkpoints:
     return Statistics(**item)
 
   def _restore(self, step: int, **items) -> dict:
+    wanted = ocp.args.Composite(**items)
     try:
-      return self._orbax.restore(self.folder / str(step), ocp.args.Composite(**items))
+      return self._files.read(step, lambda folder: self._orbax.restore(folder, wanted))
     except (KeyError, ValueError, OSError) as error:
       raise self._damaged(step, error) from None
 

@@ -4,15 +4,18 @@ A checkpoint is a folder named by its step, sealed by a manifest (`utils.atomic_
 that is being written or removed; `STEP.damaged` is one whose files failed their check.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import os
 import pathlib
 import shutil
+from typing import TypeVar
 
 from absl import logging
 
+from alexnet_jax.errors import RunError
 from alexnet_jax.utils import atomic_io
 
+T = TypeVar('T')
 _ERROR = 'val/top1_error'
 _PARTIAL, _DAMAGED = 'partial-', '.damaged'
 
@@ -43,12 +46,38 @@ class CheckpointFolder:
     """Returns whether there is a folder of a checkpoint, damaged or not."""
     return any(path.name.partition(_DAMAGED)[0].isdigit() for path in self.path.iterdir())
 
+  def read(self, step: int, function: Callable[[pathlib.Path], T]) -> T:
+    """Returns `function(folder)` for the folder of a checkpoint.
+
+    Raises:
+      OSError, ValueError, KeyError: the error of the function, if the checkpoint is damaged.
+      RunError: the checkpoint cannot be read now, or is not there any more.
+    """
+    folder = self.path / str(step)
+    try:
+      return function(folder)
+    except (OSError, ValueError, KeyError) as error:
+      if isinstance(error, OSError) and not atomic_io.is_damage(error):
+        raise RunError(
+          f'the checkpoint {folder} cannot be read now ({error.strerror}): check its permissions and its '
+          'file system, then run the same command again'
+        ) from None
+      if not folder.is_dir():
+        raise RunError(
+          f'the checkpoint {folder} was replaced by the training that is running: run the command again'
+        ) from None
+      raise
+
   def ranked(self, steps: Sequence[int]) -> list[int]:
-    """Returns those of `steps` that have a validation error, the lowest first; of equals the later first."""
+    """Returns those of `steps` that have a validation error, the lowest first; of equals the later first.
+
+    Raises:
+      RunError: a checkpoint cannot be read now, or is not there any more.
+    """
     errors = {}
     for step in steps:
       try:
-        error = atomic_io.facts(self.path / str(step))['metrics'].get(_ERROR)
+        error = self.read(step, atomic_io.facts)['metrics'].get(_ERROR)
       except ValueError:
         continue
       if error is not None:
@@ -59,10 +88,13 @@ class CheckpointFolder:
     """Returns whether the files of a checkpoint are those that were written.
 
     Logs a warning about a damaged one and renames it to `STEP.damaged`, unless the folder is read-only.
+
+    Raises:
+      RunError: the checkpoint cannot be read now, or is not there any more.
     """
     folder = self.path / str(step)
     try:
-      atomic_io.check(folder)
+      self.read(step, atomic_io.check)
       return True
     except ValueError as error:
       fate = 'it is ignored'
@@ -74,7 +106,11 @@ class CheckpointFolder:
       return False
 
   def newest_whole(self) -> int | None:
-    """Returns the newest step whose checkpoint is whole; None if there is none."""
+    """Returns the newest step whose checkpoint is whole; None if there is none.
+
+    Raises:
+      RunError: a checkpoint cannot be read now, or is not there any more.
+    """
     return next((step for step in reversed(self.steps()) if self.is_whole(step)), None)
 
   def partial(self, step: int) -> pathlib.Path:
@@ -83,6 +119,8 @@ class CheckpointFolder:
 
   def publish(self, step: int, facts: Mapping, keep: int) -> int:
     """Seals the partial checkpoint of `step`, gives it its final name and removes superseded ones.
+
+    If a checkpoint cannot be read now, the next call removes them.
 
     Args:
       step: the step.
@@ -96,13 +134,15 @@ class CheckpointFolder:
       OSError: the disk is full or cannot be written.
     """
     size = atomic_io.seal(self.partial(step), facts)
-    final = self.path / str(step)
-    if final.exists():  # a repeated step, because later checkpoints were damaged
-      self._remove(final)
-    self.partial(step).rename(final)
+    self.partial(step).rename(self.path / str(step))
     atomic_io.sync(self.path)
     steps = self.steps()
-    kept = {*steps[-keep:], *self.ranked(steps)[:1]}
+    try:
+      best = self.ranked(steps)[:1]
+    except RunError as error:
+      logging.warning('no checkpoint is removed now, because the best is not known: %s', error)
+      return size
+    kept = {*steps[-keep:], *best}
     for superseded in kept.symmetric_difference(steps):
       self._remove(self.path / str(superseded))
     return size

@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -177,7 +178,8 @@ def test_the_two_device_program_has_the_collectives_of_the_paper(tmp_path):
 
 
 def test_a_program_with_other_collectives_is_detected(tmp_path, monkeypatch):
-  monkeypatch.setattr(two_devices, 'collectives', lambda text, mesh: two_devices.Counter())
+  empty = types.SimpleNamespace(mlir_module=lambda: '', mlir_module_serialized=b'')
+  monkeypatch.setattr(two_devices, 'lowered', lambda config, mesh: empty)
   with pytest.raises(RuntimeError, match='the collectives are'):
     two_devices.check(plan.Context(tmp_path, True, 60))
 
@@ -204,6 +206,7 @@ def test_the_compiled_pytorch_network_is_one_graph_with_the_eager_losses(monkeyp
   assert losses('default') == pytest.approx(losses(None), rel=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['library', 'slices', 'band'])
 def test_maps_stay_bfloat16_after_pytorch_has_normalised_them(monkeypatch, name):
   """On a GPU autocast computes roots and powers in float32, which is imitated here."""

@@ -2,10 +2,11 @@
 
 import re
 
-from tiny import ROOT, main
+from tiny import ROOT
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import help as help_lib
+from alexnet_jax.cli import main as main_lib
 from alexnet_jax.config import recipes
 
 
@@ -40,13 +41,15 @@ def test_the_page_lists_every_key_once():
     assert page.count(f'| {layer} |') == 1
 
 
-def test_helpfull_shows_the_values_of_the_config():
-  result = main('--helpfull', '--config=configs/quickstart.py')
-  assert result.returncode == 0, result.stderr
-  assert '--config.model.width=0.125\n        A factor that multiplies' in result.stdout
-  assert '--config.data.source=' not in main('--help').stdout
+def test_helpfull_shows_the_values_of_the_config(capsys):
+  assert main_lib.main(['--helpfull', f'--config={ROOT / "configs/quickstart.py"}']) == 0
+  text = capsys.readouterr().out
+  assert '--config.model.width=0.125\n        A factor that multiplies' in text
+  assert '--config.data.source=' in text
+  assert main_lib.main(['--help']) == 0
+  assert '--config.data.source=' not in capsys.readouterr().out
 
 
-def test_helpfull_for_an_unknown_config_is_an_error():
-  result = main('--helpfull', '--config=quikstart')
-  assert result.returncode == 2 and 'did you mean quickstart?' in result.stderr
+def test_helpfull_for_an_unknown_config_is_an_error(capsys):
+  assert main_lib.main(['--helpfull', '--config=quikstart']) == 2
+  assert 'did you mean quickstart?' in capsys.readouterr().err

@@ -36,7 +36,7 @@ def test_the_version_is_printed(capsys):
 
 def test_help_can_be_cut_off_by_a_pipe():
   """If the reader ends early, as in `| head`, there is no traceback and the exit code is 0."""
-  line, env = command('--helpfull')
+  line, env = command('--help')
   with subprocess.Popen(
     line, env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
   ) as process:

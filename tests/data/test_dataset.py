@@ -1,8 +1,10 @@
 """Batches: their contents, which depend only on seed and step, and the treatment of bad images."""
 
+import errno
 import itertools
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import threading
@@ -89,7 +91,8 @@ for _ in range(21):
 """
 
 
-@pytest.mark.parametrize('loader', ['threads', pytest.param('tf.data', marks=pytest.mark.long)])
+@pytest.mark.long
+@STREAMED
 def test_processes_together_see_every_image_once_per_epoch(tmp_path, loader):
   """The test runs two processes with one device each for eight epochs of 21 images."""
   prepare(make_store_config(), str(tmp_path / 'store'))
@@ -121,7 +124,7 @@ def test_streamed_batches_equal_cached_ones(make_folder, loader):
   cached = open_dataset(config, 1)
   config.cache_mib, config.threads, config.loader = 0, 0, loader
   streamed = open_dataset(config, 1)
-  for batch_size in (7, 32, 40):  # chunks of 7, 16 and 10
+  for batch_size in (7, 32, 40):  # tf.data reads chunks of 7, 32 and 20
     expected = take(cached.train_batches(2, batch_size), 3)
     chex.assert_trees_all_equal(take(streamed.train_batches(2, batch_size), 3), expected)
   for split in ('train', 'validation'):
@@ -238,6 +241,31 @@ def test_too_many_bad_images_stop_the_run(make_folder, reading):
       take(data.train_batches(0, 20), 2)
   config.max_bad_share = 0.2
   assert take(open_dataset(config, 0).train_batches(0, 20), 1)[0]['mask'].sum() == 16
+
+
+@CACHED_OR_STREAMED
+def test_a_disk_that_fails_stops_the_run(make_folder, reading, monkeypatch):
+  """Skipping an image would change what the network learns, although the image is sound."""
+  root = make_folder({'train/a': 3, 'train/b': 3, 'val/a': 2})
+  config, read = make_config(f'folder:{root}', **reading), pathlib.Path.read_bytes
+
+  def fail(path):
+    if path.name == '001.jpg':
+      raise OSError(errno.EIO, os.strerror(errno.EIO))
+    return read(path)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, 'read_bytes', fail)
+    data = open_dataset(config, 0)
+    with pytest.raises(RunError, match=r'train/./001\.jpg cannot be read .*: bring its disk'):
+      next(data.train_batches(0, 6))
+    with pytest.raises(RunError, match=r'001\.jpg cannot be read'):
+      data.preload(is_new=True)
+    assert not data.skipped
+    config.drop_bad_validation = True
+    with pytest.raises(RunError, match=r'val/a/001\.jpg cannot be read'):
+      open_dataset(config, 0)
+  assert next(data.train_batches(0, 6))['mask'].all()
 
 
 def test_a_data_set_of_bad_images_is_an_error(make_folder):

@@ -12,7 +12,7 @@ import sys
 import chex
 from data_helpers import encode, photo
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 import pytest
 from tiny import ROOT
 
@@ -228,18 +228,29 @@ def test_memory_that_ran_out_is_not_a_damaged_image(monkeypatch):
     decode_canvas(b'x', Canvas(8))
 
 
-def test_orientations_of_xmp_are_ignored():
-  """simplejpeg and Pillow give the same canvas."""
-  image, canvas = photo(7, 50, 41), Canvas(32, exif_orientation=True)
+@BOTH_DECODERS
+@pytest.mark.parametrize('form', ['JPEG', 'PNG', 'WEBP'])
+@pytest.mark.parametrize('has_exif', [False, True])
+def test_orientations_of_xmp_are_ignored(form, has_exif, decodable):
+  """Pillow reads them if there are no EXIF data, or if these have no orientation."""
   xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>'
-  turned, plain = io.BytesIO(), io.BytesIO()
-  Image.fromarray(np.asarray(image)).convert('CMYK').save(turned, 'JPEG', xmp=xmp)
-  Image.fromarray(np.asarray(image)).convert('CMYK').save(plain, 'JPEG')
-  with Image.open(turned) as opened:
-    assert opened.getexif().get(0x0112) == 6
-  np.testing.assert_array_equal(
-    decode_canvas(turned.getvalue(), canvas), decode_canvas(plain.getvalue(), canvas)
-  )
+  metadata = {'xmp': xmp}
+  if form == 'PNG':
+    metadata = {'pnginfo': PngImagePlugin.PngInfo()}
+    metadata['pnginfo'].add_itxt('XML:com.adobe.xmp', xmp.decode())
+  if has_exif:
+    metadata['exif'] = Image.Exif()
+    metadata['exif'][0x010F] = 'a maker of cameras'
+  canvas = Canvas(32, exif_orientation=True)
+  # Without dpi, Pillow parses the EXIF data of a JPEG when it opens the file.
+  for options in ({}, {'dpi': (72, 72)}):
+    turned = encode(photo(7, 50, 41), form, **metadata, **options)
+    with Image.open(io.BytesIO(turned)) as opened:
+      assert opened.getexif().get(0x0112) == 6
+    found, expected = (decodable(data) for data in (turned, encode(photo(7, 50, 41), form)))
+    chex.assert_trees_all_equal(decode_canvas(found, canvas), decode_canvas(expected, canvas))
+    with Image.open(io.BytesIO(found)) as opened:
+      chex.assert_trees_all_equal(decode_canvas(opened, canvas), decode_canvas(expected, canvas))
 
 
 def with_orientation(orientation: int) -> Image.Exif:

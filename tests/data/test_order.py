@@ -1,5 +1,7 @@
 """Every epoch has every image once, and the order gives random access to batches."""
 
+import tracemalloc
+
 import chex
 import numpy as np
 import pytest
@@ -38,3 +40,26 @@ def test_a_buffered_order_is_a_local_permutation(n, buffer):
 def test_seeds_and_epochs_differ():
   orders = [epoch_permutation(s, e, 50) for s in (-1, 0, 1) for e in (0, 1)]
   assert len({tuple(order) for order in orders}) == 6
+
+
+@pytest.mark.parametrize('shuffle', ['global', 'stored', 'buffer'])
+def test_batches_are_cut_out_of_the_epochs(shuffle):
+  whole = np.concatenate([batch_indices(3, epoch, 300, 300, shuffle, 256) for epoch in range(7)])
+  for batch_size in (1, 7, 300, 650):
+    steps = len(whole) // batch_size
+    order = np.concatenate(
+      [batch_indices(3, step, batch_size, 300, shuffle, 256) for step in range(steps)]
+    )
+    assert order.dtype == np.int64
+    chex.assert_trees_all_equal(order, whole[: steps * batch_size])
+
+
+def test_a_batch_needs_little_memory():
+  n = 10**6
+  batch_indices(0, 0, 8, n)  # draws the order of the epoch, which is kept
+  tracemalloc.start()
+  try:
+    batch_indices(0, 1, 8, n)
+    assert tracemalloc.get_traced_memory()[1] < n
+  finally:
+    tracemalloc.stop()

@@ -1,11 +1,15 @@
 """Each data source finds its images and reports invalid input."""
 
+import os
+import resource
+
 import chex
-from data_helpers import encode, make_config, photo
+from data_helpers import encode, make_config, make_store_config, photo
 import numpy as np
 import pytest
 
 from alexnet_jax.data import decode_canvas, sources
+from alexnet_jax.data.prepare import prepare
 from alexnet_jax.data.sources import open_source
 from alexnet_jax.errors import UserError
 
@@ -23,7 +27,9 @@ def test_folder_with_validation(make_folder, validation, caplog):
   (root / 'train/cat/999.PNG').write_bytes(encode(photo(1), 'PNG'))
   source = open_source(make_config(f'folder:{root}'))
   assert source.class_names == ('cat', 'dog')
-  assert f'{root}/train hold other files or folders, which are not read (1, for' in caplog.text
+  assert (
+    'or its class folders hold other files or folders, which are not read (1, for' in caplog.text
+  )
   assert 'not read: ' not in caplog.text
   chex.assert_trees_all_equal(source.train.labels, np.int32([0, 0, 0, 1, 1, 1]))
   chex.assert_trees_all_equal(source.validation.labels, np.int32([1]))
@@ -61,6 +67,20 @@ def test_files_in_folders_of_a_class_folder_are_counted(make_folder, caplog):
   (root / 'a/photo.HEIC').write_bytes(b'')
   open_source(make_config(f'folder:{root}'))
   assert '(2, for example a/photo.HEIC): images must be files' in caplog.text
+
+
+def test_images_beside_the_class_folders_are_counted(make_folder, caplog):
+  root = make_folder({'train/a': 2, 'train/b': 2, 'val/a': 1})
+  for name in ('labels.csv', 'val/notes.txt'):
+    (root / name).write_bytes(b'')
+  open_source(make_config(f'folder:{root}'))
+  assert 'not read' not in caplog.text
+  for name in ('000.JPG', '001.png'):
+    (root / 'train' / name).write_bytes(b'')
+  source = open_source(make_config(f'folder:{root}'))
+  assert f'{root}/train or its class folders hold other files' in caplog.text
+  assert '(2, for example 000.JPG): images must be files' in caplog.text
+  assert (len(source.train), len(source.validation)) == (4, 1)
 
 
 def test_train_can_be_a_class(make_folder):
@@ -165,3 +185,16 @@ def test_the_synthetic_source():
 )
 def test_data_are_named_without_the_folders_above(source, name):
   assert sources.short_name(source) == name
+
+
+def test_a_store_may_have_more_files_than_the_usual_limit(tmp_path):
+  prepare(make_store_config(shard_images=1), str(tmp_path / 'store'))
+  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+  used = set(map(int, os.listdir('/proc/self/fd')))
+  free = [number for number in range(len(used) + 10) if number not in used]
+  try:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[9] + 1, limits[1]))  # ten more files
+    images = open_source(make_config(f'store:{tmp_path / "store"}')).train
+    assert len([images.read(i) for i in range(len(images))]) == 21
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)

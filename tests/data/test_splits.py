@@ -20,6 +20,18 @@ def test_hold_out_takes_a_share_of_every_class():
     assert held.any() == (available > 0)
 
 
+def test_the_held_out_images_are_drawn_class_by_class():
+  """The images that a seed holds out must never change, because runs were trained without them."""
+  strata = np.random.default_rng(1).choice([-3, 0, 2, 7], 200, p=[0.1, 0.2, 0.3, 0.4])
+  held, rng, expected = hold_out(strata, 0.3, seed=5), generator(5, 0, purpose=1), set()
+  rng.random(4)  # the seed breaks ties
+  for value in np.unique(strata):
+    images = np.flatnonzero(strata == value)
+    expected |= {*rng.permutation(images)[: held[images].sum()].tolist()}
+  assert set(np.flatnonzero(held).tolist()) == expected and len(expected) == 60
+  assert hold_out(strata[:0], 0.3, seed=5).shape == (0,)
+
+
 def make_split(n: int) -> Split:
   labels = np.arange(n, dtype=np.int32)
 

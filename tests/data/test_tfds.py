@@ -9,6 +9,7 @@ import pytest
 from tiny import tiny_config
 
 from alexnet_jax.data import decode_canvas, open_dataset
+from alexnet_jax.data import tfds as tfds_lib
 from alexnet_jax.data.decode import Canvas
 from alexnet_jax.data.prepare import prepare
 from alexnet_jax.data.sources import open_source
@@ -18,7 +19,7 @@ from alexnet_jax.training.dry_run import dry_run
 
 @pytest.fixture(scope='module')
 def tfds_dir(tmp_path_factory):
-  """A folder with data sets of three splits, and one of training images only, `records_tf`."""
+  """A folder with data sets of two or three splits, and one of training images only, `records_tf`."""
   tfds = pytest.importorskip('tensorflow_datasets')
   folder = tmp_path_factory.mktemp('tfds')
   features = tfds.features.FeaturesDict(
@@ -36,11 +37,12 @@ def tfds_dir(tmp_path_factory):
   for name, form, validation in (
     ('records_array', 'array_record', 'validation'),
     ('records_val', 'tfrecord', 'val'),
+    ('records_test', 'array_record', 'test'),
     ('records_tf', 'tfrecord', None),
   ):
     splits = {'train': list(examples(0, 12))}
     if validation:
-      splits |= {'test': list(examples(12, 4)), validation: list(examples(16, 3))}
+      splits |= {'test': list(examples(12, 4))} | {validation: list(examples(16, 3))}
     tfds.dataset_builders.store_as_tfds_dataset(
       name, '1.0.0', features, splits, data_dir=folder, file_format=form
     )
@@ -48,7 +50,7 @@ def tfds_dir(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  'name', ['records_array', 'records_array:1.0.0', 'records_val', 'records_tf']
+  'name', ['records_array', 'records_array:1.0.0', 'records_val', 'records_test', 'records_tf']
 )
 def test_images_and_labels_of_tfds_are_read(tfds_dir, name):
   for _ in range(2):  # in the second round, labels are read from the cache file
@@ -61,6 +63,18 @@ def test_images_and_labels_of_tfds_are_read(tfds_dir, name):
     found = {source.train.read(i): source.train.labels[i] for i in range(len(source.train))}
     assert len(found) == len(source.train)
     assert all(known[data] == label for data, label in found.items())
+
+
+def test_a_split_with_secret_labels_is_not_validated_on(tfds_dir, monkeypatch):
+  labels = tfds_lib._cached_labels
+
+  def secret(builder, split, *others):
+    found = labels(builder, split, *others)
+    return np.full_like(found, -1) if split == 'validation' else found
+
+  monkeypatch.setattr(tfds_lib, '_cached_labels', secret)
+  source = open_source(make_config('tfds:records_array', data_dir=str(tfds_dir)))
+  assert len(source.validation) == 4  # those of the split `test`
 
 
 def test_unavailable_tfds_data_sets_are_refused(tfds_dir):

@@ -1,8 +1,9 @@
 """A process gets its rank from flags, SLURM or a Kubernetes JobSet; incomplete settings are errors."""
 
 import pytest
-from tiny import main, write_config
+from tiny import write_config
 
+from alexnet_jax.cli import main as main_lib
 from alexnet_jax.distributed import cluster
 from alexnet_jax.distributed.cluster import Cluster
 from alexnet_jax.errors import UserError
@@ -96,7 +97,8 @@ def test_incomplete_and_invalid_settings_are_refused(flags, environment, message
     (('--distributed', '--num_processes=0'), 'num_processes'),
   ],
 )
-def test_invalid_flags_are_refused(tmp_path, args, message):
-  result = main(f'--config={write_config(tmp_path)}', f'--workdir={tmp_path / "run"}', *args)
-  assert result.returncode == 2 and result.stdout == ''
-  assert message in result.stderr.strip() and len(result.stderr.splitlines()) == 1
+def test_invalid_flags_are_refused(tmp_path, capsys, args, message):
+  config = write_config(tmp_path)
+  assert main_lib.main([f'--config={config}', f'--workdir={tmp_path / "run"}', *args]) == 2
+  out, err = capsys.readouterr()
+  assert out == '' and message in err and len(err.splitlines()) == 1

@@ -5,9 +5,10 @@ import re
 import signal
 
 import jax
+from multihost_helpers import LINES, OVERRIDES, undisturbed_rows
 import numpy as np
 import pytest
-from tiny import ProcessGroup, main, read_metrics, wait_for_lines, write_config
+from tiny import ProcessGroup, read_metrics, wait_for_lines, write_config
 
 from alexnet_jax.cli import main as main_lib
 from alexnet_jax.data.statistics import Sums
@@ -38,25 +39,12 @@ def test_processes_wait_long_for_one_that_still_works(monkeypatch):
   assert found['heartbeat_timeout_seconds'] == 100
 
 
-# The runs below have 150 steps, 25 in each epoch.
-OVERRIDES = {
-  'mesh': (1, 2),
-  'data__synthetic__train': 200,
-  'train__epochs': 6.0,
-  'train__checkpoint_every': 15,
-}
-LINES = 20  # lines of metrics.jsonl before a process is killed; the run then has two checkpoints
 PEER_TIMEOUT = '--peer_timeout=8'
 
 
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory):
-  """The rows of metrics.jsonl of an uninterrupted run in one process with two devices."""
-  folder = tmp_path_factory.mktemp('undisturbed')
-  config = write_config(folder, **OVERRIDES)
-  result = main(f'--config={config}', f'--workdir={folder / "run"}', devices=2)
-  assert result.returncode == 0, result.stderr
-  return read_metrics(folder / 'run')
+  return undisturbed_rows(tmp_path_factory.mktemp('undisturbed'))
 
 
 @pytest.mark.long

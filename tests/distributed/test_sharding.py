@@ -179,6 +179,7 @@ def test_bytes_of_collectives():
     ('paper+no_exchange', {}, 2),  # net 127a
     ('paper+exchange_conv4', {}, 3),  # net 132
     ('paper+no_communication', {}, 0),  # net 150
+    ('caffe+no_communication', {}, 0),  # its normalisation alone would read the other tower
   ],
 )
 def test_collectives_of_other_networks(variant, overrides, gathers):
@@ -229,12 +230,10 @@ def test_collectives_of_one_weird_trick():
 def test_bytes_of_one_weird_trick():
   config = configure('owt', (4, 1), parallelism='owt')
   mesh = mesh_lib.make_mesh(config)
-  state = steps.init_state(config, mesh)
-  shapes = {
-    layer: state.params[layer]['kernel'].addressable_shards[0].data.shape
-    for layer in ('conv5', 'fc6', 'fc7', 'fc8')
-  }
-  whole = {layer: state.params[layer]['kernel'].shape for layer in shapes}
+  params = steps.abstract_state(config, mesh).params
+  kernels = {layer: params[layer]['kernel'] for layer in ('conv5', 'fc6', 'fc7', 'fc8')}
+  whole = {layer: leaf.shape for layer, leaf in kernels.items()}
+  shapes = {layer: leaf.sharding.shard_shape(leaf.shape) for layer, leaf in kernels.items()}
   assert shapes['conv5'] == whole['conv5']
   for layer in ('fc6', 'fc7'):
     assert shapes[layer] == (*whole[layer][:2], whole[layer][2] // 4)

@@ -4,6 +4,7 @@ import contextlib
 import json
 
 from helpers import untrained_run
+from inference_helpers import probabilities
 import jax
 import numpy as np
 from PIL import Image
@@ -11,15 +12,16 @@ import pytest
 from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import models, steps
+from alexnet_jax import steps
 from alexnet_jax.config import recipes
 from alexnet_jax.data import open_dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import evaluate, loading, per_class
 from alexnet_jax.interop.exporter import export_network
 from alexnet_jax.serve import about
-from alexnet_jax.steps import augment
 from alexnet_jax.training.loop import train
+
+SMALL = ('conv1', 'fc6', 'fc8')
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +29,7 @@ def runs(tmp_path_factory):
   """Two short runs on the same data with different seeds."""
   folders = [tmp_path_factory.mktemp(f'run{seed}') for seed in (0, 1)]
   for seed, folder in enumerate(folders):
-    config = tiny_config(train__epochs=3.0, optim__rate=0.003)
+    config = tiny_config(train__epochs=3.0, optim__rate=0.003, model__layers=SMALL)
     config.seed = seed
     train(config, folder)
   return folders
@@ -42,32 +44,17 @@ def averaged_run(tmp_path_factory):
   return folder
 
 
-def reference_probabilities(workdirs, weights, views, batch_size=5):
-  """Returns mean probabilities `[N, classes]` and labels, computed by `module.apply` image by image."""
-  total, images, labels = 0, [], []
-  for workdir, weight in zip(workdirs, weights, strict=True):
-    trained = loading.load(workdir, 'best', config_lib.load_workdir(workdir))
-    module = models.create(trained.config.model)
-    apply = jax.jit(lambda p, x, m=module: jax.nn.softmax(m.apply({'params': p}, x, train=False)))
-    if not images:
-      with contextlib.closing(open_dataset(trained.config.data, 0)) as dataset:
-        for batch in dataset.eval_batches(batch_size):
-          images.extend(batch['image'][batch['mask']])
-          labels.extend(batch['label'][batch['mask']])
-    params = jax.device_get(trained.model.params)
-    mean = np.asarray(trained.model.mean_image)
-    probabilities = []
-    for image in images:
-      views_of = []
-      for top, left, mirrored in augment.VIEWS[views]:
-        y, x = int(top * 8), int(left * 8)
-        crop = image[y : y + 64, x : x + 64].astype(np.float32)
-        crop = crop[:, ::-1] if mirrored else crop
-        # The recipe `original` subtracts the centre of the mean image without a flip.
-        views_of.append(crop - mean[4:68, 4:68])
-      probabilities.append(np.mean(apply(params, np.stack(views_of)), 0))
-    total = total + weight * np.stack(probabilities)
-  return total, np.asarray(labels)
+def reference_probabilities(workdirs, weights, views):
+  """Returns mean probabilities `[N, classes]` and labels of the validation images."""
+  first = config_lib.load_workdir(workdirs[0])
+  with contextlib.closing(open_dataset(first.data, 0)) as dataset:
+    batches = list(dataset.eval_batches(5))
+  images, labels = (
+    np.concatenate([batch[key][batch['mask']] for batch in batches]) for key in ('image', 'label')
+  )
+  trained = [loading.load(path, 'best', config_lib.load_workdir(path)) for path in workdirs]
+  each = [probabilities(one, images, views) for one in trained]
+  return np.tensordot(weights, each, 1), labels
 
 
 @pytest.mark.parametrize('views', [1, 10])
@@ -113,11 +100,9 @@ def test_another_split_than_in_training_gives_a_warning(runs, averaged_run, capl
   config = config_lib.load_workdir(runs[0])
   evaluate.evaluate(config, runs)
   assert 'was trained with' not in caplog.text
-  config.data.holdout = (
-    0.15  # these images are among the 20 % that the other network was not trained on
-  )
+  config.data.holdout = 0.2
   evaluate.evaluate(config, [runs[0], averaged_run])
-  assert f'holdout=0.15, but {runs[0]} was trained with 0.1: if synthetic' in caplog.text
+  assert f'holdout=0.2, but {runs[0]} was trained with 0.1: if synthetic' in caplog.text
   assert f'{averaged_run} was trained' not in caplog.text
   config.data.split_seed = 5
   evaluate.evaluate(config, runs[:1])
@@ -137,6 +122,7 @@ def test_networks_that_read_files_differently_are_averaged(tmp_path, caplog):
   assert message % workdirs[1] in caplog.text and caplog.text.count('exif_orientation') == 1
   written = json.loads(output.read_text())
   assert written['networks'] == list(map(str, workdirs)) and written['weights'] == [2, 1]
+  assert 'network' not in written
 
 
 @pytest.mark.parametrize(
@@ -175,16 +161,22 @@ def test_the_result_of_a_single_run_is_written_to_its_workdir(runs, tmp_path):
   assert not path.exists() and sorted(tmp_path.iterdir()) == folder
   config.eval.views = 10
   result = evaluate.evaluate(config, runs[:1])
-  shown = about.validation(loading.load(runs[0], 'best', config), str(runs[0]))
+  trained = loading.load(runs[0], 'best', config)
+  shown = about.validation(trained, str(runs[0]))
   assert (shown['top1_error'], shown['views']) == (result['top1_error'], 10)
+  mean = trained.model.mean_image + 1
+  other = trained._replace(model=trained.model._replace(mean_image=mean))
+  assert about.validation(other, str(runs[0]))['views'] == 1  # as training measured the error
 
 
 def test_the_result_is_written_without_tables_of_many_classes(runs, tmp_path, monkeypatch):
   monkeypatch.setattr(per_class, 'MAX_CLASSES', 3)
   output = tmp_path / 'x.json'
-  result = evaluate.evaluate(config_lib.load_workdir(runs[0]), runs[:1], output=str(output))
+  config = config_lib.load_workdir(runs[0])
+  result = evaluate.evaluate(config, runs[:1], output=str(output))
   written = json.loads(output.read_text())
-  assert written == result | {'source': 'synthetic', 'eval_weights': 'last'}
+  own = loading.fingerprint(loading.load(runs[0], 'best', config))
+  assert written == result | {'source': 'synthetic', 'eval_weights': 'last', 'network': own}
   assert 'macro_f1' not in written and 'classes' not in written
 
 
@@ -238,7 +230,9 @@ def test_the_score_counts_ties_as_errors_and_ignores_padding():
   mask = np.array([True, True, True, True, False])
   sums = jax.device_get(steps.score(probabilities, labels, mask))
   assert (sums['top1'], sums['top5'], sums['examples']) == (3, 1, 4)
-  assert np.isfinite(sums['loss'])
+  smallest = np.finfo(np.float32).tiny  # a probability of 0 counts as this
+  losses = -np.log([0.4, 0.5, 0.2, smallest])
+  assert sums['loss'] == pytest.approx(losses.sum(), rel=1e-6) and losses.max() < 87.4
   sums = steps.score(probabilities[:2], labels[:2], mask[:2])
   assert float(sums['loss']) == pytest.approx(-np.log(0.4) - np.log(0.5), rel=1e-6)
   not_numbers = np.full((2, 7), np.nan, np.float32)
@@ -261,8 +255,7 @@ def test_invalid_input_is_refused(runs, tmp_path):
   wider.model.width = 0.5
   with pytest.raises(UserError, match=r'model\.width=0\.5, but the checkpoint was trained with'):
     evaluate.evaluate(wider, runs[:1])
-  small = ('conv1', 'fc6', 'fc8')
-  other = tiny_config(train__steps=1, model__layers=small, data__synthetic__classes=3)
+  other = tiny_config(train__steps=1, model__layers=SMALL, data__synthetic__classes=3)
   train(other, tmp_path / 'three')
   with pytest.raises(
     UserError, match=r'averaged: classes: 4 and 3, only the first has 1 \(class3\): leave one out$'

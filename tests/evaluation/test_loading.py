@@ -3,6 +3,7 @@
 import json
 
 import helpers
+from helpers import run
 from ml_collections import ConfigDict, FrozenConfigDict
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import main as main_lib
+from alexnet_jax.data.splits import hold_out
 from alexnet_jax.errors import UserError
 from alexnet_jax.evaluation import loading
 from alexnet_jax.interop import exporter
@@ -26,13 +28,6 @@ def network(tmp_path_factory):
   args = ['--mode=export', '--format=safetensors', f'--workdir={folder}/run', f'--output={path}']
   assert main_lib.main(args) == 0
   return folder / 'run', path
-
-
-def run(capsys, *args) -> dict:
-  """Runs a command and returns its JSON output."""
-  capsys.readouterr()
-  assert main_lib.main([str(arg) for arg in args]) == 0
-  return json.loads(capsys.readouterr().out)
 
 
 def test_eval_and_an_ensemble_take_files(network, capsys):
@@ -151,6 +146,21 @@ def test_the_fingerprint_covers_all_that_decides_the_activations(network):
   assert len(found) == 5
   same = changed('canvas', exif_orientation=True, max_pixels=10)
   assert loading.fingerprint(same) == loading.fingerprint(trained)
+
+
+@pytest.mark.parametrize(('share', 'warned'), [(0.05, True), (0.1, False), (0.2, True)])
+def test_another_share_held_out_than_in_training_gives_a_warning(network, caplog, share, warned):
+  """A smaller share may hold out an image that a larger one does not: the rounding of classes differs."""
+  held = [hold_out(np.repeat([0, 1], [5, 2]), share, 0) for share in (0.325, 0.35)]
+  assert (held[0] & ~held[1]).any()
+  config = config_lib.load_workdir(network[0])
+  trained = loading.load(network[0], 'best', config)
+  trained = trained._replace(meta=trained.meta | {'num_train': 21})
+  config.data.holdout = share
+  messages = loading.warn_of_another_split(config, trained, 'it')
+  expected = f'config.data.holdout={share}, but it was trained with 0.1: if synthetic has no'
+  assert [message.startswith(expected) for message in messages] == [True] * warned
+  assert (expected in caplog.text) == warned
 
 
 def test_a_batch_for_a_few_images_is_small():

@@ -4,8 +4,9 @@ import json
 import shutil
 
 import helpers
+from helpers import run
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageSequence
 import pytest
 from tiny import tiny_config
 
@@ -25,13 +26,6 @@ def archive(workdir, tmp_path_factory):
   args = ['--mode=export', '--format=safetensors', f'--workdir={workdir}', f'--output={path}']
   assert main_lib.main(args) == 0
   return path
-
-
-def run(capsys, *args: str) -> dict:
-  """Runs a command and returns its JSON output."""
-  capsys.readouterr()
-  assert main_lib.main(args) == 0
-  return json.loads(capsys.readouterr().out)
 
 
 def test_predictions_equal_those_of_the_command_line(workdir, archive, pictures, capsys):
@@ -77,6 +71,28 @@ def test_paths_pil_images_and_arrays_give_the_same_results(workdir, pictures):
   )
 
 
+def test_an_iterator_may_give_one_object_many_times(workdir, tmp_path):
+  """The frames of an animation share one PIL image."""
+  network = alexnet_jax.load(workdir, views=1)
+  arrays = list(np.random.default_rng(2).integers(0, 256, (3, 80, 90, 3), np.uint8))
+  first, *others = map(Image.fromarray, arrays)
+  first.save(tmp_path / 'x.gif', save_all=True, append_images=others)
+
+  def filled():
+    buffer = np.empty_like(arrays[0])
+    for array in arrays:
+      buffer[:] = array
+      yield buffer
+
+  expected = network.probabilities(arrays)
+  assert len({row.tobytes() for row in expected}) == 3
+  np.testing.assert_array_equal(network.probabilities(filled()), expected)
+  with Image.open(tmp_path / 'x.gif') as animation:
+    expected = [network.probabilities(f.copy()) for f in ImageSequence.Iterator(animation)]
+    found = network.probabilities(ImageSequence.Iterator(animation))
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_a_pil_image_is_turned_upright(tmp_path):
   """PIL images are treated as files are (config.data.canvas.exif_orientation)."""
   helpers.untrained_run(tiny_config(data__canvas__exif_orientation=True), tmp_path)
@@ -110,6 +126,8 @@ def test_images_that_cannot_be_read_are_refused(workdir, pictures):
     network.predict('none.jpg')
   with pytest.raises(UserError, match=r'image 1 cannot be read .*float64'):
     network.predict([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3))])
+  with pytest.raises(UserError, match=r'image 1 cannot be read .*float64'):
+    network.predict(np.zeros((8, 8, 3), kind) for kind in (np.uint8, np.float64))
   with pytest.raises(UserError, match='there are no images'):
     network.probabilities([])
   with pytest.raises(UserError, match='int is not an image'):

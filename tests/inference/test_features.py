@@ -4,8 +4,10 @@ import json
 
 from inference_helpers import SIZES, reference_probabilities
 import jax
+from ml_collections import FrozenConfigDict
 import numpy as np
 import pytest
+from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import main as main_lib
@@ -51,6 +53,15 @@ def test_features_of_a_split(workdir, tmp_path, capsys):
     assert file['features'].shape == (18, 256) and len(np.unique(file['labels'])) > 1
   assert main_lib.main([*args, '--split=train', '--layer=pool5']) == 0
   assert json.loads(capsys.readouterr().out)['shape'][0] == 40
+
+
+def test_paths_are_absolute(pictures, monkeypatch):
+  """A server in another folder finds the images; their folder may be named after a class."""
+  monkeypatch.chdir(pictures / 'deep')
+  trained = loading.Trained(None, FrozenConfigDict(tiny_config()), {}, 0, None, None)
+  names = ['c.jpeg', '../a.jpg']
+  _, columns, _ = features_lib._of_files(lambda canvases: canvases[:, :1, 0, 0], names, trained)
+  assert list(columns['paths']) == [str(pictures / name) for name in ('deep/c.jpeg', 'a.jpg')]
 
 
 def test_labels_belong_to_the_class_names_of_their_images(workdir, tmp_path):

@@ -44,6 +44,26 @@ def test_links_to_folders_are_followed_and_hidden_folders_are_not(tmp_path):
   assert files.find_images([str(tmp_path / 'photos')]) == [str(tmp_path / name) for name in names]
 
 
+class Counted:
+  """An image that counts how often it is read."""
+
+  reads = 0
+
+  def __array__(self, dtype=None, copy=None):
+    self.reads += 1
+    return np.full((24, 24, 3), 9, np.uint8)
+
+
+def test_an_image_that_is_listed_twice_is_read_once():
+  """Two threads would disturb each other in the file of a PIL image."""
+  image, other = Counted(), Counted()
+  listed = [image, other, image, image, image]
+  batches = list(files.Reader(listed, Canvas(24), 4))
+  assert [names for names, _ in batches] == [listed[:4], listed[4:]]
+  assert all((canvases[: len(names)] == 9).all() for names, canvases in batches)
+  assert (image.reads, other.reads) == (2, 1)  # once in each batch
+
+
 @pytest.mark.parametrize('batch_size', [1, 2, 8])
 def test_batches_contain_the_readable_files_in_order(pictures, batch_size):
   canvas = Canvas(24)

@@ -89,13 +89,14 @@ def test_a_caffemodel_for_rgb_images(tmp_path, capsys):
   """If the order of channels is not clear, the import is refused until --channels is given."""
   planar = peers.planar_weights(layout.planar_shapes(helpers.narrow('caffe', width=1 / 16)))
   (tmp_path / 'net').write_bytes(caffemodel.caffemodel(peers.in_order(planar)))
-  mean = np.full((1, 3, 256, 256), 1, np.float32) * np.reshape((123, 117, 104), (3, 1, 1))
+  # These are not exactly the numbers that the import takes without --mean.
+  mean = np.full((1, 3, 256, 256), 1, np.float32) * np.reshape((124, 116, 105), (3, 1, 1))
   (tmp_path / 'mean.binaryproto').write_bytes(caffemodel.blob(mean))
   files = f'--weights={tmp_path / "net"}', f'--mean={tmp_path / "mean.binaryproto"}'
   flags = '--mode=import', '--format=caffe', f'--workdir={tmp_path / "run"}', NARROW, *files
   assert 'add --channels=rgb if its network takes RGB' in fail(capsys, *flags)
   made = run(capsys, *flags, '--channels=rgb')
-  assert made['mean'] == [123, 117, 104] and made['channels'] == 'rgb'
+  assert made['mean'] == [124, 116, 105] and made['channels'] == 'rgb'
   assert_same(layout.to_planar(params_of(tmp_path / 'run'), list(planar)), planar)
 
 
@@ -104,7 +105,7 @@ def test_pytorch_weights_of_two_towers_are_imported_and_exported(tmp_path, capsy
   model = helpers.narrow('caffe', width=1 / 16)
   params = helpers.visible_params(model)
   interop.pytorch.write(str(tmp_path / 'net.safetensors'), interop.to_pytorch(params, model))
-  mean = np.full((1, 3, 256, 256), 1, np.float32) * np.reshape((104, 117, 123), (3, 1, 1))
+  mean = np.full((1, 3, 256, 256), 1, np.float32) * np.reshape((90, 110, 130), (3, 1, 1))
   (tmp_path / 'mean.binaryproto').write_bytes(caffemodel.blob(mean))
   made = run(
     capsys,
@@ -116,7 +117,7 @@ def test_pytorch_weights_of_two_towers_are_imported_and_exported(tmp_path, capsy
     f'--workdir={tmp_path / "run"}',
     NARROW,
   )
-  assert made['mean'] == [123, 117, 104] and made['channels'] == 'rgb' and made['classes'] == 10
+  assert made['mean'] == [130, 110, 90] and made['channels'] == 'rgb' and made['classes'] == 10
   assert_same(params_of(tmp_path / 'run'), params)
   back = f'--output={tmp_path / "back.safetensors"}'
   run(capsys, '--mode=export', '--format=pytorch', f'--workdir={tmp_path / "run"}', back)
@@ -128,18 +129,18 @@ def test_cuda_convnet_weights_are_imported_and_exported(tmp_path, capsys):
   matrices = interop.to_cuda_convnet(helpers.visible_params(model))
   np.savez(tmp_path / 'net.npz', **matrices)
   (tmp_path / 'names').write_text('a\nb\nc\nd\ne\n')
-  workdir = tmp_path / 'run'
-  made = run(
-    capsys,
+  workdir, weights = tmp_path / 'run', f'--weights={tmp_path / "net.npz"}'
+  flags = (
     '--mode=import',
     '--format=cuda_convnet',
-    f'--weights={tmp_path / "net.npz"}',
-    f'--workdir={workdir}',
+    weights,
     f'--classes={tmp_path / "names"}',
-    '--mean=100,110,120',
     NARROW,
   )
+  made = run(capsys, *flags, f'--workdir={workdir}', '--mean=100,110,120')
   assert made['mean'] == [100, 110, 120] and made['recipe'] == 'original'
+  usual = run(capsys, *flags, f'--workdir={tmp_path / "usual"}')
+  assert usual['mean'] == [127.305, 119.715, 104.913]  # that of the authors' code (docs/weights.md)
   assert trained(workdir).meta['class_names'] == list('abcde')
   assert trained(workdir).config.data.label_order == 'devkit'
   out = tmp_path / 'back.safetensors'

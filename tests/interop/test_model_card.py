@@ -19,7 +19,8 @@ from alexnet_jax.training.loop import train
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
-  train(tiny_config(train__steps=5, train__log_every=1), folder)
+  layers = ('conv1', 'fc6', 'fc8')
+  train(tiny_config(train__steps=5, train__log_every=1, model__layers=layers), folder)
   return folder
 
 

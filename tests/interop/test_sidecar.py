@@ -29,8 +29,9 @@ def test_an_import_with_a_sidecar_needs_no_other_arguments(runs, tmp_path, capsy
   for ours, theirs in zip(after.statistics, before.statistics, strict=True):
     np.testing.assert_array_equal(ours, theirs)
   assert_same(params_of(workdir), params_of(source))
-  evaluated = run(capsys, '--mode=eval', f'--workdir={workdir}')
-  assert evaluated == run(capsys, '--mode=eval', f'--workdir={source}', '--checkpoint=latest')
+  if form == 'pytorch':  # once is enough, because the tensors are equal
+    evaluated = run(capsys, '--mode=eval', f'--workdir={workdir}')
+    assert evaluated == run(capsys, '--mode=eval', f'--workdir={source}', '--checkpoint=latest')
 
 
 def test_the_sidecar_describes_input_and_classes(runs, tmp_path, capsys):
@@ -64,9 +65,6 @@ def test_weights_without_counts_have_no_majority_error(runs, tmp_path, capsys):
     f'--classes={names}',
   )
   assert run(capsys, '--mode=eval', f'--workdir={workdir}')['majority_error'] is None
-  assert (
-    run(capsys, '--mode=eval', f'--workdir={source}', '--checkpoint=latest')['majority_error'] > 0
-  )
 
 
 def test_invalid_sidecars_are_refused(runs, tmp_path, capsys):

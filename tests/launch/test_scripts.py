@@ -128,6 +128,7 @@ def test_local_leaves_no_process_if_it_is_stopped_while_it_starts(stage):
   result = stage.run(LAUNCH / 'local.sh', '24')
   assert result.returncode == 3
   pids = [int(pid) for note in stage.notes.iterdir() if (pid := note.read_text())]
+  assert pids
   for pid in pids:
     with pytest.raises(ProcessLookupError):
       os.kill(pid, 0)

@@ -10,9 +10,10 @@ import signal
 import sys
 import time
 
+from multihost_helpers import LINES, OVERRIDES, undisturbed_rows
 import pytest
 import slurm_cluster
-from tiny import ROOT, main, read_metrics, write_config
+from tiny import ROOT, read_metrics, write_config
 
 pytestmark = [
   pytest.mark.long,
@@ -20,14 +21,6 @@ pytestmark = [
     bool(slurm_cluster.reason_not_to_run()), reason=slurm_cluster.reason_not_to_run()
   ),
 ]
-# The runs have 150 steps, 25 in each epoch.
-OVERRIDES = {
-  'mesh': (1, 2),
-  'data__synthetic__train': 200,
-  'train__epochs': 6.0,
-  'train__checkpoint_every': 15,
-}
-LINES = 20  # lines of metrics.jsonl before a run is disturbed; it then has two checkpoints
 
 
 @pytest.fixture(scope='module')
@@ -52,12 +45,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory):
-  """The rows of metrics.jsonl of an uninterrupted run in one process with two devices."""
-  folder = tmp_path_factory.mktemp('undisturbed')
-  config = write_config(folder, **OVERRIDES)
-  result = main(f'--config={config}', f'--workdir={folder / "run"}', devices=2)
-  assert result.returncode == 0, result.stderr
-  return read_metrics(folder / 'run')
+  return undisturbed_rows(tmp_path_factory.mktemp('undisturbed'))
 
 
 class Job:

@@ -9,6 +9,7 @@ from helpers import (
   layer_outputs,
   narrow,
   relative_error,
+  shapes,
   visible_params,
 )
 import jax
@@ -107,15 +108,14 @@ def test_create_accepts_a_config_dict():
   """The public interface takes a ConfigDict and returns logits `[B, classes]`, without a mesh."""
   config = get('torchvision', model__width=1 / 16)
   module = create(config.model)
-  params = visible_params(FrozenConfigDict(config.model))
+  params = shapes(FrozenConfigDict(config.model))['params']
   x = images(FrozenConfigDict(config.model), batch=3)
-  logits = jax.jit(lambda p, x: module.apply({'params': p}, x, train=False))(params, x)
-  assert logits.shape == (3, 1000)  # num_classes 0 means 1000 here
+  logits = jax.eval_shape(lambda p, x: module.apply({'params': p}, x, train=False), params, x)
+  assert logits.shape == (3, 1000) and logits.dtype == jnp.float32  # num_classes 0 means 1000 here
 
 
 def test_a_bfloat16_network_is_close_to_float32():
-  model = narrow('original', width=1 / 16)
-  half = narrow('original+bfloat16', width=1 / 16)
+  model, half = narrow('original'), narrow('original+bfloat16')
   params, x = visible_params(model), images(model)
   logits = forward(half)(params, x)
   assert logits.dtype == jnp.float32
@@ -164,7 +164,9 @@ def test_images_of_the_wrong_shape_are_refused(shape):
 def test_every_operation_has_its_own_intermediate_key():
   """The key contains the name of the layer, because two layers can have the same number."""
   model = narrow('paper+conv6', width=1 / 16)
-  outputs = layer_outputs(model, visible_params(model), images(model))
+  outputs = jax.eval_shape(
+    functools.partial(layer_outputs, model), shapes(model)['params'], images(model)
+  )
   for layer in model.layers[:-1]:
     for operation in model[layer].then:
       assert intermediate_key(layer, operation) in outputs

@@ -27,6 +27,14 @@ def initial_params(model, seed=0):
 
 
 @pytest.mark.parametrize('recipe', NORMAL_INIT)
+def test_deviations_and_biases_of_the_normal_initializer(recipe):
+  model = get(recipe).model
+  assert model.init == 'normal'
+  described = [(model[layer].std, model[layer].bias) for layer in model.layers]
+  assert described == list(zip(*NORMAL_INIT[recipe], strict=True))
+
+
+@pytest.mark.parametrize('recipe', NORMAL_INIT)
 def test_weights_of_the_normal_initializer(recipe):
   params = initial_params(narrow(recipe, width=1 / 4, num_classes=1000))
   layers = get(recipe).model.layers

@@ -48,7 +48,7 @@ def test_every_key_of_a_recipe_is_declared(recipe):
     ('layers', (), 'a tuple of names'),
     ('layers', ('conv1', 'conv2', 'conv2', 'fc6', 'fc8'), "names 'conv2' twice"),
     ('layers', ('conv1', 'fc6', 'conv2', 'fc8'), 'conv2 cannot follow fc6'),
-    ('fc6', spec.fc(then=('act', 'pool')), 'a tuple of some of act, norm, dropout'),
+    ('fc6', spec.fc(then=('act', 'pool')), 'a tuple of at most 5 of act, norm, dropout'),
     ('conv1', spec.conv(8, 3, ((1, 1), 1)), r'must be \(\(top, bottom\), \(left, right\)\)'),
   ],
 )

@@ -4,6 +4,7 @@ import functools
 
 from helpers import (
   forward,
+  get,
   images,
   layer_outputs,
   narrow,
@@ -22,7 +23,7 @@ from alexnet_jax.models.operations import ACTIVATIONS
 
 def test_tanh_replaces_every_activation():
   """The value of every activation is the tanh of its input."""
-  model = narrow('paper+tanh', width=1 / 16)
+  model = narrow('paper+tanh', width=1 / 16, layers=('conv1', 'conv5', 'fc7', 'fc8'))
   params, x = visible_params(model), images(model)
   outputs = layer_outputs(model, params, x)
   for layer in ('conv1', 'conv5', 'fc7'):
@@ -48,7 +49,7 @@ def train_function(model):
 
 
 def test_dropout_depends_only_on_seed_and_row():
-  model = narrow('paper', width=1 / 16)
+  model = narrow('paper', width=1 / 16, layers=('conv1', 'fc6', 'fc7', 'fc8'))
   params, x = visible_params(model), images(model, batch=6)
   train = train_function(model)
   logits = train(params, x, np.arange(6), 0)
@@ -72,7 +73,10 @@ def test_dropout_depends_only_on_seed_and_row():
 )
 def test_dropout_follows_the_right_operations(variant, inputs):
   """It scales as the recipe requires, and has a separate mask for each layer and tower."""
-  model = narrow(variant, width=1 / 4)
+  whole = get(variant).model
+  dropped = [layer for layer in whole.layers[:-1] if 'dropout' in whole[layer].then]
+  assert {f'{layer}/dropout' for layer in dropped} == inputs.keys()
+  model = narrow(variant, width=1 / 4, layers=('conv1', 'conv5', 'fc6', 'fc7', 'fc8'))
   params, x = visible_params(model), images(model, batch=2)
   module = models.create(model)
   apply = functools.partial(module.apply, train=True, mutable=['intermediates'])
@@ -100,7 +104,7 @@ def test_dropout_follows_the_right_operations(variant, inputs):
 
 
 def test_no_dropout():
-  model = narrow('paper+no_dropout', width=1 / 16)
+  model = narrow('paper+no_dropout', width=1 / 16, layers=('conv1', 'fc6', 'fc7', 'fc8'))
   params, x = visible_params(model), images(model)
   trained = train_function(model)(params, x, np.arange(2), 0)
   assert relative_error(trained, forward(model)(params, x)) < 1e-6

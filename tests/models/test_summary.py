@@ -1,5 +1,7 @@
 """The table of layers has the published shapes, parameters and multiply-adds."""
 
+import functools
+
 from helpers import get, shapes
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ RECIPES = ('paper', 'original', 'caffe', 'owt', 'torchvision')
 TWO_TOWERS = ('paper', 'original', 'caffe')
 
 
+@functools.cache
 def table(variant, **overrides):
   """Returns the rows of `layer_table`, keyed by the name of the layer."""
   return {row['layer']: row for row in models.layer_table(get(variant, **overrides).model)}

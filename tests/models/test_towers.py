@@ -63,6 +63,7 @@ def test_conv4_and_conv5_stay_in_their_tower():
   assert changed['fc6'][1].any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ('variant', 'perturbed', 'meeting'),
   [('paper+no_conv3', 'conv2', 'conv4'), ('paper+conv6', 'conv5', 'conv6')],
@@ -74,16 +75,18 @@ def test_other_networks_exchange_outputs_in_other_layers(variant, perturbed, mee
 
 def test_normalisation_over_all_maps_reads_the_other_tower():
   """Caffe's window of five maps covers exactly two maps of the other tower."""
-  changed = changed_maps('caffe', 'conv1', 0)
+  layers = ('conv1', 'fc6', 'fc8')
+  changed = changed_maps('caffe', 'conv1', 0, layers=layers)
   assert not changed['conv1/act'][1].any()
   assert changed['conv1/norm'][1].tolist() == [True, True, False, False, False, False]
-  changed = changed_maps('caffe', 'conv1', 1)
+  changed = changed_maps('caffe', 'conv1', 1, layers=layers)
   assert changed['conv1/norm'][0].tolist() == [False, False, False, False, True, True]
 
 
 def test_batch_norm_updates_and_uses_running_moments():
   """Training uses the moments of the batch and updates the running moments, which evaluation uses."""
-  model = narrow('paper+batch_norm+no_dropout', width=1 / 16)
+  layers = ('conv1', 'conv2', 'fc6', 'fc8')
+  model = narrow('paper+batch_norm+no_dropout', width=1 / 16, layers=layers)
   x = images(model, batch=4)
   module = models.create(model)
   params = visible_params(model)
@@ -110,8 +113,9 @@ def test_batch_norm_updates_and_uses_running_moments():
     expected = (before - mean) / np.sqrt(var + 1e-5) * p['scale'][tower] + p['bias'][tower]
     after = state['intermediates'][f'conv{n}/norm'][0][tower]
     assert relative_error(after, expected) < 1e-4
-  tested = jax.jit(module.apply)({'params': params, 'batch_stats': stats}, x)
-  moved = jax.jit(module.apply)({'params': params, 'batch_stats': state['batch_stats']}, x)
+  test = jax.jit(module.apply)
+  tested = test({'params': params, 'batch_stats': stats}, x)
+  moved = test({'params': params, 'batch_stats': state['batch_stats']}, x)
   assert relative_error(tested, moved) > 1e-3
 
 

@@ -211,6 +211,20 @@ def test_the_page_names_another_split_views_and_weights_than_in_training(tmp_pat
   assert 'was trained with' not in text and 'during training' not in text
 
 
+@pytest.mark.long
+def test_only_the_weakest_of_many_classes_are_listed(tmp_path):
+  """There is no confusion matrix of more than 12 classes."""
+  many = {'data__synthetic__classes': 25, 'data__synthetic__validation': 25}
+  config = tiny_config(model__layers=('conv1', 'fc6', 'fc8'), **many)
+  helpers.untrained_run(config, tmp_path)
+  html = pathlib.Path(report(config, str(tmp_path))['output']).read_text()
+  assert 'class="matrix' not in html and 'Confusion matrix' not in html
+  assert 'These are the 20 of 25 classes with the lowest F1.' in html
+  table = html.partition('The weakest classes')[2].partition('</table>')[0]
+  figures = [float(f1) for f1 in re.findall(r'<i style="width: ([\d.]+)%">', table)]
+  assert len(figures) == 20 and figures == sorted(figures)
+
+
 def test_non_finite_probabilities_are_an_error(page, tmp_path, monkeypatch):
   """A network with finite weights and non-finite outputs gets an error instead of a report."""
   monkeypatch.setitem(helpers.GAINS, 'fc8', 1e38)

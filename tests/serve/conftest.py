@@ -4,11 +4,14 @@ import helpers
 import numpy as np
 from PIL import Image
 import pytest
-from serve_helpers import MARKUP_NAME
+from serve_helpers import MARKUP_NAME, MIB
+from starlette.testclient import TestClient
 from tiny import tiny_config
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.inference import features as features_lib
+from alexnet_jax.serve import app
+from alexnet_jax.serve.network import Network
 
 
 @pytest.fixture(scope='session')
@@ -25,3 +28,17 @@ def run(tmp_path_factory):
   features = str(folder / 'x.npz')
   features_lib.features(config, folder / 'run', 'fc7', features, [str(folder / 'images')])
   return folder
+
+
+@pytest.fixture(scope='session')
+def network(run):
+  """The network of the run, with the features of the images; it takes images of up to 40,000 pixels."""
+  config = config_lib.load_workdir(run / 'run')
+  config.serve.max_pixels = 200 * 200
+  return Network(config, run / 'run', features=str(run / 'x.npz'))
+
+
+@pytest.fixture(scope='session')
+def client(network):
+  """A client of the page about that network, which takes uploads of up to `MIB`."""
+  return TestClient(app.create_app(network, MIB << 20, ['localhost']), 'http://localhost')

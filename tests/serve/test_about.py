@@ -56,6 +56,10 @@ def test_the_error_comes_from_the_evaluation_of_the_same_checkpoint(tmp_path, tr
   file.write_text(json.dumps(MEASURED))
   assert about.validation(trained, str(tmp_path)) == expected
   others = ({'checkpoint': 9}, {'eval_weights': 'ema'})
+  own = loading.fingerprint(trained)
+  file.write_text(json.dumps(MEASURED | {'network': own}))
+  assert about.validation(trained, str(tmp_path)) == expected
+  others += ({'network': own + 1},)  # of another seed, for example
   for text in (*(json.dumps(MEASURED | other) for other in others), 'damaged', '[]'):
     file.write_text(text)
     assert about.validation(trained, str(tmp_path)) is None

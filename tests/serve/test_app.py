@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -16,25 +17,16 @@ from browser import open_chromium
 import numpy as np
 from PIL import Image
 import pytest
-from serve_helpers import MARKUP_NAME, post_slowly, start_server
+from serve_helpers import MARKUP_NAME, MIB, form_of, open_upload, post_slowly, start_server
+from starlette.responses import Response
 from starlette.testclient import TestClient
 from tiny import until
+import uvicorn
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.cli import main as main_lib
 from alexnet_jax.inference import predict
-from alexnet_jax.serve import app
-from alexnet_jax.serve.network import Network
-
-MIB = 1
-
-
-@pytest.fixture(scope='module')
-def client(run):
-  config = config_lib.load_workdir(run / 'run')
-  config.serve.max_pixels = 200 * 200
-  network = Network(config, run / 'run', features=str(run / 'x.npz'))
-  return TestClient(app.create_app(network, MIB << 20, ['localhost']), 'http://localhost')
+from alexnet_jax.serve import app, limits
 
 
 def test_predictions_are_those_of_mode_predict(run, client):
@@ -106,7 +98,8 @@ def test_invalid_requests_are_refused(client):
     answer = client.post('/predict', content=data)
     assert answer.status_code == status and words in answer.json()['error']
   assert client.get('/neighbours/8').status_code == 404
-  assert client.get('/neighbours/-1').status_code == 404
+  for index in ('-1', 'x', '1' * 5000):  # Python refuses to convert more than 4300 digits
+    assert client.get(f'/neighbours/{index}').status_code == 404
   assert client.get('/examples/20').status_code == client.get('/kernels/2').status_code == 404
   assert client.get('/network.py').status_code == client.get('/../app.py').status_code == 404
   for path, status in (('/network.py', 404), ('/predict', 405)):
@@ -208,23 +201,6 @@ def post_until_accepted(address, data):
   return until(accepted)
 
 
-def form_of(*files):
-  """Returns the body and the headers of a form with files."""
-  head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
-  body = b''.join(head + data + b'\r\n' for data in files) + b'--x--\r\n'
-  return body, {'Content-Type': 'multipart/form-data; boundary=x'}
-
-
-def open_upload(address, content_type='image/png'):
-  """Returns a connection over which a part of an upload has been sent."""
-  url = urllib.parse.urlsplit(address)
-  connection = socket.create_connection((url.hostname, url.port))
-  head = f'POST /predict HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 100000\r\n'
-  head += f'Content-Type: {content_type}\r\n\r\n'
-  connection.sendall(head.encode() + bytes(1000))
-  return connection
-
-
 @pytest.mark.long
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='needs /proc')
 @pytest.mark.parametrize('of_form', [0, 2])
@@ -286,12 +262,37 @@ def test_a_connection_without_a_request_is_closed(server):
     assert silent.recv(1) == b''
 
 
-def test_sigterm_ends_a_server_during_an_upload(run):
-  with start_server(run) as (process, address), open_upload(address):
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-  assert process.returncode == 0, err
-  assert json.loads(out) == {'address': address} and 'Traceback' not in err
+REQUEST = b'GET / HTTP/1.1\r\nHost: x\r\n\r\n'
+
+
+@pytest.mark.parametrize(
+  ('requests', 'size'),
+  [
+    (REQUEST, 32 * MIB),
+    (REQUEST.replace(b'x', b'x\r\nConnection: close'), 32 * MIB),
+    (REQUEST * 99, MIB),
+  ],
+  ids=['one', 'last', 'many'],
+)
+def test_a_visitor_who_does_not_read_is_disconnected(monkeypatch, requests, size):
+  """The buffers of the system take some MiB of an answer."""
+  monkeypatch.setattr(limits, 'UPLOAD_SECONDS', 0.3)
+  config = uvicorn.Config(
+    Response(bytes(size << 20)), http=app._ImpatientProtocol, lifespan='off', log_config=None
+  )
+  server = uvicorn.Server(config)
+  with socket.create_server(('127.0.0.1', 0)) as listener:
+    address = listener.getsockname()
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+      with socket.create_connection(address, timeout=60) as visitor:
+        visitor.sendall(requests)
+        until(lambda: server.server_state.total_requests)
+        until(lambda: not server.server_state.connections, 30)
+    finally:
+      server.should_exit = True
+      thread.join()
 
 
 def wait_until(page, condition):
@@ -370,19 +371,22 @@ def test_the_page_classifies_images_in_a_browser(run, server, phone):
     assert [text for text in problems if '422' not in text] == []
 
 
-def test_sigterm_ends_the_server(server):
-  """SIGTERM has the effect of Ctrl-C: the server prints its JSON. This test runs after those in a browser."""
+def test_sigterm_ends_the_server_during_an_upload(server):
+  """SIGTERM has the effect of Ctrl-C: the server prints its JSON. No later test uses this server."""
   process, address = server
-  process.send_signal(signal.SIGTERM)
-  out, err = process.communicate(timeout=60)
+  with open_upload(address) as upload:
+    urllib.request.urlopen(f'{address}about', timeout=60).close()  # the upload has arrived before
+    process.send_signal(signal.SIGTERM)
+    answer = upload.makefile('rb').read()
+    out, err = process.communicate(timeout=60)
+  assert answer.startswith(b'HTTP/1.1 503') and b'the server is stopping' in answer
   assert process.returncode == 0, err
   assert json.loads(out) == {'address': address} and 'Traceback' not in err
 
 
-def test_a_server_on_all_addresses_answers_to_every_name(run):
+def test_a_server_on_all_addresses_answers_to_every_name(network):
   assert app._allowed_hosts('127.0.0.1') == ['localhost', '127.0.0.1', '[::1]', '127.0.0.1']
   hosts = app._allowed_hosts('0.0.0.0')
-  network = Network(config_lib.load_workdir(run / 'run'), run / 'run')
   client = TestClient(app.create_app(network, MIB << 20, hosts), 'http://my-machine.lan')
   assert hosts == ['*'] and client.get('/about').status_code == 200
 

@@ -19,12 +19,6 @@ from alexnet_jax.serve import network as network_lib
 from alexnet_jax.serve.network import Features, Network
 
 
-@pytest.fixture(scope='module')
-def network(run):
-  config = config_lib.load_workdir(run / 'run')
-  return Network(config, run / 'run', features=str(run / 'x.npz'))
-
-
 def pixels_of(png):
   with Image.open(io.BytesIO(png)) as picture:
     return np.asarray(picture)
@@ -85,15 +79,17 @@ def test_answers_and_the_description_follow_the_rule(run, network, monkeypatch):
   assert network.classify(canvas)['unsure']
 
 
-def test_neighbours_have_the_class_that_their_folder_is_named_after(run, tmp_path):
+def test_neighbours_have_the_class_that_their_folder_is_named_after(
+  run, network, tmp_path, monkeypatch
+):
   with np.load(run / 'x.npz') as file:
     arrays = dict(file)
   arrays['paths'] = np.asarray(
     [f'/photos/{"class2" if i < 4 else "other"}/{i}.png' for i in range(8)]
   )
   np.savez(tmp_path / 'x.npz', **arrays)
-  config = config_lib.load_workdir(run / 'run')
-  network = Network(config, run / 'run', features=str(tmp_path / 'x.npz'))
+  features = Features(str(tmp_path / 'x.npz'), network._trained)
+  monkeypatch.setattr(network, 'features', features)
   near = network.classify(np.zeros((72, 72, 3), np.uint8))['neighbours']
   assert {one['label'] for one in near} == {'class2', None}
   assert all((one['label'] == 'class2') == (one['index'] < 4) for one in near)
@@ -110,6 +106,26 @@ def test_examples_are_offered_without_loss(run, network):
     np.testing.assert_array_equal(network.decode(network.example(example['index'])), canvas)
   with pytest.raises(IndexError):
     network.example(len(described))
+
+
+def progressive(scans):
+  """Returns a progressive JPEG whose last scan is repeated until there are `scans`."""
+  file = io.BytesIO()
+  Image.new('L', (80, 80)).save(file, 'JPEG', progressive=True)
+  head, marker, last = file.getvalue().rpartition(b'\xff\xda')
+  end = b'\xff\xd9'
+  return head + (marker + last.removesuffix(end)) * (scans - head.count(marker)) + end
+
+
+def test_a_jpeg_of_many_scans_is_refused(network):
+  """Markers of scans in a comment or after the image do not count."""
+  assert network.decode(progressive(50)).shape == (72, 72, 3)
+  for scans in (51, 5000):
+    with pytest.raises(ValueError, match='a JPEG of more than 50 scans: save it again'):
+      network.decode(progressive(scans))
+  data, markers = progressive(10), b'\xff\xda' * 60
+  comment = b'\xff\xfe' + (2 + len(markers)).to_bytes(2) + markers
+  assert network.decode(data[:2] + comment + data[2:] + markers).shape == (72, 72, 3)
 
 
 def test_answers_do_not_depend_on_other_threads(run, network):

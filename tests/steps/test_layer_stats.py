@@ -35,7 +35,11 @@ def diagnose(variant, mesh_shape, layers=LAYERS, **overrides):
 
 def test_operations_of_the_last_layer_are_ignored():
   """The config of fc6 keeps the operations of a hidden layer, which the last layer does not apply."""
-  config, _, found = diagnose('paper', (1, 1), ('conv1', 'fc6'))
+  config = configure('paper', (1, 1), model__layers=('conv1', 'fc6'))
+  mesh = mesh_lib.make_mesh(config)
+  batch, statistics = inputs()
+  arguments = (steps.abstract_state(config, mesh), batch, np.float32(0.1), statistics)
+  found = jax.eval_shape(make_diagnostics_step(config, mesh), *arguments)
   assert 'act' in config.model.fc6.then
   assert 'activation_mean' in found['conv1'] and 'activation_mean' not in found['fc6']
   assert layer_keys(config.model)['fc6'] == 'fc6'

@@ -13,7 +13,8 @@ def data(key):
 
 
 def test_keys_differ_by_seed_step_and_purpose():
-  purposes = (rng.INIT, rng.DROPOUT, rng.CROP, rng.FLIP, rng.COLOUR)
+  purposes = (rng.INIT, rng.DROPOUT, rng.CROP, rng.FLIP, rng.COLOUR, rng.MIXUP)
+  assert purposes == tuple(range(6))  # other numbers would change the draws of earlier runs
   keys = {
     data(rng.step_key(rng.seed_key(seed), step, purpose))
     for seed in range(3)

@@ -30,7 +30,11 @@ def arguments(config, mesh):
 @pytest.mark.parametrize(('smoothing', 'weighted', 'mixup'), [(0.0, False, 0.0), (0.2, True, 1.0)])
 def test_loss_and_sums_of_a_step_agree_with_numpy(smoothing, weighted, mixup):
   """The loss is the mean cross-entropy over the rows whose mask is set. The sums are counts for the log."""
-  choices = {'train__label_smoothing': smoothing, 'augment__mixup': mixup}
+  choices = {
+    'model__layers': ('conv1', 'conv3', 'fc6', 'fc8'),
+    'train__label_smoothing': smoothing,
+    'augment__mixup': mixup,
+  }
   config = configure('paper+no_dropout+no_colour', (1, 1), **PLAIN, **choices)
   mesh = mesh_lib.make_mesh(config)
   state, batch, *rest = arguments(config, mesh)

@@ -34,12 +34,15 @@ def parameters(workdir, step=None):
     return jax.device_get(checkpoints.restore_params(step, abstract)[0])
 
 
-def fresh(config):
-  """Returns the parameters of a new train state with and without the layers that `config` copies."""
+def fresh(config, new_state=steps.init_state):
+  """Returns the parameters of a new train state with and without the layers that `config` copies.
+
+  With `steps.abstract_state` the layers that are not copied have shapes only, and no network is initialised.
+  """
   config.model.num_classes = config.data.synthetic.classes
   config = FrozenConfigDict(config)
   mesh = mesh_lib.make_mesh(config)
-  state = steps.init_state(config, mesh)
+  state = new_state(config, mesh)
   return jax.device_get((fine_tuning.copy_layers(config, mesh, state).params, state.params))
 
 
@@ -62,7 +65,8 @@ def test_layers_are_copied_by_name(trained, layers, mesh):
 
 
 def test_a_run_without_an_average_is_a_source_of_a_run_with_one(trained):
-  config = tiny_config(init_from=str(trained), optim__ema=0.9, eval__weights='ema')
+  few = {'model__layers': ('conv1', 'fc6', 'fc8'), 'init_layers': 'conv1'}
+  config = tiny_config(init_from=str(trained), optim__ema=0.9, eval__weights='ema', **few)
   params, _ = fresh(config)
   np.testing.assert_array_equal(params['conv1']['kernel'], parameters(trained)['conv1']['kernel'])
 
@@ -73,17 +77,17 @@ def test_layers_are_copied_from_an_archive(trained, tmp_path):
   exporter.export_network(tiny_config(), str(trained), 'safetensors', path)
   config = tiny_config(init_from=path)
   source = parameters(trained)
-  params, _ = fresh(config)
+  params, _ = fresh(config, steps.abstract_state)
   np.testing.assert_array_equal(params['fc7']['kernel'], source['fc7']['kernel'])
 
 
 def test_layers_of_another_function_are_warned_of(trained, caplog):
   """The function of layers that are not copied does not matter."""
-  fresh(tiny_config(init_from=str(trained), model__fc8__bias=1.0))
+  fresh(tiny_config(init_from=str(trained), model__fc8__bias=1.0), steps.abstract_state)
   assert 'for another network' not in caplog.text
   changes = {'model__lrn__k': 5.0, 'augment__mean': 'channel', 'model__conv5__then': ('act',)}
   layers = 'conv1,conv2'
-  fresh(tiny_config(init_from=str(trained), init_layers=layers, **changes))
+  fresh(tiny_config(init_from=str(trained), init_layers=layers, **changes), steps.abstract_state)
   (line,) = [line for line in caplog.messages if 'is for another network than the config' in line]
   assert "config.augment.mean is 'channel', there 'image'; config.model.lrn.k is 5.0" in line
   assert 'conv5' not in line

@@ -120,7 +120,7 @@ def test_a_killed_run_resumes_exactly(tmp_path, reading):
 
 
 def test_sigterm_writes_a_checkpoint_and_exits_75(tmp_path):
-  config = write_config(tmp_path, train__epochs=400.0, train__checkpoint_every=100000)
+  config = write_config(tmp_path, train__epochs=400.0, train__checkpoint_every=100000, **FEW)
   log, workdir = tmp_path / 'log', tmp_path / 'run'
   with started(log, f'--config={config}', f'--workdir={workdir}') as process:
     wait_for_lines(workdir, 1, process)
@@ -173,7 +173,7 @@ def test_latest_and_best_checkpoints_are_kept(tmp_path):
 
 
 def test_a_checkpoint_contains_everything_for_evaluation(tmp_path):
-  train(tiny_config(train__steps=2), tmp_path)
+  train(tiny_config(train__steps=2, **FEW), tmp_path)
   with Checkpoints(tmp_path, read_only=True) as checkpoints:
     meta = checkpoints.meta(2)
     config = meta['config']
@@ -186,10 +186,10 @@ def test_a_checkpoint_contains_everything_for_evaluation(tmp_path):
 
 
 def test_another_config_is_refused_with_a_list_of_keys(tmp_path):
-  train(tiny_config(train__steps=1), tmp_path)
+  train(tiny_config(train__steps=1, **FEW), tmp_path)
   with pytest.raises(UserError, match=r'optim\.rate: 0\.01 there, 0\.5 here'):
-    train(tiny_config(train__steps=1, optim__rate=0.5), tmp_path)
-  free = tiny_config(train__steps=2, train__log_every=1, eval__views=10)
+    train(tiny_config(train__steps=1, optim__rate=0.5, **FEW), tmp_path)
+  free = tiny_config(train__steps=2, train__log_every=1, eval__views=10, **FEW)
   assert train(free, tmp_path)['step'] == 2
 
 
@@ -261,19 +261,21 @@ def test_a_stalled_loss_gives_a_warning_with_remedies(tmp_path, caplog):
 def test_a_workdir_without_a_checkpoint_can_be_used_again(tmp_path):
   (tmp_path / 'config.json').write_text(config_lib.to_json(tiny_config(optim__rate=0.5)))
   (tmp_path / 'sessions.jsonl').write_text('{"start": "of the earlier run"}\n')
-  (tmp_path / 'wandb_id').write_text('of the earlier run')
-  assert train(tiny_config(train__steps=1), tmp_path)['step'] == 1
+  for name in ('wandb_id', 'evaluation.json'):
+    (tmp_path / name).write_text('of the earlier run')
+  assert train(tiny_config(train__steps=1, **FEW), tmp_path)['step'] == 1
   assert config_lib.load_workdir(tmp_path).optim.rate == 0.01
   assert 'earlier' not in (tmp_path / 'sessions.jsonl').read_text()
-  assert not (tmp_path / 'wandb_id').exists()
+  assert not (tmp_path / 'wandb_id').exists() and not (tmp_path / 'evaluation.json').exists()
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path):
-  summary = train(tiny_config(train__steps=3), tmp_path)
+  config = tiny_config(train__steps=3, **FEW)
+  summary = train(config, tmp_path)
   log = tmp_path / 'metrics.jsonl'
   before = log.read_text()
   log.write_text(before + '{"step": 9, "loss": 1.0}\n')
-  assert train(tiny_config(train__steps=3), tmp_path) == summary
+  assert train(config, tmp_path) == summary
   assert log.read_text() == before
   assert json.loads(json.dumps(summary)) == summary
   assert set(summary) >= {'step', 'epoch', 'loss', 'top1_error', 'checkpoint'}
@@ -342,7 +344,7 @@ def test_training_with_class_weights_and_smoothing_resumes_exactly(tmp_path):
 
 
 @pytest.mark.long
-def test_training_warns_of_classes_without_validation_images(tmp_path, caplog):
+def test_training_warns_of_data_and_keys_without_an_effect(tmp_path, caplog):
   rng = np.random.default_rng(0)
   for folder in ('train/a', 'train/b', 'val/b'):
     path = tmp_path / 'images' / folder / '0.png'
@@ -353,11 +355,16 @@ def test_training_warns_of_classes_without_validation_images(tmp_path, caplog):
   assert '1 of 2 classes have no validation image (a): ' in caplog.text
   caplog.clear()
   config = tiny_config(
-    train__steps=1, data__synthetic__validation=0, optim__schedule='plateau', **FEW
+    train__steps=1,
+    data__synthetic__validation=0,
+    optim__schedule='plateau',
+    optim__warmup=2.0,
+    **FEW,
   )
   train(config, tmp_path / 'run2')
   assert 'there are no validation images: evaluation is skipped, and' in caplog.text
   assert 'config.optim.schedule=plateau and config.train.early_stopping have no' in caplog.text
+  assert 'config.optim.warmup=2 has no effect' in caplog.text
 
 
 def test_data_with_a_single_class_are_refused(tmp_path):

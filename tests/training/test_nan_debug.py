@@ -51,10 +51,21 @@ def test_a_failure_that_does_not_repeat_is_attributed_to_the_hardware(tmp_path, 
     train(tiny_config(**FEW), tmp_path)
 
 
-def test_a_long_search_is_skipped(tmp_path, monkeypatch):
+def test_the_run_stops_within_two_steps_and_a_long_search_is_skipped(tmp_path, monkeypatch):
+  """No log line, evaluation or checkpoint is due before the last step, because they wait for all losses."""
   monkeypatch.setattr(nan_debug, '_MAX_SECONDS', 0)
+  add, losses = PendingLosses.add, {}
+
+  def record(self, step, loss):
+    losses[step] = loss
+    add(self, step, loss)
+
+  monkeypatch.setattr(PendingLosses, 'add', record)
+  rare = {'train__log_every': 99, 'train__checkpoint_every': 99, 'train__evaluate': False}
   with pytest.raises(RunError, match='its origin was not searched for'):
-    train(tiny_config(**FEW, optim__rate=2e9), tmp_path)
+    train(tiny_config(**FEW, **rare, optim__rate=2e9), tmp_path)
+  first = min(step for step, loss in losses.items() if not np.isfinite(loss))
+  assert max(losses) <= first + 1 < FEW['train__steps']
 
 
 def test_a_search_that_runs_out_of_memory_reports_the_loss(tmp_path, monkeypatch):
@@ -70,7 +81,7 @@ def test_a_search_that_runs_out_of_memory_reports_the_loss(tmp_path, monkeypatch
 @pytest.fixture(scope='module')
 def watched():
   """A compiled step on four devices that watches all activations, a state, and the other arguments."""
-  config = configure('original', (2, 2))
+  config = configure('original', (2, 2), model__layers=('conv1', 'conv3', 'fc7', 'fc8'))
   mesh = mesh_lib.make_mesh(config)
   batch, statistics = inputs()
   batch = sharding.shard_batch(mesh, batch)

@@ -1,7 +1,9 @@
 """Files are written atomically, and damage to sealed folders is detected and named."""
 
+import errno
 import json
 import os
+import pathlib
 
 import pytest
 
@@ -48,6 +50,21 @@ def test_damage_is_named(folder, damage, message):
   damage(folder)
   with pytest.raises(ValueError, match=message):
     atomic_io.check(folder)
+
+
+@pytest.mark.parametrize('number', [errno.ESTALE, errno.EACCES, errno.EMFILE, errno.EIO])
+def test_an_error_that_may_pass_is_not_damage(folder, monkeypatch, number):
+  """A disk that cannot be read is damage, of the manifest and of other files."""
+
+  def fail(*_):
+    raise OSError(number, os.strerror(number))
+
+  expected = ValueError if number == errno.EIO else OSError
+  for owner, name in ((pathlib.Path, 'read_bytes'), (atomic_io, '_digest_of_file')):
+    with monkeypatch.context() as patch, pytest.raises(expected, match=os.strerror(number)):
+      patch.setattr(owner, name, fail)
+      atomic_io.check(folder)
+  atomic_io.check(folder)
 
 
 def test_changes_to_the_manifest_are_detected(folder):

@@ -16,17 +16,19 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import steps
 from alexnet_jax.distributed import mesh as mesh_lib
 from alexnet_jax.distributed import sharding
-from alexnet_jax.errors import RunError
+from alexnet_jax.errors import RunError, UserError
 from alexnet_jax.training.loop import train
 from alexnet_jax.utils import atomic_io
 from alexnet_jax.workdir.checkpoint import Checkpoints
+
+FEW = {'model__layers': ('conv1', 'fc6', 'fc8')}
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   """A workdir with checkpoints of steps 3, 5 and 6."""
   workdir = tmp_path_factory.mktemp('trained')
-  train(tiny_config(train__steps=6, train__keep=3), workdir)
+  train(tiny_config(train__steps=6, train__keep=3, **FEW), workdir)
   return workdir
 
 
@@ -65,16 +67,35 @@ def test_read_only_access_changes_nothing(workdir):
   assert names(workdir) == before
 
 
+def test_a_checkpoint_that_a_running_training_replaces_is_not_damaged(workdir):
+  mesh = mesh_lib.make_mesh(tiny_config())
+  with Checkpoints(workdir, read_only=True) as checkpoints:
+    assert checkpoints.choose('6') == 6
+    checkpoints.restore_statistics(6, mesh, 72)
+    (workdir / 'checkpoints' / '6').rename(workdir / 'checkpoints' / 'partial-removed-6')
+    for read in (
+      checkpoints.meta,
+      checkpoints.errors,
+      lambda step: checkpoints.restore_statistics(step, mesh, 72),
+    ):
+      with pytest.raises(RunError, match='6 was replaced by the training that is running: run the'):
+        read(6)
+    damage(workdir, 5)
+    shutil.rmtree(workdir / 'checkpoints' / '5' / 'statistics')
+    with pytest.raises(UserError, match=r'5 is damaged .*: remove it'):
+      checkpoints.restore_statistics(5, mesh, 72)
+
+
 def test_a_run_with_only_damaged_checkpoints_does_not_start_again(workdir):
   for step in (3, 5, 6):
     damage(workdir, step)
   for _ in range(2):
     with pytest.raises(RunError, match=r'all checkpoints in .* are damaged'):
-      train(tiny_config(train__steps=9, train__keep=3), workdir)
+      train(tiny_config(train__steps=9, train__keep=3, **FEW), workdir)
   assert names(workdir) == ['3.damaged', '5.damaged', '6.damaged']
   (workdir / 'checkpoints' / '6.damaged').rename(workdir / 'checkpoints' / '6')
   with pytest.raises(RunError):  # its files are still damaged
-    train(tiny_config(train__steps=9, train__keep=3), workdir)
+    train(tiny_config(train__steps=9, train__keep=3, **FEW), workdir)
   assert '6.damaged' in names(workdir)
 
 

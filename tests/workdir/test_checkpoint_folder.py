@@ -1,10 +1,13 @@
 """Checkpoints as folders: they are published, ranked, removed, and renamed if damaged."""
 
 import errno
+import os
 import shutil
 
 import pytest
 
+from alexnet_jax.errors import RunError
+from alexnet_jax.utils import atomic_io
 from alexnet_jax.workdir.checkpoint_folder import CheckpointFolder
 
 
@@ -51,15 +54,36 @@ def test_files_that_cannot_be_removed_are_a_warning(folder, monkeypatch, caplog)
   assert names(folder) == ['2', '3']
 
 
-def test_a_repeated_step_replaces_its_checkpoint(folder):
-  publish(folder, 1, 9.0)
-  publish(folder, 1, 7.0)
-  assert names(folder) == ['1'] and folder.is_whole(1)
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(folder, monkeypatch, caplog):
+  """A network disk may not answer for a while."""
+
+  def fail(path):
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+  publish(folder, 1, 2.0)
+  publish(folder, 2, 9.0)
+  again = r'cannot be read now \(.+\): check its permissions .* run the same command again'
+  with monkeypatch.context() as patch:
+    patch.setattr(atomic_io, '_digest_of_file', fail)
+    with pytest.raises(RunError, match=f'2 {again}'):
+      folder.newest_whole()
+  with monkeypatch.context() as patch:
+    patch.setattr(atomic_io, 'facts', fail)
+    publish(folder, 3, 5.0, keep=1)  # the best is not known
+  assert names(folder) == ['1', '2', '3'] and 'no checkpoint is removed now' in caplog.text
+  publish(folder, 4, 5.0, keep=1)
+  assert names(folder) == ['1', '4']
+
+
+def test_a_checkpoint_that_is_gone_is_not_damaged(folder, caplog):
+  with pytest.raises(RunError, match='9 was replaced by the training that is running: run the'):
+    folder.is_whole(9)
+  assert 'damaged' not in caplog.text
 
 
 def test_damaged_checkpoints_are_renamed(folder, caplog):
+  publish(folder, 1)
   for _ in range(2):
-    publish(folder, 1)
     publish(folder, 2)
     (folder.path / '2' / 'data').write_bytes(bytes(9))
     assert folder.newest_whole() == 1

@@ -38,12 +38,13 @@ def other(tmp_path):
 
 def test_a_second_run_is_refused_until_the_first_has_ended(other, tmp_path):
   name = f'in use by another run .host {socket.gethostname()}, process {other.pid}, since 20'
+  config = tiny_config(train__steps=1, model__layers=('conv1', 'fc6', 'fc8'))
   with pytest.raises(UserError, match=name):
-    train(tiny_config(train__steps=1), tmp_path)
+    train(config, tmp_path)
   assert not (tmp_path / 'checkpoints').exists()
   other.send_signal(signal.SIGKILL)
   other.wait()
-  assert train(tiny_config(train__steps=1), tmp_path)['step'] == 1
+  assert train(config, tmp_path)['step'] == 1
   assert json.loads((tmp_path / lock.LOCK).read_text())['pid'] == os.getpid()
 
 

@@ -42,16 +42,13 @@ def finish_store(job: Job, features: Any, titles: list[str] | None) -> dict[str,
 
 
 def _write_metadata(job: Job, features: Any, titles: list[str] | None) -> dict[str, Any]:
-  indices = {
-    split: [dict(np.load(job.paths(split, k)[1])) for k in range(number)]
-    for split, number in job.shards.items()
-  }
+  indices, sums = _read_indices(job)
   arrays = {
     f'{split}/{field}': np.concatenate([index[field] for index in shards])
     for split, shards in indices.items()
     for field in reader.Index._fields
   }
-  sums, report = _merge_sums_and_reports([index for shards in indices.values() for index in shards])
+  report = _merge_reports([index for shards in indices.values() for index in shards])
   statistics, covariance = stats.from_sums(sums), stats.covariance(sums)
   write_json(os.path.join(job.output, reader.REPORT), report)
   _check_skipped(job, report['skipped'])
@@ -86,17 +83,29 @@ def _write_metadata(job: Job, features: Any, titles: list[str] | None) -> dict[s
   return meta
 
 
-def _merge_sums_and_reports(indices: list[dict]) -> tuple[stats.Sums, dict[str, list[dict]]]:
-  """Returns the sums over all training canvases, and the skipped and repaired files of all shards."""
-  size = indices[0]['total'].shape[0]
-  sums = stats.add([], size)
+def _read_indices(job: Job) -> tuple[dict[str, list[dict]], stats.Sums]:
+  """Returns the indices of the shards of each split, and the sums over all training canvases.
+
+  The sums of a shard are as large as four canvases, so they are added up as they are read.
+  """
+  indices: dict[str, list[dict]] = {split: [] for split in job.shards}
+  sums = stats.add([], job.canvas.size)
+  for split, shard in job.all_shards:
+    with np.load(job.paths(split, shard)[1]) as file:
+      index = dict(file)
+    for total, field in zip(sums, stats.Sums._fields, strict=True):
+      np.add(total, index.pop(field), out=total)
+    indices[split].append(index)
+  return indices, sums
+
+
+def _merge_reports(indices: list[dict]) -> dict[str, list[dict]]:
+  """Returns the skipped and repaired files of all shards."""
   report: dict[str, list[dict]] = {'skipped': [], 'repaired': []}
   for index in indices:
-    for total, field in zip(sums, stats.Sums._fields, strict=True):
-      np.add(total, index[field], out=total)
     for kind, split, name, reason in json.loads(str(index['report'])):
       report[kind].append({'split': split, 'file': name, 'reason': reason})
-  return sums, report
+  return report
 
 
 def _check_skipped(job: Job, skipped: list[dict]) -> None:

@@ -79,11 +79,16 @@ class Job:
     Training images are shuffled once, as the original code did before it wrote them (docs/FACTS.md, section
     3), so that `config.data.shuffle=stored` can train in the stored order.
     """
-    number = self.plan['images'][split]
-    order = np.arange(number)
-    if split == 'train' and self.plan['shuffle']:
-      order = generator(self.config_data.split_seed, 0, purpose=3).permutation(number)
-    return np.array_split(order, self.shards[split])[shard]
+    return self._rows[split][shard]
+
+  @functools.cached_property
+  def _rows(self) -> dict[str, list[np.ndarray]]:
+    """Returns the images of every shard of each split; see `rows`."""
+    orders = {split: np.arange(number) for split, number in self.plan['images'].items()}
+    if self.plan['shuffle']:
+      rng = generator(self.config_data.split_seed, 0, purpose=3)
+      orders['train'] = rng.permutation(len(orders['train']))
+    return {split: np.array_split(order, self.shards[split]) for split, order in orders.items()}
 
   def paths(self, split: str, shard: int) -> tuple[str, str]:
     """Returns the file of a shard, and the file of its index."""

@@ -9,7 +9,6 @@ not depend on interruptions. The process that finds all shards finished writes t
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-import errno
 import json
 import os
 import pathlib
@@ -24,24 +23,15 @@ from tqdm import tqdm
 
 from alexnet_jax.data import statistics as stats
 from alexnet_jax.data.decode import Canvas, decode_canvas, decode_stored, encode_jpeg
-from alexnet_jax.data.splits import Source, Split, cores
+from alexnet_jax.data.splits import Source, Split, check_reach, cores
 from alexnet_jax.data.store import reader, records, tfds_metadata
 from alexnet_jax.data.store.finish import class_titles, finish_store
 from alexnet_jax.data.store.job import Job
-from alexnet_jax.errors import RunError, UserError
+from alexnet_jax.errors import UserError
 from alexnet_jax.utils import atomic_io
 from alexnet_jax.utils.prefetch import map_ahead
 
 _CHUNK = 16  # images per task of a thread
-# Errors of a disk, a network folder or this process. All later images would be skipped because of them.
-_OUT_OF_REACH = (
-  errno.EIO,
-  errno.ESTALE,
-  errno.ETIMEDOUT,
-  errno.ENOTCONN,
-  errno.EMFILE,
-  errno.ENFILE,
-)
 
 
 def write_store(
@@ -206,11 +196,7 @@ def _encode_images(job: Job, serialize: Callable, split: str, rows: np.ndarray) 
       data = images.read(row)
       canvas = decode_canvas(data, job.canvas, notes)
     except (ValueError, OSError) as error:
-      if getattr(error, 'errno', None) in _OUT_OF_REACH:
-        raise RunError(
-          f'{name} cannot be read ({error}): bring its disk or network folder back, or remove the file, and '
-          'run the same command again'
-        ) from None
+      check_reach(name, error)
       report.append(('skipped', split, name, str(error)))
       continue
     if isinstance(data, bytes) and data[:2] != b'\xff\xd8' and re.search(r'(?i)\.jpe?g$', name):

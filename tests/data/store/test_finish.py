@@ -1,6 +1,7 @@
 """The metadata of a finished store."""
 
 import json
+import tracemalloc
 
 import chex
 from data_helpers import make_config, make_store_config
@@ -9,6 +10,7 @@ import pytest
 
 from alexnet_jax.data import open_dataset
 from alexnet_jax.data.prepare import prepare
+from alexnet_jax.data.store import finish
 from alexnet_jax.errors import RunError, UserError
 
 FORMATS = pytest.mark.parametrize('form', ['jpeg', 'raw'])
@@ -38,6 +40,25 @@ def test_a_store_contains_its_metadata(make_folder, tmp_path, form):
   chex.assert_trees_all_close(np.array(meta['rgb_mean']), pixels.mean(0), rtol=1e-6)
   again = prepare(make_store_config(f'folder:{root}', format=form, quality=80), str(output))
   assert again == result
+
+
+def test_finishing_holds_the_sums_of_one_shard_at_a_time(tmp_path, monkeypatch):
+  """The sums of all shards of a large store would need gigabytes."""
+  peaks, read_indices = [], finish._read_indices
+
+  def measure(job):
+    tracemalloc.start()
+    try:
+      return read_indices(job)
+    finally:
+      peaks.append(tracemalloc.get_traced_memory()[1])
+      tracemalloc.stop()
+
+  monkeypatch.setattr(finish, '_read_indices', measure)
+  config = make_store_config(shard_images=1)
+  config.data.canvas.size = 128
+  prepare(config, str(tmp_path))  # 28 shards
+  assert 0 < peaks[0] < 14 * 128 * 128 * 3 * np.uint32().nbytes
 
 
 def test_a_store_without_readable_images_is_an_error(make_folder, tmp_path):

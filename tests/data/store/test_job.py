@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax.data.prepare import prepare
+from alexnet_jax.data.splits import generator
+from alexnet_jax.data.store import job as job_lib
 from alexnet_jax.errors import UserError
 
 
@@ -20,6 +22,20 @@ def test_training_images_are_shuffled_once_or_not_at_all(tmp_path):
   chex.assert_trees_all_equal(
     np.load(f'{shuffled}/store.npz')['validation/row'], np.arange(7, dtype=np.int32)
   )
+
+
+def test_the_training_order_is_drawn_once(tmp_path, monkeypatch):
+  drawn = []
+
+  def draw(seed, index, purpose):
+    drawn.append((seed, index, purpose))
+    return generator(seed, index, purpose)
+
+  monkeypatch.setattr(job_lib, 'generator', draw)
+  prepare(make_store_config(split_seed=4), str(tmp_path))
+  assert drawn == [(4, 0, 3)]
+  expected = generator(4, 0, 3).permutation(21).astype(np.int32)
+  chex.assert_trees_all_equal(np.load(tmp_path / 'store.npz')['train/row'], expected)
 
 
 def test_a_folder_belongs_to_one_plan(make_folder, tmp_path):

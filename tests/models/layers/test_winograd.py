@@ -13,8 +13,9 @@ import pytest
 
 from alexnet_jax.models.layers import cpu, reference, winograd
 
-# Relative to the largest entry. The largest observed error is 2e-5, in gradients of kernels.
-TOLERANCE = {'float32': 3e-5, 'bfloat16': 2e-2}
+# Relative to the largest entry. docs/performance.md promises the one for float32. The largest observed errors
+# are 7e-6 in convolutions and their gradients, and 1.2e-5 in the gradient of a bias, which is a long sum.
+TOLERANCE = {'float32': 2e-5, 'bfloat16': 2e-2}
 SIZES = [(m, r) for r, sides in winograd.TILES.items() for m in sides]
 
 
@@ -62,11 +63,10 @@ def test_adjoint_transforms(m, r):
     (winograd.output, winograd.output_adjoint, normal(p.a**2, 2 * p.tiles[0] * p.tiles[1], 3)),
   ]
   for transform, adjoint, x in pairs:
-    image = transform(p, x)
+    image = jax.jit(transform, static_argnums=0)(p, x)
     y = normal(*image.shape, seed=1)
-    assert float(jnp.vdot(image, y)) == pytest.approx(
-      float(jnp.vdot(x, adjoint(p, y))), rel=1e-4, abs=1e-2
-    )
+    back = jax.jit(adjoint, static_argnums=0)(p, y)
+    assert float(jnp.vdot(image, y)) == pytest.approx(float(jnp.vdot(x, back)), rel=1e-4, abs=1e-2)
 
 
 def both(layer, x, kernel, g, padding):
@@ -109,9 +109,9 @@ def test_images_are_processed_in_chunks(images, monkeypatch):
   p = winograd.plan(x.shape, 3, ((1, 1), (1, 1)))
   assert p is not None and winograd._chunk(p, 6, 2) < images
   g = normal(images, 9, 9, 2, seed=2)
-  padding = ((1, 1), (1, 1))
+  run = jax.jit(functools.partial(both, padding=((1, 1), (1, 1))), static_argnums=0)
   for actual, expected in zip(
-    both(cpu.conv, x, kernel, g, padding), both(reference.conv, x, kernel, g, padding), strict=True
+    run(cpu.conv, x, kernel, g), run(reference.conv, x, kernel, g), strict=True
   ):
     assert_close(actual, expected)
 
@@ -138,9 +138,8 @@ def test_towers_with_shared_maps_are_computed_as_one_layer():
     return sum((t + 1) * (y**2).sum() for t, y in enumerate(ys))
 
   def run(layer, shared):
-    return jax.value_and_grad(lambda *args: loss(layer, *args, shared), argnums=(0, 1, 2))(
-      x, kernel, bias
-    )
+    both = jax.value_and_grad(lambda *args: loss(layer, *args, shared), argnums=(0, 1, 2))
+    return jax.jit(both)(x, kernel, bias)
 
   value, gradients = run(cpu.tower_convs, True)
   expected, expected_gradients = run(reference.tower_convs, True)
@@ -175,7 +174,9 @@ def test_conv_runs_under_shard_map():
       out_specs=(P('data'), P()),
     )
   )
-  whole = jax.grad(
-    lambda x, k: (reference.conv(x, k, bias, 1, ((1, 1), (1, 1))) ** 2).sum(), argnums=(0, 1)
+  whole = jax.jit(
+    jax.grad(
+      lambda x, k: (reference.conv(x, k, bias, 1, ((1, 1), (1, 1))) ** 2).sum(), argnums=(0, 1)
+    )
   )(x, kernel)
   jax.tree.map(assert_close, gradient(x, kernel, bias), whole)
