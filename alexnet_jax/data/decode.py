@@ -189,9 +189,9 @@ def _orientation_of(image: Image.Image) -> int:
   if any(key in image.info for key in _XMP):
     # If the EXIF data have no orientation, Pillow takes that of the XMP data, which other decoders ignore;
     # for many JPEG files it does so when it opens them. Hence the EXIF data are parsed without XMP data.
-    exif = {key: image.info[key] for key in _EXIF if key in image.info}
-    image = Image.Image()
-    image.info = exif
+    bare = Image.Image()
+    bare.info = {key: image.info[key] for key in _EXIF if key in image.info}
+    image = bare
   try:
     orientation = image.getexif().get(_ORIENTATION, 1)
   except Exception:  # Pillow raises many types on damaged EXIF data
