@@ -30,12 +30,10 @@ UNSURE_PROBABILITY = 0.5
 UNSURE_MARGIN = 0.2
 _NEIGHBOURS = 6
 _QUALITY = 90  # JPEG quality
-_MAX_SCANS = (
-  50  # of a JPEG. Programs write about 20 at most, and an empty one takes 0.1 s for large images.
-)
-_SEGMENT = re.compile(
-  rb'\xff[^\x00\x01\xd0-\xd8\xff]'
-)  # its marker; in coded pixels, FF is followed by 0
+# The scans of a JPEG. Programs write about 20 at most, and an empty one takes 0.1 s for a large image.
+_MAX_SCANS = 50
+# The markers of a JPEG: of its segments (in coded pixels, FF is followed by 0), of a scan, and of the end.
+_SEGMENT = re.compile(rb'\xff[^\x00\x01\xd0-\xd8\xff]')
 _SCAN, _END = b'\xff\xda', b'\xff\xd9'
 
 
