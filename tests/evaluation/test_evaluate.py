@@ -40,7 +40,7 @@ def averaged_run(tmp_path_factory):
   """A short run whose moving average is evaluated, with another `config.data.holdout`."""
   folder = tmp_path_factory.mktemp('averaged')
   averaged = {'optim__ema': 0.9, 'eval__weights': 'ema', 'data__holdout': 0.2}
-  train(tiny_config(train__steps=20, optim__rate=0.01, **averaged), folder)
+  train(tiny_config(train__steps=20, optim__rate=0.01, model__layers=SMALL, **averaged), folder)
   return folder
 
 

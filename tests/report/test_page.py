@@ -40,9 +40,9 @@ def page(tmp_path_factory):
     (images / split / 'class0' / '0.png').rename(images / split / 'class0' / '<b>.png')
   # This validation image, one of the three that the page shows, is a training image too.
   shutil.copy(images / 'train' / 'class0' / '1.png', images / 'val' / 'class0' / '1.png')
-  config = tiny_config(
-    eval__views=10, eval__baseline=True, **dict(zip(NAMES, (3, 4, 16), strict=True))
-  )
+  few = {'model__layers': ('conv1', 'fc7', 'fc8')}
+  numbers = dict(zip(NAMES, (3, 4, 16), strict=True))
+  config = tiny_config(eval__views=10, eval__baseline=True, **numbers, **few)
   config.data.source = f'folder:{images}'
   config.recipe = 'original <script>alert(1)</script>'
   helpers.untrained_run(config, workdir)
@@ -161,7 +161,7 @@ def test_the_page_shows_the_settings(page):
   )
   assert 'What differs from the recipe paper' in text  # its recipe is unknown
   assert 'optim.layer_rates' not in text and 'conv1.features' not in text  # equal to `paper`
-  assert "model.conv5.then ('pool', 'act') ('act', 'pool')" in text
+  assert "model.conv1.then ('norm', 'pool', 'act') ('act', 'norm', 'pool')" in text
   # An imported network has no errors.
   assert 'checkpoint best, step 0' in text and 'chosen' not in text
   assert 'duration 0 s' in text and 'processor core' in text and 'JAX' in text

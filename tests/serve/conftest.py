@@ -18,7 +18,8 @@ from alexnet_jax.serve.network import Network
 def run(tmp_path_factory):
   """A folder with a workdir, eight images, and the features of the images."""
   folder = tmp_path_factory.mktemp('serve')
-  helpers.untrained_run(tiny_config(data__synthetic__classes=7), folder / 'run')
+  few = {'model__layers': ('conv1', 'fc7', 'fc8')}
+  helpers.untrained_run(tiny_config(data__synthetic__classes=7, **few), folder / 'run')
   rng = np.random.default_rng(0)
   (folder / 'images').mkdir()
   for i in range(8):
