@@ -151,17 +151,17 @@ FLAGS = {
 HELP = ('help', 'helpfull', 'version')
 # The flags whose values are paths, or lists of paths.
 PATHS = (
-  *(
-    'config',
-    'config.init_from',
-    'workdir',
-    'checkpoints',
-    'weights',
-    'images',
-    'output',
-    'picture',
-  ),
-  *('mean', 'classes'),
+  'checkpoints',
+  'classes',
+  'config',
+  'config.init_from',
+  'features',
+  'images',
+  'mean',
+  'output',
+  'picture',
+  'weights',
+  'workdir',
 )
 
 _NETWORK = 'the folder of a run, or give --weights=FILE.safetensors'

@@ -66,7 +66,7 @@ def take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
   return value, rest
 
 
-def _expand_home(argv: Sequence[str]) -> list[str]:
+def expand_home(argv: Sequence[str]) -> list[str]:
   """Replaces `~` at the start of the paths of flags: a shell leaves `--workdir=~/runs` as it is."""
   expanded = []
   for arg in argv:
@@ -159,7 +159,7 @@ def parse(argv: Sequence[str]) -> Options:
   Raises:
     UserError: a flag, a key or a mode is unknown, a value has the wrong type, or a flag is missing.
   """
-  argv = _expand_home(argv)
+  argv = expand_home(argv)
   _check_names(argv)
   spec, rest = take(argv, 'config')
   given = {name: take(rest, name)[0] for name in FLAGS}
@@ -179,7 +179,7 @@ def parse(argv: Sequence[str]) -> Options:
   if extra:
     raise UserError(f'{extra[0]!r} is not a flag: flags are written --name=value')
   _check_modes(values, mode)
-  _check_together(values, mode, spec)
+  _check_together(values, mode)
   return _options(values, mode, given['workdir'], argv)
 
 
@@ -227,10 +227,8 @@ def _check_modes(values: flags.FlagValues, mode: str) -> None:
       )
 
 
-def _check_together(values: flags.FlagValues, mode: str, spec: str) -> None:
-  """Raises UserError for flags that exclude each other, or that are missing; `spec` is --config."""
-  if spec and values.workdir and mode in ('config', 'describe', 'prepare'):
-    raise UserError('--config and --workdir both name a config: leave one of them out')
+def _check_together(values: flags.FlagValues, mode: str) -> None:
+  """Raises UserError for flags that exclude each other, or that are missing."""
   if values.images and values.split not in ('', FLAGS['split'].default):
     raise UserError('--images and --split both name images: leave one of them out')
   if values.devices_per_host != FLAGS['devices_per_host'].default and not values.images_per_s:

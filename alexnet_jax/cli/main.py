@@ -33,7 +33,7 @@ def _train(options: 'Options') -> Result:
   if options.dry_run:
     from alexnet_jax.training.dry_run import dry_run
 
-    return dry_run(options.config)
+    return dry_run(options.config, options.workdir)
   if options.sweep:
     from alexnet_jax.cli import sweep
 
@@ -294,6 +294,14 @@ def entry_point() -> None:
     code = main(sys.argv[1:])
   except KeyboardInterrupt:  # before there was anything to interrupt
     code = INTERRUPTED
+  except ModuleNotFoundError as error:
+    if (error.name or '').startswith('alexnet_jax'):
+      raise
+    console.say_error(
+      f'the package {error.name} is not installed: activate the environment (. .venv/bin/activate), or '
+      'install the packages (pip install -c constraints.txt -r requirements.txt)'
+    )
+    code = USER_ERROR
   # After a failure, threads of libraries may wait forever, so the process ends without them.
   if code == RUN_FAILED:
     sys.stdout.flush()

@@ -43,7 +43,7 @@ def show(argv: Sequence[str]) -> bool:
     from alexnet_jax import config as config_lib
     from alexnet_jax.cli import flags, help
 
-    config = config_lib.load_file(flags.take(argv, 'config')[0] or 'alexnet')
+    config = config_lib.load_file(flags.take(flags.expand_home(argv), 'config')[0] or 'alexnet')
     shown += f'\n\nConfig keys, with the values of the config:\n{help.config_text(config)}'
   try:
     print(shown, flush=True)

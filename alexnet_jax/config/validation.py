@@ -73,12 +73,6 @@ def _check_crop(config: ConfigDict | FrozenConfigDict) -> None:
       f'config.model.input_size={size} is larger than config.data.canvas.size={canvas}: crops are '
       'cut from canvases'
     )
-  augment = config.augment
-  if (augment.crop, augment.mean, augment.mean_at) == ('resized', 'image', 'crop'):
-    raise UserError(
-      'config.augment.crop=resized has no position at which config.augment.mean_at=crop could read the mean '
-      'image: set config.augment.mean=channel, or config.augment.mean_at=centre'
-    )
 
 
 def _check_layer_names(config: ConfigDict | FrozenConfigDict) -> None:

@@ -173,7 +173,7 @@ class _ImpatientProtocol(H11Protocol):
     self._check_later()
 
   def _check_later(self):
-    # A closed connection is open until its last answer is read.
+    # After `close`, the socket stays open until the visitor has read the answer.
     unread = self.flow.write_paused or self.transport.is_closing()
     self.loop.call_later(limits.UPLOAD_SECONDS, self._close_if_silent, self.cycle, unread)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import contextlib
+import pathlib
 import time
 from typing import TypeVar
 
@@ -20,13 +21,14 @@ from alexnet_jax.evaluation import describe
 from alexnet_jax.steps import optimizer, schedules
 from alexnet_jax.training.fine_tuning import check_origin, copy_layers
 from alexnet_jax.training.run import resolve
+from alexnet_jax.workdir.checkpoint import FOLDER
 
 _TIMED_STEPS = 3  # the shortest one counts
 
 T = TypeVar('T')
 
 
-def dry_run(config: ConfigDict) -> dict[str, object]:
+def dry_run(config: ConfigDict, workdir: str = '') -> dict[str, object]:
   """Opens the data, reads a batch, compiles the training step and times it at rate 0; writes nothing.
 
   Returns:
@@ -53,7 +55,9 @@ def dry_run(config: ConfigDict) -> dict[str, object]:
     logging.info('reading a batch of %d images', frozen.train.batch_size)
     batch, read_s = _timed(lambda: _read_batch(frozen, mesh, dataset))
     images = dataset.num_train, dataset.num_validation, len(dataset.class_names)
-  state = copy_layers(frozen, mesh, steps.init_state(frozen, mesh))
+  state = steps.init_state(frozen, mesh)
+  if not pathlib.Path(workdir, FOLDER).is_dir():  # a run that resumes copies no layers
+    state = copy_layers(frozen, mesh, state)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   logging.info('compiling the training step of %d parameters', parameters)
   step, compile_s = _timed(lambda: describe.compiled_step(frozen, mesh, state))

@@ -56,7 +56,7 @@ def train(
   workdir = pathlib.Path(workdir)
   config_lib.validate(config)
   check_origin(config)
-  if config.log.wandb:
+  if config.log.wandb and multihost.is_primary():
     import_module('wandb', 'wandb', 'config.log.wandb')
   models.layer_table(config.model)  # an impossible network is reported before the data are read
   run_config.check_before_data(workdir, config)
@@ -232,7 +232,13 @@ def _log_start(run: Run, state: steps.TrainState) -> None:
     logging.info(
       'batch size %d: learning rates are multiplied by %g', run.config.train.batch_size, factor
     )
-  elif run.config.optim.warmup:
+  augment = run.config.augment
+  if (augment.crop, augment.mean, augment.mean_at) == ('resized', 'image', 'crop'):
+    logging.warning(
+      'config.augment.mean_at=crop has no effect with config.augment.crop=resized: the central part of the '
+      'mean image is subtracted; config.augment.mean=channel subtracts one value a channel'
+    )
+  if factor == 1 and run.config.optim.warmup:
     logging.warning(
       'config.optim.warmup=%g has no effect, because config.optim.scaling does not change the rates',
       run.config.optim.warmup,

@@ -229,7 +229,7 @@ def _start_new(
 
 
 def _forget_earlier_run(workdir: pathlib.Path) -> None:
-  """Removes what a run that ended before its first checkpoint has left beside its metrics."""
+  """Removes what an earlier run, of which no checkpoint is left, has written beside its metrics."""
   if multihost.is_primary():
     for name in (sessions.FILE, metrics.WANDB_ID, per_class.FILE):
       (workdir / name).unlink(missing_ok=True)

@@ -5,15 +5,16 @@ import os
 import pathlib
 import sys
 
-from absl import flags
-from absl import logging as absl_logging
-
 BOLD, DIM, RED = '1', '2', '1;31'  # ANSI codes
 _DEVICES = 'jax._src.xla_bridge'  # the logger that warns of a GPU or TPU which JAX does not use
 
 
 def setup() -> None:
   """Sends the log messages of this package to stderr as plain lines, and few of other libraries."""
+  # Late, so that a missing package can be reported.
+  from absl import flags
+  from absl import logging as absl_logging
+
   flags.FLAGS.mark_as_parsed()  # cli/flags.py parses the flags; those of absl keep their defaults
   absl_logging.use_absl_handler()
   absl_logging.set_verbosity(absl_logging.INFO)
@@ -46,6 +47,8 @@ def _report_unraisable(unraisable) -> None:
 
 def warnings_only() -> None:
   """Logs warnings and errors only; with several processes, all but one do this."""
+  from absl import logging as absl_logging
+
   absl_logging.set_verbosity(absl_logging.WARNING)
 
 

@@ -12,7 +12,7 @@ Loading verifies the digests. A damaged checkpoint is renamed to `STEP.damaged`,
 used. The newest few and the best are kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import datetime
 import json
 import pathlib
@@ -52,6 +52,19 @@ _REASONS = (
 def _snapshot(tree):
   """Returns a copy, which stays valid when the next step takes `tree` over, and whether it is finite."""
   return jax.tree.map(jnp.copy, tree), steps.all_finite(tree)
+
+
+def _on_primary(find: Callable[[], int]) -> int:
+  """Returns on every process what `find` returns on process 0; its RunError is raised on all of them."""
+  number, problem = _NONE, ''
+  if multihost.is_primary():
+    try:
+      number = find()
+    except RunError as error:
+      problem = str(error)
+  if problem := multihost.text_from_primary(problem):
+    raise RunError(problem)
+  return multihost.from_primary(number)
 
 
 class Checkpoints:
@@ -106,12 +119,7 @@ class Checkpoints:
     """
     self.wait()
     if not self._latest_known:
-      found = _NONE
-      if multihost.is_primary():
-        step = self._files.newest_whole()
-        missing = _ALL_DAMAGED if self._files.has_any() else _NONE
-        found = missing if step is None else step
-      found = multihost.from_primary(found)
+      found = _on_primary(self._newest)
       if found == _ALL_DAMAGED:
         raise RunError(
           f'all checkpoints in {self.folder} are damaged: restore a copy of one, as a folder named by its '
@@ -127,12 +135,18 @@ class Checkpoints:
       RunError: there are checkpoints, but all of them are damaged, or one cannot be read now.
     """
     self.wait()
-    step = _NONE
-    if multihost.is_primary():
-      ranked = self._files.ranked(self._files.steps())
-      step = next((s for s in ranked if self._files.is_whole(s)), _NONE)
-    step = multihost.from_primary(step)
+    step = _on_primary(self._best_whole)
     return self.latest() if step == _NONE else step
+
+  def _newest(self) -> int:
+    step = self._files.newest_whole()
+    if step is None:
+      return _ALL_DAMAGED if self._files.has_any() else _NONE
+    return step
+
+  def _best_whole(self) -> int:
+    ranked = self._files.ranked(self._files.steps())
+    return next((step for step in ranked if self._files.is_whole(step)), _NONE)
 
   def choose(self, which: str) -> int:
     """Returns the step that `--checkpoint=best|latest|STEP` selects.
@@ -151,8 +165,7 @@ class Checkpoints:
       raise UserError(
         f'--checkpoint={which}: choose best, latest or one of {", ".join(map(str, available))}'
       )
-    whole = self._files.is_whole(int(which)) if multihost.is_primary() else True
-    if not multihost.from_primary(int(whole)):
+    if not _on_primary(lambda: int(self._files.is_whole(int(which)))):
       raise RunError(
         f'the checkpoint of step {which} is damaged: choose another one in {self.folder}'
       )

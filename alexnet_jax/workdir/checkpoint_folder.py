@@ -72,7 +72,7 @@ class CheckpointFolder:
     """Returns those of `steps` that have a validation error, the lowest first; of equals the later first.
 
     Raises:
-      RunError: a checkpoint cannot be read now, or is not there any more.
+      RunError: a checkpoint cannot be read now.
     """
     errors = {}
     for step in steps:
@@ -80,6 +80,10 @@ class CheckpointFolder:
         error = self.read(step, atomic_io.facts)['metrics'].get(_ERROR)
       except ValueError:
         continue
+      except RunError:
+        if (self.path / str(step)).is_dir():
+          raise
+        continue  # the training that is running has removed it
       if error is not None:
         errors[step] = error
     return sorted(errors, key=lambda step: (errors[step], -step))

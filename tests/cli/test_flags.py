@@ -79,7 +79,6 @@ def test_overrides_change_the_config():
     ([PAPER, RUN, '--peer_timeout=0'], 'peer_timeout'),
     ([PAPER, RUN, '--peer_timeout=60'], '--peer_timeout describes several processes: add'),
     ([PAPER, RUN, '--config.recipe=caffe'], 'choose another one behind the config file'),
-    ([PAPER, RUN, '--mode=describe'], '--config and --workdir both name a config'),
     ([PAPER, '--mode=describe', '--devices_per_host=4'], 'is used with --images_per_s'),
     (
       ['--mode=features', PAPER, RUN, '--output=f', '--images=a', '--split=train'],
@@ -110,6 +109,8 @@ def test_paths_may_begin_with_the_home_folder(monkeypatch):
   assert options.workdir == '/home/ada/runs/a' and options.config.init_from == '/home/ada/runs/b'
   options = flags.parse(['--mode=eval', PAPER, '--checkpoints=~/a,b', '--output=~/all.json'])
   assert options.checkpoints == ('/home/ada/a', 'b') and options.output == '/home/ada/all.json'
+  options = flags.parse(['--mode=serve', PAPER, RUN, '--features=~/x.npz'])
+  assert options.features == '/home/ada/x.npz'
 
 
 def test_take():

@@ -45,7 +45,6 @@ def test_a_kernel_larger_than_its_input_is_refused():
       'normalisation cannot follow a fully connected layer',
     ),
     ('paper', {'model__input_size': 257}, 'input_size=257 is larger than .*canvas.size=256'),
-    ('paper', {'augment__crop': 'resized'}, 'crop=resized has no position at which'),
     ('paper', {'model__fc6__then': ('act', *5 * ('dropout',))}, 'a tuple of at most 5 of'),
     ('paper', {'model__lrn__k': 0.0}, 'config.model.lrn.k=0.0: must be'),
     ('paper', {'train__epochs': 0.0}, 'set it, or config.train.steps, to more than 0'),

@@ -33,3 +33,5 @@ def test_an_invalid_config_is_refused():
     dry_run(tiny_config(model__num_classes=7))
   with pytest.raises(UserError, match='needs a network to copy from'):
     dry_run(tiny_config(init_layers='conv1'))
+  with pytest.raises(UserError, match='there is no such folder'):
+    dry_run(tiny_config(init_from='none', model__layers=('conv1', 'fc6', 'fc8')))

@@ -359,12 +359,15 @@ def test_training_warns_of_data_and_keys_without_an_effect(tmp_path, caplog):
     data__synthetic__validation=0,
     optim__schedule='plateau',
     optim__warmup=2.0,
+    augment__crop='resized',
+    augment__mean_at='crop',
     **FEW,
   )
   train(config, tmp_path / 'run2')
   assert 'there are no validation images: evaluation is skipped, and' in caplog.text
   assert 'config.optim.schedule=plateau and config.train.early_stopping have no' in caplog.text
   assert 'config.optim.warmup=2 has no effect' in caplog.text
+  assert 'config.augment.mean_at=crop has no effect' in caplog.text
 
 
 def test_data_with_a_single_class_are_refused(tmp_path):
