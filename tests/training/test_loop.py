@@ -354,15 +354,9 @@ def test_training_warns_of_data_and_keys_without_an_effect(tmp_path, caplog):
   train(config, tmp_path / 'run')
   assert '1 of 2 classes have no validation image (a): ' in caplog.text
   caplog.clear()
-  config = tiny_config(
-    train__steps=1,
-    data__synthetic__validation=0,
-    optim__schedule='plateau',
-    optim__warmup=2.0,
-    augment__crop='resized',
-    augment__mean_at='crop',
-    **FEW,
-  )
+  optim = {'optim__schedule': 'plateau', 'optim__warmup': 2.0}
+  augment = {'augment__crop': 'resized', 'augment__mean_at': 'crop'}
+  config = tiny_config(train__steps=1, data__synthetic__validation=0, **optim, **augment, **FEW)
   train(config, tmp_path / 'run2')
   assert 'there are no validation images: evaluation is skipped, and' in caplog.text
   assert 'config.optim.schedule=plateau and config.train.early_stopping have no' in caplog.text
