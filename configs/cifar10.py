@@ -59,8 +59,8 @@ FIGURE_1 = {
 }
 
 # Random 24x24 crops of 32x32 pixels, mirrored at random; nine views in evaluation. 500 epochs are followed by
-# twice 10 epochs at lower rates. The author trained on four fifths of the images for about 350 epochs, and on
-# all of them for 150.
+# twice 10 epochs at lower rates of the weights. The author trained on four fifths of the images first and then
+# on all of them, for 160 and about 470 epochs (docs/reproducing.md, "CIFAR-10 in two parts").
 CONV_LOCAL = {
   'model.input_size': 24,
   'model.lrn.alpha': 0.001,
@@ -69,6 +69,7 @@ CONV_LOCAL = {
   'augment.crop': 'random',
   'augment.flip': True,
   'augment.mean_at': 'centre',
+  'optim.bias_factor': 1.0,  # the biases keep their rate (FACTS section 5)
   'optim.layer_decay': (('local3', 0.004), ('local4', 0.004), ('fc5', 0.004)),
   'optim.schedule': 'steps',
   'optim.boundaries': (500.0, 510.0),

@@ -83,7 +83,7 @@ def summarise(runs: list[dict]) -> dict:
 
 
 def draw(runs: list[dict], path) -> None:
-  """Draws a point for each run, a bar at each mean, and a line at the mean of the unchanged config."""
+  """Draws the runs as points, each mean with its standard error, and a line at the mean of `unchanged`."""
   import matplotlib
 
   matplotlib.use('agg')
@@ -97,11 +97,14 @@ def draw(runs: list[dict], path) -> None:
     values = list(errors[change].values())
     axes.plot(values, [row] * len(values), 'o', color='0.6', markersize=4)
     axes.plot(statistics.mean(values), row, '|', color='black', markersize=14, markeredgewidth=2)
+    if len(values) > 1:
+      spread = statistics.stdev(values) / len(values) ** 0.5
+      axes.errorbar(statistics.mean(values), row, xerr=spread, color='black', capsize=3)
   if BASE in errors:
     axes.axvline(statistics.mean(errors[BASE].values()), color='0.8', linewidth=1, zorder=0)
   axes.set_yticks(range(len(errors)), list(errors))
   axes.invert_yaxis()
-  axes.set_xlabel('error, %; points are seeds, bars are means')
+  axes.set_xlabel('error, %; points are seeds, bars are means with standard errors')
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=120)
   pyplot.close(figure)

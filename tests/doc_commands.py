@@ -14,8 +14,6 @@ ONLY_PARSED = {
   'sbatch': 'it needs a SLURM cluster',
   'kubectl': 'it needs a Kubernetes cluster',
   'pip': 'it needs a network',
-  'mkdir': 'it makes a folder',
-  'tar': 'it unpacks a file of weights/unfinished',
   'jupyter': 'it opens a browser',
   'python -m venv': 'it creates an environment',
   'python3 -m venv': 'it creates an environment',

@@ -32,10 +32,11 @@ SMALL = {
   'data.synthetic.classes': 3,
 }
 SMALL_IMAGES = {'model.input_size': 64, 'data.canvas.size': 72}
+CIFAR10 = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 
 
 def _photographs(folder: pathlib.Path) -> None:
-  """Writes small images of two classes, which differ in colour, to the folders that the pages name."""
+  """Writes small images, whose classes differ in colour, to the folders that the pages name."""
   rng = np.random.default_rng(0)
 
   def write(path, shade):
@@ -46,11 +47,15 @@ def _photographs(folder: pathlib.Path) -> None:
   for name, shade in {'cat': (150, 60, 20), 'dog': (20, 60, 150)}.items():
     for i in range(10):
       write(folder / 'photos' / name / f'{i}.jpg', shade)
-      write(folder / 'data' / 'cifar10' / name / f'{i}.jpg', shade)
-      for parts in ('imagenet', 'data/cifar10_official'):
-        write(folder / parts / ('val' if i > 7 else 'train') / name / f'{i}.jpg', shade)
+      write(folder / 'imagenet' / ('val' if i > 7 else 'train') / name / f'{i}.jpg', shade)
     write(folder / 'holiday' / f'{name}.jpg', shade)
     write(folder / 'more' / f'{name}.png', shade)
+  for number, name in enumerate(CIFAR10):
+    for i in range(5):
+      shade = (17 * number, 90, 150 - 15 * number)
+      write(folder / 'data' / 'cifar10' / name / f'{i}.jpg', shade)
+      part = 'val' if i > 3 else 'train'
+      write(folder / 'data' / 'cifar10_official' / part / name / f'{i}.jpg', shade)
   write(folder / 'a.jpg', (90, 90, 90))
 
 
@@ -125,6 +130,7 @@ def prepared(tmp_path_factory):
   try:
     _photographs(folder)
     _weights(folder)
+    (folder / 'weights').symlink_to(doc_examples.ROOT / 'weights')
     train = ['--config=configs/alexnet.py:original', '--config.data.source=folder:photos']
     train += ['--config.model.init=torch', '--config.data.holdout=0.3', '--workdir=runs/mine']
     assert cli.main(_small(train)) == 0
@@ -160,7 +166,7 @@ def _needs_torch(example: Example) -> bool:
 def test_every_example_runs(page, prepared, tmp_path, monkeypatch, capsys):
   """The examples run in the order of the page, in a folder that contains photographs and runs."""
   folder = tmp_path / 'stage'
-  shutil.copytree(prepared, folder)
+  shutil.copytree(prepared, folder, symlinks=True)
   monkeypatch.chdir(folder)
   has_torch = (folder / 'two_towers.pth').exists()
   variables: dict[str, object] = {'__name__': '__main__'}

@@ -202,8 +202,10 @@ def test_readme_agrees_with_the_result_files():
   )
   for name, digits in (('elpv_defect.json', 1), ('lenet_mnist.json', 2)):
     assert f'| {load(name)["top1_error"]["mean"]:.{digits}f} (3 seeds)' in readme
-  local = load('conv_local_13pct.evaluation.json', 'weights')['top1_error']
-  assert f'| {local:.2f} without (1 seed)' in readme
+  without, normalised = (
+    load(f'conv_local_{name}pct.evaluation.json', 'weights')['top1_error'] for name in (13, 11)
+  )
+  assert f'| {without:.2f}; {normalised:.2f} (1 seed each)' in readme
   quickstart = load('quickstart.json')['top1_error']
   assert f'| {quickstart["min"]:.1f} to {quickstart["max"]:.1f} with ten views' in readme
   speed = [load(f'speed/{name}.json')['spread'] for name in ('train_step', 'inference')]

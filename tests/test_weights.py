@@ -1,5 +1,7 @@
 """The networks in weights/ load on a fresh clone, are small, and classify what they were trained for."""
 
+import json
+import pathlib
 import re
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from tiny import ROOT
 
 import alexnet_jax
+from alexnet_jax.cli import main as cli
 from alexnet_jax.evaluation import loading
 from alexnet_jax.serve import about
 from alexnet_jax.workdir import archive
@@ -19,6 +22,8 @@ FILES = sorted(FOLDER.glob('*.safetensors'))
 
 # The probabilities of `picture`, in per mille, recorded when each network was exported.
 PROBABILITIES = {
+  'conv_local_11pct': np.array([543.1, 17.6, 152.0, 121.3, 6.2, 29.6, 1.3, 18.3, 54.8, 55.8])
+  / 1000,
   'conv_local_13pct': np.array([130.5, 0.1, 798.4, 0.0, 0.0, 64.0, 0.0, 0.0, 4.5, 2.5]) / 1000,
   'lenet5_mnist': np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.2, 0.0, 998.7, 0.0]) / 1000,
 }
@@ -66,6 +71,17 @@ def test_probabilities_are_those_of_the_trained_network(path):
   (found,) = network.probabilities([picture(network.config.data.canvas.size)])
   np.testing.assert_allclose(found.sum(), 1, rtol=1e-5)
   np.testing.assert_allclose(found, PROBABILITIES[path.stem], atol=2e-3)
+
+
+def test_the_command_of_the_readme_classifies_images(tmp_path, monkeypatch, capsys):
+  (command,) = re.findall(r'^python main.py (--mode=predict .*)$', README.read_text(), re.M)
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('weights').symlink_to(FOLDER)
+  pathlib.Path('digits').mkdir()
+  digit([(14, 5), (14, 23)]).save('digits/one.png')
+  assert cli.main(command.split()) == 0
+  (row,) = json.loads(capsys.readouterr().out.strip().splitlines()[-1])['images']
+  assert row['top'][0]['label'] == '1'
 
 
 def test_lenet_reads_drawn_digits():
