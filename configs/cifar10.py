@@ -59,8 +59,8 @@ FIGURE_1 = {
 }
 
 # Random 24x24 crops of 32x32 pixels, mirrored at random; nine views in evaluation. 500 epochs are followed by
-# twice 10 epochs at lower rates of the weights. The author trained on four fifths of the images first and then
-# on all of them, for 160 and about 470 epochs (docs/reproducing.md, "CIFAR-10 in two parts").
+# twice 10 epochs at lower rates of the weights. The author trained on four fifths of the images at first and
+# then on all of them, for 160 and about 470 epochs (docs/reproducing.md, "CIFAR-10 in two parts").
 CONV_LOCAL = {
   'model.input_size': 24,
   'model.lrn.alpha': 0.001,
