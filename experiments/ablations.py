@@ -104,7 +104,7 @@ def draw(runs: list[dict], path) -> None:
     axes.axvline(statistics.mean(errors[BASE].values()), color='0.8', linewidth=1, zorder=0)
   axes.set_yticks(range(len(errors)), list(errors))
   axes.invert_yaxis()
-  axes.set_xlabel('error, %; points are seeds, bars are means with standard errors')
+  axes.set_xlabel('error, %; points are seeds, bars are means and their standard errors')
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=120)
   pyplot.close(figure)

@@ -206,6 +206,17 @@ def test_readme_agrees_with_the_result_files():
     load(f'conv_local_{name}pct.evaluation.json', 'weights')['top1_error'] for name in (13, 11)
   )
   assert f'| {without:.2f}; {normalised:.2f} (1 seed each)' in readme
+  results = (ROOT / 'RESULTS.md').read_text()
+  assert f'| {without:.2f}; with normalisation {normalised:.2f} |' in results
+  assert f'2026-11-29 and 30 | {without:.2f}; {normalised:.2f} |' in results
+  parts = load('conv_local_two_parts.json')
+  tested = parts['test images after the second part']['9 views']
+  assert f'| {tested:.2f} | paper: 13 | 0 | {sum(parts["seconds"]):.0f} |' in results
+  runs = load('cifar10_compression.json')
+  before, after = (
+    runs[name]['top1_error']['mean'] for name in ('as they are', 'compressed once more, quality 50')
+  )
+  assert f'| {before:.1f}; {after:.1f} |' in results
   quickstart = load('quickstart.json')['top1_error']
   assert f'| {quickstart["min"]:.1f} to {quickstart["max"]:.1f} with ten views' in readme
   speed = [load(f'speed/{name}.json')['spread'] for name in ('train_step', 'inference')]

@@ -73,7 +73,7 @@ def test_probabilities_are_those_of_the_trained_network(path):
   np.testing.assert_allclose(found, PROBABILITIES[path.stem], atol=2e-3)
 
 
-def test_the_command_of_the_readme_classifies_images(tmp_path, monkeypatch, capsys):
+def test_the_examples_of_the_readme_run(tmp_path, monkeypatch, capsys):
   (command,) = re.findall(r'^python main.py (--mode=predict .*)$', README.read_text(), re.M)
   monkeypatch.chdir(tmp_path)
   pathlib.Path('weights').symlink_to(FOLDER)
@@ -82,6 +82,9 @@ def test_the_command_of_the_readme_classifies_images(tmp_path, monkeypatch, caps
   assert cli.main(command.split()) == 0
   (row,) = json.loads(capsys.readouterr().out.strip().splitlines()[-1])['images']
   assert row['top'][0]['label'] == '1'
+  (code,) = re.findall(r'^```python\n(.*?)^```$', README.read_text(), re.M | re.S)
+  exec(code, {})
+  assert capsys.readouterr().out.startswith("('0', '1',")
 
 
 def test_lenet_reads_drawn_digits():

@@ -34,7 +34,7 @@ class Images(NamedTuple):
     what: the images.
     rows: results to compare every recipe with.
     recipes: further results for single recipes.
-    differs: what the authors did and this program does only if it is told to, in sentences.
+    differs: how the training of the published networks differed, in whole sentences; empty if not stated.
   """
 
   what: str
@@ -100,8 +100,8 @@ CIFAR_10 = Images(
     'cifar10:18pct': (Row('the author of this network', 18.0),),
     'cifar10:80sec': (Row('the author of this network, after 80 seconds', 26.0),),
   },
-  'The author of the first two networks chose the length of the training on a fifth of the training '
-  'images, and then went on with all of them.',
+  'The two networks of section 3.3 were trained on four fifths of the training images first and then on '
+  'all of them; the configs here train on one set of images throughout.',
 )
 MNIST = Images(
   'the 10,000 test images of MNIST',

@@ -37,6 +37,18 @@ def test_a_change_is_compared_with_the_unchanged_config_of_the_same_seed():
   assert 'one_gpu' not in found['top1_error']
 
 
+def test_the_picture_shows_means_and_their_standard_errors(tmp_path, monkeypatch):
+  """The errors 20 and 30 have the mean 25 with the standard error 5; a single seed has none."""
+  from matplotlib.axes import Axes
+
+  bars = []
+  monkeypatch.setattr(Axes, 'errorbar', lambda axes, x, y, xerr, **_: bars.append((x, y, xerr)))
+  runs = [run('unchanged', 0, 20.0), run('unchanged', 1, 30.0), run('tanh', 0, 21.0)]
+  ablations.draw(runs, tmp_path / 'new' / 'all.png')
+  assert bars == [(25.0, 0, pytest.approx(5.0))]
+  assert (tmp_path / 'new' / 'all.png').read_bytes().startswith(b'\x89PNG')
+
+
 def test_changes_are_those_that_the_network_can_have():
   assert ablations.usual('configs/photos.py:original') == list(ablations.CHANGES)
   assert set(ablations.CHANGES) - set(ablations.usual('configs/photos.py:torchvision')) == {
