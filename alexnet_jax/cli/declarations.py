@@ -87,8 +87,8 @@ FLAGS = {
   'output': Flag(
     '',
     'The folder or file to write. predict: a .csv file. eval: the .json file of the result, by '
-    'default WORKDIR/evaluation.json for a single run. report: the page, WORKDIR/report/index.html '
-    'without this flag.',
+    'default WORKDIR/evaluation.json for a single run. report: the page, by default '
+    'WORKDIR/report/index.html, or beside the file of --weights.',
     ('prepare', 'features', 'export', 'predict', 'eval', 'report'),
   ),
   'picture': Flag(
