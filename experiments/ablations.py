@@ -60,13 +60,17 @@ def errors_of(runs: list[dict]) -> dict[str, dict[int, float]]:
   return errors
 
 
+def standard_error(values: list[float]) -> float | None:
+  """Returns the standard error of the mean of some values; None for fewer than two."""
+  return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
 def difference(errors: dict[int, float], base: dict[int, float]) -> dict[str, float | None]:
   """Returns the mean difference of the seeds that both have, and its standard error; None where unknown."""
   apart = [errors[seed] - base[seed] for seed in errors if seed in base]
-  several = len(apart) > 1
   return {
     'mean': statistics.mean(apart) if apart else None,
-    'standard_error': statistics.stdev(apart) / len(apart) ** 0.5 if several else None,
+    'standard_error': standard_error(apart),
   }
 
 
@@ -96,10 +100,10 @@ def draw(runs: list[dict], path) -> None:
   for row, change in enumerate(errors):
     values = list(errors[change].values())
     axes.plot(values, [row] * len(values), 'o', color='0.6', markersize=4)
-    axes.plot(statistics.mean(values), row, '|', color='black', markersize=14, markeredgewidth=2)
-    if len(values) > 1:
-      spread = statistics.stdev(values) / len(values) ** 0.5
-      axes.errorbar(statistics.mean(values), row, xerr=spread, color='black', capsize=3)
+    mean, error = statistics.mean(values), standard_error(values)
+    axes.plot(mean, row, '|', color='black', markersize=14, markeredgewidth=2)
+    if error is not None:
+      axes.errorbar(mean, row, xerr=error, color='black', capsize=3)
   if BASE in errors:
     axes.axvline(statistics.mean(errors[BASE].values()), color='0.8', linewidth=1, zorder=0)
   axes.set_yticks(range(len(errors)), list(errors))

@@ -15,6 +15,7 @@ from doc_examples import PAGES, Example
 import numpy as np
 from PIL import Image
 import pytest
+from tiny import CIFAR10
 
 from alexnet_jax.cli import flags
 from alexnet_jax.cli import main as cli
@@ -32,7 +33,6 @@ SMALL = {
   'data.synthetic.classes': 3,
 }
 SMALL_IMAGES = {'model.input_size': 64, 'data.canvas.size': 72}
-CIFAR10 = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
 
 
 def _photographs(folder: pathlib.Path) -> None:

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from alexnet_jax.config import recipes
 
 ROOT = pathlib.Path(__file__).parent.parent
+CIFAR10 = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 # Each xdist worker has its own ports, below those that Linux gives to clients (from 32768).
 _FIRST_PORT = 13000 + 1000 * (int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]) % 19)
 _PORTS = itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + 1000))

